@@ -1,0 +1,1 @@
+"""doppel: stream image data sets through diffusion operators."""

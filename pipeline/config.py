@@ -1,0 +1,95 @@
+"""YAML → strict configuration: a misspelt key is one sentence with the allowed ones, never silence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipeline.errors import UserError
+
+Config = TypeVar("Config", bound=BaseModel)
+RECIPES = Path(__file__).parent.parent / "datasets_cfg"
+
+
+def load_config(kind: type[Config], source: str, overrides: Sequence[str] = ()) -> Config:
+    """Reads `source` (a YAML file, or the name of a shipped recipe), applies `a.b=value` overrides, validates.
+
+    Raises `UserError` naming the file and the key.
+    """
+    path = find_recipe(source)
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: no valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a mapping of sections is expected, found {type(content).__name__}")
+    for override in overrides:
+        set_key(content, override)
+    return validate(kind, content, str(path))
+
+
+def find_recipe(source: str) -> Path:
+    """A path, or a name out of the shipped `datasets_cfg` folder."""
+    for path in (Path(source), RECIPES / f"{source}.yaml"):
+        if path.is_file():
+            return path
+    names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+    raise UserError(f"{source!r} is no file and no shipped recipe (shipped: {names})")
+
+
+def set_key(content: dict[str, Any], override: str) -> None:
+    """Applies `a.b.c=value` in place; the value is read as YAML."""
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise UserError(f"--set {override!r}: expected the form section.key=value")
+    *sections, last = dotted.split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise UserError(f"--set {override!r}: {section!r} is a value, not a section")
+    content[last] = yaml.safe_load(text)
+
+
+def validate(kind: type[Config], content: dict[str, Any], where: str) -> Config:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{where}: " + "; ".join(_sentence(kind, dict(e)) for e in error.errors())) from None
+
+
+def dump(config: BaseModel) -> str:
+    """The resolved configuration as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _sentence(kind: type[BaseModel], error: dict[str, Any]) -> str:
+    place = ".".join(str(part) for part in error["loc"]) or "the file"
+    if error["type"] == "extra_forbidden":
+        allowed = _fields(kind, error["loc"][:-1])
+        close = difflib.get_close_matches(str(error["loc"][-1]), allowed, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        return f"{place} is no known key{hint}; allowed are {', '.join(allowed)}"
+    if error["type"] == "missing":
+        return f"{place} is missing"
+    found = repr(error.get("input"))
+    return f"{place}: {error['msg'].removeprefix('Value error, ')}, found {found[:80]}"
+
+
+def _fields(kind: Any, location: Sequence[Any]) -> list[str]:
+    """The keys allowed at a place of the configuration."""
+    for part in location:
+        candidates = _models(kind.model_fields[part].annotation) if part in kind.model_fields else [kind]
+        named = [c for c in candidates if part in (c.__name__,)]
+        kind = (named or candidates or [kind])[0]
+    return list(kind.model_fields)
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in getattr(annotation, "__args__", ()) for model in _models(argument)]

@@ -1,0 +1,149 @@
+"""One loop, five step functions. In σ-space Euler *is* DDIM (η = 0) and ancestral Euler *is* DDPM (η = 1).
+
+Every step is written as a blend of the estimate and the current point, `x' = x0 + (σ'/σ)(x − x0)`, not as
+`x + (σ' − σ)·d`: the two agree, but the second loses all digits when it starts from pure noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.denoisers import Denoiser, per_row
+from pipeline.diffusion.levels import SIGMA_PURE_NOISE
+
+Noise = Callable[[Tensor], Tensor]
+"""`noise(like [B, ...])` draws fresh standard normal noise of the same shape, dtype and device."""
+
+
+class Past(NamedTuple):
+    """What a multistep solver remembers: the estimate of the step before, and its σ `[B]`."""
+
+    x0: Tensor
+    sigma: Tensor
+
+
+class Solver(Protocol):
+    """One step from `sigma` to `sigma_next` (both `[B]`); returns the new point and the estimate it used."""
+
+    def __call__(
+        self, denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Noise, past: Past | None
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+def no_noise(like: Tensor) -> Tensor:
+    """The noise of a trajectory that must not draw any."""
+    raise ValueError("this solver draws noise at every step, and none was given: pass noise= to integrate")
+
+
+def integrate(
+    denoiser: Denoiser, x: Tensor, sigmas: Tensor, *, solver: Solver, noise: Noise = no_noise
+) -> Tensor:
+    """Walks `x [B, ...]` (σ-space) along its own row of `sigmas [B, n+1]`, down or up; n = 0 returns `x`.
+
+    Rows may differ in every level: each sample has its own schedule. A row that stays at σ = 0 is left untouched.
+    Raises `ValueError` where a row starts at σ = 0 and rises: the probability-flow ODE has no direction there.
+    """
+    if bool(((sigmas[:, :-1] == 0) & (sigmas[:, 1:] > 0)).any()):
+        raise ValueError("a schedule rises from sigma 0: start an inversion at the model's smallest level")
+    past = None
+    for sigma, sigma_next in zip(sigmas.T[:-1], sigmas.T[1:], strict=True):
+        x, x0 = solver(denoiser, x, sigma, sigma_next, noise, past)
+        past = Past(x0, sigma)
+    return x
+
+
+def add_noise(x0: Tensor, sigma: Tensor, noise: Noise) -> Tensor:
+    """`x = x0 + σ·ε`, `sigma [B]`: the forward process."""
+    return x0 + per_row(sigma, x0) * noise(x0)
+
+
+def blend(x0: Tensor, x: Tensor, ratio: Tensor) -> Tensor:
+    """`x0 + ratio·(x − x0)`, exact at ratio 0 and 1, `ratio [B]`."""
+    return torch.lerp(x0, x, per_row(ratio, x))
+
+
+def ratio_of(sigma_next: Tensor, sigma: Tensor) -> Tensor:
+    """σ'/σ, and 1 where both are 0."""
+    return torch.where(sigma > 0, sigma_next / sigma, 1.0)
+
+
+def euler(
+    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Noise, past: Past | None
+) -> tuple[Tensor, Tensor]:
+    """First order; DDIM with η = 0 (2010.02502, eq. 12) in σ-space."""
+    x0 = denoiser(x, sigma)
+    return blend(x0, x, ratio_of(sigma_next, sigma)), x0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ancestral:
+    """DDIM with any η (2010.02502, eq. 16); η = 1 samples the DDPM posterior (2006.11239, eq. 7)."""
+
+    eta: float = 1.0
+
+    def __call__(
+        self, denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Noise, past: Past | None
+    ) -> tuple[Tensor, Tensor]:
+        x0 = denoiser(x, sigma)
+        ratio = ratio_of(sigma_next, sigma)
+        # σ_up = η·σ'·√(1 − σ'²/σ²); what is left of σ' after it goes on as Euler
+        share = (self.eta * torch.sqrt((1 - ratio**2).clamp(min=0))).clamp(max=1)
+        x = blend(x0, x, ratio * torch.sqrt(1 - share**2))
+        return x + per_row(sigma_next * share, x) * noise(x), x0
+
+
+def heun(
+    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Noise, past: Past | None
+) -> tuple[Tensor, Tensor]:
+    """Second order, two model calls a step (2206.00364, algorithm 1); Euler into σ = 0 and out of pure noise."""
+    x0 = denoiser(x, sigma)
+    guess = blend(x0, x, ratio_of(sigma_next, sigma))
+    corrects = (sigma_next > 0) & (sigma > 0) & (sigma < SIGMA_PURE_NOISE)
+    if not bool(corrects.any()):
+        return guess, x0
+    x0_next = denoiser(guess, sigma_next)
+    safe = torch.where(corrects, sigma, 1.0), torch.where(corrects, sigma_next, 1.0)
+    slope = (x - x0) / per_row(safe[0], x) + (guess - x0_next) / per_row(safe[1], x)
+    corrected = x + per_row((sigma_next - sigma) / 2, x) * slope
+    return torch.where(per_row(corrects, x).bool(), corrected, guess), x0
+
+
+def dpmpp_2m(
+    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Noise, past: Past | None
+) -> tuple[Tensor, Tensor]:
+    """DPM-Solver++(2M) (2211.01095, algorithm 2): second order at one model call a step."""
+    x0 = denoiser(x, sigma)
+    return blend(_extrapolate(x0, past, sigma, sigma_next), x, ratio_of(sigma_next, sigma)), x0
+
+
+def dpmpp_2m_sde(
+    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Noise, past: Past | None
+) -> tuple[Tensor, Tensor]:
+    """SDE-DPM-Solver++(2M) (2211.01095, section 5.2): the stochastic form, one model call a step."""
+    x0 = denoiser(x, sigma)
+    ratio = ratio_of(sigma_next, sigma)
+    x = blend(_extrapolate(x0, past, sigma, sigma_next), x, ratio**2)
+    return x + per_row(sigma_next * torch.sqrt((1 - ratio**2).clamp(min=0)), x) * noise(x), x0
+
+
+def _extrapolate(x0: Tensor, past: Past | None, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+    """The estimate at the middle of the step in λ = −ln σ; x0 itself on the first step and into σ = 0."""
+    if past is None:
+        return x0
+    step, step_before = torch.log(sigma / sigma_next), torch.log(past.sigma / sigma)
+    weight = torch.where((sigma_next > 0) & (step_before != 0), step / (2 * step_before), 0.0)
+    return x0 + per_row(weight, x0) * (x0 - past.x0)
+
+
+SOLVERS: dict[str, Solver] = {
+    "euler": euler,
+    "ancestral": Ancestral(eta=1.0),
+    "heun": heun,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
+}

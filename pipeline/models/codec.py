@@ -1,0 +1,131 @@
+"""Linear patch codecs: images ↔ the smaller grid that a pixel model really works on. Stored in the model's folder.
+
+A patch codec makes CPU training practical (as in Patched Diffusion, 2207.04316). Space-to-depth loses nothing; the
+linear patch latent keeps the strongest principal components of all patches, each at unit variance, and decodes by
+the exact transpose.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from pipeline.errors import UserError
+
+FOLDER, CONFIG, TENSORS = "codec", "config.json", "codec.safetensors"
+Kind = Literal["none", "space_to_depth", "linear_patch"]
+
+
+class PatchCodec(Protocol):
+    kind: Kind
+    patch: int
+    """Side of a patch in pixels."""
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """`[B, C, H, W]` in [-1, 1] → `[B, K, H/patch, W/patch]`."""
+        ...
+
+    def decode(self, z: Tensor) -> Tensor: ...
+    def to(self, device: torch.device | str) -> PatchCodec: ...
+    def channels(self, grid_channels: int) -> int:
+        """Channels of the pixels, given those of the grid."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceToDepth:
+    """Moves each patch into channels; patch 1 is the identity."""
+
+    patch: int = 1
+
+    @property
+    def kind(self) -> Kind:
+        return "none" if self.patch == 1 else "space_to_depth"
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return pixel_unshuffle(pixels, self.patch)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return pixel_shuffle(z, self.patch)
+
+    def to(self, device: torch.device | str) -> PatchCodec:
+        return self
+
+    def channels(self, grid_channels: int) -> int:
+        return grid_channels // self.patch**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearPatch:
+    """Projects each patch (as a vector of C·patch² values) on K orthonormal directions."""
+
+    patch: int
+    mean: Tensor
+    """`[C·patch²]`"""
+    components: Tensor
+    """`[K, C·patch²]`, orthonormal rows."""
+    std: Tensor
+    """`[K]`: what each direction is divided by."""
+    kind: Kind = "linear_patch"
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        centred = pixel_unshuffle(pixels, self.patch) - self.mean[:, None, None]
+        return torch.einsum("kc,bchw->bkhw", self.components / self.std[:, None], centred)
+
+    def decode(self, z: Tensor) -> Tensor:
+        vectors = torch.einsum("kc,bkhw->bchw", self.components * self.std[:, None], z)
+        return pixel_shuffle(vectors + self.mean[:, None, None], self.patch)
+
+    def to(self, device: torch.device | str) -> PatchCodec:
+        mean, components, std = self.mean.to(device), self.components.to(device), self.std.to(device)
+        return LinearPatch(patch=self.patch, mean=mean, components=components, std=std)
+
+    def channels(self, grid_channels: int) -> int:
+        return len(self.mean) // self.patch**2
+
+
+def fit_linear_patch(pixels: Tensor, *, patch: int, components: int) -> LinearPatch:
+    """Principal components of all patches of `pixels [N, C, H, W]`; small deviations are floored at 5 % of the largest."""
+    vectors = pixel_unshuffle(pixels.double(), patch).movedim(1, -1).flatten(0, -2)
+    if not 1 <= components <= vectors.shape[1]:
+        raise UserError(f"codec.components is {components}: a patch has 1 to {vectors.shape[1]} of them")
+    mean = vectors.mean(0)
+    variances, directions = torch.linalg.eigh(torch.cov(vectors.T))
+    strongest = variances.argsort(descending=True)[:components]
+    std = variances[strongest].clamp(min=0).sqrt()
+    std = std.clamp(min=0.05 * std[0].item())
+    return LinearPatch(
+        patch=patch, mean=mean.float(), components=directions[:, strongest].T.float().contiguous(), std=std.float()
+    )
+
+
+def save_codec(codec: PatchCodec, model_folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    folder = model_folder / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps({"kind": codec.kind, "patch": codec.patch}, indent=2) + "\n")
+    if isinstance(codec, LinearPatch):
+        tensors = {"mean": codec.mean, "components": codec.components, "std": codec.std}
+        save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, folder / TENSORS)
+
+
+def load_codec(model_folder: Path) -> PatchCodec:
+    """The codec recorded in a model folder; a folder without one works on pixels."""
+    from safetensors.torch import load_file
+
+    folder = model_folder / FOLDER
+    if not (folder / CONFIG).exists():
+        return SpaceToDepth()
+    config = json.loads((folder / CONFIG).read_text())
+    if config.get("kind") in ("none", "space_to_depth"):
+        return SpaceToDepth(patch=config["patch"])
+    if config.get("kind") == "linear_patch":
+        return LinearPatch(patch=config["patch"], **load_file(folder / TENSORS))
+    raise UserError(f"{folder / CONFIG}: kind is {config.get('kind')!r}; known are none, space_to_depth, linear_patch")

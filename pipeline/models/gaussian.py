@@ -1,0 +1,60 @@
+"""Models whose denoiser is known in closed form: every operator has an exact answer on them.
+
+They are public because they are the best way to try an operator, a solver or a schedule: no weights, no
+approximation, any shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.denoisers import per_row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gaussian:
+    """Data x0 ~ N(mean, std²) in every coordinate, independently.
+
+    `mean` and `std` are numbers, or tensors that broadcast against `x [B, ...]`.
+    """
+
+    mean: float | Tensor = 0.0
+    std: float | Tensor = 1.0
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """E[x0 | x] = (s²·x + σ²·μ) / (s² + σ²), `sigma [B]`."""
+        noise, signal = per_row(sigma, x) ** 2, self.std**2
+        return (signal * x + noise * self.mean) / (signal + noise)
+
+    def flow(self, x: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+        """The probability-flow ODE solved exactly: x' = μ + (x−μ)·√((s²+σ'²)/(s²+σ²))."""
+        now, then = (self.std**2 + per_row(s, x) ** 2 for s in (sigma, sigma_next))
+        return self.mean + (x - self.mean) * (then / now) ** 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianMixture:
+    """Data from K Gaussians: component k with probability weights[k] has x0 ~ N(means[k], std²) in each coordinate.
+
+    `means [K, ...]` in the shape of one sample; `weights` sum to 1.
+    """
+
+    means: Tensor
+    weights: Sequence[float]
+    std: float = 1.0
+
+    def posterior(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """P(component | x), `[B, K]`."""
+        apart = (x[:, None] - self.means[None]).flatten(2).square().sum(-1)
+        logits = -apart / (2 * (self.std**2 + sigma.to(x) ** 2))[:, None]
+        return torch.softmax(logits + torch.tensor(self.weights).to(x).log(), dim=1)
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """E[x0 | x]: the components' estimates, weighted by their posterior probability."""
+        each = torch.stack([Gaussian(mean=mean, std=self.std)(x, sigma) for mean in self.means], dim=1)
+        weights = self.posterior(x, sigma)
+        return (weights.reshape(*weights.shape, *[1] * (x.ndim - 1)) * each).sum(1)

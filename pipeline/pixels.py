@@ -1,0 +1,159 @@
+"""The one codec: image bytes ↔ uint8 `[H, W, 3]` ↔ float `[B, 3, H, W]` in [-1, 1]."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pipeline.records import Frame
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.records import Pixels8
+
+Fit = Literal["resize", "crop", "pad"]
+Codec = Literal["png", "jpeg", "webp"]
+EXTENSIONS: dict[Codec, tuple[str, ...]] = {"png": ("png",), "jpeg": ("jpg", "jpeg"), "webp": ("webp",)}
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+LARGEST_IMAGE = 100_000_000
+"""Pixels. A larger image is refused before anything is decoded: 30,000 × 30,000 would take 2.7 GB."""
+SMALL = 128
+"""Below this many pixels a side, PNG costs little and loses nothing; above it JPEG or WebP save the core."""
+
+
+class Undecodable(Exception):
+    """The bytes are no complete image of an allowed kind and size; the message says why."""
+
+
+def decode(data: bytes, size: tuple[int, int] | None = None, fit: Fit = "resize") -> tuple[Pixels8, Frame]:
+    """Image bytes → uint8 `[H, W, 3]`, fitted to `size` (height, width) or left as it is (None), and its frame.
+
+    The EXIF orientation is applied; transparency is laid over white; 16-bit grey is scaled to 8; of an animation,
+    the first frame counts. `resize` stretches; `crop` keeps the centre; `pad` repeats the border. Raises
+    `Undecodable`.
+    """
+    image = _open(data)
+    seen, box = image.size, (0, 0, *image.size)
+    if size is not None:
+        target = size[1], size[0]
+        box = (0, 0, *target)
+        if fit == "crop":
+            side = min(image.width / target[0], image.height / target[1])
+            seen = max(1, round(target[0] * side)), max(1, round(target[1] * side))
+            left, top = (image.width - seen[0]) // 2, (image.height - seen[1]) // 2
+            image = image.crop((left, top, left + seen[0], top + seen[1]))
+        elif fit == "pad":
+            scale = min(target[0] / image.width, target[1] / image.height)
+            inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+            left, top = (target[0] - inner[0]) // 2, (target[1] - inner[1]) // 2
+            box = (left, top, left + inner[0], top + inner[1])
+        image = _resize(image, (box[2] - box[0], box[3] - box[1]))
+        margins = (box[1], target[1] - box[3]), (box[0], target[0] - box[2])
+        pixels = np.pad(np.asarray(image.convert("RGB")), (*margins, (0, 0)), mode="edge")
+    else:
+        pixels = np.asarray(image.convert("RGB"))
+    return pixels, Frame(mode="L" if image.mode == "L" else "RGB", size=seen, box=box)
+
+
+def encode(pixels: Pixels8, frame: Frame, *, codec: Codec | None, quality: int, restore_size: bool) -> tuple[bytes, Codec]:
+    """uint8 `[H, W, 3]` → image bytes in the mode the source had, and the codec used.
+
+    The margin of a padded image is cut off; `restore_size` scales back to what the source measured. `codec` None
+    takes PNG below 128 pixels a side, else JPEG. `quality` is for JPEG and WebP. No metadata is written.
+    """
+    image = Image.fromarray(pixels).crop(frame.box)
+    if restore_size:
+        image = _resize(image, frame.size)
+    if frame.mode == "L":
+        image = image.convert("L")
+    chosen: Codec = codec or ("png" if max(image.size) < SMALL else "jpeg")
+    buffer = io.BytesIO()
+    if chosen == "png":
+        image.save(buffer, "PNG", compress_level=1)
+    elif chosen == "jpeg":
+        image.save(buffer, "JPEG", quality=quality, subsampling=0)
+    else:
+        image.save(buffer, "WEBP", quality=quality, method=2)
+    return buffer.getvalue(), chosen
+
+
+def image_ext(source_ext: str, codec: Codec) -> str:
+    """The member extension of the output: the source's where it fits the codec, else with its last part replaced."""
+    prefix, dot, last = source_ext.rpartition(".")
+    return source_ext if last.lower() in EXTENSIONS[codec] else prefix + dot + EXTENSIONS[codec][0]
+
+
+def to_pixels(images: Sequence[Pixels8], device: str) -> Tensor:
+    """uint8 `[H, W, 3]` images of one size → float32 `[B, 3, H, W]` in [-1, 1] on `device`."""
+    import torch
+
+    batch = torch.from_numpy(np.stack(images)).to(device)
+    return batch.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def from_pixels(pixels: Tensor) -> Pixels8:
+    """Float `[B, 3, H, W]` in [-1, 1] → uint8 `[B, H, W, 3]`. Rounds: truncation would change 63 of 256 levels."""
+    import torch
+
+    levels = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def _open(data: bytes) -> Image.Image:
+    """The decoded image in mode L or RGB, upright."""
+    if not data:
+        raise Undecodable("the file is empty")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
+        if width * height <= LARGEST_IMAGE:
+            image.load()
+            return _plain(_upright(image))
+    except Undecodable:
+        raise
+    except Image.DecompressionBombError as error:
+        raise Undecodable(f"the image is too large: {error}") from None
+    except Exception as error:  # a damaged file can break a decoder anywhere: the fault is the data's
+        kind = "no image of a known format" if isinstance(error, Image.UnidentifiedImageError) else "damaged image"
+        raise Undecodable(f"{kind} ({_short(error)}); allowed are {', '.join(FORMATS)}") from None
+    raise Undecodable(f"the image is too large: {width} × {height} pixels, {LARGEST_IMAGE} are allowed")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # the picture is sound, only its EXIF block is not
+        return image
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    if image.mode in ("L", "RGB"):
+        return image
+    if image.mode.startswith("I"):  # 16 bits a pixel, or more
+        values = np.asarray(image).astype(np.int64)
+        scale = 257 if image.mode != "I" or values.max() > 255 else 1
+        return Image.fromarray((values / scale).round().clip(0, 255).astype(np.uint8))
+    if image.mode == "F":
+        raise Undecodable("floating-point pixels (mode F) have no defined range")
+    if image.mode == "1":
+        return image.convert("L")
+    if image.has_transparency_data:
+        over = image.convert("RGBA")
+        white = Image.new("RGBA", over.size, "white")
+        flat = Image.alpha_composite(white, over)
+        return flat.convert("L" if image.mode == "LA" else "RGB")
+    return image.convert("RGB")
+
+
+def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _short(error: Exception) -> str:
+    text = str(error).split("<_io")[0].strip() or type(error).__name__
+    return text[:200]

@@ -1,0 +1,74 @@
+"""The records that travel: a `Sample` from a shard, a `Batch` of decoded images, a `Rejected` with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Pixels8 = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image with everything that belongs to it, still encoded.
+
+    `members` holds every other member of the sample byte for byte, by extension (`cls`, `json`, `txt`,
+    `seg.png`, …), in the order they were read.
+    """
+
+    key: str
+    image: bytes
+    image_ext: str
+    """Extension of the image member as found, without the leading dot: `jpg`, `left.png`."""
+    label: int | None = None
+    members: Mapping[str, bytes] = field(default_factory=dict)
+    origin: str = ""
+    """Where it was read, for people: `shard.tar:member.jpg`, `part.parquet:row 17`, `cat/001.jpg`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """A sample that will not be written, why, and its original bytes, which go to the quarantine.
+
+    `undecodable`: the bytes are no complete, safe image or sample. `refused`: the image is sound, but the job
+    cannot use it (label missing or out of range, duplicate key, …).
+    """
+
+    key: str
+    reason: str
+    kind: Literal["undecodable", "refused"]
+    origin: str
+    members: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """How an image was fitted to the model's size, so that it can be undone (sizes are width, height)."""
+
+    mode: Literal["L", "RGB"]
+    size: tuple[int, int]
+    """Size, in the original, of the part that the model sees."""
+    box: tuple[int, int, int, int]
+    """Where that part lies in what the model sees: left, top, right, bottom."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A sample and its decoded image, uint8 `[H, W, 3]`."""
+
+    sample: Sample
+    frame: Frame
+    image: Pixels8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Rows of one shard, in order; all images have one size where a model will see them."""
+
+    rows: list[Row]
+    rejected: list[Rejected] = field(default_factory=list)

@@ -1,0 +1,3 @@
+"""Streams."""
+from pipeline.streams.shards import WebDatasetInput
+AnyInput = WebDatasetInput

@@ -1,0 +1,109 @@
+"""Files by URL (local or any fsspec scheme): expanding patterns, fingerprints, hashing, durable renames."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from pipeline.errors import UserError
+
+CHUNK = 1 << 20
+
+
+def expand_urls(patterns: Sequence[str], option: str = "input.urls") -> list[str]:
+    """Braces (`{00..09}`), globs (`*`, `?`, `[…]`) and plain URLs, in the order given, globs sorted.
+
+    Raises `UserError` for a glob that matches nothing or a local file that is missing.
+    """
+    from braceexpand import braceexpand
+
+    urls: list[str] = []
+    for pattern in patterns:
+        for url in braceexpand(pattern):
+            found = _glob(url)
+            if not found:
+                raise UserError(f"{option}: {url!r} matches no file")
+            urls += found
+    return urls
+
+
+def shard_names(urls: Sequence[str]) -> list[str]:
+    """One file name per URL: its stem where stems are unique, else with the position in front."""
+    stems = [_stem(url) for url in urls]
+    if len(set(stems)) == len(stems):
+        return stems
+    return [f"{i:05d}-{stem}" for i, stem in enumerate(stems)]
+
+
+def fingerprint(url: str) -> str:
+    """Size, times and inode of a local file; what the remote file system says of the file otherwise."""
+    if "://" not in url:
+        s = os.stat(url)
+        return f"{s.st_size}-{s.st_mtime_ns}-{s.st_ctime_ns}-{s.st_ino}"
+    file_system, path = _file_system(url)
+    return str(file_system.checksum(path))
+
+
+def content_hash(url: str) -> str:
+    digest = hashlib.sha256()
+    with open_url(url) as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def open_url(url: str) -> BinaryIO:
+    if "://" not in url:
+        return open(url, "rb")
+    file_system, path = _file_system(url)
+    return file_system.open(path, "rb")
+
+
+def publish(part: Path, final: Path) -> str:
+    """Moves a finished file into place so that it survives a power cut; returns its sha256."""
+    with open(part, "rb") as file:
+        os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    final.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(part, final)
+    sync_folder(final.parent)
+    return digest
+
+
+def sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _glob(url: str) -> list[str]:
+    magic = any(c in url for c in "*?[")
+    if "://" not in url:
+        if not magic:
+            return [url] if os.path.isfile(url) else []
+        root = Path(url).anchor or "."
+        pattern = str(Path(url).relative_to(root)) if root != "." else url
+        return [str(p) for p in sorted(Path(root).glob(pattern)) if p.is_file()]
+    if not magic:
+        return [url]
+    file_system, path = _file_system(url)
+    return [file_system.unstrip_protocol(p) for p in sorted(file_system.glob(path))]
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs
+
+    return url_to_fs(url)
+
+
+def _stem(url: str) -> str:
+    name = PurePosixPath(url.split("?")[0]).name
+    for suffix in (".tar.gz", ".tgz", ".tar", ".parquet", ".arrow"):
+        if name.endswith(suffix):
+            return name.removesuffix(suffix)
+    return name

@@ -1,0 +1,1 @@
+"""Training for doppel: denoisers (and, later, classifiers) on any configured data set."""

@@ -1,0 +1,84 @@
+"""Any configured data set, decoded once into a memory-mapped uint8 array that training reads in random order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import UserError
+from pipeline.pixels import Fit, Undecodable, decode
+from pipeline.records import Rejected, Sample
+from pipeline.streams import AnyInput
+
+if TYPE_CHECKING:
+    from pipeline.records import Pixels8
+
+CHUNK = 1024
+
+
+class PixelCache:
+    """`pixels` uint8 `[N, H, W, 3]` (mapped from disk), `labels` int64 `[N]`, −1 where there is none."""
+
+    def __init__(self, folder: Path) -> None:
+        self.pixels: NDArray[np.uint8] = np.load(folder / "pixels.npy", mmap_mode="r")
+        self.labels: NDArray[np.int64] = np.load(folder / "labels.npy")
+        self.facts = json.loads((folder / "cache.json").read_text())
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def build_cache(source: AnyInput, folder: Path, size: tuple[int, int], fit: Fit) -> PixelCache:
+    """Decodes `source` into `folder`, or opens what an earlier run left there for the same content and size.
+
+    Raises `UserError` where no image can be read.
+    """
+    stream = source.open()
+    marks = [shard.fingerprint() for shard in stream.shards]
+    identity = json.dumps([source.model_dump(mode="json"), marks, size, fit])
+    key = hashlib.sha256(identity.encode()).hexdigest()
+    facts_file = folder / "cache.json"
+    if facts_file.exists() and json.loads(facts_file.read_text())["key"] == key:
+        return PixelCache(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    facts_file.unlink(missing_ok=True)
+
+    def decoded(sample: Sample | Rejected) -> tuple[Pixels8, int] | None:
+        if isinstance(sample, Rejected):
+            return None
+        try:
+            return decode(sample.image, size, fit)[0], -1 if sample.label is None else sample.label
+        except Undecodable:
+            return None
+
+    samples = chain.from_iterable(shard.read() for shard in stream.shards)
+    labels: list[int] = []
+    rejected = 0
+    raw = folder / "pixels.raw"
+    with ThreadPoolExecutor() as pool, open(raw, "wb") as file:
+        while chunk := list(islice(samples, CHUNK)):
+            for row in pool.map(decoded, chunk):
+                if row is None:
+                    rejected += 1
+                else:
+                    file.write(row[0].tobytes())
+                    labels.append(row[1])
+    if not labels:
+        raise UserError(f"data: no image could be read ({rejected} rejected)")
+    pixels = np.lib.format.open_memmap(folder / "pixels.npy", mode="w+", dtype=np.uint8, shape=(len(labels), *size, 3))
+    mapped = np.memmap(raw, dtype=np.uint8, mode="r", shape=pixels.shape)
+    for start in range(0, len(labels), CHUNK):
+        pixels[start : start + CHUNK] = mapped[start : start + CHUNK]
+    pixels.flush()
+    raw.unlink()
+    np.save(folder / "labels.npy", np.array(labels, dtype=np.int64))
+    facts = {"key": key, "images": len(labels), "rejected": rejected, "label_names": stream.label_names}
+    facts_file.write_text(json.dumps(facts, indent=2))
+    return PixelCache(folder)

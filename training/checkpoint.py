@@ -1,0 +1,94 @@
+"""Checkpoints without pickles: one safetensors file and one JSON file, swapped into place together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+
+FOLDER = "checkpoint"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass
+class State:
+    """How far a run has come."""
+
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    """(step, mean loss since the entry before)."""
+
+
+def save_checkpoint(
+    output: Path,
+    identity: dict[str, Any],
+    network: nn.Module,
+    ema: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: State,
+) -> None:
+    """Network, average, optimiser moments and position; the old checkpoint stays until the new one is complete."""
+    from safetensors.torch import save_file
+
+    part, final = output / f"{FOLDER}.part", output / FOLDER
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_file(_tensors(network, ema, optimizer), part / "state.safetensors")
+    (part / "state.json").write_text(json.dumps({"identity": identity, **asdict(state)}))
+    shutil.rmtree(final, ignore_errors=True)
+    part.rename(final)
+
+
+def load_checkpoint(
+    output: Path,
+    identity: dict[str, Any],
+    network: nn.Module,
+    ema: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> State | None:
+    """Restores everything in place; None where there is no checkpoint.
+
+    Raises `UserError` where the checkpoint belongs to a run with another configuration.
+    """
+    from safetensors.torch import load_file
+
+    folder = next((f for f in (output / FOLDER, output / f"{FOLDER}.part") if (f / "state.json").exists()), None)
+    if folder is None:
+        return None
+    facts = json.loads((folder / "state.json").read_text())
+    before = facts.pop("identity")
+    changed = [key for key in identity if before.get(key) != json.loads(json.dumps(identity[key]))]
+    if changed:
+        raise UserError(f"{folder} belongs to a run with another {', '.join(changed)}: use --overwrite to start anew")
+    saved = load_file(folder / "state.safetensors")
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            moments = {m: saved[f"{m}.{name}"].to(parameter.device) for m in MOMENTS}
+            _states(optimizer)[parameter] = {"step": torch.tensor(float(facts["step"])), **moments}
+        network.load_state_dict(_under(saved, "network."))
+        ema.load_state_dict(_under(saved, "ema."))
+    return State(step=facts["step"], seconds=facts["seconds"], losses=[(s, loss) for s, loss in facts["losses"]])
+
+
+def _tensors(network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    found = {f"network.{n}": t for n, t in network.state_dict().items()}
+    found |= {f"ema.{n}": t for n, t in ema.state_dict().items()}
+    for name, parameter in network.named_parameters():
+        found |= {f"{m}.{name}": _states(optimizer)[parameter][m] for m in MOMENTS}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
+
+
+def _states(optimizer: torch.optim.Optimizer) -> dict[Tensor, dict[str, Tensor]]:
+    return getattr(optimizer, "optimizer", optimizer).state  # accelerate wraps the optimiser
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

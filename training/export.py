@@ -1,0 +1,132 @@
+"""What a training run leaves behind: the model folder with its card, a grid of samples and the loss curve."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipeline.diffusion.levels import grid
+from pipeline.diffusion.solvers import SOLVERS, integrate
+from pipeline.models.codec import PatchCodec, save_codec
+from pipeline.models.pixel import CARD, ModelConfig, PixelModel, load_pixel_model
+from pipeline.noise import KeyedNoise
+from pipeline.pixels import from_pixels
+from pipeline.report.sheet import contact_sheet
+from training.checkpoint import State
+
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    from training.denoiser import DenoiserConfig
+
+FOLDER = "model"
+COLUMNS, ROWS_WITHOUT_CLASSES, STEPS = 10, 4, 40
+
+
+def export_model(
+    output: Path,
+    ema: UNet2DModel,
+    scheduler: DDPMScheduler,
+    codec: PatchCodec,
+    config: DenoiserConfig,
+    state: State,
+    data: Mapping[str, Any],
+) -> None:
+    """Writes `output/model`, complete or not at all: fp16 safetensors in the diffusers layout, card and pictures."""
+    part, final = output / f"{FOLDER}.part", output / FOLDER
+    shutil.rmtree(part, ignore_errors=True)
+    write_weights(part, ema, scheduler, codec, config)
+    sample_grid(load_pixel_model(ModelConfig(path=str(part)), "cpu"), part / "samples.png")
+    loss_curve(state, part / "loss.png")
+    (part / "README.md").write_text(card(config, state, data, parameters=sum(p.numel() for p in ema.parameters())))
+    shutil.rmtree(final, ignore_errors=True)
+    part.rename(final)
+
+
+def write_weights(
+    folder: Path, ema: UNet2DModel, scheduler: DDPMScheduler, codec: PatchCodec, config: DenoiserConfig
+) -> None:
+    """The diffusers layout, plus the codec and the class names that diffusers has no place for."""
+    from diffusers import UNet2DModel
+
+    half = UNet2DModel.from_config(ema.config).half()
+    half.load_state_dict(ema.state_dict())
+    half.save_pretrained(folder / "unet", safe_serialization=True)
+    scheduler.save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "DDPMPipeline",
+        "unet": ["diffusers", "UNet2DModel"],
+        "scheduler": ["diffusers", "DDPMScheduler"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    save_codec(codec, folder)
+    names = {"class_names": config.class_names, "null_label": config.classes if config.class_dropout else None}
+    (folder / CARD).write_text(json.dumps(names if config.classes else {}, indent=2) + "\n")
+
+
+@torch.inference_mode()
+def sample_grid(model: PixelModel, file: Path) -> None:
+    """Samples from pure noise, a row for each class (or four rows without), ancestral, 40 steps."""
+    names = model.class_names or [str(c) for c in range(model.classes or ROWS_WITHOUT_CLASSES)]
+    keys = [f"{name}-{column}" for name in names for column in range(COLUMNS)]
+    labels = torch.arange(len(names)).repeat_interleave(COLUMNS) if model.classes else None
+    noise = KeyedNoise(b"samples", keys, "sample", 0)
+    sigmas = grid(model.levels, model.levels.sigma(torch.ones(len(keys))), STEPS, "trailing").float()
+    like = model.encode(torch.zeros(len(keys), 3, *model.size))
+    z = integrate(
+        model.denoiser(labels), noise(like) * sigmas[:, 0, None, None, None], sigmas,
+        solver=SOLVERS["ancestral"], noise=noise,
+    )  # fmt: skip
+    images = from_pixels(model.decode(z))
+    rows = [(name, list(images[i * COLUMNS : (i + 1) * COLUMNS])) for i, name in enumerate(names)]
+    contact_sheet(rows, cell=max(56, model.size[0])).save(file)
+
+
+def loss_curve(state: State, file: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    if state.losses:
+        steps, losses = zip(*state.losses, strict=True)
+        axes.plot(steps, losses, linewidth=0.8)
+        axes.set_yscale("log")
+    axes.set(xlabel="step", ylabel="training loss", title=f"{state.step} steps in {state.seconds / 60:.0f} minutes")
+    figure.savefig(file, dpi=110)
+
+
+def card(config: DenoiserConfig, state: State, data: Mapping[str, Any], *, parameters: int) -> str:
+    import platform
+
+    threads, device = torch.get_num_threads(), torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    last = f"{state.losses[-1][1]:.4f}" if state.losses else "none yet"
+    kind = f"class-conditional, {config.classes} classes" if config.classes else "unconditional"
+    return f"""---
+license: {config.licence}
+library_name: diffusers
+---
+# {Path(config.output).name}
+
+A {kind} `UNet2DModel`, {parameters / 1e6:.2f} M parameters (fp16), {config.size[0]}×{config.size[1]}×{config.channels}, \
+codec {config.codec.kind} (patch {config.codec.patch}), {config.diffusion.prediction}, {config.diffusion.schedule}.
+
+| | |
+|---|---|
+| data | {config.data.model_dump(mode="json")}, {data["images"]} images ({data["rejected"]} rejected) |
+| licence | {config.licence} |
+| made by | `doppel train-denoiser` with the configuration below |
+| steps | {state.step} of {config.optimizer.batch_size} images, {state.seconds / 60:.1f} minutes |
+| machine | {platform.machine()}, {device}, {threads} threads, torch {torch.__version__} |
+| last loss | {last} |
+
+![loss](loss.png) ![samples](samples.png)
+
+```json
+{config.model_dump_json(indent=2)}
+```
+"""
