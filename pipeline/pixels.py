@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.records import Frame
 
@@ -60,7 +60,9 @@ def decode(data: bytes, size: tuple[int, int] | None = None, fit: Fit = "resize"
     return pixels, Frame(mode="L" if image.mode == "L" else "RGB", size=seen, box=box)
 
 
-def encode(pixels: Pixels8, frame: Frame, *, codec: Codec | None, quality: int, restore_size: bool) -> tuple[bytes, Codec]:
+def encode(
+    pixels: Pixels8, frame: Frame, *, codec: Codec | None, quality: int, restore_size: bool
+) -> tuple[bytes, Codec]:
     """uint8 `[H, W, 3]` → image bytes in the mode the source had, and the codec used.
 
     The margin of a padded image is cut off; `restore_size` scales back to what the source measured. `codec` None
@@ -119,7 +121,7 @@ def _open(data: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise Undecodable(f"the image is too large: {error}") from None
     except Exception as error:  # a damaged file can break a decoder anywhere: the fault is the data's
-        kind = "no image of a known format" if isinstance(error, Image.UnidentifiedImageError) else "damaged image"
+        kind = "no image of a known format" if isinstance(error, UnidentifiedImageError) else "damaged image"
         raise Undecodable(f"{kind} ({_short(error)}); allowed are {', '.join(FORMATS)}") from None
     raise Undecodable(f"the image is too large: {width} × {height} pixels, {LARGEST_IMAGE} are allowed")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +68,24 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Rows of one shard, in order; all images have one size where a model will see them."""
+    """Some of the rows of one shard, in order; all images have one size where a model will see them."""
 
+    shard: str
+    fingerprint: str
+    """Of the shard, taken before it was read."""
     rows: list[Row]
     rejected: list[Rejected] = field(default_factory=list)
+    read: int
+    """Samples that came out of the shard for this batch, good or bad."""
+    last: bool
+    """The shard ends with this batch, which may have no rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """One transformed image, uint8 `[H, W, 3]`, still in the model's size, and the key it gets."""
+
+    row: Row
+    key: str
+    image: Pixels8
+    provenance: Mapping[str, Any]

@@ -22,9 +22,9 @@ from pipeline.diffusion.levels import Levels, levels_from_scheduler
 from pipeline.errors import UserError
 from pipeline.models.codec import PatchCodec, SpaceToDepth, fit_linear_patch
 from pipeline.pixels import Fit
+from pipeline.report.progress import training_progress
 from pipeline.streams import AnyInput
 from training.cache import PixelCache, build_cache
-from pipeline.report.progress import training_progress
 from training.checkpoint import State, load_checkpoint, save_checkpoint
 from training.export import export_model
 
@@ -204,7 +204,9 @@ def check_labels(config: DenoiserConfig, cache: PixelCache) -> None:
         missing = int((cache.labels < 0).sum())
         raise UserError(f"data: {missing} of {len(cache)} samples have no label, and classes is {config.classes}")
     if high >= config.classes:
-        raise UserError(f"data: a label is {high}; classes is {config.classes}, so 0 to {config.classes - 1} are allowed")
+        raise UserError(
+            f"data: a label is {high}; classes is {config.classes}, so 0 to {config.classes - 1} are allowed"
+        )
 
 
 def fit_codec(config: DenoiserConfig, cache: PixelCache) -> PatchCodec:
@@ -268,7 +270,9 @@ def draw_batch(
 def to_training_range(images: Tensor, channels: int) -> Tensor:
     """uint8 `[B, H, W, 3]` → float `[B, channels, H, W]` in [-1, 1]; one channel is the luma."""
     pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
-    return pixels if channels == 3 else (pixels * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    return (
+        pixels if channels == 3 else (pixels * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    )
 
 
 def denoising_loss(

@@ -65,7 +65,10 @@ def write_weights(
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     save_codec(codec, folder)
-    names = {"class_names": config.class_names, "null_label": config.classes if config.class_dropout else None}
+    names = {
+        "class_names": config.class_names,
+        "null_label": config.classes if config.class_dropout else None,
+    }
     (folder / CARD).write_text(json.dumps(names if config.classes else {}, indent=2) + "\n")
 
 
@@ -103,7 +106,10 @@ def loss_curve(state: State, file: Path) -> None:
 def card(config: DenoiserConfig, state: State, data: Mapping[str, Any], *, parameters: int) -> str:
     import platform
 
-    threads, device = torch.get_num_threads(), torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    threads, device = (
+        torch.get_num_threads(),
+        torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+    )
     last = f"{state.losses[-1][1]:.4f}" if state.losses else "none yet"
     kind = f"class-conditional, {config.classes} classes" if config.classes else "unconditional"
     return f"""---

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 ROOT = Path(__file__).parent
 PREFIX = "embedded:"
 
 
-def resolve(path: str) -> Path:
-    """`embedded:fashion_mnist/model` → the shipped folder; any other path as it is, `~` expanded."""
+def resolve(path: str) -> str:
+    """`embedded:fashion_mnist/model` → where it was installed; any other path or URL as it is, `~` expanded."""
     if path.startswith(PREFIX):
-        return ROOT / path.removeprefix(PREFIX)
-    return Path(path).expanduser()
+        return str(ROOT / path.removeprefix(PREFIX))
+    return os.path.expanduser(path)

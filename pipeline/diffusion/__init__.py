@@ -1,1 +1,4 @@
-"""Tensors in, tensors out: levels, denoisers, solvers and the one loop. All of it works in σ-space, `x = x0 + σ·ε`."""
+"""Tensors in, tensors out: levels, denoisers, solvers and the one loop.
+
+All of it works in σ-space, `x = x0 + σ·ε`.
+"""

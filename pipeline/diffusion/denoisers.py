@@ -1,9 +1,10 @@
-"""A denoiser maps a noisy batch in σ-space to the model's estimate of the clean one; variations wrap denoisers."""
+"""A denoiser maps a noisy batch in σ-space to the model's estimate of the clean one; variations wrap it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,17 +23,22 @@ def per_row(value: Tensor, like: Tensor) -> Tensor:
 def to_x0(output: Tensor, x: Tensor, sigma: Tensor, prediction: Prediction) -> Tensor:
     """The clean estimate from what the network predicts, `x` in σ-space, `sigma [B]`.
 
-    epsilon: noise (2006.11239); v_prediction: v = √ᾱ·ε − √(1−ᾱ)·x0 (2202.00512, appendix D); sample: x0 itself;
-    flow: velocity ε − x0 of a rectified flow (2209.03003).
+    epsilon: the noise (2006.11239); v_prediction: v = √ᾱ·ε − √(1−ᾱ)·x0 (2202.00512, appendix D); sample: x0;
+    flow: the velocity ε − x0 of a rectified flow (2209.03003). At `SIGMA_PURE_NOISE` epsilon says nothing
+    about x0, whose estimate is rounding noise: models with zero terminal SNR predict one of the others.
     """
-    s = per_row(sigma, x)
+    s = sigma.double()
+    if prediction == "sample":
+        return output
     if prediction == "epsilon":
-        return x - s * output
-    if prediction == "v_prediction":
-        return x / (1 + s**2) - s / torch.sqrt(1 + s**2) * output
-    if prediction == "flow":
-        return (x - s * output) / (1 + s)
-    return output
+        keep, turn = torch.ones_like(s), s
+    elif prediction == "v_prediction":
+        keep, turn = 1 / (1 + s**2), s / torch.sqrt(1 + s**2)
+    elif prediction == "flow":
+        keep, turn = 1 / (1 + s), s / (1 + s)
+    else:
+        raise ValueError(f"prediction is {prediction!r}: known are {', '.join(get_args(Prediction))}")
+    return per_row(keep, x) * x - per_row(turn, x) * output
 
 
 def clip_x0(denoiser: Denoiser, limit: float = 1.0) -> Denoiser:
@@ -44,10 +50,11 @@ def clip_x0(denoiser: Denoiser, limit: float = 1.0) -> Denoiser:
     return clipped
 
 
-def dynamic_threshold(denoiser: Denoiser, quantile: float = 0.995, largest: float = 1.0) -> Denoiser:
-    """Clamps each estimate to its own `quantile` of |x0|, at least 1 and at most `largest`, and divides by it.
+def dynamic_threshold(denoiser: Denoiser, quantile: float = 0.995, largest: float = math.inf) -> Denoiser:
+    """Clamps each estimate to its own `quantile` of |x0|, at least 1 and at most `largest`; divides by it.
 
-    Imagen's dynamic thresholding (2205.11487, section 2.3); keeps strong guidance from saturating pixels.
+    Imagen's dynamic thresholding (2205.11487, section 2.3); keeps strong guidance from saturating pixels. The
+    `largest` of 1 that diffusers defaults to (`sample_max_value`) is `clip_x0`.
     """
 
     def thresholded(x: Tensor, sigma: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ Everything else in doppel speaks σ, the noise-to-signal ratio of `x = x0 + σ·
     variance preserving   x_t = √ᾱ·x0 + √(1−ᾱ)·ε    σ = √((1−ᾱ)/ᾱ)    x = x_t·√(1+σ²)
     flow                  x_s = (1−s)·x0 + s·ε       σ = s/(1−s)        x = x_s·(1+σ)
 
-SNR = 1/σ², log-SNR = −2·ln σ. The fraction u = t/T ∈ [0, 1] is the unit of the papers: u = 0 is the clean image,
-u = 1 the noisiest level, and the discrete level of index t (0 … T−1 in diffusers) lies at u = (t+1)/T.
+SNR = 1/σ², log-SNR = −2·ln σ. The fraction u = t/T ∈ [0, 1] is the unit of the papers: u = 0 is the clean
+image, u = 1 the noisiest level, and the discrete level of index t (0 … T−1 in diffusers) lies at u = (t+1)/T.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -23,19 +23,30 @@ Unit = Literal["fraction", "sigma", "log_snr"]
 Spacing = Literal["trailing", "leading", "linspace", "karras"]
 
 SIGMA_PURE_NOISE = 1e8
-"""Stands for σ = ∞ (zero terminal SNR, flow at s = 1): the signal is then below float32 resolution, and finite
-numbers keep the solvers free of special cases."""
+"""Stands for σ = ∞ (zero terminal SNR, flow at s = 1): the signal is then below float32 resolution, and a
+finite number keeps the formulas free of special cases."""
 
 
 class Levels(Protocol):
-    """What a model knows about noise. All tensors are float64, elementwise, of any shape."""
+    """What a model knows about noise. All methods are elementwise, on any shape, and return float64.
 
-    steps: int
-    """T, the number of training levels."""
-    spacing: Spacing
-    """The model's own grid, from its scheduler configuration."""
-    offset: int
-    """`steps_offset` of a leading grid, in levels."""
+    Give fractions in float64: close to a zero terminal SNR the rounding of float32 is a large step in σ.
+    """
+
+    @property
+    def steps(self) -> int:
+        """T, the number of training levels."""
+        ...
+
+    @property
+    def spacing(self) -> Spacing:
+        """The model's own grid, from its scheduler configuration."""
+        ...
+
+    @property
+    def offset(self) -> int:
+        """`steps_offset` of a leading grid, in levels."""
+        ...
 
     def sigma(self, fraction: Tensor) -> Tensor: ...
     def fraction(self, sigma: Tensor) -> Tensor: ...
@@ -54,7 +65,11 @@ class Levels(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class DiscreteLevels:
-    """Variance-preserving levels from a table of ᾱ; σ is linear between neighbours, and 0 at fraction 0."""
+    """Variance-preserving levels from a table of ᾱ; σ is linear between neighbours, and 0 at fraction 0.
+
+    That is how diffusers interpolates, too, except for the timestep of its Karras grids, where t is linear in
+    ln σ (and rounded in DPM-Solver).
+    """
 
     knots: Tensor
     """float64 `[T+1]`: 0, then σ of level 0 … T−1, ascending."""
@@ -66,10 +81,13 @@ class DiscreteLevels:
         return len(self.knots) - 1
 
     def sigma(self, fraction: Tensor) -> Tensor:
-        return _interpolate(fraction.double().clamp(0, 1) * self.steps, self.knots)
+        position = fraction.double().clamp(0, 1) * self.steps
+        below = position.long().clamp(max=self.steps - 1)
+        low, high = self.knots[below], self.knots[below + 1]
+        return low + (position - below) * (high - low)
 
     def fraction(self, sigma: Tensor) -> Tensor:
-        sigma = sigma.double().clamp(max=self.knots[-1].item())
+        sigma = sigma.double().contiguous().minimum(self.knots[-1])  # a strided one makes searchsorted warn
         upper = torch.searchsorted(self.knots, sigma).clamp(1, self.steps)
         low, high = self.knots[upper - 1], self.knots[upper]
         return (upper - 1 + (sigma - low) / (high - low)) / self.steps
@@ -78,7 +96,7 @@ class DiscreteLevels:
         return (self.fraction(sigma) * self.steps - 1).clamp(min=0)
 
     def scale(self, sigma: Tensor) -> Tensor:
-        return 1 / torch.sqrt(1 + sigma**2)
+        return 1 / torch.sqrt(1 + sigma.double() ** 2)
 
     def to(self, device: torch.device | str) -> DiscreteLevels:
         return replace(self, knots=self.knots.to(device))
@@ -86,7 +104,10 @@ class DiscreteLevels:
 
 @dataclass(frozen=True, kw_only=True)
 class FlowLevels:
-    """Rectified-flow levels `s = shift·u / (1 + (shift−1)·u)`, σ = s/(1−s) (SD 3, 2403.03206, eq. 23)."""
+    """Rectified flow with a fixed shift: s = shift·u / (1 + (shift−1)·u), σ = s/(1−s) = shift·u / (1−u).
+
+    SD 3 (2403.03206, eq. 23).
+    """
 
     steps: int = 1000
     shift: float = 1.0
@@ -95,35 +116,38 @@ class FlowLevels:
 
     def sigma(self, fraction: Tensor) -> Tensor:
         u = fraction.double().clamp(0, 1)
-        s = self.shift * u / (1 + (self.shift - 1) * u)
-        return (s / (1 - s)).clamp(max=SIGMA_PURE_NOISE)
+        return (self.shift * u / (1 - u)).clamp(max=SIGMA_PURE_NOISE)
 
     def fraction(self, sigma: Tensor) -> Tensor:
-        s = sigma.double() / (1 + sigma.double())
-        return s / (self.shift - (self.shift - 1) * s)
+        sigma = sigma.double()
+        return torch.where(sigma < SIGMA_PURE_NOISE, sigma / (self.shift + sigma), 1.0)
 
     def timestep(self, sigma: Tensor) -> Tensor:
         return sigma.double() / (1 + sigma.double()) * self.steps
 
     def scale(self, sigma: Tensor) -> Tensor:
-        return 1 / (1 + sigma)
+        return 1 / (1 + sigma.double())
 
     def to(self, device: torch.device | str) -> FlowLevels:
         return self
 
 
 def levels_from_scheduler(config: Mapping[str, Any]) -> Levels:
-    """The levels of a diffusers scheduler configuration (the content of `scheduler_config.json`).
+    """The levels of a diffusers scheduler configuration: `scheduler.config`, or `scheduler_config.json`.
 
-    Raises `ValueError` for a beta schedule that is not known here, or a flow model whose shift depends on the
-    image size.
+    The spacing is `trailing` where the configuration states none (every flow model; diffusers' own default
+    depends on the class). Raises `ValueError` for what is not known here: other names of beta schedules and
+    spacings, EDM preconditioning, a flow model whose shift depends on the image size.
     """
+    for option in ("use_dynamic_shifting", "shift_terminal", "invert_sigmas", "sigma_data"):
+        if config.get(option):
+            raise ValueError(f"scheduler option {option} is {config[option]!r}: not supported")
     spacing = _spacing(config)
     steps = int(config.get("num_train_timesteps", 1000))
-    if "FlowMatch" in str(config.get("_class_name", "")):
-        if config.get("use_dynamic_shifting"):
-            raise ValueError("scheduler option use_dynamic_shifting is true: only a fixed shift is supported")
-        return FlowLevels(steps=steps, shift=float(config.get("shift", 1.0)), spacing=spacing)
+    flow_match = "FlowMatch" in str(config.get("_class_name")) or "shift" in config  # no class in a live one
+    if flow_match or config.get("use_flow_sigmas"):
+        shift = float(config.get("shift", config.get("flow_shift", 1.0)))
+        return FlowLevels(steps=steps, shift=shift, spacing=spacing)
     alphas_bar = torch.cumprod(1 - _betas(config, steps), dim=0)
     if config.get("rescale_betas_zero_snr"):
         alphas_bar = _zero_terminal_snr(alphas_bar)
@@ -141,11 +165,11 @@ def log_snr(sigma: Tensor) -> Tensor:
 
 
 def to_sigma(value: Tensor, unit: Unit, levels: Levels) -> Tensor:
-    """A level in any unit as σ (float64). Not clamped: `value` above the model's range gives its largest σ."""
+    """A level in any unit as σ (float64), clamped to the model's range: σ from 0 to its largest."""
     if unit == "fraction":
         return levels.sigma(value)
     sigma = value.double() if unit == "sigma" else torch.exp(-value.double() / 2)
-    return sigma.clamp(0, float(levels.sigma(torch.ones(()))))
+    return sigma.clamp(min=0).minimum(levels.sigma(torch.ones_like(sigma)))
 
 
 def from_sigma(sigma: Tensor, unit: Unit, levels: Levels) -> Tensor:
@@ -158,34 +182,44 @@ def from_sigma(sigma: Tensor, unit: Unit, levels: Levels) -> Tensor:
 def grid(levels: Levels, start: Tensor, steps: int, spacing: Spacing | None = None) -> Tensor:
     """Descending σ from `start` to 0 in `steps` steps, one row per element of `start`.
 
-    `start`: σ, float `[B]`. Returns float64 `[B, steps+1]`; with `steps` = 0, just the start. Spacings are those
-    of diffusers, applied to the interval [0, u] with u the fraction of `start` (whole trajectory: u = 1), in
-    fractions of T, or in σ^(1/7) for `karras` (2206.00364, eq. 5). `trailing`, `linspace` and `karras` begin
-    exactly at `start`; `leading` begins one stride below it, as diffusers' img2img does. `None` is the model's own.
+    `start`: σ, float `[B]`. Returns float64 `[B, steps+1]`; with `steps` = 0, just the start. `None` is the
+    model's own spacing. Each is that of diffusers, with p, the start in levels, in the place of T:
+
+    trailing   p, p − p/n, p − 2p/n …
+    linspace   from p to level 0
+    leading    whole strides ⌊p/n⌋ up from level 0 + `offset` (p/n where that is less than 1). It begins about
+               one stride *below* the start, as diffusers' img2img does: noise the image to `grid(…)[:, 0]`
+    karras     linear in σ^(1/7) from the start to level 0 (2206.00364, eq. 5); not for pure noise
+
+    All but `leading` begin exactly at the start. For p = T these are the levels of diffusers, with four
+    exceptions. It rounds trailing grids to whole levels (DDIM and DDPM linspace, too): visible where n does
+    not divide T. Its linspace of one step is level 0. Its DPM-Solver spreads leading and linspace over n+1
+    levels and leaves out the last. Its flow matching is a linspace that ends at a level 0 shifted twice.
     """
+    first = start.double()[:, None]
     if steps == 0:
-        return start.double()[:, None]
+        return first
     spacing = spacing or levels.spacing
     i = torch.arange(steps, dtype=torch.float64, device=start.device)
-    u = levels.fraction(start)[:, None]
-    one = 1 / levels.steps  # the fraction of level index 0
+    ramp = i / max(steps - 1, 1)
+    p = levels.fraction(first) * levels.steps
+    level_0 = torch.ones_like(p)
     if spacing == "trailing":
-        sigmas = levels.sigma(u * (1 - i / steps))
+        sigmas = levels.sigma(p * (steps - i) / steps / levels.steps)
     elif spacing == "linspace":
-        sigmas = levels.sigma(u + (one - u).clamp(max=0) * i / max(steps - 1, 1))
+        sigmas = levels.sigma((p + (level_0.minimum(p) - p) * ramp) / levels.steps)
     elif spacing == "leading":
-        sigmas = levels.sigma(u * (steps - 1 - i) / steps + (levels.offset + 1) * one)
+        stride = torch.floor(p / steps + 1e-4)  # float32 starts are off by 1e-5
+        stride = torch.where(stride > 0, stride, p / steps)
+        sigmas = levels.sigma((level_0 + levels.offset + stride * i.flip(0)) / levels.steps)
+    elif spacing == "karras":
+        high, low = first ** (1 / 7), levels.sigma(level_0 / levels.steps).minimum(first) ** (1 / 7)
+        sigmas = (high + (low - high) * ramp) ** 7
     else:
-        low = levels.sigma(torch.full_like(u, one)).minimum(start.double()[:, None]) ** (1 / 7)
-        high = start.double()[:, None] ** (1 / 7)
-        sigmas = (high + (low - high) * i / max(steps - 1, 1)) ** 7
-    return torch.cat([sigmas, torch.zeros_like(u)], dim=1)
-
-
-def _interpolate(position: Tensor, knots: Tensor) -> Tensor:
-    below = position.floor().clamp(max=len(knots) - 2)
-    low, high = knots[below.long()], knots[below.long() + 1]
-    return low + (position - below) * (high - low)
+        raise ValueError(f"spacing is {spacing!r}: known are {', '.join(get_args(Spacing))}")
+    sigmas = sigmas.minimum(first)
+    begin = sigmas[:, :1] if spacing == "leading" else first
+    return torch.cat([begin, sigmas[:, 1:], torch.zeros_like(first)], dim=1)
 
 
 def _spacing(config: Mapping[str, Any]) -> Spacing:
@@ -193,7 +227,8 @@ def _spacing(config: Mapping[str, Any]) -> Spacing:
         return "karras"
     spacing = config.get("timestep_spacing", "trailing")
     if spacing not in ("leading", "trailing", "linspace"):
-        raise ValueError(f"scheduler option timestep_spacing is {spacing!r}: known are leading, linspace, trailing")
+        known = "leading, linspace, trailing"
+        raise ValueError(f"scheduler option timestep_spacing is {spacing!r}: known are {known}")
     return spacing
 
 

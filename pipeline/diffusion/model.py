@@ -13,13 +13,17 @@ from pipeline.diffusion.levels import Levels
 class Model(Protocol):
     """Between pixels and the space the diffusion lives in, and a denoiser for that space."""
 
-    levels: Levels
-    size: tuple[int, int]
-    """Height and width of the pixels the model works on."""
-    classes: int | None
-    """Number of classes of a class-conditional model; labels are 0 … classes − 1."""
-    hash: str
-    """sha256 over everything that decides the outputs: weights, configuration, codec, schedule."""
+    @property
+    def levels(self) -> Levels: ...
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pixels the model works on."""
+        ...
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes of a class-conditional model; labels are 0 … classes − 1."""
+        ...
 
     def encode(self, pixels: Tensor) -> Tensor:
         """float32 `[B, 3, H, W]` in [-1, 1] → z `[B, C, h, w]`."""

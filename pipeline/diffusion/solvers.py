@@ -31,7 +31,13 @@ class Solver(Protocol):
     """One step from `sigma` to `sigma_next` (both `[B]`); returns the new point and the estimate it used."""
 
     def __call__(
-        self, denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Noise, past: Past | None
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        sigma: Tensor,
+        sigma_next: Tensor,
+        noise: Noise,
+        past: Past | None,
     ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -43,16 +49,18 @@ def no_noise(like: Tensor) -> Tensor:
 def integrate(
     denoiser: Denoiser, x: Tensor, sigmas: Tensor, *, solver: Solver, noise: Noise = no_noise
 ) -> Tensor:
-    """Walks `x [B, ...]` (σ-space) along its own row of `sigmas [B, n+1]`, down or up; n = 0 returns `x`.
+    """Walks each `x [B, ...]` (σ-space) along its row of `sigmas [B, n+1]`, down or up; n = 0 returns `x`.
 
-    Rows may differ in every level: each sample has its own schedule. A row that stays at σ = 0 is left untouched.
-    Raises `ValueError` where a row starts at σ = 0 and rises: the probability-flow ODE has no direction there.
+    Rows may differ in every level: each sample has its own schedule. A step between equal levels leaves its
+    row untouched, bit for bit: a short schedule is padded by repeating a level, its last 0 for example.
+    Raises `ValueError` where a row rises from σ = 0: the probability-flow ODE has no direction there.
     """
     if bool(((sigmas[:, :-1] == 0) & (sigmas[:, 1:] > 0)).any()):
         raise ValueError("a schedule rises from sigma 0: start an inversion at the model's smallest level")
     past = None
     for sigma, sigma_next in zip(sigmas.T[:-1], sigmas.T[1:], strict=True):
-        x, x0 = solver(denoiser, x, sigma, sigma_next, noise, past)
+        moved, x0 = solver(denoiser, x, sigma, sigma_next, noise, past)
+        x = torch.where(per_row(sigma_next != sigma, x).bool(), moved, x)
         past = Past(x0, sigma)
     return x
 
@@ -82,34 +90,49 @@ def euler(
 
 @dataclass(frozen=True, kw_only=True)
 class Ancestral:
-    """DDIM with any η (2010.02502, eq. 16); η = 1 samples the DDPM posterior (2006.11239, eq. 7)."""
+    """DDIM with any η (2010.02502, eq. 16); η = 1 samples the DDPM posterior (2006.11239, eq. 7).
+
+    Draws noise at every step, also where its share is 0. A step up adds none: it is Euler's.
+    """
 
     eta: float = 1.0
 
     def __call__(
-        self, denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Noise, past: Past | None
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        sigma: Tensor,
+        sigma_next: Tensor,
+        noise: Noise,
+        past: Past | None,
     ) -> tuple[Tensor, Tensor]:
         x0 = denoiser(x, sigma)
-        ratio = ratio_of(sigma_next, sigma)
-        # σ_up = η·σ'·√(1 − σ'²/σ²); what is left of σ' after it goes on as Euler
-        share = (self.eta * torch.sqrt((1 - ratio**2).clamp(min=0))).clamp(max=1)
-        x = blend(x0, x, ratio * torch.sqrt(1 - share**2))
-        return x + per_row(sigma_next * share, x) * noise(x), x0
+        return _descend(x0, x, sigma, sigma_next, noise, self.eta), x0
+
+
+def _descend(x0: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Noise, eta: float) -> Tensor:
+    """`x0 + σ'·(√(1−f²)·(x−x0)/σ + f·ε)`: of the noise, the share `f = η·√(1 − σ'²/σ²)` is drawn afresh."""
+    ratio = ratio_of(sigma_next, sigma)
+    down = ratio.clamp(max=1)
+    fresh = (eta * torch.sqrt(1 - down**2)).clamp(max=1)
+    kept = torch.sqrt((1 - eta**2 + (eta * down) ** 2).clamp(min=0))  # √(1−f²), exact at small σ'/σ
+    return blend(x0, x, ratio * kept) + per_row(sigma_next * fresh, x) * noise(x)
 
 
 def heun(
     denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Noise, past: Past | None
 ) -> tuple[Tensor, Tensor]:
-    """Second order, two model calls a step (2206.00364, algorithm 1); Euler into σ = 0 and out of pure noise."""
+    """Second order, two model calls a step (2206.00364, algorithm 1); Euler into 0 and out of pure noise.
+
+    The mean of both slopes is Euler's point, corrected: `x' + ½·(σ/σ' − 1)·(D(x', σ') − D(x, σ))`.
+    """
     x0 = denoiser(x, sigma)
     guess = blend(x0, x, ratio_of(sigma_next, sigma))
-    corrects = (sigma_next > 0) & (sigma > 0) & (sigma < SIGMA_PURE_NOISE)
+    corrects = (sigma_next > 0) & (sigma < SIGMA_PURE_NOISE)
     if not bool(corrects.any()):
         return guess, x0
-    x0_next = denoiser(guess, sigma_next)
-    safe = torch.where(corrects, sigma, 1.0), torch.where(corrects, sigma_next, 1.0)
-    slope = (x - x0) / per_row(safe[0], x) + (guess - x0_next) / per_row(safe[1], x)
-    corrected = x + per_row((sigma_next - sigma) / 2, x) * slope
+    weight = torch.where(corrects, (sigma / sigma_next - 1) / 2, 0.0)
+    corrected = guess + per_row(weight, x) * (denoiser(guess, sigma_next) - x0)
     return torch.where(per_row(corrects, x).bool(), corrected, guess), x0
 
 
@@ -124,11 +147,9 @@ def dpmpp_2m(
 def dpmpp_2m_sde(
     denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Noise, past: Past | None
 ) -> tuple[Tensor, Tensor]:
-    """SDE-DPM-Solver++(2M) (2211.01095, section 5.2): the stochastic form, one model call a step."""
+    """SDE-DPM-Solver++(2M) (2211.01095): `Ancestral(eta=1)` with 2M's extrapolated estimate."""
     x0 = denoiser(x, sigma)
-    ratio = ratio_of(sigma_next, sigma)
-    x = blend(_extrapolate(x0, past, sigma, sigma_next), x, ratio**2)
-    return x + per_row(sigma_next * torch.sqrt((1 - ratio**2).clamp(min=0)), x) * noise(x), x0
+    return _descend(_extrapolate(x0, past, sigma, sigma_next), x, sigma, sigma_next, noise, 1.0), x0
 
 
 def _extrapolate(x0: Tensor, past: Past | None, sigma: Tensor, sigma_next: Tensor) -> Tensor:

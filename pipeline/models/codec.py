@@ -23,9 +23,12 @@ Kind = Literal["none", "space_to_depth", "linear_patch"]
 
 
 class PatchCodec(Protocol):
-    kind: Kind
-    patch: int
-    """Side of a patch in pixels."""
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def patch(self) -> int:
+        """Side of a patch in pixels."""
+        ...
 
     def encode(self, pixels: Tensor) -> Tensor:
         """`[B, C, H, W]` in [-1, 1] → `[B, K, H/patch, W/patch]`."""
@@ -101,7 +104,10 @@ def fit_linear_patch(pixels: Tensor, *, patch: int, components: int) -> LinearPa
     std = variances[strongest].clamp(min=0).sqrt()
     std = std.clamp(min=0.05 * std[0].item())
     return LinearPatch(
-        patch=patch, mean=mean.float(), components=directions[:, strongest].T.float().contiguous(), std=std.float()
+        patch=patch,
+        mean=mean.float(),
+        components=directions[:, strongest].T.float().contiguous(),
+        std=std.float(),
     )
 
 
@@ -127,5 +133,6 @@ def load_codec(model_folder: Path) -> PatchCodec:
     if config.get("kind") in ("none", "space_to_depth"):
         return SpaceToDepth(patch=config["patch"])
     if config.get("kind") == "linear_patch":
-        return LinearPatch(patch=config["patch"], **load_file(folder / TENSORS))
+        saved = load_file(folder / TENSORS)
+        return LinearPatch(patch=config["patch"], mean=saved["mean"], components=saved["components"], std=saved["std"])
     raise UserError(f"{folder / CONFIG}: kind is {config.get('kind')!r}; known are none, space_to_depth, linear_patch")

@@ -17,7 +17,7 @@ def find_model(path: str, revision: str | None = None) -> Path:
 
     Raises `UserError` where there is no such model, or only pickled weights.
     """
-    folder = resolve(path)
+    folder = Path(resolve(path))
     if not folder.is_dir():
         if path.count("/") != 1 or path.startswith((".", "/", "~")):
             raise UserError(f"model.path: {path!r} is no folder (a diffusers model folder, embedded:NAME or a hub id)")

@@ -38,9 +38,9 @@ class Gaussian:
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianMixture:
-    """Data from K Gaussians: component k with probability weights[k] has x0 ~ N(means[k], std²) in each coordinate.
+    """Data from K Gaussians: with probability weights[k], x0 ~ N(means[k], std²) in each coordinate.
 
-    `means [K, ...]` in the shape of one sample; `weights` sum to 1.
+    `means [K, ...]`, each in the shape of one sample (of one axis at least); `weights` sum to 1.
     """
 
     means: Tensor
@@ -51,7 +51,7 @@ class GaussianMixture:
         """P(component | x), `[B, K]`."""
         apart = (x[:, None] - self.means[None]).flatten(2).square().sum(-1)
         logits = -apart / (2 * (self.std**2 + sigma.to(x) ** 2))[:, None]
-        return torch.softmax(logits + torch.tensor(self.weights).to(x).log(), dim=1)
+        return torch.softmax(logits + torch.tensor(self.weights, dtype=x.dtype, device=x.device).log(), dim=1)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """E[x0 | x]: the components' estimates, weighted by their posterior probability."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from pipeline.diffusion.denoisers import Denoiser, Prediction, clip_x0, dynamic_threshold, per_row, to_x0
@@ -38,6 +38,8 @@ class ModelConfig(BaseModel):
     """Of the network alone: the trajectory is always float32."""
     channels_last: bool = False
     compile: bool = False
+    batch_size: int = Field(default=64, ge=1)
+    """Images in one call of the network; the last batch of a shard is padded to it."""
 
 
 @dataclass(frozen=True, kw_only=True)

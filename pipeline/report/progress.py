@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -30,3 +31,56 @@ def training_progress(batch_size: int, *, enabled: bool) -> Iterator[Callable[[i
             progress.update(task, completed=share, step=step, loss=text, rate=rate)
 
         yield report
+
+
+class JobProgress:
+    """A bar over shards, with images, images/s, time left and quarantined samples."""
+
+    def __init__(self) -> None:
+        self.images = self.rejected = self.shards = 0
+        self.started = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.fields[shards]} shards"), BarColumn(), TextColumn("{task.fields[images]} images"),
+            TextColumn("{task.fields[rate]} images/s"), TextColumn("{task.fields[rejected]} quarantined"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True),
+            console=Console(stderr=True),
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=None, shards="?", images=0, rate="–", rejected=0)
+        self._finished = self._total = self._at_last_shard = 0
+
+    def __enter__(self) -> JobProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def begin(self, finished: int, total: int) -> None:
+        self.started = time.monotonic()
+        self._finished, self._total = finished, total
+        self._show()
+
+    def add(self, images: int, rejected: int) -> None:
+        self.images += images
+        self.rejected += rejected
+        self._show()
+
+    def shard_done(self) -> None:
+        self.shards += 1
+        self._at_last_shard = self.images
+        self._show()
+
+    @property
+    def rate(self) -> float:
+        """Images per second since the job began."""
+        return self.images / max(time.monotonic() - self.started, 1e-9)
+
+    def _show(self) -> None:
+        done = self._finished + self.shards
+        # the open shard counts as far as its images have come, if it is like those before
+        typical = self._at_last_shard / self.shards if self.shards else 0
+        opened = min((self.images - self._at_last_shard) / typical, 0.99) if typical else 0.0
+        self._bar.update(
+            self._task, total=self._total, completed=done + opened, shards=f"{done}/{self._total}",
+            images=self.images, rate=f"{self.rate:.1f}", rejected=self.rejected,
+        )  # fmt: skip

@@ -1,3 +1,41 @@
-"""Streams."""
-from pipeline.streams.shards import WebDatasetInput
-AnyInput = WebDatasetInput
+"""Where samples come from and where they go; heavy libraries are imported where they are first used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.errors import UserError
+from pipeline.streams.contract import InputStream, ShardWriter
+from pipeline.streams.folder import FolderInput
+from pipeline.streams.folder_writer import FolderWriter
+from pipeline.streams.hub import HubInput
+from pipeline.streams.parquet import ParquetWriter
+from pipeline.streams.shards import TarWriter, WebDatasetInput
+
+INPUTS = {"webdataset": WebDatasetInput, "hub": HubInput, "folder": FolderInput}
+
+AnyInput = Annotated[WebDatasetInput | HubInput | FolderInput, Field(discriminator="format")]
+
+OutputFormat = Literal["webdataset", "parquet", "folder"]
+
+
+def _open_tar(*, data: Path, parts: Path, name: str, stream: InputStream) -> TarWriter:
+    return TarWriter(data=data, parts=parts, name=name, verbatim_names=stream.verbatim_names)
+
+
+WRITERS: dict[str, Callable[..., ShardWriter]] = {
+    "webdataset": _open_tar,
+    "parquet": ParquetWriter,
+    "folder": FolderWriter,
+}
+
+
+def open_writer(format: str, *, data: Path, parts: Path, name: str, stream: InputStream) -> ShardWriter:
+    """A writer for one shard of `stream`; `parts` exists and is on the file system of `data`."""
+    if format not in WRITERS:
+        raise UserError(f"output.format: {format!r} is unknown (known: {', '.join(WRITERS)})")
+    return WRITERS[format](data=data, parts=parts, name=name, stream=stream)

@@ -36,7 +36,12 @@ class InputStream:
     label_names: tuple[str, ...] | None = None
     """Class names by label, where the source states them."""
     features: Any = None
-    """`datasets.Features` of a Hugging Face source, without the image column's decoding; else None."""
+    """`datasets.Features` of a Hugging Face source; else None."""
+    image_column: str | None = None
+    """The column of `features` that holds the image."""
+    label_column: str | None = None
+    """The column of `features` that holds the label; its values travel as member `cls`, the others as
+    `columns` writes them."""
     verbatim_names: bool = False
     """Keys came out of tar member names: an output tar must use them as they are, dots included."""
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import lzma
 import os
+import tarfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from pipeline.assets import resolve
 from pipeline.errors import UserError
 
 CHUNK = 1 << 20
@@ -21,8 +26,12 @@ def expand_urls(patterns: Sequence[str], option: str = "input.urls") -> list[str
     from braceexpand import braceexpand
 
     urls: list[str] = []
-    for pattern in patterns:
-        for url in braceexpand(pattern):
+    for pattern in map(resolve, patterns):
+        try:
+            expanded = [pattern] if os.path.isfile(pattern) else list(braceexpand(pattern))
+        except ValueError:
+            raise UserError(f"{option}: {pattern!r} has a brace without its partner") from None
+        for url in expanded:
             found = _glob(url)
             if not found:
                 raise UserError(f"{option}: {url!r} matches no file")
@@ -55,6 +64,15 @@ def content_hash(url: str) -> str:
     return digest.hexdigest()
 
 
+def stored_sha256(url: str) -> str | None:
+    """The sha256 that the Hugging Face hub keeps of a large file; None elsewhere."""
+    if not url.startswith("hf://"):
+        return None
+    file_system, path = _file_system(url)
+    large = file_system.info(path).get("lfs")
+    return large["sha256"] if large else None
+
+
 def open_url(url: str) -> BinaryIO:
     if "://" not in url:
         return open(url, "rb")
@@ -62,15 +80,31 @@ def open_url(url: str) -> BinaryIO:
     return file_system.open(path, "rb")
 
 
+def is_damage(error: Exception, *, local: bool = True) -> bool:
+    """Broken bytes, to be recorded, as opposed to storage that cannot be reached, which must be tried again.
+
+    Decoders raise a bare `OSError` for damage; file systems add a number, but networks may not.
+    """
+    decoding = (ValueError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+    if isinstance(error, decoding):
+        return True
+    return local and type(error) is OSError and error.errno is None
+
+
 def publish(part: Path, final: Path) -> str:
     """Moves a finished file into place so that it survives a power cut; returns its sha256."""
-    with open(part, "rb") as file:
-        os.fsync(file.fileno())
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sync_file(part)
     final.parent.mkdir(parents=True, exist_ok=True)
     os.replace(part, final)
     sync_folder(final.parent)
     return digest
+
+
+def sync_file(path: Path) -> str:
+    """Returns the sha256 of what is now safe on the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_folder(folder: Path) -> None:
@@ -84,7 +118,7 @@ def sync_folder(folder: Path) -> None:
 def _glob(url: str) -> list[str]:
     magic = any(c in url for c in "*?[")
     if "://" not in url:
-        if not magic:
+        if not magic or os.path.isfile(url):
             return [url] if os.path.isfile(url) else []
         root = Path(url).anchor or "."
         pattern = str(Path(url).relative_to(root)) if root != "." else url

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import tarfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
+from pipeline.errors import UserError
 from pipeline.records import Rejected, Sample
 from pipeline.streams.contract import InputStream
 from pipeline.streams.files import content_hash, expand_urls, fingerprint, open_url, publish, shard_names
+from pipeline.streams.names import Split, escape_dots
+from pipeline.streams.tarstream import Group, read_groups
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif")
-LARGEST_MEMBER = 1 << 28
-END_OF_ARCHIVE = 1024
-"""A complete tar ends with two zero blocks; one that was cut off does not."""
-
-Split = Literal["auto", "first", "last"]
-Group = dict[str, bytes]
 
 
 class WebDatasetInput(BaseModel):
@@ -40,8 +35,9 @@ class WebDatasetInput(BaseModel):
     """Member that holds the class number, or `member:field` of a JSON member (`json:label`)."""
     label_names: tuple[str, ...] | None = None
     split: Split = "auto"
-    """Where a name's key ends: `first` dot (webdataset's rule), `last` dot, or `auto`: the first dot after which
-    every part begins with a letter, so that `IMG.2020.01.jpg` keeps its key and `7.seg.png` its extension."""
+    """Where a name's key ends: `first` dot (webdataset's rule), `last` dot, or `auto`: the first dot after
+    which every part begins with a letter, so that `IMG.2020.01.jpg` keeps its key and `7.seg.png` its
+    extension."""
 
     @field_validator("urls", mode="before")
     @classmethod
@@ -67,7 +63,7 @@ class TarShard:
     def read(self) -> Iterator[Sample | Rejected]:
         seen: set[str] = set()
         with open_url(self.url) as file:
-            for key, members, problem in _groups(file, self.options.split):
+            for key, members, problem in read_groups(file, self.options.split):
                 origin = f"{self.name}:{key}"
                 if problem is None and key in seen:
                     problem = f"duplicate key {key!r} in this shard"
@@ -87,10 +83,15 @@ class TarWriter:
     def __init__(self, *, data: Path, parts: Path, name: str, verbatim_names: bool) -> None:
         self._part, self._final = parts / f"{name}.tar", data / f"{name}.tar"
         self._verbatim = verbatim_names
-        self._tar = tarfile.open(self._part, "w", format=tarfile.PAX_FORMAT)
+        self._tar = tarfile.open(self._part, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
 
     def add(self, sample: Sample) -> None:
         key = sample.key if self._verbatim else escape_dots(sample.key)
+        if sample.image_ext in sample.members:
+            raise UserError(
+                f"sample {sample.key!r} has a member {sample.image_ext!r} besides its image; "
+                "a tar needs another image format for the output"
+            )
         for extension, content in {sample.image_ext: sample.image, **sample.members}.items():
             info = tarfile.TarInfo(f"{key}.{extension}")
             info.size, info.mode = len(content), 0o644
@@ -101,84 +102,8 @@ class TarWriter:
         return {self._final.name: publish(self._part, self._final)}
 
     def abort(self) -> None:
-        self._tar.fileobj.close()  # type: ignore[union-attr]
+        self._tar.fileobj.close()
         self._part.unlink(missing_ok=True)
-
-
-def escape_dots(key: str) -> str:
-    """Dots of the last path component as `%2E`: readers of webdataset end a key at its first dot."""
-    folder, _, base = key.rpartition("/")
-    escaped = base.replace("%", "%25").replace(".", "%2E")
-    return f"{folder}/{escaped}" if folder else escaped
-
-
-def split_name(name: str, rule: Split) -> tuple[str, str]:
-    """Member name → (key with folders, extension without its leading dot); either may be empty."""
-    folder, slash, base = name.rpartition("/")
-    stem, *parts = base.split(".")
-    if not parts:
-        return name, ""
-    if rule == "last":
-        cut = len(parts) - 1
-    elif rule == "first":
-        cut = 0
-    else:
-        cut = len(parts) - 1
-        while cut > 0 and re.fullmatch(r"[A-Za-z]\w*", parts[cut - 1]):
-            cut -= 1
-    return folder + slash + ".".join([stem, *parts[:cut]]), ".".join(parts[cut:])
-
-
-def unsafe(name: str) -> bool:
-    """Absolute, drive-lettered, or leading out of its folder; also control characters and backslashes."""
-    return (
-        name.startswith("/")
-        or ".." in name.split("/")
-        or re.search(r"^[A-Za-z]:|[\\\x00-\x1f\x7f]", name) is not None
-    )
-
-
-def _groups(file: BinaryIO, split: Split) -> Iterator[tuple[str, Group, str | None]]:
-    """(key, members, what is wrong or None) for each run of members that share a key."""
-    tail = _Tail(file)
-    key, members, problem = "", Group(), None
-    try:
-        with tarfile.open(fileobj=tail, mode="r|*") as tar:
-            for info in tar:
-                if info.isdir():
-                    continue
-                new_key, extension = split_name(info.name, split)
-                if members and (new_key != key or extension in members):
-                    yield key, members, problem
-                    members, problem = {}, None
-                key = new_key
-                problem = problem or _member_problem(info, new_key, extension)
-                content = tar.extractfile(info) if info.isreg() and info.size <= LARGEST_MEMBER else None
-                members[extension] = content.read() if content else b""
-            while tail.read(1 << 20):
-                pass
-        if not tail.complete():
-            raise tarfile.ReadError("the end-of-archive marker is missing")
-    except (tarfile.ReadError, EOFError, zlib.error) as error:
-        if members:
-            yield key, members, f"the tar is cut off or damaged in or after this sample ({error})"
-        else:
-            yield "", {}, f"no tar archive, or damaged from the start ({error})"
-        return
-    if members:
-        yield key, members, problem
-
-
-def _member_problem(info: tarfile.TarInfo, key: str, extension: str) -> str | None:
-    if unsafe(info.name):
-        return f"unsafe member name {info.name!r}"
-    if not info.isreg():
-        return f"member {info.name!r} is no regular file"
-    if info.size > LARGEST_MEMBER:
-        return f"member {info.name!r} has {info.size} bytes; {LARGEST_MEMBER} are allowed"
-    if not extension or not key.rpartition("/")[2]:
-        return f"member name {info.name!r} has no key or no extension"
-    return None
 
 
 def _sample(key: str, members: Group, origin: str, options: WebDatasetInput) -> Sample | Rejected:
@@ -206,29 +131,12 @@ def find_image(members: Group) -> str | None:
 
 
 def read_label(members: Group, where: str) -> int | None:
-    """The class number in member `cls`, or in `json:field`; None where there is none."""
+    """The class number in member `cls`, or in `json:field`; None where there is none that fits 64 bits."""
     member, _, field = where.partition(":")
     try:
-        value = json.loads(members[member])
-        if field:
-            value = value[field]
-    except (KeyError, ValueError, TypeError):
+        value = json.loads(members[member])[field] if field else int(members[member])
+    except (KeyError, ValueError, TypeError, RecursionError):
         return None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-class _Tail(io.RawIOBase):
-    """Passes reads through and remembers the last bytes."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._tail, self._compressed = file, b"", None
-
-    def read(self, size: int = -1) -> bytes:
-        chunk = self._file.read(size)
-        if self._compressed is None:
-            self._compressed = chunk[:2] == b"\x1f\x8b" or chunk[:3] == b"BZh" or chunk[:4] == b"\xfd7zX"
-        self._tail = (self._tail + chunk)[-END_OF_ARCHIVE:]
-        return chunk
-
-    def complete(self) -> bool:
-        return bool(self._compressed) or not self._tail.strip(b"\0")
+    if not isinstance(value, int) or isinstance(value, bool) or not -(1 << 63) <= value < 1 << 63:
+        return None
+    return value

@@ -1,0 +1,139 @@
+"""The `doppel` command. Heavy imports wait until a subcommand needs them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+    from pipeline.streams.ledger import OnChange
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit codes: 0 done, 1 the job failed, 2 bad input (one sentence on stderr), 130 interrupted."""
+    args = build_parser().parse_args(arguments)
+    try:
+        return args.command(args)
+    except UserError as error:
+        print(f"doppel: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"doppel: {where}{error.strerror or error}; finished shards are kept, the same command goes on from there",
+            file=sys.stderr,
+        )
+        return FAILED
+    except KeyboardInterrupt:
+        print(
+            "doppel: interrupted; nothing half-done is left, the same command goes on from here",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="doppel", description="Stream image data sets through diffusion operators.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run the job of a recipe; finished shards are skipped")
+    _recipe(run)
+    run.add_argument("--limit", type=int, metavar="N", help="only the first N samples")
+    run.add_argument("--dry-run", action="store_true", help="print the resolved recipe and what it would cost")
+    change = run.add_mutually_exclusive_group()
+    change.add_argument("--overwrite", action="store_true", help="remove what the job wrote before, and start anew")
+    change.add_argument("--keep-finished", action="store_true", help="keep finished shards although something changed")
+    run.set_defaults(command=run_command)
+
+    demo = commands.add_parser("demo", help="real images through the embedded model: shards, contact sheet, numbers")
+    demo.add_argument("--out", default="demo_out", help="output folder (default: demo_out)")
+    demo.set_defaults(command=demo_command)
+
+    train = commands.add_parser("train-denoiser", help="train a diffusion model on any configured data set")
+    _recipe(train)
+    train.add_argument("--overwrite", action="store_true", help="start anew instead of going on from the checkpoint")
+    train.set_defaults(command=train_command)
+    return parser
+
+
+def run_command(args: argparse.Namespace) -> int:
+    from pipeline.config import load_config
+    from pipeline.job import JobConfig, make_job
+
+    limit = [f"limit={args.limit}"] if args.limit is not None else []
+    job = make_job(load_config(JobConfig, args.recipe, [*args.set, *limit]))
+    if args.dry_run:
+        from pipeline.estimate import estimate
+
+        print(estimate(job))
+        return 0
+    on_change: OnChange = "overwrite" if args.overwrite else "keep" if args.keep_finished else "refuse"
+    manifest = run_with_progress(job, on_change)
+    counts = manifest["counts"]
+    print(
+        f"{job.config.output.path}: {counts['images']} images from {counts['read']} samples in "
+        f"{manifest['shards']['finished']} of {manifest['shards']['total']} shards, "
+        f"{counts['quarantined'] + counts['undecodable']} in quarantine"
+    )
+    return outcome(manifest)
+
+
+def demo_command(args: argparse.Namespace) -> int:
+    from pipeline.demo import demo
+
+    return outcome(demo(args.out, run_with_progress))
+
+
+def train_command(args: argparse.Namespace) -> int:
+    from pipeline.config import load_config
+    from training.denoiser import DenoiserConfig, train_denoiser
+
+    folder = train_denoiser(load_config(DenoiserConfig, args.recipe, args.set), overwrite=args.overwrite)
+    print(f"{folder}/model: weights, card, samples.png and loss.png")
+    return 0
+
+
+def run_with_progress(job: Job, on_change: OnChange) -> dict[str, Any]:
+    from pipeline.engines.local import run_job
+    from pipeline.report.progress import JobProgress
+    from pipeline.run import Event, Progress
+
+    with JobProgress() as bar:
+
+        def observe(event: Event) -> None:
+            if isinstance(event, Progress):
+                bar.add(event.images, event.rejected)
+            else:
+                bar.shard_done()
+
+        return run_job(job, on_change=on_change, begin=bar.begin, observe=observe)
+
+
+def outcome(manifest: dict[str, Any]) -> int:
+    """A job that read samples and could write none of them has failed."""
+    counts = manifest["counts"]
+    if counts.get("read") and not counts["written"]:
+        print("doppel: no image was written; quarantine/ holds every sample and the reason", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+def _recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="A.B=C",
+        help="override one key of the recipe (repeatable)",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

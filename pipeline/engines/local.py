@@ -1,0 +1,127 @@
+"""One machine: threads around one device, or one process for each of several."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.job import Job, identity
+from pipeline.run import Event, ShardDone, process
+from pipeline.streams.contract import InputShard
+from pipeline.streams.ledger import Ledger, OnChange
+
+POLL_SECONDS = 1.0
+
+
+def run_job(
+    job: Job, *, on_change: OnChange = "refuse", observe: Callable[[Event], None] = lambda event: None,
+    begin: Callable[[int, int], None] = lambda finished, total: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Does what is left of a job and returns its manifest.
+
+    `begin(finished, total)` is told how many shards there are, `observe` everything that happens after. Raises
+    `UserError` for what the user can mend; a crash or Ctrl-C leaves finished shards finished, and the same call goes
+    on from there.
+    """
+    stream = job.config.input.open()
+    devices = resolve_devices(job.config.run.devices)
+    facts = {"config": identity(job.config), "hashes": job.hashes}
+    with Ledger(Path(job.config.output.path)).open(facts, on_change) as ledger:
+        todo = ledger.pending(stream.shards, on_change)
+        total = len(stream.shards)
+        begin(total - len(todo), total)
+        ledger.log("start", shards=total, todo=len(todo), devices=devices)
+        if len(devices) == 1 or job.config.limit:
+            events = process(todo, job, stream, ledger, devices[0])
+        else:
+            events = process_on_many(todo, job, devices)
+        try:
+            with closing(events):
+                for event in events:
+                    observe(event)
+                    if isinstance(event, ShardDone):
+                        ledger.log("shard", shard=event.record["shard"], **event.record["counts"])
+        finally:
+            manifest = ledger.write_manifest(facts, total)
+            ledger.log("stop", **manifest["shards"], **manifest["counts"])
+        return manifest
+
+
+def resolve_devices(names: Sequence[str]) -> list[str]:
+    """`auto` → every CUDA device, or the CPU. Raises `UserError` for a device that is not there."""
+    import torch
+
+    found: list[str] = []
+    for name in names:
+        if name == "auto":
+            count = torch.cuda.device_count()
+            found += [f"cuda:{i}" for i in range(count)] or ["cpu"]
+            continue
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:
+            why = str(error).splitlines()[0]
+            raise UserError(f"run.devices: {name!r} is not available here ({why})") from None
+        found.append(name)
+    return found
+
+
+def process_on_many(todo: Sequence[InputShard], job: Job, devices: Sequence[str]) -> Generator[Event, None, None]:
+    """One process a device; each takes the next shard when it has finished one."""
+    context = multiprocessing.get_context("spawn")
+    tasks, events = context.Queue(), context.Queue()
+    for shard in todo:
+        tasks.put(shard.name)
+    workers = [context.Process(target=_work, args=(job, device, tasks, events), daemon=True) for device in devices]
+    for _ in workers:
+        tasks.put(None)
+    for worker in workers:
+        worker.start()
+    try:
+        running = len(workers)
+        while running:
+            try:
+                event = events.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                dead = [w for w in workers if w.exitcode not in (None, 0)]
+                if dead:
+                    raise UserError(
+                        f"a worker process died (exit code {dead[0].exitcode}); finished shards are kept, run again"
+                    ) from None
+                continue
+            if event is None:
+                running -= 1
+            elif isinstance(event, UserError):
+                raise event
+            else:
+                yield event
+        for worker in workers:
+            worker.join()
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join()
+
+
+def _work(job: Job, device: str, tasks: Any, events: Any) -> None:
+    stream = job.config.input.open()
+    shards = {shard.name: shard for shard in stream.shards}
+
+    def assigned() -> Iterator[InputShard]:
+        while (name := tasks.get()) is not None:
+            yield shards[name]
+
+    try:
+        for event in process(assigned(), job, stream, Ledger(Path(job.config.output.path)), device):
+            events.put(event)
+        events.put(None)
+    except UserError as error:
+        events.put(error)
+    except OSError as error:
+        events.put(UserError(f"{error.filename or device}: {error.strerror or error}"))

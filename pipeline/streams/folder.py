@@ -1,0 +1,193 @@
+"""A folder of images as input: its first folders are the classes, files of the same name belong together."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from pipeline.errors import UserError
+from pipeline.records import Rejected, Sample
+from pipeline.streams.columns import LABEL_MEMBER
+from pipeline.streams.contract import InputStream
+from pipeline.streams.files import content_hash, fingerprint
+from pipeline.streams.names import path_component, unsafe
+from pipeline.streams.shards import IMAGE_EXTENSIONS
+
+
+class FolderInput(BaseModel):
+    """Every image below `path`, sorted by path.
+
+    A key is the path below the folder without the last extension. `cat/001.txt` beside `cat/001.jpg` becomes
+    its member `txt`; the longest image name that fits takes a file (`a.b.json` belongs to `a.b.jpg`, else to
+    `a.jpg`). Of two images that differ in their extension alone, the second is rejected as a duplicate.
+
+    Skipped by rule: hidden files and folders, symbolic links to folders, links to files outside the folder,
+    pipes and devices, and files that are no images and share their name with none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["folder"] = "folder"
+    path: str
+    extensions: tuple[str, ...] = IMAGE_EXTENSIONS
+    """What counts as an image, in any case."""
+    shard_size: int = Field(default=1000, ge=1)
+    """Images per shard."""
+    labels: Literal["directories", "none"] = "directories"
+    """`directories`: the classes are the first folders that hold images, numbered in sorted order as
+    torchvision and `imagefolder` do; images directly in `path` have no label."""
+
+    @field_validator("extensions")
+    @classmethod
+    def _plain(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(extension.lower().lstrip(".") for extension in value)
+
+    def open(self) -> InputStream:
+        root = Path(self.path).expanduser()
+        if not root.is_dir():
+            raise UserError(f"input.path: {self.path!r} is no folder; a folder of images is expected")
+        entries = _entries(list(_files(root)), self.extensions)
+        if not entries:
+            known = ", ".join(self.extensions)
+            raise UserError(f"input.path: no image in {self.path!r} (extensions: {known})")
+        names: tuple[str, ...] | None = None
+        if self.labels == "directories":
+            names = tuple(sorted({e.key.split("/")[0] for e in entries if "/" in e.key})) or None
+        stem = path_component(root.resolve().name)
+        shards = [
+            FolderShard(
+                name=f"{stem}-{i:05d}",
+                root=root,
+                entries=tuple(entries[start : start + self.shard_size]),
+                label_names=names,
+            )
+            for i, start in enumerate(range(0, len(entries), self.shard_size))
+        ]
+        return InputStream(shards=shards, label_names=names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One image, by paths below the folder."""
+
+    key: str
+    image: str
+    sidecars: tuple[str, ...]
+    duplicate: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderShard:
+    name: str
+    root: Path
+    entries: tuple[Entry, ...]
+    label_names: tuple[str, ...] | None
+
+    def fingerprint(self) -> str:
+        return self._digest(fingerprint)
+
+    def content_hash(self) -> str:
+        return self._digest(content_hash)
+
+    def read(self) -> Iterator[Sample | Rejected]:
+        for entry in self.entries:
+            yield self._read(entry)
+
+    def _read(self, entry: Entry) -> Sample | Rejected:
+        key, extension = entry.key, PurePosixPath(entry.image).suffix[1:]
+        if not _printable(entry.image):
+            shown = entry.key.encode(errors="backslashreplace").decode()
+            return _reject(shown, f"unsafe file name {shown!r}", "refused", shown, {})
+        members: dict[str, bytes] = {}
+        label = None
+        if self.label_names is not None and "/" in key:
+            label = self.label_names.index(key.split("/")[0])
+            members[LABEL_MEMBER] = str(label).encode()
+        try:
+            image = (self.root / entry.image).read_bytes()
+            for sidecar in entry.sidecars:
+                members[sidecar[len(key) + 1 :]] = (self.root / sidecar).read_bytes()
+        except OSError as error:
+            return _reject(key, f"file cannot be read ({error})", "undecodable", entry.image, members)
+        if entry.duplicate:
+            kept = {extension: image, **members}
+            reason = f"duplicate key {key!r}: another image has this name"
+            return _reject(key, reason, "refused", entry.image, kept)
+        return Sample(
+            key=key, image=image, image_ext=extension, label=label, members=members, origin=entry.image
+        )
+
+    def _digest(self, of_file: Callable[[str], str]) -> str:
+        digest = hashlib.sha256()
+        for entry in self.entries:
+            for path in (entry.image, *entry.sidecars):
+                try:
+                    found = of_file(str(self.root / path))
+                except OSError:
+                    found = "unreadable"
+                digest.update(f"{path}\0{found}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+
+def _files(root: Path) -> Iterator[str]:
+    """Paths below `root` of every file that is not skipped by rule, with `/`."""
+    inside = root.resolve()
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = [f for f in subfolders if not f.startswith(".")]
+        for file in files:
+            path = Path(folder, file)
+            linked_away = path.is_symlink() and not path.resolve().is_relative_to(inside)
+            special = path.exists() and not path.is_file()
+            if not (file.startswith(".") or linked_away or special):
+                yield path.relative_to(root).as_posix()
+
+
+def _entries(paths: Iterable[str], extensions: tuple[str, ...]) -> list[Entry]:
+    paths = sorted(paths)
+    images = [p for p in paths if PurePosixPath(p).suffix[1:].lower() in extensions]
+    sidecars: dict[str, list[str]] = {_key(image): [] for image in images}
+    for path in set(paths) - set(images):
+        if (owner := _owner(path, sidecars)) is not None:
+            sidecars[owner].append(path)
+    entries, seen = [], set[str]()
+    for image in sorted(images, key=lambda p: (_key(p), p)):
+        key = _key(image)
+        entries.append(
+            Entry(key=key, image=image, sidecars=tuple(sorted(sidecars[key])), duplicate=key in seen)
+        )
+        seen.add(key)
+    return entries
+
+
+def _owner(path: str, keys: Iterable[str]) -> str | None:
+    """The longest key that `path` continues after a dot."""
+    stem = path
+    while "." in stem.rpartition("/")[2]:
+        stem = _key(stem)
+        if stem in keys:
+            return stem
+    return None
+
+
+def _key(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _printable(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return not unsafe(path)
+
+
+def _reject(
+    key: str, reason: str, kind: Literal["refused", "undecodable"], origin: str, members: dict[str, bytes]
+) -> Rejected:
+    return Rejected(key=key, reason=reason, kind=kind, origin=origin, members=members)

@@ -1,0 +1,132 @@
+"""A folder of images as output, `data/{class}/{key}.{ext}`, as `load_dataset("imagefolder")` reads it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.records import Sample
+from pipeline.streams.columns import LABEL_MEMBER
+from pipeline.streams.contract import InputStream
+from pipeline.streams.files import publish, sync_file, sync_folder
+from pipeline.streams.names import path_component, unescape_dots
+from pipeline.streams.shards import IMAGE_EXTENSIONS
+
+PROVENANCE = "doppel.json"
+MISREAD = ("zip", *IMAGE_EXTENSIONS)
+"""Extensions that make a sidecar a sample of its own for whoever loads the folder."""
+
+
+class FolderWriter:
+    """Stages a shard in `parts/{name}/`, then moves its files into `data/` one by one.
+
+    A class is the folder of its name, or of its number where it has no name. `imagefolder` takes the
+    innermost folder for the class, so the rest of a labelled key is one file name (its `/` becomes `%2F`); a
+    key that already begins with the class loses that part. Without a label the key's folders are kept. A name
+    that exists already raises.
+
+    `parts/../provenance/{name}.provenance.jsonl` gets one line a sample: {file, sidecars, provenance}. It is
+    published before the first image: after a crash it tells which files in `data/` are leftovers of this
+    shard.
+    """
+
+    def __init__(self, *, data: Path, parts: Path, name: str, stream: InputStream) -> None:
+        self._data, self._stage, self._stream = data, parts / name, stream
+        self._list_part = parts / f"{name}.provenance.jsonl"
+        self._list = parts.parent / "provenance" / self._list_part.name
+        self._classes = _class_folders(stream.label_names)
+        self._lines: list[dict[str, Any]] = []
+        self._paths: dict[str, None] = {}
+        shutil.rmtree(self._stage, ignore_errors=True)
+        self._stage.mkdir()
+
+    def add(self, sample: Sample) -> None:
+        stem = self._stem(sample)
+        image = f"{stem}.{path_component(sample.image_ext)}"
+        self._write(image, sample.image, sample.key)
+        sidecars = []
+        for extension, content in sample.members.items():
+            if extension == PROVENANCE or (
+                extension == LABEL_MEMBER and sample.label is not None and content == b"%d" % sample.label
+            ):
+                continue
+            path = f"{stem}.{path_component(extension)}"
+            if path.rpartition(".")[2].lower() in MISREAD or PurePosixPath(path).stem == "metadata":
+                raise UserError(
+                    f"sample {sample.key!r}: member {extension!r} would be read as an image or as metadata "
+                    "of the folder; output.format must be webdataset or parquet"
+                )
+            self._write(path, content, sample.key)
+            sidecars.append(path)
+        provenance = json.loads(sample.members.get(PROVENANCE, b"null"))
+        self._lines.append({"file": image, "sidecars": sidecars, "provenance": provenance})
+
+    def commit(self) -> dict[str, str]:
+        hashes = {path: sync_file(self._stage / path) for path in self._paths}
+        self._remove_leftovers()
+        for path in self._paths:
+            if os.path.lexists(self._data / path):
+                raise UserError(f"{self._data / path} exists already: two samples have the same key")
+        self._list_part.write_text("".join(json.dumps(line) + "\n" for line in self._lines))
+        publish(self._list_part, self._list)
+        for path in self._paths:
+            final = self._data / path
+            final.parent.mkdir(parents=True, exist_ok=True)
+            _claim(final)
+            os.replace(self._stage / path, final)
+        for folder in sorted({f for path in self._paths for f in (self._data / path).parents}):
+            if folder.is_relative_to(self._data):
+                sync_folder(folder)
+        shutil.rmtree(self._stage)
+        return hashes
+
+    def abort(self) -> None:
+        shutil.rmtree(self._stage, ignore_errors=True)
+        self._list_part.unlink(missing_ok=True)
+
+    def _stem(self, sample: Sample) -> str:
+        key = unescape_dots(sample.key) if self._stream.verbatim_names else sample.key
+        if sample.label is None:
+            return "/".join(path_component(part) for part in key.split("/") if part not in ("", "."))
+        names = self._stream.label_names
+        if names is not None and not 0 <= sample.label < len(names):
+            raise UserError(
+                f"sample {sample.key!r}: label {sample.label} is not among the {len(names)} names"
+            )
+        name = str(sample.label) if names is None else names[sample.label]
+        folder = path_component(name) if names is None else self._classes[sample.label]
+        return f"{folder}/{path_component(key.removeprefix('./').removeprefix(f'{name}/'))}"
+
+    def _write(self, path: str, content: bytes, key: str) -> None:
+        if path in self._paths:
+            raise UserError(f"sample {key!r}: {path} is taken by another sample of this shard")
+        self._paths[path] = None
+        staged = self._stage / path
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        staged.write_bytes(content)
+
+    def _remove_leftovers(self) -> None:
+        if not self._list.exists():
+            return
+        for line in map(json.loads, self._list.read_text().splitlines()):
+            for path in (line["file"], *line["sidecars"]):
+                (self._data / path).unlink(missing_ok=True)
+
+
+def _class_folders(names: tuple[str, ...] | None) -> tuple[str, ...]:
+    folders = tuple(path_component(name) for name in names or ())
+    if len(set(folders)) < len(folders):
+        raise UserError(f"input.label_names: two classes would share a folder ({', '.join(folders)})")
+    return folders
+
+
+def _claim(path: Path) -> None:
+    """Creates the file, or raises if another process was faster: `os.replace` alone would overwrite it."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        raise UserError(f"{path} exists already: two samples have the same key") from None

@@ -1,0 +1,165 @@
+"""Which shards are done, and what they were made of. `shards/NAME.json` exists ⇔ shard NAME is complete.
+
+OUT/job.json            what the job is: configuration and hashes (no salt)
+OUT/data/               the output shards, nothing else
+OUT/shards/NAME.json    written last: counts, hashes, files, timings of one shard
+OUT/quarantine/NAME.tar original bytes, reason and origin of each sample that was not written
+OUT/manifest.json       totals over all finished shards
+OUT/events.jsonl        what happened when
+OUT/.parts/             work in progress, invisible to readers of data/
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.errors import UserError
+from pipeline.streams.contract import InputShard
+from pipeline.streams.files import sync_folder
+
+OnChange = Literal["refuse", "keep", "overwrite"]
+"""What to do with finished shards that were made from something else: the option --keep-finished or --overwrite."""
+ADVICE = "--keep-finished leaves finished shards as they are, --overwrite starts anew"
+
+
+class Ledger:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.data, self.parts = root / "data", root / ".parts"
+        self.shards, self.quarantine = root / "shards", root / "quarantine"
+        self._events = root / "events.jsonl"
+
+    @contextmanager
+    def open(self, job: Mapping[str, Any], on_change: OnChange) -> Iterator[Ledger]:
+        """Claims the folder for `job` ({config, hashes}) and holds it against other processes.
+
+        Raises `UserError` where the folder is not ours, is in use, or belongs to a job with other settings.
+        """
+        if self.root.exists() and not self.root.is_dir():
+            raise UserError(f"output.path: {self.root} is a file; a folder is expected")
+        if self.root.is_dir() and any(self.root.iterdir()) and not self._job_file.exists():
+            raise UserError(f"output.path: {self.root} is not empty and holds no doppel job; name an empty folder")
+        for folder in (self.data, self.shards, self.parts):
+            folder.mkdir(parents=True, exist_ok=True)
+        with open(self.parts / "lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"output.path: another doppel process is writing to {self.root}") from None
+            self._claim(job, on_change)
+            yield self
+
+    def pending(self, shards: Sequence[InputShard], on_change: OnChange) -> list[InputShard]:
+        """The shards still to do. Raises `UserError` where the input of a finished shard has changed."""
+        todo, changed = [], []
+        for shard in shards:
+            record = self.record(shard.name)
+            if record is None or not all((self.root / file).exists() for file in record["files"]):
+                todo.append(shard)
+            elif record["fingerprint"] != shard.fingerprint() and record["input_hash"] != shard.content_hash():
+                changed.append(shard.name)
+        if changed and on_change == "refuse":
+            raise UserError(
+                f"{self.root}: the input of {len(changed)} finished shards changed ({', '.join(changed[:5])}): {ADVICE}"
+            )
+        return todo
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        file = self.shards / f"{name}.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(file.read_text()) for file in sorted(self.shards.glob("*.json"))]
+
+    def commit(self, record: Mapping[str, Any]) -> None:
+        """Marks a shard as done; its files must be in place."""
+        _write_json(self.shards / f"{record['shard']}.json", record)
+
+    def write_manifest(self, job: Mapping[str, Any], total_shards: int) -> dict[str, Any]:
+        """Totals over all finished shards, derived from their records alone."""
+        records = self.records()
+        counts = {key: sum(r["counts"][key] for r in records) for key in (records[0]["counts"] if records else ())}
+        manifest = {
+            **job,
+            "complete": len(records) == total_shards,
+            "shards": {"finished": len(records), "total": total_shards},
+            "counts": counts,
+            "seconds": round(sum(r["seconds"] for r in records), 3),
+            "files": {file: digest for r in records for file, digest in r["files"].items()},
+        }
+        _write_json(self.root / "manifest.json", manifest)
+        return manifest
+
+    def log(self, event: str, **facts: Any) -> None:
+        """Appends one line to the event log."""
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **facts}
+        with open(self._events, "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    @property
+    def _job_file(self) -> Path:
+        return self.root / "job.json"
+
+    def _claim(self, job: Mapping[str, Any], on_change: OnChange) -> None:
+        if self._job_file.exists():
+            if on_change == "overwrite":
+                self._clear()
+            else:
+                before = json.loads(self._job_file.read_text())
+                changed = differences(before["hashes"], before["config"], job["hashes"], job["config"])
+                if changed and on_change == "refuse":
+                    raise UserError(f"{self.root} holds a job that differs in {'; '.join(changed)}: {ADVICE}")
+        for left in self.parts.iterdir():
+            if left.name != "lock":
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        _write_json(self._job_file, job)
+
+    def _clear(self) -> None:
+        """Removes what finished shards recorded, records first: a crash in between leaves nothing marked as done."""
+        records = self.records()
+        for record in records:
+            (self.shards / f"{record['shard']}.json").unlink()
+        for record in records:
+            for file in record["files"]:
+                (self.root / file).unlink(missing_ok=True)
+        for file in (self.root / "manifest.json", self._events):
+            file.unlink(missing_ok=True)
+
+
+def differences(
+    old_hashes: Mapping[str, str],
+    old: Mapping[str, Any],
+    new_hashes: Mapping[str, str],
+    new: Mapping[str, Any],
+) -> list[str]:
+    """What changed between two jobs, in words: single keys of the configuration, or model, code, salt."""
+    flat_old, flat_new = _flat(old), _flat(new)
+    keys = [key for key in {**flat_old, **flat_new} if flat_old.get(key) != flat_new.get(key)]
+    changed = [f"{key} ({flat_old.get(key)} → {flat_new.get(key)})" for key in keys]
+    words = {"model": "the model's files", "code": "doppel's code", "salt": "the salt"}
+    return changed + [word for key, word in words.items() if old_hashes.get(key) != new_hashes.get(key)]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {k: v for key, part in value.items() for k, v in _flat(part, f"{prefix}.{key}".lstrip(".")).items()}
+    return {prefix: value}
+
+
+def _write_json(file: Path, content: Any) -> None:
+    """Complete or not at all, and on the disk when it returns."""
+    part = file.with_name(f".{file.name}.part")
+    with open(part, "w") as handle:
+        handle.write(json.dumps(content, indent=1) + "\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(part, file)
+    sync_folder(file.parent)

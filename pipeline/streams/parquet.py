@@ -1,0 +1,151 @@
+"""Parquet out, with the metadata by which `load_dataset("parquet", …)` decodes images and names classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.records import Sample
+from pipeline.streams.columns import LABEL_MEMBER, Row, member_name, members_to_row
+from pipeline.streams.contract import InputStream
+from pipeline.streams.files import publish
+
+PROVENANCE = "doppel.json"
+TEXT_MEMBERS = ("txt", "json")
+GROUP_ROWS = 100
+GROUP_BYTES = 32 << 20
+
+
+class ParquetWriter:
+    """One schema for all shards of a job; bytes are the same for the same samples.
+
+    From a Hugging Face source: its own columns, then `key` and `provenance` (with `doppel_` in front where
+    the source has such a column). From others: `key`, `image`, `label` (null where unknown), `txt` and `json`
+    (the members of that name, where they are UTF-8), `members` (all others, name and bytes), `provenance`.
+
+    Rows are held back until a row group is full: 100 rows or 32 MiB.
+    """
+
+    def __init__(self, *, data: Path, parts: Path, name: str, stream: InputStream) -> None:
+        import pyarrow.parquet as pq
+
+        features, self._to_row = _plain_layout(stream) if stream.features is None else _source_layout(stream)
+        self._schema = features.arrow_schema
+        self._part, self._final = parts / f"{name}.parquet", data / f"{name}.parquet"
+        self._file = open(self._part, "wb")  # noqa: SIM115 (closed by commit or abort)
+        self._writer = pq.ParquetWriter(self._file, self._schema, write_page_index=True)
+        self._rows: list[Row] = []
+        self._bytes = 0
+
+    def add(self, sample: Sample) -> None:
+        self._rows.append(self._to_row(sample))
+        self._bytes += len(sample.image) + sum(map(len, sample.members.values()))
+        if len(self._rows) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
+            self._flush()
+
+    def commit(self) -> dict[str, str]:
+        self._flush()
+        self._writer.close()
+        self._file.close()
+        return {self._final.name: publish(self._part, self._final)}
+
+    def abort(self) -> None:
+        self._writer.close()
+        self._file.close()
+        self._part.unlink(missing_ok=True)
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._rows:
+            table = pa.Table.from_pylist(self._rows, schema=self._schema)
+            self._writer.write_table(table, row_group_size=len(self._rows))
+        self._rows, self._bytes = [], 0
+
+
+def _plain_layout(stream: InputStream) -> tuple[Any, Callable[[Sample], Row]]:
+    from datasets import ClassLabel, Features, Image, List, Value
+
+    names = stream.label_names
+    features = Features(
+        {
+            "key": Value("string"),
+            "image": Image(),
+            "label": Value("int64") if names is None else ClassLabel(names=list(names)),
+            **{name: Value("string") for name in TEXT_MEMBERS},
+            "members": List({"name": Value("string"), "content": Value("binary")}),
+            "provenance": Value("string"),
+        }
+    )
+
+    def to_row(sample: Sample) -> Row:
+        texts = {name: _text(sample.members.get(name)) for name in TEXT_MEMBERS}
+        stored = {PROVENANCE, *(name for name, text in texts.items() if text is not None)}
+        if sample.label is not None and sample.members.get(LABEL_MEMBER) == str(sample.label).encode():
+            stored.add(LABEL_MEMBER)
+        return {
+            "key": sample.key,
+            "image": _image(sample),
+            "label": _label(sample, names),
+            **texts,
+            "members": [{"name": n, "content": c} for n, c in sample.members.items() if n not in stored],
+            "provenance": _text(sample.members.get(PROVENANCE)),
+        }
+
+    return features, to_row
+
+
+def _source_layout(stream: InputStream) -> tuple[Any, Callable[[Sample], Row]]:
+    from datasets import Features, Value
+
+    source, image, label = stream.features, stream.image_column, stream.label_column
+    if image is None:
+        raise ValueError("an InputStream with features must say which column is the image")
+    key, provenance = _free("key", source), _free("provenance", source)
+    features = Features({**source, key: Value("string"), provenance: Value("string")})
+    known = {LABEL_MEMBER, PROVENANCE} | {
+        f"{member_name(column)}.{suffix}" for column in source for suffix in ("txt", "bin", "json")
+    }
+
+    def to_row(sample: Sample) -> Row:
+        if lost := set(sample.members) - known:
+            raise ValueError(f"sample {sample.key!r}: members {sorted(lost)} have no column")
+        row = members_to_row(sample.members, source, image, label)
+        if label is not None:
+            row[label] = _label(sample, stream.label_names)
+        return {
+            **row,
+            image: _image(sample),
+            key: sample.key,
+            provenance: _text(sample.members.get(PROVENANCE)),
+        }
+
+    return features, to_row
+
+
+def _free(name: str, taken: Any) -> str:
+    while name in taken:
+        name = f"doppel_{name}"
+    return name
+
+
+def _image(sample: Sample) -> dict[str, Any]:
+    return {"bytes": sample.image, "path": f"{sample.key.rpartition('/')[2]}.{sample.image_ext}"}
+
+
+def _label(sample: Sample, names: tuple[str, ...] | None) -> int | None:
+    """`datasets` refuses to load a whole file for one label without a name."""
+    if sample.label is not None and names is not None and not 0 <= sample.label < len(names):
+        raise UserError(f"sample {sample.key!r}: label {sample.label} is not among the {len(names)} names")
+    return sample.label
+
+
+def _text(content: bytes | None) -> str | None:
+    if content is None:
+        return None
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return None

@@ -1,0 +1,60 @@
+"""Small things made for the tests of streams: images, tars, data sets, and where the real data lies."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image
+
+from pipeline.records import Rejected, Sample
+from pipeline.streams.contract import InputShard, InputStream, ShardWriter
+
+SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def picture(seed: int, format: str = "png") -> bytes:
+    """A valid image of 7 × 5 pixels, different for every seed."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (7, 5), (seed % 256, seed * 7 % 256, 255 - seed % 256)).save(buffer, format)
+    return buffer.getvalue()
+
+
+def tar_bytes(members: Iterable[tuple[str, bytes]]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def samples(shard: InputShard) -> list[Sample]:
+    """What `shard` holds; nothing in it may be rejected."""
+    read = list(shard.read())
+    assert all(isinstance(item, Sample) for item in read), read
+    return [item for item in read if isinstance(item, Sample)]
+
+
+def rejected(items: Iterable[Sample | Rejected]) -> list[Rejected]:
+    return [item for item in items if isinstance(item, Rejected)]
+
+
+def everything(stream: InputStream) -> list[Sample]:
+    return [sample for shard in stream.shards for sample in samples(shard)]
+
+
+def write(writer: ShardWriter, items: Iterable[Sample]) -> dict[str, str]:
+    for sample in items:
+        writer.add(sample)
+    return writer.commit()
+
+
+def folders(root: Path) -> tuple[Path, Path]:
+    """(data, parts) of an output."""
+    data, parts = root / "data", root / ".parts"
+    parts.mkdir(parents=True, exist_ok=True)
+    return data, parts

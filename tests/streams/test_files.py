@@ -1,0 +1,130 @@
+"""Files by URL: patterns, names, fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import fsspec
+import pytest
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from pipeline.errors import UserError
+from pipeline.streams import INPUTS, WRITERS, AnyInput, files, open_writer
+from pipeline.streams.contract import InputStream
+from pipeline.streams.files import content_hash, expand_urls, fingerprint, is_damage, shard_names
+from pipeline.streams.shards import WebDatasetInput
+from tests.streams.made import folders, picture, samples, tar_bytes
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    for name in ("a-0.tar", "a-1.tar", "b[1].tar"):
+        (tmp_path / name).write_bytes(name.encode())
+    return tmp_path
+
+
+def test_patterns_expand_in_the_order_given(three: Path) -> None:
+    a0, a1, b = (str(three / n) for n in ("a-0.tar", "a-1.tar", "b[1].tar"))
+    assert expand_urls([b, str(three / "a-{1..0}.tar")]) == [b, a1, a0]
+    assert expand_urls([str(three / "a-*.tar")]) == [a0, a1]
+    assert expand_urls([str(three / "a-[0].tar")]) == [a0]
+
+
+@pytest.mark.parametrize("pattern", ["missing.tar", "missing-*.tar", "a-{0..2}.tar", "a-{0.tar"])
+def test_patterns_that_match_nothing_are_named(three: Path, pattern: str) -> None:
+    with pytest.raises(UserError, match=r"input\.urls: '.*(missing|a-)"):
+        expand_urls([str(three / pattern)])
+
+
+def test_relative_globs_start_here(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(three)
+    assert expand_urls(["a-*.tar"]) == ["a-0.tar", "a-1.tar"]
+
+
+def test_shard_names_are_unique() -> None:
+    assert shard_names(["x/a.tar", "s3://y/b.tar.gz?v=1"]) == ["a", "b"]
+    assert shard_names(["x/a.tar", "y/a.tgz"]) == ["00000-a", "00001-a"]
+
+
+def test_a_fingerprint_changes_when_the_file_does(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"1")
+    first = fingerprint(str(path))
+    assert fingerprint(str(path)) == first
+    path.write_bytes(b"2")
+    assert fingerprint(str(path)) != first
+    assert content_hash(str(path)) == hashlib.sha256(b"2").hexdigest()
+
+
+def test_remote_files_are_read_by_url() -> None:
+    memory = fsspec.filesystem("memory")
+    content = tar_bytes([("a.png", picture(1)), ("a.cls", b"1")])
+    for i in range(2):
+        memory.pipe(f"/set/s-{i}.tar", content)
+    stream = WebDatasetInput(urls=("memory://set/s-*.tar",)).open()
+    assert [shard.name for shard in stream.shards] == ["s-0", "s-1"]
+    shard = stream.shards[1]
+    assert [s.image for s in samples(shard)] == [picture(1)]
+    assert shard.content_hash() == hashlib.sha256(content).hexdigest()
+    before = shard.fingerprint()
+    memory.pipe("/set/s-1.tar", content + bytes(512))
+    assert shard.fingerprint() != before
+
+
+def test_the_hub_is_asked_for_the_hash_it_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hub:
+        def info(self, path: str) -> dict[str, object]:
+            return {"lfs": {"sha256": "ab"} if path == "big" else None}
+
+    monkeypatch.setattr(files, "_file_system", lambda url: (Hub(), url.rpartition("/")[2]))
+    assert files.stored_sha256("hf://datasets/u/s@0/big") == "ab"
+    assert files.stored_sha256("hf://datasets/u/s@0/small") is None
+    assert files.stored_sha256("/local/big") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "local", "damage"),
+    [
+        (ValueError("bad"), False, True),
+        (zlib.error("bad"), False, True),
+        (EOFError(), False, True),
+        (OSError("Corrupt snappy compressed data"), True, True),
+        (OSError("connection lost"), False, False),
+        (OSError(5, "input/output error"), True, False),
+        (ConnectionResetError(), True, False),
+        (TypeError("code"), True, False),
+    ],
+)
+def test_damage_is_told_from_storage_that_fails(error: Exception, local: bool, damage: bool) -> None:
+    assert is_damage(error, local=local) is damage
+
+
+def test_the_registry_of_inputs_is_the_union_that_configurations_take(tmp_path: Path) -> None:
+    adapter: TypeAdapter[BaseModel] = TypeAdapter(AnyInput)
+    for name, kind in INPUTS.items():
+        value = {"format": name, "urls" if name == "webdataset" else "path": "x"}
+        assert type(adapter.validate_python(value)) is kind
+    with pytest.raises(ValidationError, match="'webdataset', 'hub', 'folder'"):
+        adapter.validate_python({"format": "zip", "path": "x"})
+    with pytest.raises(ValidationError, match="extra"):
+        adapter.validate_python({"format": "folder", "path": "x", "shards": 3})
+
+
+def test_an_unknown_output_format_lists_the_known_ones(tmp_path: Path) -> None:
+    data, parts = folders(tmp_path)
+    with pytest.raises(UserError, match=r"'zip' is unknown \(known: webdataset, parquet, folder\)"):
+        open_writer("zip", data=data, parts=parts, name="x", stream=InputStream(shards=[]))
+    for name in WRITERS:
+        open_writer(name, data=data, parts=parts, name="x", stream=InputStream(shards=[])).abort()
+        assert not list(parts.iterdir())
+
+
+def test_importing_streams_imports_nothing_heavy() -> None:
+    heavy = "{'torch', 'datasets', 'pyarrow', 'webdataset', 'fsspec', 'numpy'}"
+    code = f"import sys, pipeline.streams; print(sorted({heavy} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
