@@ -82,6 +82,11 @@ class Job:
     salt: bytes
     hashes: dict[str, str]
 
+    @property
+    def code(self) -> str:
+        """Version and source hash, for people."""
+        return f"{version('doppel')}+{self.hashes['code'][:12]}"
+
     def __repr__(self) -> str:  # the salt must not reach a log by accident
         return f"Job({self.config.output.path!r})"
 
@@ -90,7 +95,7 @@ def make_job(config: JobConfig) -> Job:
     """Reads the salt and hashes configuration, model and code. Raises `UserError` for a bad salt or model."""
     salt = read_salt(config.run)
     hashes = {
-        "config": hash_json(identity(config)),
+        "config": hash_json({k: v for k, v in identity(config).items() if k not in ("input", "limit")}),
         "model": hash_model(find_model(config.model.path, config.model.revision)) if config.model else "",
         "code": code_hash(),
         "salt": salt_check(salt),
@@ -99,8 +104,12 @@ def make_job(config: JobConfig) -> Job:
 
 
 def identity(config: JobConfig) -> dict[str, Any]:
-    """The part of a configuration that decides the bytes."""
-    return config.model_dump(mode="json", exclude={"run": True, "output": {"path"}})
+    """The part of a configuration that decides the bytes, without places: the model is told by its hash.
+
+    The hash in the provenance leaves out the input too: the same shard gives the same bytes wherever it lies.
+    """
+    places: Any = {"run": True, "output": {"path"}, "model": {"path", "revision"}}
+    return config.model_dump(mode="json", exclude=places)
 
 
 def read_salt(run: RunConfig) -> bytes:
@@ -132,10 +141,6 @@ def code_hash() -> str:
     for file in sorted(root.rglob("*.py")):
         digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
-
-
-def code_version() -> str:
-    return f"{version('doppel')}+{code_hash()[:12]}"
 
 
 def hash_json(value: Any) -> str:

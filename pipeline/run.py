@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from pipeline.diffusion.level_range import describe
-from pipeline.job import Job, JobConfig, code_version
+from pipeline.errors import UserError
+from pipeline.job import Job, JobConfig
 from pipeline.models.pixel import PixelModel, load_pixel_model
 from pipeline.noise import KeyedNoise
 from pipeline.pixels import Undecodable, decode, encode, from_pixels, image_ext, to_pixels
@@ -58,6 +59,8 @@ def process(
     Closing the generator leaves finished shards finished and nothing else behind.
     """
     model = load_pixel_model(job.config.model, device) if job.config.model else None
+    if stream.label_names is None and model is not None:
+        stream = replace(stream, label_names=model.class_names)
     remaining = job.config.limit and job.config.limit - sum(r["counts"]["read"] for r in ledger.records())
     with (
         ThreadPoolExecutor(job.config.run.workers) as pool,
@@ -139,7 +142,7 @@ def transform(batch: Batch, model: PixelModel | None, job: Job, device: str) -> 
     A short batch is padded to full size, so that a row's bytes don't depend on how many came with it.
     """
     config = job.config
-    facts = {"code": code_version(), "config": job.hashes["config"]}
+    facts = {"code": job.code, "config": job.hashes["config"]}
     if model is None or config.model is None or config.operator is None:
         same = [
             Output(row=r, key=r.sample.key, image=r.image, provenance={"operator": None, **facts}) for r in batch.rows
@@ -255,6 +258,8 @@ def write(
             yield Progress(images=len(outputs), rejected=len(batch.rejected) + len(refused))
             if batch.last:
                 shard = shards[batch.shard]
+                if shard.fingerprint() != batch.fingerprint:
+                    raise UserError(f"input shard {shard.name} changed while it was read; run again when it is still")
                 made = {
                     "input_hash": shard.content_hash(),
                     "fingerprint": batch.fingerprint,
@@ -262,7 +267,7 @@ def write(
                 }
                 record = {
                     "shard": shard.name,
-                    "code": code_version(),
+                    "code": job.code,
                     **made,
                     **output.close(ledger, shard.name),
                 }

@@ -21,15 +21,19 @@ if TYPE_CHECKING:
     from pipeline.records import Pixels8
 
 CHUNK = 1024
+VERSION = 2
+"""Of the files below."""
+FACTS, PIXELS, LABELS = "cache.json", "pixels.raw", "labels.npy"
 
 
 class PixelCache:
     """`pixels` uint8 `[N, H, W, 3]` (mapped from disk), `labels` int64 `[N]`, −1 where there is none."""
 
     def __init__(self, folder: Path) -> None:
-        self.pixels: NDArray[np.uint8] = np.load(folder / "pixels.npy", mmap_mode="r")
-        self.labels: NDArray[np.int64] = np.load(folder / "labels.npy")
-        self.facts = json.loads((folder / "cache.json").read_text())
+        self.facts = json.loads((folder / FACTS).read_text())
+        shape = (self.facts["images"], *self.facts["size"], 3)
+        self.pixels: NDArray[np.uint8] = np.memmap(folder / PIXELS, dtype=np.uint8, mode="r", shape=shape)
+        self.labels: NDArray[np.int64] = np.load(folder / LABELS)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -42,9 +46,9 @@ def build_cache(source: AnyInput, folder: Path, size: tuple[int, int], fit: Fit)
     """
     stream = source.open()
     marks = [shard.fingerprint() for shard in stream.shards]
-    identity = json.dumps([source.model_dump(mode="json"), marks, size, fit])
+    identity = json.dumps([VERSION, source.model_dump(mode="json"), marks, size, fit])
     key = hashlib.sha256(identity.encode()).hexdigest()
-    facts_file = folder / "cache.json"
+    facts_file = folder / FACTS
     if facts_file.exists() and json.loads(facts_file.read_text())["key"] == key:
         return PixelCache(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,8 +65,7 @@ def build_cache(source: AnyInput, folder: Path, size: tuple[int, int], fit: Fit)
     samples = chain.from_iterable(shard.read() for shard in stream.shards)
     labels: list[int] = []
     rejected = 0
-    raw = folder / "pixels.raw"
-    with ThreadPoolExecutor() as pool, open(raw, "wb") as file:
+    with ThreadPoolExecutor() as pool, open(folder / PIXELS, "wb") as file:
         while chunk := list(islice(samples, CHUNK)):
             for row in pool.map(decoded, chunk):
                 if row is None:
@@ -72,13 +75,11 @@ def build_cache(source: AnyInput, folder: Path, size: tuple[int, int], fit: Fit)
                     labels.append(row[1])
     if not labels:
         raise UserError(f"data: no image could be read ({rejected} rejected)")
-    pixels = np.lib.format.open_memmap(folder / "pixels.npy", mode="w+", dtype=np.uint8, shape=(len(labels), *size, 3))
-    mapped = np.memmap(raw, dtype=np.uint8, mode="r", shape=pixels.shape)
-    for start in range(0, len(labels), CHUNK):
-        pixels[start : start + CHUNK] = mapped[start : start + CHUNK]
-    pixels.flush()
-    raw.unlink()
-    np.save(folder / "labels.npy", np.array(labels, dtype=np.int64))
-    facts = {"key": key, "images": len(labels), "rejected": rejected, "label_names": stream.label_names}
-    facts_file.write_text(json.dumps(facts, indent=2))
+    np.save(folder / LABELS, np.array(labels, dtype=np.int64))
+    facts = {
+        "key": key, "images": len(labels), "rejected": rejected, "size": size, "label_names": stream.label_names,
+    }  # fmt: skip
+    part = folder / f"{FACTS}.part"
+    part.write_text(json.dumps(facts, indent=2))
+    part.replace(facts_file)  # the last: without it the cache does not count
     return PixelCache(folder)

@@ -1,4 +1,4 @@
-"""Checkpoints without pickles: one safetensors file and one JSON file, swapped into place together."""
+"""Checkpoints without pickles: one safetensors file and one JSON file (the last), swapped into place together."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.models.codec import PatchCodec, load_codec, save_codec
+from pipeline.streams.files import sync_file, sync_folder
 
 FOLDER = "checkpoint"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -30,21 +32,24 @@ class State:
 def save_checkpoint(
     output: Path,
     identity: dict[str, Any],
+    codec: PatchCodec,
     network: nn.Module,
     ema: nn.Module,
     optimizer: torch.optim.Optimizer,
     state: State,
 ) -> None:
-    """Network, average, optimiser moments and position; the old checkpoint stays until the new one is complete."""
+    """Codec, network, average, moments and position; the old checkpoint stays until the new one is complete."""
     from safetensors.torch import save_file
 
-    part, final = output / f"{FOLDER}.part", output / FOLDER
+    part = output / f"{FOLDER}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
+    save_codec(codec, part)
     save_file(_tensors(network, ema, optimizer), part / "state.safetensors")
+    sync_file(part / "state.safetensors")
     (part / "state.json").write_text(json.dumps({"identity": identity, **asdict(state)}))
-    shutil.rmtree(final, ignore_errors=True)
-    part.rename(final)
+    sync_file(part / "state.json")
+    swap(part, output / FOLDER)
 
 
 def load_checkpoint(
@@ -53,8 +58,8 @@ def load_checkpoint(
     network: nn.Module,
     ema: nn.Module,
     optimizer: torch.optim.Optimizer,
-) -> State | None:
-    """Restores everything in place; None where there is no checkpoint.
+) -> tuple[State, PatchCodec] | None:
+    """Restores networks and optimiser in place; None where there is no checkpoint.
 
     Raises `UserError` where the checkpoint belongs to a run with another configuration.
     """
@@ -64,8 +69,8 @@ def load_checkpoint(
     if folder is None:
         return None
     facts = json.loads((folder / "state.json").read_text())
-    before = facts.pop("identity")
-    changed = [key for key in identity if before.get(key) != json.loads(json.dumps(identity[key]))]
+    before, now = _flat(facts.pop("identity")), _flat(json.loads(json.dumps(identity)))
+    changed = [key for key in now if before.get(key) != now[key]]
     if changed:
         raise UserError(f"{folder} belongs to a run with another {', '.join(changed)}: use --overwrite to start anew")
     saved = load_file(folder / "state.safetensors")
@@ -75,7 +80,32 @@ def load_checkpoint(
             _states(optimizer)[parameter] = {"step": torch.tensor(float(facts["step"])), **moments}
         network.load_state_dict(_under(saved, "network."))
         ema.load_state_dict(_under(saved, "ema."))
-    return State(step=facts["step"], seconds=facts["seconds"], losses=[(s, loss) for s, loss in facts["losses"]])
+    state = State(step=facts["step"], seconds=facts["seconds"], losses=[(s, loss) for s, loss in facts["losses"]])
+    return state, load_codec(folder)
+
+
+def remove_checkpoint(output: Path) -> None:
+    for folder in (FOLDER, f"{FOLDER}.part"):
+        shutil.rmtree(output / folder, ignore_errors=True)
+
+
+def swap(part: Path, final: Path) -> None:
+    """Puts a finished folder into place. At every moment one of `final` and `part` is there, and complete."""
+    old = final.with_name(f"{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    part.rename(final)
+    sync_folder(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` → `{"a.b": 1}`"""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def _tensors(network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """Train a pixel denoiser on any configured data set; read top to bottom. Writes a diffusers-layout folder.
 
 Everything random in step n (rows, timesteps, noise, flips, label dropout) is a function of (seed, n, rank), so a
-run that resumes from a checkpoint walks exactly the path of one that never stopped.
+run that resumes from a checkpoint walks exactly the path of one that never stopped (with a budget in minutes, as far
+as the learning rate follows the same clock).
 """
 
 from __future__ import annotations
@@ -14,26 +15,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from pipeline.diffusion.denoisers import per_row
 from pipeline.diffusion.levels import Levels, levels_from_scheduler
 from pipeline.errors import UserError
 from pipeline.models.codec import PatchCodec, SpaceToDepth, fit_linear_patch
-from pipeline.pixels import Fit
+from pipeline.models.pixel import luma
+from pipeline.pixels import Fit, to_pixels
 from pipeline.report.progress import training_progress
 from pipeline.streams import AnyInput
 from training.cache import PixelCache, build_cache
-from training.checkpoint import State, load_checkpoint, save_checkpoint
+from training.checkpoint import State, load_checkpoint, remove_checkpoint, save_checkpoint
 from training.export import export_model
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from diffusers import DDPMScheduler, UNet2DModel
+
+    from pipeline.records import Pixels8
 
 CODEC_SAMPLE = 4096
 """Images that the patch codec is fitted on."""
 LOG_EVERY = 50
+NOT_IDENTITY = {"output", "budget", "checkpoint_minutes", "export_minutes", "licence", "class_names"}
+"""What may change between a checkpoint and the run that goes on from it."""
 
 
 class Section(BaseModel):
@@ -59,12 +66,17 @@ class NetworkConfig(Section):
     channels: tuple[int, ...] = (64, 128)
     attention: tuple[bool, ...] = (False, True)
     layers: int = Field(default=1, ge=1)
-    head_dim: int = 32
+    head_dim: int = Field(default=32, ge=1)
 
     @model_validator(mode="after")
-    def _parallel(self) -> NetworkConfig:
-        if len(self.channels) != len(self.attention):
+    def _buildable(self) -> NetworkConfig:
+        if not 0 < len(self.channels) == len(self.attention):
             raise ValueError("channels and attention must have one entry for each resolution")
+        if any(c < 1 or c % 32 for c in self.channels):
+            raise ValueError("channels must be multiples of 32, the groups of the norm layers")
+        attended = [c for c, a in zip(self.channels, self.attention, strict=True) if a] + [self.channels[-1]]
+        if any(c % self.head_dim for c in attended):
+            raise ValueError("head_dim must divide the channels of every resolution with attention, and the last")
         return self
 
 
@@ -74,13 +86,19 @@ class DiffusionConfig(Section):
     steps: int = Field(default=1000, ge=2)
     zero_terminal_snr: bool = False
 
+    @model_validator(mode="after")
+    def _learnable(self) -> DiffusionConfig:
+        if self.zero_terminal_snr and self.prediction == "epsilon":
+            raise ValueError("with zero_terminal_snr, epsilon says nothing of the image at the last level: predict v")
+        return self
+
 
 class OptimizerConfig(Section):
     batch_size: int = Field(default=96, ge=1)
     """Images in a step, over all devices."""
-    lr: float = 6e-4
-    lr_end: float = 1e-5
-    warmup: int = 200
+    lr: float = Field(default=6e-4, gt=0)
+    lr_end: float = Field(default=1e-5, ge=0)
+    warmup: int = Field(default=200, ge=0)
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -106,7 +124,7 @@ class DenoiserConfig(Section):
 
     data: AnyInput
     output: str
-    size: tuple[int, int]
+    size: tuple[PositiveInt, PositiveInt]
     """Height and width in pixels."""
     channels: Literal[1, 3] = 3
     fit: Fit = "resize"
@@ -115,6 +133,7 @@ class DenoiserConfig(Section):
     classes: int | None = Field(default=None, ge=1)
     """Class-conditional with labels 0 … classes − 1; None trains an unconditional model."""
     class_names: tuple[str, ...] | None = None
+    """By label; by default what the data set calls them."""
     class_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of samples trained without their label, for guidance; 0 trains no unconditional estimate."""
     codec: CodecConfig = CodecConfig()
@@ -129,21 +148,37 @@ class DenoiserConfig(Section):
     licence: str = "unknown"
     """Of the weights, for their card."""
 
+    @model_validator(mode="after")
+    def _fitting(self) -> DenoiserConfig:
+        if self.class_names is not None and len(self.class_names) != self.classes:
+            raise ValueError(f"{len(self.class_names)} class_names need as many classes, which is {self.classes}")
+        smallest = self.codec.patch * 2 ** (len(self.network.channels) - 1)
+        if any(side % smallest for side in self.size):
+            halvings = len(self.network.channels) - 1
+            raise ValueError(
+                f"size {self.size[0]} × {self.size[1]} is no multiple of {smallest}: "
+                f"patches of {self.codec.patch}, halved {halvings} times"
+            )
+        return self
+
 
 def train_denoiser(config: DenoiserConfig, *, overwrite: bool = False) -> Path:
-    """Trains, or goes on from the last checkpoint in `config.output`; returns the finished model folder.
+    """Trains, or goes on from the last checkpoint in `config.output`; returns `config.output`, with `model` in it.
 
     Raises `UserError` where the data and the configuration don't fit, or the folder holds another run.
     """
     from accelerate import Accelerator
-    from accelerate.utils import set_seed
 
     output = Path(config.output)
-    accelerator = Accelerator(mixed_precision="bf16" if config.optimizer.bf16 else "no")
+    accelerator = Accelerator()
+    main, processes = accelerator.is_main_process, accelerator.num_processes
+    if config.optimizer.batch_size % processes:
+        raise UserError(f"optimizer.batch_size is {config.optimizer.batch_size}: no multiple of {processes} processes")
     with accelerator.main_process_first():
         cache = build_cache(config.data, output / "cache", config.size, config.fit)
+        if main and overwrite:
+            remove_checkpoint(output)
     check_labels(config, cache)
-    set_seed(config.seed)
     codec = fit_codec(config, cache)
     scheduler = build_scheduler(config)
     levels = levels_from_scheduler(scheduler.config)
@@ -152,48 +187,68 @@ def train_denoiser(config: DenoiserConfig, *, overwrite: bool = False) -> Path:
     optimizer = torch.optim.AdamW(
         network.parameters(), betas=config.optimizer.betas, weight_decay=config.optimizer.weight_decay
     )
-    state = State()
     network, optimizer = accelerator.prepare(network, optimizer)
     bare = accelerator.unwrap_model(network)
-    identity = config.model_dump(mode="json", exclude={"budget", "checkpoint_minutes", "export_minutes", "licence"})
-    if not overwrite:
-        state = load_checkpoint(output, identity, bare, ema, optimizer) or state
+    identity = config.model_dump(mode="json", exclude=NOT_IDENTITY)
+    state, codec = load_checkpoint(output, identity, bare, ema, optimizer) or (State(), codec)
+
     saved = exported = time.monotonic()
     started = saved - state.seconds
     losses: list[Tensor] = []
+    whole = True  # network, average and optimiser have all taken `state.step` steps
     try:
-        with training_progress(config.optimizer.batch_size, enabled=accelerator.is_main_process) as report:
+        with training_progress(config.optimizer.batch_size, enabled=main) as report:
             while (share := spent(config.budget, state)) < 1:
                 set_lr(optimizer, config.optimizer, state.step, share)
                 rng = torch.Generator().manual_seed(hash_seed(config.seed, state.step, accelerator.process_index))
-                x0, labels = draw_batch(cache, config, rng, accelerator.num_processes)
+                x0, labels = draw_batch(cache, config, rng, config.optimizer.batch_size // processes)
                 loss = denoising_loss(network, codec, levels, config, rng, x0, labels, accelerator.device)
                 accelerator.backward(loss)
                 accelerator.clip_grad_norm_(network.parameters(), config.optimizer.clip)
+                losses.append(loss.detach())
+                whole = False
                 optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
                 update_ema(ema, bare, min(config.optimizer.ema, (1 + state.step) / (10 + state.step)))
                 state.step += 1
-                state.seconds = time.monotonic() - started
-                losses.append(loss.detach())
-                if len(losses) == LOG_EVERY:
-                    state.losses.append((state.step, float(torch.stack(losses).mean())))
-                    losses.clear()
-                    if not math.isfinite(state.losses[-1][1]):
-                        raise UserError(f"the loss is not finite at step {state.step}: lower optimizer.lr")
+                state.seconds = agree(time.monotonic() - started, accelerator)
+                whole = True
+                optimizer.zero_grad(set_to_none=True)
+                now = time.monotonic()
+                save_due = main and now - saved > 60 * config.checkpoint_minutes
+                export_due = main and now - exported > 60 * config.export_minutes
+                if state.step % LOG_EVERY == 0 or save_due or export_due or spent(config.budget, state) >= 1:
+                    log(state, losses)
                 report(state.step, spent(config.budget, state), state.losses[-1][1] if state.losses else None)
-                if accelerator.is_main_process and time.monotonic() - saved > 60 * config.checkpoint_minutes:
-                    save_checkpoint(output, identity, bare, ema, optimizer, state)
+                if save_due:
+                    save_checkpoint(output, identity, codec, bare, ema, optimizer, state)
                     saved = time.monotonic()
-                if accelerator.is_main_process and time.monotonic() - exported > 60 * config.export_minutes:
+                if export_due:
                     export_model(output, ema, scheduler, codec, config, state, cache.facts)
                     exported = time.monotonic()
-    finally:
-        if accelerator.is_main_process and state.step:
-            save_checkpoint(output, identity, bare, ema, optimizer, state)
-    if accelerator.is_main_process:
+    finally:  # also when interrupted, but never half a step, nor a network that is lost
+        if main and state.step and whole and all(bool(loss.isfinite()) for loss in losses):
+            save_checkpoint(output, identity, codec, bare, ema, optimizer, state)
+    if main:
         export_model(output, ema, scheduler, codec, config, state, cache.facts)
     return output
+
+
+def agree(seconds: float, accelerator: Accelerator) -> float:
+    """The main process's clock: all must decay the learning rate alike, and stop at the same step."""
+    if accelerator.num_processes == 1:
+        return seconds
+    from accelerate.utils import broadcast
+
+    return float(broadcast(torch.tensor([seconds], device=accelerator.device)))
+
+
+def log(state: State, losses: list[Tensor]) -> None:
+    """Moves the losses since the last entry into the state. Raises `UserError` where they are not finite."""
+    mean = float(torch.stack(losses).mean())
+    if not math.isfinite(mean):
+        raise UserError(f"the loss is not finite at step {state.step}: lower optimizer.lr")
+    state.losses.append((state.step, mean))
+    losses.clear()
 
 
 def check_labels(config: DenoiserConfig, cache: PixelCache) -> None:
@@ -210,12 +265,10 @@ def check_labels(config: DenoiserConfig, cache: PixelCache) -> None:
 
 
 def fit_codec(config: DenoiserConfig, cache: PixelCache) -> PatchCodec:
-    if any(side % config.codec.patch for side in config.size):
-        raise UserError(f"size {config.size[0]} × {config.size[1]} is no multiple of codec.patch {config.codec.patch}")
     if config.codec.components is None:
         return SpaceToDepth(patch=config.codec.patch)
     rows = torch.randperm(len(cache), generator=torch.Generator().manual_seed(config.seed))[:CODEC_SAMPLE].numpy()
-    pixels = to_training_range(torch.from_numpy(cache.pixels[rows]), config.channels)
+    pixels = to_training_range(cache.pixels[rows], config.channels)
     return fit_linear_patch(pixels, patch=config.codec.patch, components=config.codec.components)
 
 
@@ -238,41 +291,41 @@ def build_network(config: DenoiserConfig, codec: PatchCodec) -> UNet2DModel:
     net = config.network
     grid = [side // codec.patch for side in config.size]
     depth = config.codec.components or config.channels * codec.patch**2
-    return UNet2DModel(
-        sample_size=grid[0] if grid[0] == grid[1] else tuple(grid),
-        in_channels=depth,
-        out_channels=depth,
-        layers_per_block=net.layers,
-        block_out_channels=net.channels,
-        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in net.attention),
-        up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(net.attention)),
-        attention_head_dim=net.head_dim,
-        num_class_embeds=config.classes + (config.class_dropout > 0) if config.classes else None,
-    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return UNet2DModel(
+            sample_size=grid[0] if grid[0] == grid[1] else tuple(grid),
+            in_channels=depth,
+            out_channels=depth,
+            layers_per_block=net.layers,
+            block_out_channels=net.channels,
+            down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in net.attention),
+            up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(net.attention)),
+            attention_head_dim=net.head_dim,
+            num_class_embeds=config.classes + (config.class_dropout > 0) if config.classes else None,
+        )
 
 
 def draw_batch(
-    cache: PixelCache, config: DenoiserConfig, rng: torch.Generator, processes: int
+    cache: PixelCache, config: DenoiserConfig, rng: torch.Generator, count: int
 ) -> tuple[Tensor, Tensor | None]:
-    """This process's share of a step: pixels `[b, C, H, W]` in [-1, 1] and labels `[b]`, some replaced by "none"."""
-    rows = torch.randint(len(cache), (max(1, config.optimizer.batch_size // processes),), generator=rng)
-    pixels = to_training_range(torch.from_numpy(cache.pixels[rows.numpy()]), config.channels)
+    """Random rows: pixels `[count, C, H, W]` in [-1, 1] and labels `[count]`, some replaced by "no class"."""
+    rows = torch.randint(len(cache), (count,), generator=rng)
+    pixels = to_training_range(cache.pixels[rows.numpy()], config.channels)
     if config.flip:
-        mirrored = torch.rand(len(rows), generator=rng) < 0.5
+        mirrored = torch.rand(count, generator=rng) < 0.5
         pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
     if config.classes is None:
         return pixels, None
     labels = torch.from_numpy(cache.labels)[rows]
-    dropped = torch.rand(len(rows), generator=rng) < config.class_dropout
+    dropped = torch.rand(count, generator=rng) < config.class_dropout
     return pixels, torch.where(dropped, config.classes, labels)
 
 
-def to_training_range(images: Tensor, channels: int) -> Tensor:
-    """uint8 `[B, H, W, 3]` → float `[B, channels, H, W]` in [-1, 1]; one channel is the luma."""
-    pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
-    return (
-        pixels if channels == 3 else (pixels * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
-    )
+def to_training_range(images: Pixels8, channels: int) -> Tensor:
+    """uint8 `[B, H, W, 3]` → float `[B, channels, H, W]` in [-1, 1], as the finished model's `encode` sees them."""
+    pixels = to_pixels(list(images), "cpu")
+    return luma(pixels) if channels == 1 else pixels
 
 
 def denoising_loss(
@@ -288,12 +341,13 @@ def denoising_loss(
     """Mean squared error of the prediction (2006.11239, eq. 14; v: 2202.00512) at uniformly drawn levels."""
     x0 = codec.encode(pixels)
     t = torch.randint(config.diffusion.steps, (len(x0),), generator=rng)
-    sigma = levels.sigma((t + 1) / config.diffusion.steps)
+    sigma = levels.sigma((t + 1).double() / config.diffusion.steps)
     noise = torch.randn(x0.shape, generator=rng)
     scale, s = per_row(levels.scale(sigma), x0), per_row(sigma, x0)
     target = noise if config.diffusion.prediction == "epsilon" else scale * (noise - s * x0)
     given = (scale * (x0 + s * noise)).to(device)
-    output = network(given, t.to(device), class_labels=None if labels is None else labels.to(device)).sample
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.optimizer.bf16):
+        output = network(given, t.to(device), class_labels=None if labels is None else labels.to(device)).sample
     return (output.float() - target.to(device)).square().mean()
 
 

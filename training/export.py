@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pipeline.diffusion.levels import grid
-from pipeline.diffusion.solvers import SOLVERS, integrate
+from pipeline.diffusion.solvers import SOLVERS, add_noise, integrate
 from pipeline.models.codec import PatchCodec, save_codec
 from pipeline.models.pixel import CARD, ModelConfig, PixelModel, load_pixel_model
 from pipeline.noise import KeyedNoise
 from pipeline.pixels import from_pixels
 from pipeline.report.sheet import contact_sheet
-from training.checkpoint import State
+from training.checkpoint import State, swap
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler, UNet2DModel
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from training.denoiser import DenoiserConfig
 
 FOLDER = "model"
-COLUMNS, ROWS_WITHOUT_CLASSES, STEPS = 10, 4, 40
+COLUMNS, ROWS, ROWS_WITHOUT_CLASSES, STEPS = 10, 20, 4, 40
 
 
 def export_model(
@@ -40,16 +40,21 @@ def export_model(
     """Writes `output/model`, complete or not at all: fp16 safetensors in the diffusers layout, card and pictures."""
     part, final = output / f"{FOLDER}.part", output / FOLDER
     shutil.rmtree(part, ignore_errors=True)
-    write_weights(part, ema, scheduler, codec, config)
-    sample_grid(load_pixel_model(ModelConfig(path=str(part)), "cpu"), part / "samples.png")
+    write_weights(part, ema, scheduler, codec, config, config.class_names or data["label_names"])
+    device = str(ema.device)
+    sample_grid(load_pixel_model(ModelConfig(path=str(part)), device), part / "samples.png", device)
     loss_curve(state, part / "loss.png")
     (part / "README.md").write_text(card(config, state, data, parameters=sum(p.numel() for p in ema.parameters())))
-    shutil.rmtree(final, ignore_errors=True)
-    part.rename(final)
+    swap(part, final)
 
 
 def write_weights(
-    folder: Path, ema: UNet2DModel, scheduler: DDPMScheduler, codec: PatchCodec, config: DenoiserConfig
+    folder: Path,
+    ema: UNet2DModel,
+    scheduler: DDPMScheduler,
+    codec: PatchCodec,
+    config: DenoiserConfig,
+    class_names: Sequence[str] | None,
 ) -> None:
     """The diffusers layout, plus the codec and the class names that diffusers has no place for."""
     from diffusers import UNet2DModel
@@ -65,29 +70,27 @@ def write_weights(
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     save_codec(codec, folder)
-    names = {
-        "class_names": config.class_names,
-        "null_label": config.classes if config.class_dropout else None,
-    }
-    (folder / CARD).write_text(json.dumps(names if config.classes else {}, indent=2) + "\n")
+    card: dict[str, Any] = {}
+    if config.classes:
+        named = class_names if class_names and len(class_names) == config.classes else None
+        card = {"class_names": named, "null_label": config.classes if config.class_dropout else None}
+    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
 
 
 @torch.inference_mode()
-def sample_grid(model: PixelModel, file: Path) -> None:
-    """Samples from pure noise, a row for each class (or four rows without), ancestral, 40 steps."""
-    names = model.class_names or [str(c) for c in range(model.classes or ROWS_WITHOUT_CLASSES)]
-    keys = [f"{name}-{column}" for name in names for column in range(COLUMNS)]
-    labels = torch.arange(len(names)).repeat_interleave(COLUMNS) if model.classes else None
-    noise = KeyedNoise(b"samples", keys, "sample", 0)
-    sigmas = grid(model.levels, model.levels.sigma(torch.ones(len(keys))), STEPS, "trailing").float()
-    like = model.encode(torch.zeros(len(keys), 3, *model.size))
-    z = integrate(
-        model.denoiser(labels), noise(like) * sigmas[:, 0, None, None, None], sigmas,
-        solver=SOLVERS["ancestral"], noise=noise,
-    )  # fmt: skip
-    images = from_pixels(model.decode(z))
-    rows = [(name, list(images[i * COLUMNS : (i + 1) * COLUMNS])) for i, name in enumerate(names)]
-    contact_sheet(rows, cell=max(56, model.size[0])).save(file)
+def sample_grid(model: PixelModel, file: Path, device: str) -> None:
+    """Samples from pure noise, a row for each class (the first twenty; or four rows), ancestral, 40 steps."""
+    names = model.class_names or [str(row) for row in range(model.classes or ROWS_WITHOUT_CLASSES)]
+    like = model.encode(torch.zeros(COLUMNS, 3, *model.size, device=device))
+    sigmas = grid(model.levels, model.levels.sigma(torch.ones(COLUMNS, device=device)), STEPS, "trailing").to(like)
+    rows = []
+    for row, name in enumerate(names[:ROWS]):
+        labels = torch.full((COLUMNS,), row, device=device) if model.classes else None
+        noise = KeyedNoise(b"samples", [f"{row}-{column}" for column in range(COLUMNS)], "sample", 0)
+        x = add_noise(torch.zeros_like(like), sigmas[:, 0], noise)
+        z = integrate(model.denoiser(labels), x, sigmas, solver=SOLVERS["ancestral"], noise=noise)
+        rows.append((name, list(from_pixels(model.decode(z)))))
+    contact_sheet(rows, cell=max(56, *model.size)).save(file)
 
 
 def loss_curve(state: State, file: Path) -> None:
@@ -106,10 +109,8 @@ def loss_curve(state: State, file: Path) -> None:
 def card(config: DenoiserConfig, state: State, data: Mapping[str, Any], *, parameters: int) -> str:
     import platform
 
-    threads, device = (
-        torch.get_num_threads(),
-        torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
-    )
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    size = f"{config.size[0]}×{config.size[1]}×{config.channels}"
     last = f"{state.losses[-1][1]:.4f}" if state.losses else "none yet"
     kind = f"class-conditional, {config.classes} classes" if config.classes else "unconditional"
     return f"""---
@@ -118,7 +119,7 @@ library_name: diffusers
 ---
 # {Path(config.output).name}
 
-A {kind} `UNet2DModel`, {parameters / 1e6:.2f} M parameters (fp16), {config.size[0]}×{config.size[1]}×{config.channels}, \
+A {kind} `UNet2DModel`, {parameters / 1e6:.2f} M parameters (fp16), {size}, \
 codec {config.codec.kind} (patch {config.codec.patch}), {config.diffusion.prediction}, {config.diffusion.schedule}.
 
 | | |
@@ -127,7 +128,7 @@ codec {config.codec.kind} (patch {config.codec.patch}), {config.diffusion.predic
 | licence | {config.licence} |
 | made by | `doppel train-denoiser` with the configuration below |
 | steps | {state.step} of {config.optimizer.batch_size} images, {state.seconds / 60:.1f} minutes |
-| machine | {platform.machine()}, {device}, {threads} threads, torch {torch.__version__} |
+| machine | {platform.machine()}, {device}, torch {torch.__version__} |
 | last loss | {last} |
 
 ![loss](loss.png) ![samples](samples.png)

@@ -46,9 +46,7 @@ def no_noise(like: Tensor) -> Tensor:
     raise ValueError("this solver draws noise at every step, and none was given: pass noise= to integrate")
 
 
-def integrate(
-    denoiser: Denoiser, x: Tensor, sigmas: Tensor, *, solver: Solver, noise: Noise = no_noise
-) -> Tensor:
+def integrate(denoiser: Denoiser, x: Tensor, sigmas: Tensor, *, solver: Solver, noise: Noise = no_noise) -> Tensor:
     """Walks each `x [B, ...]` (σ-space) along its row of `sigmas [B, n+1]`, down or up; n = 0 returns `x`.
 
     Rows may differ in every level: each sample has its own schedule. A step between equal levels leaves its

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from pipeline.errors import UserError
+from pipeline.models.folder import read_json
 
 FOLDER, CONFIG, TENSORS = "codec", "config.json", "codec.safetensors"
 Kind = Literal["none", "space_to_depth", "linear_patch"]
@@ -94,20 +95,25 @@ class LinearPatch:
 
 
 def fit_linear_patch(pixels: Tensor, *, patch: int, components: int) -> LinearPatch:
-    """Principal components of all patches of `pixels [N, C, H, W]`; small deviations are floored at 5 % of the largest."""
+    """Principal components of all patches of `pixels [N, C, H, W]`; small deviations are floored at 5 % of the largest.
+
+    Each direction points where its largest entry is positive: the same images give the same codec everywhere.
+    """
     vectors = pixel_unshuffle(pixels.double(), patch).movedim(1, -1).flatten(0, -2)
     if not 1 <= components <= vectors.shape[1]:
         raise UserError(f"codec.components is {components}: a patch has 1 to {vectors.shape[1]} of them")
-    mean = vectors.mean(0)
-    variances, directions = torch.linalg.eigh(torch.cov(vectors.T))
+    variances, directions = torch.linalg.eigh(torch.cov(vectors.T, correction=0))
     strongest = variances.argsort(descending=True)[:components]
     std = variances[strongest].clamp(min=0).sqrt()
-    std = std.clamp(min=0.05 * std[0].item())
+    if not std[0] > 1e-6:
+        raise UserError("data: all patches are alike, codec linear_patch has nothing to go by")
+    rows = directions[:, strongest].T
+    rows = rows * rows.gather(1, rows.abs().argmax(1, keepdim=True)).sign()
     return LinearPatch(
         patch=patch,
-        mean=mean.float(),
-        components=directions[:, strongest].T.float().contiguous(),
-        std=std.float(),
+        mean=vectors.mean(0).float(),
+        components=rows.float().contiguous(),
+        std=std.clamp(min=0.05 * std[0].item()).float(),
     )
 
 
@@ -124,15 +130,24 @@ def save_codec(codec: PatchCodec, model_folder: Path) -> None:
 
 def load_codec(model_folder: Path) -> PatchCodec:
     """The codec recorded in a model folder; a folder without one works on pixels."""
+    folder = model_folder / FOLDER
+    if not folder.is_dir():
+        return SpaceToDepth()
+    config = read_json(folder / CONFIG)
+    kind, patch = config.get("kind"), config.get("patch")
+    if kind not in get_args(Kind):
+        raise UserError(f"{folder / CONFIG}: kind is {kind!r}; known are {', '.join(get_args(Kind))}")
+    if not isinstance(patch, int) or patch < 1:
+        raise UserError(f"{folder / CONFIG}: patch is {patch!r}; a whole number of pixels is expected")
+    return _load_linear(folder / TENSORS, patch) if kind == "linear_patch" else SpaceToDepth(patch=patch)
+
+
+def _load_linear(file: Path, patch: int) -> LinearPatch:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    folder = model_folder / FOLDER
-    if not (folder / CONFIG).exists():
-        return SpaceToDepth()
-    config = json.loads((folder / CONFIG).read_text())
-    if config.get("kind") in ("none", "space_to_depth"):
-        return SpaceToDepth(patch=config["patch"])
-    if config.get("kind") == "linear_patch":
-        saved = load_file(folder / TENSORS)
-        return LinearPatch(patch=config["patch"], mean=saved["mean"], components=saved["components"], std=saved["std"])
-    raise UserError(f"{folder / CONFIG}: kind is {config.get('kind')!r}; known are none, space_to_depth, linear_patch")
+    try:
+        saved = load_file(file)
+        return LinearPatch(patch=patch, mean=saved["mean"], components=saved["components"], std=saved["std"])
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(f"{file}: no codec can be read from it ({error})") from None

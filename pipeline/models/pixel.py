@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,7 +15,10 @@ from pipeline.diffusion.denoisers import Denoiser, Prediction, clip_x0, dynamic_
 from pipeline.diffusion.levels import Levels, levels_from_scheduler
 from pipeline.errors import UserError
 from pipeline.models.codec import PatchCodec, load_codec
-from pipeline.models.folder import find_model, hash_model
+from pipeline.models.folder import find_model, hash_model, read_json
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
 
 CARD = "doppel.json"
 """What diffusers has no field for: class names and the label that means "no class"."""
@@ -24,6 +27,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 PREDICTIONS: dict[str, Prediction] = {
     "epsilon": "epsilon", "v_prediction": "v_prediction", "sample": "sample", "flow_prediction": "flow",
 }  # fmt: skip
+UNET_OPTIONS: dict[str, tuple[Any, ...]] = {"time_embedding_type": ("positional",), "class_embed_type": (None,)}
+"""Other networks embed integers only, or no class labels."""
+SCHEDULERS = (
+    "DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler", "LMSDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
+    "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler",
+    "DEISMultistepScheduler", "FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler",
+)  # fmt: skip
+"""Only their noise schedules count: the solver is the operator's."""
 
 
 class ModelConfig(BaseModel):
@@ -64,9 +76,7 @@ class PixelModel:
     hash: str = ""
 
     def encode(self, pixels: Tensor) -> Tensor:
-        if self.channels == 1:
-            pixels = (pixels * pixels.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
-        return self.codec.encode(pixels)
+        return self.codec.encode(luma(pixels) if self.channels == 1 else pixels)
 
     def decode(self, z: Tensor) -> Tensor:
         pixels = self.codec.decode(z)
@@ -82,7 +92,8 @@ class PixelModel:
             if self.channels_last:
                 given = given.contiguous(memory_format=torch.channels_last)
             output = self.network(given, self.levels.timestep(sigma).float(), class_labels=self._labels(labels, x))
-            return to_x0(output.sample[:, : x.shape[1]].to(x.dtype), x, sigma, self.prediction)
+            mean = output.sample[:, : x.shape[1]]  # what follows it is a learned variance
+            return to_x0(mean.to(x.dtype), x, sigma, self.prediction)
 
         if self.threshold:
             return dynamic_threshold(denoise, *self.threshold)
@@ -91,60 +102,89 @@ class PixelModel:
     def _labels(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
         if self.classes is None:
             return None
-        return labels if labels is not None else torch.full((len(x),), self.null_label or 0, device=x.device)
+        return torch.tensor(self.null_label, device=x.device).expand(len(x)) if labels is None else labels
+
+
+def luma(pixels: Tensor) -> Tensor:
+    """`[B, 3, H, W]` → `[B, 1, H, W]`"""
+    return (pixels * pixels.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
 
 
 def load_pixel_model(config: ModelConfig, device: str) -> PixelModel:
     """Loads a model folder onto `device`. Raises `UserError` for what is missing or unknown in it."""
-    from diffusers import UNet2DModel
-
     folder = find_model(config.path, config.revision)
-    network_folder = folder / "unet" if (folder / "unet").is_dir() else folder
-    settings = _read(network_folder / "config.json")
-    if settings.get("_class_name", "UNet2DModel") != "UNet2DModel":
-        raise UserError(f"{network_folder / 'config.json'}: a {settings['_class_name']}; allowed is UNet2DModel")
-    network = UNet2DModel.from_pretrained(network_folder, use_safetensors=True, torch_dtype=DTYPES[config.dtype])
+    network = load_network(folder / "unet" if (folder / "unet").is_dir() else folder, DTYPES[config.dtype])
     network = network.eval().requires_grad_(False).to(device)
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    model = assemble(network, settings, folder, device, config)
+    model = assemble(network, folder, device, config)
     if config.compile:
         network.forward = torch.compile(network.forward)
     return model
 
 
-def assemble(
-    network: nn.Module, settings: dict[str, Any], folder: Path, device: str, config: ModelConfig
-) -> PixelModel:
+def load_network(folder: Path, dtype: torch.dtype) -> UNet2DModel:
+    """Raises `UserError` where the folder holds another class, or not all of its weights."""
+    from diffusers import UNet2DModel
+
+    file = folder / "config.json"
+    settings = read_json(file)
+    if settings.get("_class_name") != "UNet2DModel":
+        raise UserError(f"{file}: _class_name is {settings.get('_class_name')!r}; allowed is UNet2DModel")
+    for option, allowed in UNET_OPTIONS.items():
+        if settings.get(option, allowed[0]) not in allowed:
+            raise UserError(f"{file}: {option} is {settings[option]!r}; known are {', '.join(map(str, allowed))}")
+    try:
+        network, found = UNet2DModel.from_pretrained(
+            folder, use_safetensors=True, torch_dtype=dtype, output_loading_info=True
+        )
+    except Exception as error:  # damaged weights and senseless options break the loader anywhere
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder}: the network cannot be loaded ({why})") from None
+    if found["missing_keys"]:  # diffusers would go on with random ones
+        raise UserError(f"{folder}: the weights lack {len(found['missing_keys'])} tensors that {file.name} asks for")
+    return network
+
+
+def assemble(network: UNet2DModel, folder: Path, device: str, config: ModelConfig) -> PixelModel:
     """The network of a folder with the schedule, codec and labels that the folder states."""
-    scheduler = _read(_scheduler_file(folder))
-    codec = load_codec(folder).to(device)
-    card = _read(folder / CARD) if (folder / CARD).exists() else {}
-    null_label = card.get("null_label")
-    embeddings = settings.get("num_class_embeds")
-    classes = embeddings - (null_label is not None) if embeddings else None
-    side = settings.get("sample_size")
+    scheduler = read_scheduler(folder)
+    codec = load_codec(folder)
+    depth, side, embeddings = (network.config[key] for key in ("in_channels", "sample_size", "num_class_embeds"))
     if not side:
-        raise UserError(f"{folder}: config.json states no sample_size")
+        raise UserError(f"{folder}: the network's config.json states no sample_size")
     height, width = (side, side) if isinstance(side, int) else side
+    channels, size = codec.channels(depth), (height * codec.patch, width * codec.patch)
+    if channels not in (1, 3) or codec.encode(torch.zeros(1, channels, *size)).shape[1] != depth:
+        raise UserError(f"{folder}: {depth} channels in patches of {codec.patch} are neither grey nor RGB images")
+    card = read_json(folder / CARD) if (folder / CARD).exists() else {}
+    null_label, names = card.get("null_label"), card.get("class_names")
+    classes = embeddings - (null_label is not None) if embeddings else None
+    if null_label not in (None, classes):
+        raise UserError(f"{folder / CARD}: null_label is {null_label}; expected is the label after the last class")
+    if names and len(names) != classes:
+        raise UserError(f"{folder / CARD}: {len(names)} class_names; the network has {classes or 'no'} classes")
+    try:
+        levels = levels_from_scheduler(scheduler).to(device)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{folder}: scheduler_config.json: {error}") from None
     predicted = scheduler.get("prediction_type", "epsilon")
     if predicted not in PREDICTIONS:
         raise UserError(f"{folder}: prediction_type is {predicted!r}; known are {', '.join(PREDICTIONS)}")
-    thresholding = scheduler.get("thresholding", False)
     return PixelModel(
         network=network,
-        levels=levels_from_scheduler(scheduler).to(device),
-        prediction="flow" if "FlowMatch" in scheduler.get("_class_name", "") else PREDICTIONS[predicted],
-        codec=codec,
-        channels=codec.channels(settings["in_channels"]),
-        size=(height * codec.patch, width * codec.patch),
+        levels=levels,
+        prediction="flow" if "FlowMatch" in scheduler["_class_name"] else PREDICTIONS[predicted],
+        codec=codec.to(device),
+        channels=channels,
+        size=size,
         classes=classes,
-        class_names=tuple(card["class_names"]) if card.get("class_names") else None,
+        class_names=tuple(names) if names else None,
         null_label=null_label,
-        clip=scheduler.get("clip_sample_range", 1.0) if scheduler.get("clip_sample", False) else None,
+        clip=scheduler["clip_sample_range"] if scheduler.get("clip_sample") else None,
         threshold=(
-            (scheduler.get("dynamic_thresholding_ratio", 0.995), scheduler.get("sample_max_value", 1.0))
-            if thresholding
+            (scheduler["dynamic_thresholding_ratio"], scheduler["sample_max_value"])
+            if scheduler.get("thresholding")
             else None
         ),
         dtype=DTYPES[config.dtype],
@@ -153,15 +193,15 @@ def assemble(
     )
 
 
-def _scheduler_file(folder: Path) -> Path:
-    inside = folder / "scheduler" / "scheduler_config.json"
-    return inside if inside.exists() else folder / "scheduler_config.json"
+def read_scheduler(folder: Path) -> dict[str, Any]:
+    """The scheduler's options, where its file is silent the defaults of its class: clipping and spacing differ."""
+    import diffusers
 
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{file} is missing: the folder is no diffusers model") from None
-    except ValueError as error:
-        raise UserError(f"{file} is no JSON ({error})") from None
+    file = folder / "scheduler" / "scheduler_config.json"
+    file = file if file.exists() else folder / "scheduler_config.json"
+    found = read_json(file)
+    name = found.get("_class_name")
+    if name not in SCHEDULERS:
+        raise UserError(f"{file}: _class_name is {name!r}; known are {', '.join(SCHEDULERS)}")
+    options = inspect.signature(getattr(diffusers, name)).parameters
+    return {"_class_name": name} | {key: found.get(key, option.default) for key, option in options.items()}

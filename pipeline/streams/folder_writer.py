@@ -91,12 +91,11 @@ class FolderWriter:
     def _stem(self, sample: Sample) -> str:
         key = unescape_dots(sample.key) if self._stream.verbatim_names else sample.key
         if sample.label is None:
-            return "/".join(path_component(part) for part in key.split("/") if part not in ("", "."))
+            parts = [path_component(part) for part in key.split("/") if part not in ("", ".")]
+            return "/".join(parts) or path_component("")
         names = self._stream.label_names
         if names is not None and not 0 <= sample.label < len(names):
-            raise UserError(
-                f"sample {sample.key!r}: label {sample.label} is not among the {len(names)} names"
-            )
+            raise UserError(f"sample {sample.key!r}: label {sample.label} is not among the {len(names)} names")
         name = str(sample.label) if names is None else names[sample.label]
         folder = path_component(name) if names is None else self._classes[sample.label]
         return f"{folder}/{path_component(key.removeprefix('./').removeprefix(f'{name}/'))}"

@@ -115,9 +115,7 @@ def boomerang(solver: Solver, sigma: float, steps: int) -> tuple[float, float, f
 
 @pytest.mark.parametrize("sigma", [0.2, 0.75, 3.0])
 @pytest.mark.parametrize(("name", "order"), [("ancestral", 1), ("dpmpp_2m_sde", 2)])
-def test_boomerang_keeps_the_data_and_correlates_by_s2_over_s2_plus_sigma2(
-    name: str, order: int, sigma: float
-) -> None:
+def test_boomerang_keeps_the_data_and_correlates_by_s2_over_s2_plus_sigma2(name: str, order: int, sigma: float) -> None:
     """In the limit of many steps the output is a second, independent draw from the posterior given x.
 
     Input and output then share x alone, so their correlation is corr(x0, x)² = s²/(s²+σ²). Few ancestral
@@ -256,9 +254,7 @@ def test_a_batch_of_schedules_is_its_rows_one_by_one(name: str) -> None:
     ]
     mixture = GaussianMixture(means=normal(3, 2, seed=1), weights=[0.2, 0.3, 0.5], std=0.4)
     x, draws = normal(5, 2), normal(4, 5, 2, seed=2)
-    together = integrate(
-        mixture, x, torch.tensor(padded, dtype=F64), solver=SOLVERS[name], noise=replay(draws)
-    )
+    together = integrate(mixture, x, torch.tensor(padded, dtype=F64), solver=SOLVERS[name], noise=replay(draws))
     for row, schedule in enumerate(schedules):
         own = draws[2:, row : row + 1] if row == 3 else draws[:, row : row + 1]
         alone = integrate(
@@ -292,9 +288,7 @@ def test_pure_noise_in_float32_loses_no_digits(name: str, prediction: str) -> No
     sigmas = grid(FlowLevels(), torch.full((64,), SIGMA_PURE_NOISE), 12, "trailing")
     x, draws = (SIGMA_PURE_NOISE * normal(64, 1)).float(), normal(12, 64, 1, seed=3).float()
     singles, doubles = (
-        integrate(
-            through(dtype), x.to(dtype), sigmas.to(dtype).double(), solver=SOLVERS[name], noise=replay(draws)
-        )
+        integrate(through(dtype), x.to(dtype), sigmas.to(dtype).double(), solver=SOLVERS[name], noise=replay(draws))
         for dtype in (torch.float32, F64)
     )
     assert singles.dtype == torch.float32
@@ -308,11 +302,14 @@ def test_noising_alone() -> None:
     torch.testing.assert_close(x[1:], x0[1:] + torch.tensor([[1.0], [5.0]]) * e[1:])
 
 
+def test_unknown_prediction_is_named() -> None:
+    with pytest.raises(ValueError, match=r"'eps'.*epsilon, v_prediction, sample, flow"):
+        to_x0(torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1), "eps")  # type: ignore[arg-type]
+
+
 # --- the models in closed form ---
 
-MIXTURE = GaussianMixture(
-    means=torch.tensor([[-1.0], [0.2], [1.5]], dtype=F64), weights=[0.5, 0.2, 0.3], std=0.3
-)
+MIXTURE = GaussianMixture(means=torch.tensor([[-1.0], [0.2], [1.5]], dtype=F64), weights=[0.5, 0.2, 0.3], std=0.3)
 
 
 @pytest.mark.parametrize("sigma", [0.05, 0.6, 4.0])

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -56,12 +56,14 @@ def largest(levels: Levels) -> Tensor:
 
 
 @every_table
+@settings(deadline=None, max_examples=60)
 @given(u=fractions)
 def test_fraction_to_sigma_and_back(levels: Levels, u: float) -> None:
     assert levels.fraction(levels.sigma(at(u))).item() == pytest.approx(u, abs=1e-9)
 
 
 @every_table
+@settings(deadline=None, max_examples=60)
 @given(u=fractions, unit=st.sampled_from(get_args(Unit)))
 def test_sigma_to_any_unit_and_back(levels: Levels, u: float, unit: Unit) -> None:
     sigma = levels.sigma(at(u))
@@ -167,6 +169,7 @@ def test_the_spacing_of_the_model_is_the_default() -> None:
 
 
 @every_table
+@settings(deadline=None, max_examples=60)
 @given(data=st.data(), steps=st.integers(0, 12), spacing=st.sampled_from(SPACINGS))
 def test_grids(levels: Levels, data: st.DataObject, steps: int, spacing: Spacing) -> None:
     """From the start to 0, never rising, of finite numbers, and every row as if it were alone."""
@@ -209,9 +212,16 @@ def test_a_grid_descends_strictly_where_there_is_a_level_for_each_step(spacing: 
 def test_a_start_in_float32_gives_the_same_grid(name: str, spacing: Spacing) -> None:
     levels = LEVELS[name]
     for steps in (1, 2, 7, 200):
-        start = levels.sigma(torch.tensor([0.2, 0.4, 0.999], dtype=F64))
+        start = levels.sigma(torch.arange(1, 1000, 7, dtype=F64) / 1000)
         exact, single = (grid(levels, s, steps, spacing) for s in (start, start.float()))
         torch.testing.assert_close(single, exact, rtol=1e-4, atol=1e-6)
+
+
+def test_leading_with_fewer_levels_than_steps_takes_fractions_of_a_level() -> None:
+    start = LEVELS["linear"].sigma(at(0.05))[None]
+    i = torch.arange(80, dtype=F64).flip(0)
+    expected = LEVELS["linear"].sigma((1 + i * 50 / 80) / 1000).minimum(start)
+    torch.testing.assert_close(grid(LEVELS["linear"], start, 80, "leading")[0, :-1], expected)
 
 
 def test_a_start_above_the_table_is_kept() -> None:
@@ -236,9 +246,12 @@ def test_everything_stays_on_the_device_of_sigma(levels: Levels, spacing: Spacin
     assert torch.equal(levels.to("cpu").sigma(at(0.3)), levels.sigma(at(0.3)))
 
 
-def test_a_column_of_a_schedule_gives_no_warning() -> None:
-    column = grid(LEVELS["linear"], torch.tensor([3.0, 4.0]), 4)[:, 1]
-    assert not column.is_contiguous()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        LEVELS["linear"].timestep(column)
+def test_a_transposed_schedule_gives_no_warning() -> None:
+    sigmas = grid(LEVELS["linear"], torch.tensor([3.0, 4.0]), 4).T
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            LEVELS["linear"].timestep(sigmas)
+    finally:
+        torch.set_warn_always(False)

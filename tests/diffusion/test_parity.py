@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pipeline.diffusion.denoisers import Denoiser, Prediction, clip_x0, dynamic_threshold, per_row, to_x0
 from pipeline.diffusion.levels import DiscreteLevels, Levels, Spacing, grid, levels_from_scheduler
-from pipeline.diffusion.solvers import SOLVERS, Ancestral, Solver, integrate
+from pipeline.diffusion.solvers import SOLVERS, Ancestral, Noise, Past, Solver, integrate
 
 F64 = torch.float64
 SHAPE = (2, 2, 2, 3)
@@ -103,7 +103,7 @@ CASES = [
     for betas in BETAS
     for spacing in STEPS
     for prediction in ("epsilon", "v_prediction", "sample")
-    if has(sampler, betas, spacing, prediction)  # type: ignore[arg-type]
+    if has(sampler, betas, spacing, prediction)
 ]
 
 
@@ -127,8 +127,10 @@ def ours(denoiser: Denoiser, x: Tensor, sigmas: Tensor, solver: Solver, noise: T
     """The points after every step, in σ-space."""
     points: list[Tensor] = []
 
-    def recorded(*arguments: Any) -> tuple[Tensor, Tensor]:
-        x, x0 = solver(*arguments)
+    def recorded(
+        denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Noise, past: Past | None
+    ) -> tuple[Tensor, Tensor]:
+        x, x0 = solver(denoiser, x, sigma, sigma_next, noise, past)
         points.append(x)
         return x, x0
 
@@ -137,9 +139,7 @@ def ours(denoiser: Denoiser, x: Tensor, sigmas: Tensor, solver: Solver, noise: T
     return points
 
 
-def theirs(
-    scheduler: Any, x: Tensor, sampler: Sampler, noise: Tensor, timesteps: Tensor, **step: Any
-) -> list[Tensor]:
+def theirs(scheduler: Any, x: Tensor, sampler: Sampler, noise: Tensor, timesteps: Tensor, **step: Any) -> list[Tensor]:
     """The points after every step, in the scheduler's own space; the network is given `timesteps`."""
     points, draws = [], iter(noise)
     with patch.object(scheduling_ddpm, "randn_tensor", lambda *_, **__: next(draws)):

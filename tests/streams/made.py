@@ -58,3 +58,14 @@ def folders(root: Path) -> tuple[Path, Path]:
     data, parts = root / "data", root / ".parts"
     parts.mkdir(parents=True, exist_ok=True)
     return data, parts
+
+
+def lay(root: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}

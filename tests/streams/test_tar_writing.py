@@ -94,9 +94,7 @@ def test_webdataset_reads_what_we_write(tmp_path: Path) -> None:
     from PIL import Image
 
     items = [
-        Sample(
-            key=f"dir/x.{i}", image=picture(i), image_ext="png", label=i, members={"cls": b"%d" % i, "txt": b"hi"}
-        )
+        Sample(key=f"dir/x.{i}", image=picture(i), image_ext="png", label=i, members={"cls": b"%d" % i, "txt": b"hi"})
         for i in range(4)
     ]
     path = tar(tmp_path, items)

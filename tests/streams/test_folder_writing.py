@@ -1,0 +1,119 @@
+"""Folders out: what lands where, and what must never happen."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from datasets import load_dataset
+
+from pipeline.errors import UserError
+from pipeline.records import Sample
+from pipeline.streams.contract import InputStream
+from pipeline.streams.folder_writer import FolderWriter
+from tests.streams.made import folders, picture, tree, write
+
+PLAIN = InputStream(shards=[])
+
+PLAIN = InputStream(shards=[])
+
+
+def test_imagefolder_reads_what_we_write(tmp_path: Path) -> None:
+    stream = InputStream(shards=[], label_names=("zebra", "ape"))
+    data, parts = folders(tmp_path)
+    items = [
+        Sample(key=f"deep/er/{i}", image=picture(i), image_ext="png", label=i % 2, members={"txt": b"t"})
+        for i in range(4)
+    ]
+    write(FolderWriter(data=data, parts=parts, name="f", stream=stream), items)
+    assert sorted(tree(data))[:2] == ["ape/deep%2Fer%2F1.png", "ape/deep%2Fer%2F1.txt"]
+    loaded = load_dataset("imagefolder", data_dir=str(data), split="train", cache_dir=str(tmp_path / "c"))
+    assert loaded.features["label"].names == ["ape", "zebra"]
+    found = {row["image"].getpixel((0, 0))[0]: loaded.features["label"].names[row["label"]] for row in loaded}
+    assert found == {0: "zebra", 1: "ape", 2: "zebra", 3: "ape"}
+
+
+def test_provenance_goes_beside_the_data_not_into_it(tmp_path: Path) -> None:
+    data, parts = folders(tmp_path)
+    members = {"cls": b"3", "txt": b"t", "doppel.json": b'{"t": 0.5}'}
+    items = [
+        Sample(key="a", image=b"1", image_ext="png", label=3, members=members),
+        Sample(key="b", image=b"2", image_ext="png", members={"cls": b"3"}),
+    ]
+    hashes = write(FolderWriter(data=data, parts=parts, name="f", stream=PLAIN), items)
+    assert set(hashes) == set(tree(data)) == {"3/a.png", "3/a.txt", "b.png", "b.cls"}
+    lines = (tmp_path / "provenance" / "f.provenance.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"file": "3/a.png", "sidecars": ["3/a.txt"], "provenance": {"t": 0.5}},
+        {"file": "b.png", "sidecars": ["b.cls"], "provenance": None},
+    ]
+
+
+@pytest.mark.parametrize("key", ["../../x", "/x", "a/../../x", ".hidden", "a//./b", "..", ""])
+@pytest.mark.parametrize("label", [None, 0])
+def test_nothing_is_written_outside_data_or_hidden_in_it(tmp_path: Path, key: str, label: int | None) -> None:
+    stream = InputStream(shards=[], label_names=("../evil/.name",))
+    data, parts = folders(tmp_path / "out")
+    sample = Sample(key=key, image=b"1", image_ext="png", label=label, members={"../../up": b"2"})
+    hashes = write(FolderWriter(data=data, parts=parts, name="f", stream=stream), [sample])
+    assert set(hashes) == set(tree(data))
+    assert len(hashes) == 2
+    assert not any(part.startswith(".") for path in hashes for part in path.split("/"))
+    assert set(tree(tmp_path)) == {f"out/data/{path}" for path in hashes} | {"out/provenance/f.provenance.jsonl"}
+
+
+def test_one_name_for_two_samples_raises_and_overwrites_nothing(tmp_path: Path) -> None:
+    data, parts = folders(tmp_path)
+    first = Sample(key="a", image=b"first", image_ext="png")
+    write(FolderWriter(data=data, parts=parts, name="f0", stream=PLAIN), [first])
+    second = FolderWriter(data=data, parts=parts, name="f1", stream=PLAIN)
+    second.add(Sample(key="0", image=b"other", image_ext="png"))
+    second.add(Sample(key="a", image=b"second", image_ext="png"))
+    with pytest.raises(UserError, match="taken by another sample of this shard"):
+        second.add(Sample(key="a", image=b"third", image_ext="png"))
+    with pytest.raises(UserError, match="two samples have the same key"):
+        second.commit()
+    second.abort()
+    assert tree(data) == {"a.png": b"first"}
+    assert [p.name for p in (tmp_path / "provenance").iterdir()] == ["f0.provenance.jsonl"]
+    assert not list(parts.iterdir())
+
+
+def test_a_shard_replaces_what_a_crash_left_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, parts = folders(tmp_path)
+    items = [Sample(key=f"k{i}", image=b"old", image_ext="png", members={"txt": b"t"}) for i in range(4)]
+    real, calls = os.replace, iter(range(100))
+
+    def crash(source: Path, target: Path) -> None:
+        if next(calls) == 4:  # the list, two images, a sidecar
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        write(FolderWriter(data=data, parts=parts, name="f", stream=PLAIN), items)
+    monkeypatch.setattr(os, "replace", real)
+    assert 0 < len(tree(data)) < 8
+    fresh = [Sample(key=f"k{i}", image=b"new", image_ext="png") for i in (0, 3)]
+    write(FolderWriter(data=data, parts=parts, name="f", stream=PLAIN), fresh)
+    assert tree(data) == {"k0.png": b"new", "k3.png": b"new"}
+
+
+@pytest.mark.parametrize(("key", "member"), [("a", "seg.png"), ("a", "parts.zip"), ("metadata", "jsonl")])
+def test_members_that_loaders_would_misread_are_refused(tmp_path: Path, key: str, member: str) -> None:
+    data, parts = folders(tmp_path)
+    writer = FolderWriter(data=data, parts=parts, name="f", stream=PLAIN)
+    with pytest.raises(UserError, match=r"output\.format must be webdataset or parquet"):
+        writer.add(Sample(key=key, image=b"", image_ext="png", members={member: b""}))
+
+
+def test_classes_that_would_share_a_folder_and_labels_without_a_name_are_told(tmp_path: Path) -> None:
+    data, parts = folders(tmp_path)
+    with pytest.raises(UserError, match="two classes would share a folder"):
+        FolderWriter(data=data, parts=parts, name="f", stream=InputStream(shards=[], label_names=("a/b", "a%2Fb")))
+    writer = FolderWriter(data=data, parts=parts, name="f", stream=InputStream(shards=[], label_names=("a",)))
+    for label in (1, -1):
+        with pytest.raises(UserError, match="is not among the 1 names"):
+            writer.add(Sample(key="k", image=b"", image_ext="png", label=label))

@@ -1,0 +1,131 @@
+"""Hugging Face data sets that are broken, hostile or not there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset
+
+from pipeline.errors import UserError
+from pipeline.records import Rejected, Sample
+from pipeline.streams.hub import HubInput
+from pipeline.streams.rows import Columns, read_rows
+from tests.streams.hub_set import FEATURES, made, row
+from tests.streams.made import picture, rejected, samples
+
+
+def test_keys_from_a_column_must_be_there_safe_and_unique(tmp_path: Path) -> None:
+    rows = [row(i) | {"name": n} for i, n in enumerate(["a", "a", None, "../x", "", "d/b"])]
+    Dataset.from_list(rows, features=FEATURES).to_parquet(tmp_path / "k.parquet")
+    (shard,) = HubInput(path=str(tmp_path / "k.parquet"), key="name").open().shards
+    items = list(shard.read())
+    assert [item.key for item in items if isinstance(item, Sample)] == ["a", "d/b"]
+    assert [bad.kind for bad in rejected(items)] == ["refused"] * 4
+    assert "duplicate" in rejected(items)[0].reason
+    assert rejected(items)[0].members["image"] == row(1)["img"]["bytes"]
+
+
+def test_rows_without_an_image_are_rejected(tmp_path: Path) -> None:
+    (tmp_path / "there.png").write_bytes(picture(7))
+    images = [
+        None,
+        {"bytes": None, "path": None},
+        {"bytes": None, "path": str(tmp_path / "gone.png")},
+        {"bytes": None, "path": str(tmp_path)},
+        {"bytes": None, "path": str(tmp_path / "there.png")},
+    ]
+    table = pa.Table.from_pylist([row(0) | {"img": i} for i in images], schema=FEATURES.arrow_schema)
+    pq.write_table(table, tmp_path / "n.parquet")
+    (shard,) = HubInput(path=str(tmp_path / "n.parquet")).open().shards
+    items = list(shard.read())
+    assert [type(item) for item in items] == [Rejected] * 4 + [Sample]
+    assert [bad.kind for bad in rejected(items)] == ["undecodable"] * 4
+    assert [bad.reason for bad in rejected(items)][:2] == ["column 'img' is null"] * 2
+    assert "is missing" in rejected(items)[2].reason
+    assert rejected(items)[0].members["raw.bin"] == b""
+    assert items[4].image == picture(7)  # type: ignore[union-attr]
+
+
+def test_a_remote_set_may_not_name_local_files(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(picture(7))
+    table = pa.Table.from_pylist(
+        [row(0) | {"img": {"bytes": None, "path": str(tmp_path / "secret.png")}}], schema=FEATURES.arrow_schema
+    )
+    columns = Columns(features=FEATURES, image="img", label="label", key=None)
+    (bad,) = read_rows([table], "s", columns, local=False)
+    assert isinstance(bad, Rejected)
+    assert "may not name the local file" in bad.reason
+    (good,) = read_rows([table], "s", columns, local=True)
+    assert isinstance(good, Sample)
+
+
+def test_a_parquet_file_cut_short_is_one_rejected_row(tmp_path: Path, parquet: Path) -> None:
+    whole = (parquet / "part-0.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "b.parquet").write_bytes(whole)
+    (tmp_path / "c.parquet").write_bytes(b"")
+    broken, good, empty = HubInput(path=str(tmp_path)).open().shards
+    for shard in (broken, empty):
+        (bad,) = shard.read()
+        assert isinstance(bad, Rejected)
+        assert bad.kind == "undecodable"
+        assert "damaged: no rows from 0 on" in bad.reason
+    assert len(samples(good)) == 5
+
+
+def test_rows_before_the_damage_come_through(tmp_path: Path, parquet: Path) -> None:
+    whole = bytearray((parquet / "part-0.parquet").read_bytes())
+    group = pq.ParquetFile(parquet / "part-0.parquet").metadata.row_group(1)
+    start = min(group.column(c).dictionary_page_offset or group.column(c).data_page_offset for c in range(3))
+    whole[start : start + 40] = bytes(40)
+    (tmp_path / "a.parquet").write_bytes(whole)
+    (shard,) = HubInput(path=str(tmp_path / "a.parquet")).open().shards
+    items = list(shard.read())
+    assert [type(item) for item in items] == [Sample, Sample, Rejected]
+    assert "no rows from 2 on" in items[2].reason  # type: ignore[union-attr]
+
+
+def test_a_file_with_other_columns_is_rejected_not_fatal(tmp_path: Path) -> None:
+    made(1).to_parquet(tmp_path / "a.parquet")
+    made(1).rename_column("raw", "other").to_parquet(tmp_path / "b.parquet")
+    first, second = HubInput(path=str(tmp_path)).open().shards
+    assert len(samples(first)) == 1
+    assert [type(item) for item in second.read()] == [Rejected]
+
+
+def test_a_shard_that_vanished_raises(tmp_path: Path, parquet: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes((parquet / "part-0.parquet").read_bytes())
+    (shard,) = HubInput(path=str(tmp_path)).open().shards
+    (tmp_path / "a.parquet").unlink()
+    with pytest.raises(FileNotFoundError):
+        list(shard.read())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"path": "/nowhere/at/all"}, r"input\.path: '/nowhere/at/all' does not exist"),
+        ({"path": "/nowhere/x.parquet"}, r"input\.path: data set '/nowhere/x.parquet' cannot be opened: .*"),
+        ({"path": "FOLDER", "split": "test"}, r"input\.split: .* no split 'test' \(splits: train\)"),
+        ({"path": "FOLDER", "image": "photo"}, r"input\.image: no column 'photo' \(columns: name, img, .*\)"),
+        ({"path": "FOLDER", "label": "name"}, r"input\.label: column 'name' is .*string.*, not a ClassLabel"),
+        ({"path": "FOLDER", "key": "id"}, r"input\.key: no column 'id'"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(parquet: Path, options: dict[str, Any], message: str) -> None:
+    text = json.dumps(options).replace("FOLDER", str(parquet))
+    with pytest.raises(UserError, match=message) as caught:
+        HubInput.model_validate_json(text).open()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"^input\.path: data set 'no/such' cannot be opened: .*$"):
+        HubInput(path="no/such").open()

@@ -1,0 +1,90 @@
+"""Imports point one way, heavy libraries wait until they are needed, and nothing loads a pickle."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BASE = {"errors", "records", "assets"}
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "assets": set(),
+    "records": set(),
+    "pixels": {"records"},
+    "noise": set(),
+    "prefetch": set(),
+    "config": {"errors"},
+    "diffusion": {"diffusion"},
+    "operators": {"diffusion", "noise", "operators.contract"},
+    "models": {"diffusion", "errors", "assets", "models"},
+    "streams": {"records", "errors", "assets", "streams"},
+    "report": {"records"},
+    "job": {"errors", "models", "operators", "pixels", "streams"},
+    "run": {"errors", "diffusion", "job", "models", "noise", "pixels", "prefetch", "records", "streams"},
+    "engines": {"errors", "job", "run", "streams"},
+    "estimate": {"config", "engines", "job", "models", "run"},
+    "demo": {"config", "diffusion", "job", "models", "noise", "pixels", "records", "report", "streams"},
+    "cli": {"errors", "config", "job", "estimate", "demo", "engines", "report", "run", "streams", "training"},
+}
+"""Who may import whom inside `pipeline`, by the first folder or file name."""
+
+
+def imported(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+FILES = sorted((ROOT / "pipeline").rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_imports_point_one_way(file: Path) -> None:
+    parts = file.relative_to(ROOT / "pipeline").with_suffix("").parts
+    if parts == ("__init__",):
+        return
+    own = parts[0]
+    registry = own == "operators" and parts[1] == "__init__"  # the one place that knows all operators
+    for name in imported(file):
+        top, _, rest = name.partition(".")
+        if top in ("scripts", "tests"):
+            pytest.fail(f"{file} imports {name}")
+        if top == "training":
+            assert own == "cli", f"{file} imports {name}"
+        if top != "pipeline" or not rest:
+            continue
+        allowed = ALLOWED[own] | ({"operators"} if registry else set())
+        assert any(rest == a or rest.startswith(a + ".") for a in allowed), f"{file} imports {name}"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "training").glob("*.py")), ids=lambda f: f.name)
+def test_training_leaves_the_command_alone(file: Path) -> None:
+    assert not {"pipeline.cli", "pipeline.demo", "pipeline.engines.local"} & imported(file)
+
+
+@pytest.mark.parametrize("folder", ["diffusion", "operators"])
+def test_only_models_know_diffusers(folder: str) -> None:
+    for file in (ROOT / "pipeline" / folder).glob("*.py"):
+        assert not any(name.split(".")[0] in ("diffusers", "transformers") for name in imported(file)), file
+
+
+def test_streams_and_the_command_start_without_heavy_libraries() -> None:
+    heavy = "('torch', 'diffusers', 'datasets', 'pyarrow', 'deepface', 'matplotlib')"
+    code = f"import sys, pipeline.streams, pipeline.cli; print([m for m in {heavy} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_nothing_unpickles() -> None:
+    for file in [*FILES, *(ROOT / "training").glob("*.py")]:
+        assert not {"pickle", "dill", "joblib"} & imported(file), file
+        text = file.read_text()
+        for forbidden in ("torch.load(", "allow_pickle=True", "trust_remote_code=True", "eval(", "exec("):
+            assert forbidden not in text.replace(".eval()", ""), f"{file}: {forbidden}"

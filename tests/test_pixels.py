@@ -1,0 +1,181 @@
+"""The one codec: rounding, modes, orientation, fits, and what it refuses."""
+
+import io
+import struct
+import zlib
+
+import builders
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.pixels import LARGEST_IMAGE, Undecodable, decode, encode, from_pixels, image_ext, to_pixels
+from pipeline.records import Frame
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def ramp(height: int = 5, width: int = 7) -> np.ndarray:
+    return np.arange(height * width * 3, dtype=np.uint8).reshape(height, width, 3)
+
+
+def test_a_no_op_round_trip_changes_no_grey_level() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
+    assert np.array_equal(from_pixels(to_pixels([levels], "cpu"))[0], levels)
+
+
+def test_pixels_are_in_range_and_axes_in_order() -> None:
+    pixels = to_pixels([ramp()], "cpu")
+    assert pixels.shape == (1, 3, 5, 7)
+    assert pixels[0, 2, 3, 4].item() == pytest.approx(ramp()[3, 4, 2] / 127.5 - 1)
+    assert from_pixels(torch.tensor([-9.0, 9.0]).reshape(1, 1, 1, 2).expand(1, 3, 1, 2)).tolist() == [[[[0] * 3, [255] * 3]]]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
+def test_lossless_formats_decode_exactly(kind: str) -> None:
+    pixels, frame = decode(encoded(Image.fromarray(ramp()), kind))
+    assert np.array_equal(pixels, ramp())
+    assert frame == Frame(mode="RGB", size=(7, 5), box=(0, 0, 7, 5))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_lossy_formats_decode_nearly(kind: str) -> None:
+    smooth = Image.linear_gradient("L").convert("RGB")
+    assert np.abs(decode(encoded(smooth, kind, quality=95))[0].astype(int) - np.asarray(smooth)).max() <= 4
+
+
+def test_the_first_frame_of_an_animation() -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    gif = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode(gif)[0][0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("image", "kind", "mode", "expected"),
+    [
+        (Image.new("L", (2, 2), 77), "PNG", "L", [77] * 3),
+        (Image.new("1", (2, 2), 1), "PNG", "L", [255] * 3),
+        (Image.new("LA", (2, 2), (0, 128)), "PNG", "L", [127] * 3),
+        (Image.new("RGBA", (2, 2), (255, 0, 0, 0)), "PNG", "RGB", [255] * 3),
+        (Image.new("RGBA", (2, 2), (10, 20, 30, 255)), "PNG", "RGB", [10, 20, 30]),
+        (Image.new("RGB", (2, 2), (1, 2, 3)).quantize(4), "PNG", "RGB", [1, 2, 3]),
+        (Image.new("CMYK", (2, 2), (0, 255, 255, 0)), "TIFF", "RGB", [255, 0, 0]),
+        (Image.fromarray(np.full((2, 2), 65535, np.uint16)), "PNG", "L", [255] * 3),
+        (Image.fromarray(np.full((2, 2), 257 * 100, np.uint16)), "TIFF", "L", [100] * 3),
+        (Image.fromarray(np.full((2, 2), 200, np.uint16)), "PNG", "L", [1] * 3),
+    ],
+)
+def test_modes(image: Image.Image, kind: str, mode: str, expected: list[int]) -> None:
+    pixels, frame = decode(encoded(image, kind))
+    assert frame.mode == mode
+    assert pixels[1, 1].tolist() == expected
+
+
+def test_exif_orientation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rows are columns
+    pixels, frame = decode(encoded(Image.fromarray(ramp()), "PNG", exif=exif))
+    assert frame.size == (5, 7)
+    assert np.array_equal(pixels, np.rot90(ramp(), -1))
+
+
+def test_fits() -> None:
+    wide = np.zeros((20, 60, 3), np.uint8)
+    wide[:, 20:40] = 255  # the middle third is white
+    data = encoded(Image.fromarray(wide), "PNG")
+    stretched, frame = decode(data, (10, 10), "resize")
+    assert (stretched.shape, frame.size, frame.box) == ((10, 10, 3), (60, 20), (0, 0, 10, 10))
+    cut, frame = decode(data, (10, 10), "crop")
+    assert (cut.min(), frame.size, frame.box) == (255, (20, 20), (0, 0, 10, 10))
+    padded, frame = decode(data, (12, 12), "pad")
+    assert (padded.shape, frame.size, frame.box) == ((12, 12, 3), (60, 20), (0, 4, 12, 8))
+    assert np.array_equal(padded[0], padded[4])  # margins repeat the border
+
+
+@pytest.mark.parametrize("fit", ["resize", "crop", "pad"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (13, 7), (8, 8)])
+def test_every_fit_gives_the_size_it_promised_and_restores(fit: str, size: tuple[int, int]) -> None:
+    data = encoded(Image.new("RGB", size, (9, 8, 7)), "PNG")
+    pixels, frame = decode(data, (6, 10), fit)  # type: ignore[arg-type]
+    assert pixels.shape == (6, 10, 3)
+    back, codec = encode(pixels, frame, codec="png", quality=95, restore_size=True)
+    assert codec == "png"
+    restored = Image.open(io.BytesIO(back))
+    assert restored.size == (frame.size if fit == "crop" else size)
+    assert np.unique(np.asarray(restored).reshape(-1, 3), axis=0).tolist() == [[9, 8, 7]]
+
+
+def test_the_default_codec_depends_on_the_size_of_the_output() -> None:
+    for side, codec in ((127, "png"), (128, "jpeg")):
+        frame = Frame(mode="RGB", size=(side, side), box=(0, 0, side, side))
+        data, used = encode(np.zeros((side, side, 3), np.uint8), frame, codec=None, quality=95, restore_size=False)
+        assert used == codec
+        assert Image.open(io.BytesIO(data)).format == codec.upper()
+
+
+def test_nothing_but_the_picture_is_written() -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "Jane Doe, ward 3"
+    source = encoded(Image.new("RGB", (9, 9)), "JPEG", exif=exif, comment=b"Jane")
+    pixels, frame = decode(source)
+    for codec in ("png", "jpeg", "webp"):
+        data, _ = encode(pixels, frame, codec=codec, quality=90, restore_size=False)  # type: ignore[arg-type]
+        assert b"Jane" not in data
+        assert b"Exif" not in data
+
+
+def test_extensions_follow_the_codec() -> None:
+    assert image_ext("JPEG", "jpeg") == "JPEG"
+    assert image_ext("left.jpg", "png") == "left.png"
+    assert image_ext("png", "webp") == "webp"
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG that claims a size and starts with 300 black lines of it."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    lines = zlib.compress(b"\0" * (3 * width + 1) * 300)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", lines)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"these are not the pixels you are looking for", "no image of a known format"),
+        (builders.picture(1, (64, 64), kind="JPEG")[:-200], "damaged"),
+        (builders.picture(1, (64, 64))[:-60], "damaged"),
+        (bomb(10_001, 10_000), "too large"),
+        (bomb(30_000, 30_000), "too large"),
+        (encoded(Image.new("F", (2, 2)), "TIFF"), "no defined range"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "no image of a known format"),
+    ],
+)
+def test_what_is_refused_and_why(data: bytes, reason: str) -> None:
+    with pytest.raises(Undecodable, match=reason) as caught:
+        decode(data, (8, 8))
+    assert "\n" not in str(caught.value)
+    assert "object at 0x" not in str(caught.value)  # reasons must be the same in every run
+    assert LARGEST_IMAGE == 100_000_000
+
+
+def test_flipped_bytes_never_raise_anything_else() -> None:
+    rng = np.random.default_rng(0)
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"):
+        sound = np.frombuffer(builders.picture(3, (16, 16), kind=kind), np.uint8)
+        for _ in range(60):
+            broken = sound.copy()
+            broken[rng.integers(0, len(sound), 4)] = rng.integers(0, 256, 4)
+            try:
+                pixels, _ = decode(broken[: rng.integers(1, len(sound) + 1)].tobytes(), (8, 8))
+            except Undecodable:
+                continue
+            assert pixels.shape == (8, 8, 3)
