@@ -68,25 +68,34 @@ def dump(config: BaseModel) -> str:
 
 
 def _sentence(kind: type[BaseModel], error: dict[str, Any]) -> str:
-    place = ".".join(str(part) for part in error["loc"]) or "the file"
+    location = error["loc"]
     if error["type"] == "extra_forbidden":
-        allowed = _fields(kind, error["loc"][:-1])
-        close = difflib.get_close_matches(str(error["loc"][-1]), allowed, n=1)
+        path, section = _walk(kind, location[:-1])
+        key, allowed = str(location[-1]), list(section.model_fields)
+        close = difflib.get_close_matches(key, allowed, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        return f"{place} is no known key{hint}; allowed are {', '.join(allowed)}"
+        return f"{'.'.join([*path, key])} is no known key{hint}; allowed are {', '.join(allowed)}"
+    place = ".".join(_walk(kind, location)[0]) or "the file"
     if error["type"] == "missing":
         return f"{place} is missing"
     found = repr(error.get("input"))
     return f"{place}: {error['msg'].removeprefix('Value error, ')}, found {found[:80]}"
 
 
-def _fields(kind: Any, location: Sequence[Any]) -> list[str]:
-    """The keys allowed at a place of the configuration."""
+def _walk(kind: type[BaseModel], location: Sequence[Any]) -> tuple[list[str], type[BaseModel]]:
+    """The keys along a location and the section they lead to; a union's tag chooses a section and is no key."""
+    path: list[str] = []
+    section, choices = kind, list[type[BaseModel]]()
     for part in location:
-        candidates = _models(kind.model_fields[part].annotation) if part in kind.model_fields else [kind]
-        named = [c for c in candidates if part in (c.__name__,)]
-        kind = (named or candidates or [kind])[0]
-    return list(kind.model_fields)
+        tagged = [c for c in choices if part in [field.default for field in c.model_fields.values()]]
+        if tagged:
+            section, choices = tagged[0], []
+            continue
+        path.append(str(part))
+        if part in section.model_fields:
+            choices = _models(section.model_fields[part].annotation)
+            section = choices[0] if choices else section
+    return path, section
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -20,8 +20,8 @@ Fit = Literal["resize", "crop", "pad"]
 Codec = Literal["png", "jpeg", "webp"]
 EXTENSIONS: dict[Codec, tuple[str, ...]] = {"png": ("png",), "jpeg": ("jpg", "jpeg"), "webp": ("webp",)}
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
-LARGEST_IMAGE = 100_000_000
-"""Pixels. A larger image is refused before anything is decoded: 30,000 × 30,000 would take 2.7 GB."""
+LARGEST_IMAGE = 89_478_485
+"""Pixels, Pillow's own limit. A larger image is refused before it is decoded: 30,000 × 30,000 would take 2.7 GB."""
 SMALL = 128
 """Below this many pixels a side, PNG costs little and loses nothing; above it JPEG or WebP save the core."""
 
@@ -112,18 +112,17 @@ def _open(data: bytes) -> Image.Image:
         raise Undecodable("the file is empty")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        width, height = image.size
-        if width * height <= LARGEST_IMAGE:
-            image.load()
-            return _plain(_upright(image))
+        if image.width * image.height > LARGEST_IMAGE:
+            raise Image.DecompressionBombError(f"{image.width} × {image.height} pixels")
+        image.load()
+        return _plain(_upright(image))
     except Undecodable:
         raise
     except Image.DecompressionBombError as error:
-        raise Undecodable(f"the image is too large: {error}") from None
+        raise Undecodable(f"the image is too large ({_short(error)}); {LARGEST_IMAGE} pixels are allowed") from None
     except Exception as error:  # a damaged file can break a decoder anywhere: the fault is the data's
         kind = "no image of a known format" if isinstance(error, UnidentifiedImageError) else "damaged image"
         raise Undecodable(f"{kind} ({_short(error)}); allowed are {', '.join(FORMATS)}") from None
-    raise Undecodable(f"the image is too large: {width} × {height} pixels, {LARGEST_IMAGE} are allowed")
 
 
 def _upright(image: Image.Image) -> Image.Image:

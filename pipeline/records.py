@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     Pixels8 = NDArray[np.uint8]
 
 
+PROVENANCE = "doppel.json"
+"""Member of every output sample that says how it was made."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """One image with everything that belongs to it, still encoded.

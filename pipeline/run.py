@@ -22,7 +22,7 @@ from pipeline.models.pixel import PixelModel, load_pixel_model
 from pipeline.noise import KeyedNoise
 from pipeline.pixels import Undecodable, decode, encode, from_pixels, image_ext, to_pixels
 from pipeline.prefetch import prefetch
-from pipeline.records import Batch, Output, Rejected, Row, Sample
+from pipeline.records import PROVENANCE, Batch, Output, Rejected, Row, Sample
 from pipeline.streams import open_writer
 from pipeline.streams.contract import InputShard, InputStream, ShardWriter
 from pipeline.streams.ledger import Ledger
@@ -31,8 +31,6 @@ from pipeline.streams.quarantine import write_quarantine
 PASS_THROUGH_BATCH = 64
 AHEAD = 2
 """Batches that wait between two stages."""
-PROVENANCE = "doppel.json"
-"""Member of every output sample that says how it was made."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +192,7 @@ def to_sample(output: Output, config: JobConfig) -> Sample:
         extension = f"{source.image_ext}.{extension}"
     provenance = dict(output.provenance)
     if PROVENANCE in source.members:
-        provenance["before"] = json.loads(source.members[PROVENANCE])
+        provenance["before"] = source.members[PROVENANCE].decode(errors="replace")
     members = {**source.members, PROVENANCE: json.dumps(provenance).encode()}
     return replace(source, key=output.key, image=data, image_ext=extension, members=members)
 

@@ -1,4 +1,6 @@
-"""Fashion-MNIST's original idx files → WebDataset shards (PNG + cls, gzipped: tar pads small files), reproducible byte for byte.
+"""Fashion-MNIST's original idx files → WebDataset shards, reproducible byte for byte.
+
+PNG and cls members, gzipped because tar pads small files.
 
     python scripts/fashion_mnist_shards.py ../shared/data/fashion_mnist train runs/fashion_mnist --shards 12
     python scripts/fashion_mnist_shards.py ../shared/data/fashion_mnist t10k pipeline/assets/fashion_mnist/sample \

@@ -52,7 +52,7 @@ def test_a_sound_job(desk: Desk) -> None:
     [
         ({"operator.t_bom": 0.3}, "operator.t_bom is no known key (did you mean 't_boom'?); allowed are"),
         ({"operatr": {}}, "operatr is no known key (did you mean 'operator'?)"),
-        ({"input.urlz": "x"}, "input.webdataset.urlz is no known key (did you mean 'urls'?)"),
+        ({"input.urlz": "x"}, "input.urlz is no known key (did you mean 'urls'?)"),
         ({"operator.t_boom": 1.5}, "operator.t_boom: a fraction of T lies in [0, 1]"),
         ({"operator.t_boom": [0.6, 0.2]}, "operator.t_boom: the range is upside down"),
         ({"operator.t_boom": {"sgma": 1}}, "operator.t_boom: a level is a number"),
@@ -60,10 +60,14 @@ def test_a_sound_job(desk: Desk) -> None:
         ({"operator.solver": "eulr"}, "operator.solver: Input should be 'ancestral', 'euler'"),
         ({"operator.solver": "heun", "operator.eta": 0.5}, "eta is an option of the ancestral solver"),
         ({"input.format": "tfrecord"}, "input: Input tag 'tfrecord' found using 'format' does not match any of"),
+        (
+            {"input": {"format": "hub", "path": "x", "splitt": "y"}},
+            "input.splitt is no known key (did you mean 'split'?)",
+        ),
         ({"output.format": "zip"}, "output.format: Input should be 'webdataset', 'parquet' or 'folder'"),
         ({"run.devices": ["cuda:99"]}, "run.devices: 'cuda:99' is not available here"),
         ({"run.salt_file": "/no/salt"}, "run.salt_file: cannot read '/no/salt'"),
-        ({"model": None}, "model and operator belong together"),
+        ({"operator": None}, "model and operator belong together"),
         ({"source": "nowhere-*.tar"}, "input.urls: 'nowhere-*.tar' matches no file"),
         ({"source": "{a,b.tar"}, "input.urls: '{a,b.tar'"),
         ({"model.path": "/no/such/model"}, "model.path: '/no/such/model' is no folder"),
@@ -111,7 +115,7 @@ BAD_SAMPLES: list[tuple[str, bytes | None, str, str]] = [
     ("0001.png", b"", "undecodable", "the file is empty"),
     ("0001.jpg", builders.picture(1, (64, 64), kind="JPEG")[:300], "undecodable", "damaged image"),
     ("0001.jpg", b"dear diary", "undecodable", "no image of a known format"),
-    ("0001.png", None, "undecodable", "too large: 30000 × 30000 pixels"),
+    ("0001.png", None, "undecodable", "the image is too large"),
     ("/etc/0001.png", builders.picture(1), "undecodable", "unsafe member name '/etc/0001.png'"),
     ("../0001.png", builders.picture(1), "undecodable", "unsafe member name '../0001.png'"),
     ("0000.png", builders.picture(1), "refused", "duplicate key '0000'"),
@@ -125,7 +129,7 @@ def test_a_bad_sample_is_a_row_in_quarantine(desk: Desk, name: str, data: bytes 
     data = bomb(30_000, 30_000) if data is None else data
     good = {n: c for n, c in builders.members_of(desk.source).items() if n[:4] in ("0000", "0002")}
     stem = name.rpartition(".")[0]
-    members = [*list(good.items())[:4], *list(good.items())[4:], (name, data), (f"{stem}.cls", b"1")]
+    members = [*good.items(), (name, data), (f"{stem}.cls", b"1")]
     builders.tar(desk.source, members)
     code, said = desk.run()
     assert code == 0
@@ -223,6 +227,8 @@ def test_set_that_is_no_assignment(desk: Desk, bad: str) -> None:
 
 def test_help_is_quick() -> None:
     started = time.perf_counter()
-    result = subprocess.run([sys.executable, "-m", "pipeline.cli", "--help"], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "--help"], capture_output=True, text=True, check=True
+    )
     assert time.perf_counter() - started < 3
     assert all(command in result.stdout for command in ("run", "demo", "train-denoiser"))

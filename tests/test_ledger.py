@@ -134,7 +134,10 @@ def test_overwrite_removes_only_what_the_job_wrote(content: dict[str, Any], tmp_
 
 def test_two_processes_cannot_write_to_one_folder(content: dict[str, Any], tmp_path: Path) -> None:
     job = make_job(validate(JobConfig, content, "test"))
-    with Ledger(tmp_path / "out").open({"config": {}, "hashes": {}}, "refuse"), pytest.raises(UserError, match="another"):
+    with (
+        Ledger(tmp_path / "out").open({"config": {}, "hashes": {}}, "refuse"),
+        pytest.raises(UserError, match="another"),
+    ):
         run_job(job)
 
 

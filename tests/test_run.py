@@ -178,7 +178,9 @@ def test_progress_counts_every_image(shards: str, tmp_path: Path, model: Path) -
     assert [e["event"] for e in log] == ["start", "shard", "shard", "shard", "stop"]
 
 
-def test_an_output_that_is_not_finite_is_quarantined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+def test_an_output_that_is_not_finite_is_quarantined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path
+) -> None:
     from pipeline.models.pixel import PixelModel
 
     whole = PixelModel.decode

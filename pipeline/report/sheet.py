@@ -15,8 +15,10 @@ GAP, INK, PAPER = 4, (30, 30, 30), (255, 255, 255)
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Pixels8]]], cell: int = 84) -> Image.Image:
-    """`rows`: (name, uint8 `[H, W, 3]` pictures). Each picture is scaled to fit a `cell` × `cell` square; small ones are
-    enlarged without smoothing, so that single pixels stay visible."""
+    """`rows`: (name, uint8 `[H, W, 3]` pictures). Each picture is scaled to fit a `cell` × `cell` square.
+
+    Small ones are enlarged without smoothing, so that single pixels stay visible.
+    """
     font = ImageFont.load_default(size=13)
     margin = int(max(font.getlength(name) for name, _ in rows)) + 3 * GAP
     columns = max(len(pictures) for _, pictures in rows)

@@ -119,9 +119,7 @@ class FolderShard:
             kept = {extension: image, **members}
             reason = f"duplicate key {key!r}: another image has this name"
             return _reject(key, reason, "refused", entry.image, kept)
-        return Sample(
-            key=key, image=image, image_ext=extension, label=label, members=members, origin=entry.image
-        )
+        return Sample(key=key, image=image, image_ext=extension, label=label, members=members, origin=entry.image)
 
     def _digest(self, of_file: Callable[[str], str]) -> str:
         digest = hashlib.sha256()
@@ -158,9 +156,7 @@ def _entries(paths: Iterable[str], extensions: tuple[str, ...]) -> list[Entry]:
     entries, seen = [], set[str]()
     for image in sorted(images, key=lambda p: (_key(p), p)):
         key = _key(image)
-        entries.append(
-            Entry(key=key, image=image, sidecars=tuple(sorted(sidecars[key])), duplicate=key in seen)
-        )
+        entries.append(Entry(key=key, image=image, sidecars=tuple(sorted(sidecars[key])), duplicate=key in seen))
         seen.add(key)
     return entries
 

@@ -9,14 +9,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.records import Sample
+from pipeline.records import PROVENANCE, Sample
 from pipeline.streams.columns import LABEL_MEMBER
 from pipeline.streams.contract import InputStream
 from pipeline.streams.files import publish, sync_file, sync_folder
 from pipeline.streams.names import path_component, unescape_dots
 from pipeline.streams.shards import IMAGE_EXTENSIONS
 
-PROVENANCE = "doppel.json"
 MISREAD = ("zip", *IMAGE_EXTENSIONS)
 """Extensions that make a sidecar a sample of its own for whoever loads the folder."""
 

@@ -112,9 +112,7 @@ def _local(source: HubInput) -> tuple[str, list[str] | None]:
     if (folder / "dataset_dict.json").is_file():
         splits = json.loads((folder / "dataset_dict.json").read_text())["splits"]
         if source.split not in splits:
-            raise UserError(
-                f"input.split: {path!r} has no split {source.split!r} (splits: {', '.join(splits)})"
-            )
+            raise UserError(f"input.split: {path!r} has no split {source.split!r} (splits: {', '.join(splits)})")
         folder = folder / source.split
     if (folder / "state.json").is_file():
         saved = json.loads((folder / "state.json").read_text())["_data_files"]

@@ -130,7 +130,8 @@ class Ledger:
         for record in records:
             for file in record["files"]:
                 (self.root / file).unlink(missing_ok=True)
-        for file in (self.root / "manifest.json", self._events):
+        listed = (self.root / "provenance").glob("*.provenance.jsonl")
+        for file in (self.root / "manifest.json", self._events, *listed):
             file.unlink(missing_ok=True)
 
 

@@ -28,9 +28,7 @@ def split_name(name: str, rule: Split) -> tuple[str, str]:
 def unsafe(name: str) -> bool:
     """Absolute, drive-lettered, or leading out of its folder; also control characters and backslashes."""
     return (
-        name.startswith("/")
-        or ".." in name.split("/")
-        or re.search(r"^[A-Za-z]:|[\\\x00-\x1f\x7f]", name) is not None
+        name.startswith("/") or ".." in name.split("/") or re.search(r"^[A-Za-z]:|[\\\x00-\x1f\x7f]", name) is not None
     )
 
 

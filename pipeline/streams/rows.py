@@ -133,7 +133,8 @@ def read_rows(tables: Any, name: str, columns: Columns, *, local: bool) -> Itera
         members = row_to_members(row, columns.features, columns.image, columns.label)
         if image is None or problem is not None:
             reason = problem or f"column {columns.image!r} is null"
-            yield Rejected(key=key, reason=reason, kind="undecodable", origin=origin, members=members)
+            kept = members if image is None else {"image": image, **members}
+            yield Rejected(key=key, reason=reason, kind="undecodable", origin=origin, members=kept)
             continue
         if columns.key is not None:
             key = "" if row[columns.key] is None else str(row[columns.key])
@@ -160,6 +161,7 @@ def _embed_images(row: Row, columns: Columns, *, local: bool) -> tuple[bytes | N
     """
     from datasets import Image
 
+    problem = None
     for column, feature in columns.features.items():
         value = row[column]
         if not isinstance(feature, Image) or value is None or value["bytes"] is not None:
@@ -169,10 +171,11 @@ def _embed_images(row: Row, columns: Columns, *, local: bool) -> tuple[bytes | N
             continue
         found = _read_image(value["path"], local=local)
         if isinstance(found, str):
-            return None, f"column {column!r}: {found}"
+            row[column], problem = None, f"column {column!r}: {found}"
+            continue
         row[column] = {"bytes": found, "path": PurePosixPath(value["path"]).name}
     main = row[columns.image]
-    return (None if main is None else bytes(main["bytes"])), None
+    return (None if main is None else bytes(main["bytes"])), problem
 
 
 def _read_image(path: str, *, local: bool) -> bytes | str:

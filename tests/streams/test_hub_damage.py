@@ -129,3 +129,12 @@ def test_a_hub_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"^input\.path: data set 'no/such' cannot be opened: .*$"):
         HubInput(path="no/such").open()
+
+
+def test_an_image_whose_mask_is_missing_is_kept_in_the_quarantine(tmp_path: Path) -> None:
+    gone = row(0) | {"mask": {"bytes": None, "path": str(tmp_path / "gone.png")}}
+    pq.write_table(pa.Table.from_pylist([gone], schema=FEATURES.arrow_schema), tmp_path / "m.parquet")
+    (shard,) = HubInput(path=str(tmp_path / "m.parquet")).open().shards
+    (bad,) = rejected(shard.read())
+    assert "column 'mask'" in bad.reason
+    assert bad.members["image"] == row(0)["img"]["bytes"]
