@@ -54,9 +54,9 @@ def decode(data: bytes, size: tuple[int, int] | None = None, fit: Fit = "resize"
             box = (left, top, left + inner[0], top + inner[1])
         image = _resize(image, (box[2] - box[0], box[3] - box[1]))
         margins = (box[1], target[1] - box[3]), (box[0], target[0] - box[2])
-        pixels = np.pad(np.asarray(image.convert("RGB")), (*margins, (0, 0)), mode="edge")
+        pixels = np.pad(_rgb(image), (*margins, (0, 0)), mode="edge") if fit == "pad" else _rgb(image)
     else:
-        pixels = np.asarray(image.convert("RGB"))
+        pixels = _rgb(image)
     return pixels, Frame(mode="L" if image.mode == "L" else "RGB", size=seen, box=box)
 
 
@@ -68,7 +68,8 @@ def encode(
     The margin of a padded image is cut off; `restore_size` scales back to what the source measured. `codec` None
     takes PNG below 128 pixels a side, else JPEG. `quality` is for JPEG and WebP. No metadata is written.
     """
-    image = Image.fromarray(pixels).crop(frame.box)
+    left, top, right, bottom = frame.box
+    image = Image.fromarray(pixels[top:bottom, left:right])
     if restore_size:
         image = _resize(image, frame.size)
     if frame.mode == "L":
@@ -127,9 +128,14 @@ def _open(data: bytes) -> Image.Image:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # the picture is sound, only its EXIF block is not
         return image
+    return image
+
+
+def _rgb(image: Image.Image) -> Pixels8:
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _plain(image: Image.Image) -> Image.Image:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 CODEC_SAMPLE = 4096
 """Images that the patch codec is fitted on."""
 LOG_EVERY = 50
+GROUPS = 32
+"""Of channels, in the norm layers."""
 NOT_IDENTITY = {"output", "budget", "checkpoint_minutes", "export_minutes", "licence", "class_names"}
 """What may change between a checkpoint and the run that goes on from it."""
 
@@ -72,8 +74,8 @@ class NetworkConfig(Section):
     def _buildable(self) -> NetworkConfig:
         if not 0 < len(self.channels) == len(self.attention):
             raise ValueError("channels and attention must have one entry for each resolution")
-        if any(c < 1 or c % 32 for c in self.channels):
-            raise ValueError("channels must be multiples of 32, the groups of the norm layers")
+        if any(c < 1 or c % GROUPS for c in self.channels):
+            raise ValueError(f"channels must be multiples of {GROUPS}, the groups of the norm layers")
         attended = [c for c, a in zip(self.channels, self.attention, strict=True) if a] + [self.channels[-1]]
         if any(c % self.head_dim for c in attended):
             raise ValueError("head_dim must divide the channels of every resolution with attention, and the last")
@@ -302,6 +304,8 @@ def build_network(config: DenoiserConfig, codec: PatchCodec) -> UNet2DModel:
             down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in net.attention),
             up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(net.attention)),
             attention_head_dim=net.head_dim,
+            # a group of one channel would subtract what the embedding of time and class adds to that channel
+            norm_num_groups=min(GROUPS, min(net.channels) // 2),
             num_class_embeds=config.classes + (config.class_dropout > 0) if config.classes else None,
         )
 

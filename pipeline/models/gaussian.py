@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.denoisers import per_row
+from pipeline.diffusion.denoisers import Denoiser, per_row
+from pipeline.diffusion.levels import Levels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,3 +59,22 @@ class GaussianMixture:
         each = torch.stack([Gaussian(mean=mean, std=self.std)(x, sigma) for mean in self.means], dim=1)
         weights = self.posterior(x, sigma)
         return (weights.reshape(*weights.shape, *[1] * (x.ndim - 1)) * each).sum(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedForm:
+    """A whole model (see `pipeline.diffusion.model.Model`) around a denoiser of this file; works on pixels as they are."""
+
+    denoise: Denoiser
+    levels: Levels
+    size: tuple[int, int]
+    classes: int | None = None
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return pixels
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z
+
+    def denoiser(self, labels: Tensor | None) -> Denoiser:
+        return self.denoise

@@ -1,0 +1,114 @@
+"""Outputs as a stranger reads them: webdataset and `datasets`, with keys and labels intact, from every kind of input."""
+
+from pathlib import Path
+from typing import Any
+
+import builders
+import pytest
+
+from pipeline.config import validate
+from pipeline.engines.local import run_job
+from pipeline.job import JobConfig, make_job
+from pipeline.pixels import decode
+
+NAMES = ["cat", "dog", "owl"]
+COUNT = 7
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The same seven pictures as tars, parquet and a folder; keys have dots."""
+    from datasets import ClassLabel, Dataset, Features, Image, Value
+
+    root = tmp_path_factory.mktemp("sources")
+    builders.tar(
+        root / "tars" / "set.tar",
+        [
+            member
+            for i in range(COUNT)
+            for member in ((f"IMG.{i:04d}.png", builders.picture(i)), (f"IMG.{i:04d}.cls", b"%d" % (i % 3)))
+        ],
+    )
+    features = Features({"photo": Image(), "animal": ClassLabel(names=NAMES), "score": Value("float64")})
+    rows = {
+        "photo": [{"bytes": builders.picture(i), "path": None} for i in range(COUNT)],
+        "animal": [i % 3 for i in range(COUNT)],
+        "score": [i / 3 for i in range(COUNT)],
+    }
+    Dataset.from_dict(rows, features=features).to_parquet(root / "set.parquet")
+    for i in range(COUNT):
+        file = root / "folder" / NAMES[i % 3] / f"IMG.{i:04d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(builders.picture(i))
+    return {
+        "webdataset": {"format": "webdataset", "urls": str(root / "tars" / "set.tar"), "label_names": NAMES},
+        "hub": {"format": "hub", "path": str(root / "set.parquet")},
+        "folder": {"format": "folder", "path": str(root / "folder")},
+    }
+
+
+def run(source: dict[str, Any], out: Path, model: Path, output: str) -> Path:
+    content = builders.recipe("", out, model, **{"output.format": output, "operator.t_boom": 0})
+    content["input"] = source
+    manifest = run_job(make_job(validate(JobConfig, content, "test")))
+    assert manifest["counts"]["written"] == COUNT
+    return out / "data"
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "hub", "folder"])
+def test_webdataset_reads_our_tars(kind: str, sources: dict[str, dict[str, Any]], tmp_path: Path, model: Path) -> None:
+    import webdataset as wds
+
+    data = run(sources[kind], tmp_path / "out", model, "webdataset")
+    urls = [str(p) for p in sorted(data.glob("*.tar"))]
+    if kind == "webdataset":  # the names are the input's, so is the rule that reads them
+        reader = wds.WebDataset(urls, shardshuffle=False, empty_check=False)
+        assert [s["__key__"] for s in reader] == ["IMG"]  # as webdataset read the input
+        return
+    found = list(wds.WebDataset(urls, shardshuffle=False).decode("pil"))
+    assert len({s["__key__"] for s in found}) == COUNT
+    for sample in found:
+        assert sample["png"].size == (builders.SIDE, builders.SIDE)
+        assert sample["doppel.json"]["operator"] == "boomerang"
+    assert sorted(s["cls"] for s in found) == sorted(i % 3 for i in range(COUNT))
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "hub", "folder"])
+def test_load_dataset_reads_our_parquet(
+    kind: str, sources: dict[str, dict[str, Any]], tmp_path: Path, model: Path
+) -> None:
+    from datasets import load_dataset
+
+    data = run(sources[kind], tmp_path / "out", model, "parquet")
+    found = load_dataset(str(data), split="train", cache_dir=str(tmp_path / "cache"))
+    image, label = ("photo", "animal") if kind == "hub" else ("image", "label")
+    assert found.features[label].names == NAMES
+    assert sorted(found[label]) == sorted(i % 3 for i in range(COUNT))
+    assert found[0][image].size == (builders.SIDE, builders.SIDE)
+    if kind == "hub":
+        assert found["score"] == [i / 3 for i in range(COUNT)]
+    if kind == "webdataset":
+        assert found["key"] == [f"IMG.{i:04d}" for i in range(COUNT)]
+    assert len(set(found["key"])) == COUNT
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "hub", "folder"])
+def test_load_dataset_reads_our_folder(
+    kind: str, sources: dict[str, dict[str, Any]], tmp_path: Path, model: Path
+) -> None:
+    from datasets import load_dataset
+
+    data = run(sources[kind], tmp_path / "out", model, "folder")
+    found = load_dataset("imagefolder", data_dir=str(data), split="train", cache_dir=str(tmp_path / "cache"))
+    assert found.features["label"].names == NAMES
+    assert sorted(found["label"]) == sorted(i % 3 for i in range(COUNT))
+
+
+def test_dots_in_keys_survive_every_way(sources: dict[str, dict[str, Any]], tmp_path: Path, model: Path) -> None:
+    """Folder → tar → folder: level 0, so the pictures are the same ones under the same names."""
+    tars = run(sources["folder"], tmp_path / "one", model, "webdataset")
+    back = {"format": "webdataset", "urls": f"{tars}/*.tar", "label_names": NAMES}
+    folder = run(back, tmp_path / "two", model, "folder")
+    for i in range(COUNT):
+        file = folder / NAMES[i % 3] / f"IMG.{i:04d}.png"
+        assert (decode(file.read_bytes())[0] == decode(builders.picture(i))[0]).all()
