@@ -1,4 +1,4 @@
-"""Outputs as a stranger reads them: webdataset and `datasets`, with keys and labels intact, from every kind of input."""
+"""Outputs as a stranger reads them, with webdataset and `datasets`: keys and labels intact, from every input."""
 
 from pathlib import Path
 from typing import Any

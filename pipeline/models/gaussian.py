@@ -63,7 +63,7 @@ class GaussianMixture:
 
 @dataclass(frozen=True, kw_only=True)
 class ClosedForm:
-    """A whole model (see `pipeline.diffusion.model.Model`) around a denoiser of this file; works on pixels as they are."""
+    """A whole model (`pipeline.diffusion.model.Model`) around a denoiser of this file, on pixels as they are."""
 
     denoise: Denoiser
     levels: Levels

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from models.networks import MakeFolder, tiny_network
+
+from tests.models.networks import MakeFolder, tiny_network
 
 
 @pytest.fixture(autouse=True)

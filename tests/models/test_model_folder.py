@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from diffusers import DDPMScheduler
-from models.networks import MakeFolder
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import UserError
 from pipeline.models.codec import SpaceToDepth, save_codec
 from pipeline.models.folder import find_model, hash_model
 from pipeline.models.pixel import ModelConfig, load_pixel_model
+from tests.models.networks import MakeFolder
 
 UNET, WEIGHTS = "unet/config.json", "unet/diffusion_pytorch_model.safetensors"
 SCHEDULER = "scheduler/scheduler_config.json"

@@ -21,7 +21,6 @@ from diffusers import (
     HeunDiscreteScheduler,
     UNet2DModel,
 )
-from models.networks import SIDE, MakeFolder, tiny_network
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -32,6 +31,7 @@ from pipeline.errors import UserError
 from pipeline.models.codec import SpaceToDepth, fit_linear_patch, save_codec
 from pipeline.models.folder import hash_model
 from pipeline.models.pixel import SCHEDULERS, ModelConfig, PixelModel, load_pixel_model, read_scheduler
+from tests.models.networks import SIDE, MakeFolder, tiny_network
 
 STEPS, BATCH = 8, 3
 

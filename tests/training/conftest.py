@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +8,8 @@ import torch
 from PIL import Image
 
 import training.export
+from tests.training.toy import COLOURS, EACH, SIDE, Configure
 from training.denoiser import DenoiserConfig
-
-SIDE, EACH = 8, 8
-COLOURS = {"blue": (20, 40, 230), "red": (220, 30, 10)}
-Configure = Callable[..., DenoiserConfig]
 
 
 @pytest.fixture(autouse=True)

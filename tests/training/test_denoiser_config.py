@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import Configure
 from pydantic import ValidationError
 
 from pipeline.config import load_config
 from pipeline.errors import UserError
+from tests.training.toy import Configure
 from training.denoiser import DenoiserConfig, build_network, fit_codec
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Configure
 from safetensors.torch import load_file
 
 import training.checkpoint
 import training.denoiser
 from pipeline.errors import UserError
+from tests.training.toy import Configure
 from training.denoiser import DenoiserConfig, train_denoiser
 
 STEPS = 6

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import COLOURS, Configure
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 from safetensors.torch import load_file
@@ -21,6 +20,7 @@ from pipeline.diffusion.solvers import SOLVERS, integrate
 from pipeline.errors import UserError
 from pipeline.models.codec import LinearPatch
 from pipeline.models.pixel import ModelConfig, PixelModel, load_pixel_model
+from tests.training.toy import COLOURS, Configure
 from training.denoiser import train_denoiser
 
 

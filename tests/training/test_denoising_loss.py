@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Configure
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from pipeline.diffusion.denoisers import per_row, to_x0
 from pipeline.diffusion.levels import levels_from_scheduler
 from pipeline.models.codec import SpaceToDepth
+from tests.training.toy import Configure
 from training.cache import PixelCache, build_cache
 from training.checkpoint import State
 from training.denoiser import (

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Configure
 
+from tests.training.toy import Configure
 from training.denoiser import DenoiserConfig
 
 SCRIPT = """
@@ -49,12 +49,11 @@ def launch(config: DenoiserConfig, folder: Path, name: str) -> list[dict[str, ob
     """What each rank saw."""
     (folder / "script.py").write_text(SCRIPT)
     (folder / "config.json").write_text(config.model_dump_json())
-    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
-    command = [*accelerate, "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
         [*command, str(folder / "script.py"), str(folder / "config.json"), str(folder / name)],
-        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         cwd=root,
         capture_output=True,
         text=True,
