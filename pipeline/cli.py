@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="doppel", description="Stream image data sets through diffusion operators.")
+    parser.add_argument("--version", action="version", version=f"doppel {version('doppel')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run the job of a recipe; finished shards are skipped")

@@ -164,14 +164,16 @@ def test_a_full_disk_leaves_a_resumable_job(content: dict[str, Any], tmp_path: P
     assert [p.name for p in (tmp_path / "out" / ".parts").iterdir() if p.name != "lock"] == []
 
 
-def test_kill_9_then_the_same_command_gives_the_same_bytes(tmp_path: Path, model: Path) -> None:
+@pytest.mark.parametrize("devices", [["cpu"], pytest.param(["cpu", "cpu"], marks=pytest.mark.slow)])
+def test_kill_9_then_the_same_command_gives_the_same_bytes(devices: list[str], tmp_path: Path, model: Path) -> None:
     for i in range(6):
         builders.shard(tmp_path / "in" / f"{i}.tar", 12, first=12 * i)
     broken = builders.tar(tmp_path / "in" / "bad.tar", [("x.png", b"no image"), ("x.cls", b"0")])
     assert broken.exists()
-    changes = {"operator.steps": 30}
+    changes: dict[str, Any] = {"operator.steps": 30}
     run(builders.recipe(tmp_path / "in" / "*.tar", tmp_path / "whole", model, **changes))
     recipe = tmp_path / "recipe.yaml"
+    changes["run.devices"] = devices
     recipe.write_text(yaml.safe_dump(builders.recipe(tmp_path / "in" / "*.tar", tmp_path / "out", model, **changes)))
     command = [sys.executable, "-m", "pipeline.cli", "run", str(recipe)]
     out = tmp_path / "out"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
+import signal
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -110,6 +113,8 @@ def process_on_many(todo: Sequence[InputShard], job: Job, devices: Sequence[str]
 
 
 def _work(job: Job, device: str, tasks: Any, events: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     stream = job.config.input.open()
     shards = {shard.name: shard for shard in stream.shards}
 
@@ -125,3 +130,11 @@ def _work(job: Job, device: str, tasks: Any, events: Any) -> None:
         events.put(error)
     except OSError as error:
         events.put(UserError(f"{error.filename or device}: {error.strerror or error}"))
+
+
+def _die_with_parent() -> None:
+    """A worker that outlived a killed parent would write into a folder that nobody holds any more."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)

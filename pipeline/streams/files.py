@@ -64,6 +64,29 @@ def content_hash(url: str) -> str:
     return digest.hexdigest()
 
 
+class HashedReader:
+    """A file that is read front to back once, and hashed on the way. Only a rewind to 0 is possible."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._digest, self._complete = file, hashlib.sha256(), False
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._digest.update(data)
+        self._complete = not data or size < 0
+        return data
+
+    def seek(self, position: int) -> int:
+        if position != 0:
+            raise ValueError("a hashed file can only be rewound")
+        self._digest = hashlib.sha256()
+        return self._file.seek(0)
+
+    def sha256(self) -> str | None:
+        """None where the end of the file has not been reached."""
+        return self._digest.hexdigest() if self._complete else None
+
+
 def stored_sha256(url: str) -> str | None:
     """The sha256 that the Hugging Face hub keeps of a large file; None elsewhere."""
     if not url.startswith("hf://"):

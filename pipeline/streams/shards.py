@@ -7,14 +7,14 @@ import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from pipeline.errors import UserError
 from pipeline.records import Rejected, Sample
 from pipeline.streams.contract import InputStream
-from pipeline.streams.files import content_hash, expand_urls, fingerprint, open_url, publish, shard_names
+from pipeline.streams.files import HashedReader, content_hash, expand_urls, fingerprint, open_url, publish, shard_names
 from pipeline.streams.names import Split, escape_dots
 from pipeline.streams.tarstream import Group, read_groups
 
@@ -53,17 +53,19 @@ class WebDatasetInput(BaseModel):
 class TarShard:
     def __init__(self, url: str, name: str, options: WebDatasetInput) -> None:
         self.url, self.name, self.options = url, name, options
+        self._hash: str | None = None
 
     def fingerprint(self) -> str:
         return fingerprint(self.url)
 
     def content_hash(self) -> str:
-        return content_hash(self.url)
+        return self._hash or content_hash(self.url)
 
     def read(self) -> Iterator[Sample | Rejected]:
         seen: set[str] = set()
         with open_url(self.url) as file:
-            for key, members, problem in read_groups(file, self.options.split):
+            hashed = HashedReader(file)
+            for key, members, problem in read_groups(cast(BinaryIO, hashed), self.options.split):
                 origin = f"{self.name}:{key}"
                 if problem is None and key in seen:
                     problem = f"duplicate key {key!r} in this shard"
@@ -75,6 +77,7 @@ class TarShard:
                         "refused" if problem.startswith("duplicate") else "undecodable"
                     )
                     yield Rejected(key=key, reason=problem, kind=kind, origin=origin, members=members)
+            self._hash = hashed.sha256()
 
 
 class TarWriter:

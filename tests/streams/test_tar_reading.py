@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import hashlib
 import io
+import lzma
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -136,3 +141,17 @@ def test_a_real_tar_reads_whole() -> None:
         contents = {i.name: tar.extractfile(i).read() for i in tar}  # type: ignore[union-attr]
     read = samples(only)
     assert {f"{s.key}.jpg": s.image for s in read} | {f"{s.key}.json": s.members["json"] for s in read} == contents
+
+
+@pytest.mark.parametrize("squeeze", [bytes, gzip.compress, bz2.compress, lzma.compress])
+def test_the_content_hash_is_that_of_the_file_read_or_not(
+    tmp_path: Path, whole: bytes, squeeze: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = squeeze(whole)
+    truth = hashlib.sha256(data).hexdigest()
+    source = shard(tmp_path / "t.tar", data)
+    next(source.read())  # begun and left: not enough to know
+    assert source.content_hash() == truth
+    assert len(list(source.read())) == 4
+    monkeypatch.setattr("pipeline.streams.shards.content_hash", lambda url: "read a second time")
+    assert source.content_hash() == truth
