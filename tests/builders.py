@@ -55,6 +55,7 @@ def model_folder(folder: Path, *, classes: int | None = CLASSES, channels: int =
     torch.manual_seed(seed)
     network = UNet2DModel(
         sample_size=SIDE, in_channels=channels, out_channels=channels, layers_per_block=1, block_out_channels=(32,),
+        norm_num_groups=8,
         down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), num_class_embeds=classes,
     )  # fmt: skip
     network.save_pretrained(folder / "unet")

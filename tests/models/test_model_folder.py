@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file, save_file
 
@@ -56,8 +57,10 @@ def incomplete(folder: Path) -> None:
     save_file(weights, folder / WEIGHTS, {"format": "pt"})
 
 
-def weights_of_the_codec_alone(folder: Path) -> None:
+def safetensors_of_the_codec_alone(folder: Path) -> None:
+    """Sound weights of the network lie there too, but pickled."""
     (folder / "codec").mkdir()
+    torch.save(load_file(folder / WEIGHTS), folder / "unet" / "diffusion_pytorch_model.bin")
     (folder / WEIGHTS).rename(folder / "codec" / "codec.safetensors")
 
 
@@ -68,7 +71,7 @@ def patched(folder: Path) -> None:
 BROKEN: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "no weights": (remove(WEIGHTS), "", "no weights"),
     "only pickled weights": (only_pickled, "", r"only pickled weights \(unet/diffusion_pytorch_model.bin\)"),
-    "weights elsewhere": (weights_of_the_codec_alone, "unet", "the network cannot be loaded"),
+    "pickled, safetensors elsewhere": (safetensors_of_the_codec_alone, "unet", "the network cannot be loaded"),
     "rubbish weights": (write(WEIGHTS, b"rubbish" * 9), "unet", "the network cannot be loaded"),
     "empty weights": (write(WEIGHTS, b""), "unet", "the network cannot be loaded"),
     "truncated weights": (truncated, "unet", "the network cannot be loaded"),
