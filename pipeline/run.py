@@ -117,7 +117,8 @@ def label_problem(sample: Sample, model: PixelModel | None, config: JobConfig) -
     if model is None or model.classes is None or config.operator is None or not config.operator.use_labels:
         return None
     if sample.label is None:
-        return f"no class label, and the model needs one of 0 to {model.classes - 1}"
+        way_out = "" if model.null_label is None else " (operator.use_labels: false goes without)"
+        return f"no class label, and the model needs one of 0 to {model.classes - 1}{way_out}"
     if not 0 <= sample.label < model.classes:
         return f"label {sample.label} is out of range: the model knows 0 to {model.classes - 1}"
     return None

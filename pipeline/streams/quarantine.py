@@ -14,9 +14,11 @@ from pipeline.streams.shards import TarWriter
 def write_quarantine(rejected: Sequence[Rejected], *, folder: Path, parts: Path, name: str) -> dict[str, str]:
     """`folder/NAME.tar`: `000000.reason.json` {key, reason, kind, origin} and the members, numbered in order.
 
-    Names in the tar are ours, never the sample's. Returns {file name: sha256}; nothing is written for no samples.
+    Names in the tar are ours, never the sample's. Returns {file name: sha256}; nothing is written for no samples, and
+    what an earlier run of the shard left is removed.
     """
     if not rejected:
+        (folder / f"{name}.tar").unlink(missing_ok=True)
         return {}
     (parts / "quarantine").mkdir(exist_ok=True)
     writer = TarWriter(data=folder, parts=parts / "quarantine", name=name, verbatim_names=True)
