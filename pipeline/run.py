@@ -64,8 +64,9 @@ def process(
         ThreadPoolExecutor(job.config.run.workers) as pool,
         closing(prefetch(read(shards, job.config, model, pool, remaining), AHEAD)) as decoded,
         closing(prefetch(((b, *transform(b, model, job, device)) for b in decoded), AHEAD)) as transformed,
+        closing(prefetch(encode_all(transformed, job.config, pool), AHEAD)) as encoded,
     ):
-        yield from write(transformed, job, {s.name: s for s in stream.shards}, stream, ledger, pool)
+        yield from write(encoded, job, stream, ledger)
 
 
 def read(
@@ -178,6 +179,13 @@ def transform(batch: Batch, model: PixelModel | None, job: Job, device: str) -> 
     return [output for i, outputs in enumerate(by_row) if i not in bad for output in outputs], refused
 
 
+def encode_all(
+    transformed: Iterable[tuple[Batch, list[Output], list[Rejected]]], config: JobConfig, pool: ThreadPoolExecutor
+) -> Iterator[tuple[Batch, list[Sample], list[Rejected]]]:
+    for batch, outputs, refused in transformed:
+        yield batch, list(pool.map(partial(to_sample, config=config), outputs)), refused
+
+
 def to_sample(output: Output, config: JobConfig) -> Sample:
     """The encoded output with everything that belonged to its source, and its provenance."""
     source = output.row.sample
@@ -231,45 +239,27 @@ class OpenShard:
 
 
 def write(
-    transformed: Iterable[tuple[Batch, list[Output], list[Rejected]]],
-    job: Job,
-    shards: dict[str, InputShard],
-    stream: InputStream,
-    ledger: Ledger,
-    pool: ThreadPoolExecutor,
+    encoded: Iterable[tuple[Batch, list[Sample], list[Rejected]]], job: Job, stream: InputStream, ledger: Ledger
 ) -> Iterator[Event]:
-    """Encodes and writes; a shard is published and recorded when its last batch is through."""
+    """A shard is published and recorded when its last batch is through."""
+    shards = {shard.name: shard for shard in stream.shards}
     output: OpenShard | None = None
-    finish = partial(to_sample, config=job.config)
     try:
-        for batch, outputs, refused in transformed:
+        for batch, samples, refused in encoded:
+            shard = shards[batch.shard]
             if output is None:
-                output = OpenShard(
-                    open_writer(
-                        job.config.output.format,
-                        data=ledger.data,
-                        parts=ledger.parts,
-                        name=batch.shard,
-                        stream=stream,
-                    )
+                made = open_writer(
+                    job.config.output.format, data=ledger.data, parts=ledger.parts, name=shard.name, stream=stream
                 )
-            output.add(batch, pool.map(finish, outputs), refused)
-            yield Progress(images=len(outputs), rejected=len(batch.rejected) + len(refused))
+                output = OpenShard(made)
+            output.add(batch, samples, refused)
+            yield Progress(images=len(samples), rejected=len(batch.rejected) + len(refused))
             if batch.last:
-                shard = shards[batch.shard]
                 if shard.fingerprint() != batch.fingerprint:
                     raise UserError(f"input shard {shard.name} changed while it was read; run again when it is still")
-                made = {
-                    "input_hash": shard.content_hash(),
-                    "fingerprint": batch.fingerprint,
-                    "hashes": job.hashes,
-                }
-                record = {
-                    "shard": shard.name,
-                    "code": job.code,
-                    **made,
-                    **output.close(ledger, shard.name),
-                }
+                source = {"fingerprint": batch.fingerprint, "input_hash": shard.content_hash()}
+                record = {"shard": shard.name, **source, "code": job.code, "hashes": job.hashes}
+                record |= output.close(ledger, shard.name)
                 ledger.commit(record)
                 output = None
                 yield ShardDone(record)
