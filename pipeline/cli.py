@@ -94,7 +94,8 @@ def demo_command(args: argparse.Namespace) -> int:
 
 def train_command(args: argparse.Namespace) -> int:
     from pipeline.config import load_config
-    from training.denoiser import DenoiserConfig, train_denoiser
+    from training.denoiser import train_denoiser
+    from training.denoiser_config import DenoiserConfig
 
     folder = train_denoiser(load_config(DenoiserConfig, args.recipe, args.set), overwrite=args.overwrite)
     print(f"{folder}/model: weights, card, samples.png and loss.png")

@@ -157,6 +157,7 @@ def test_a_mask_with_the_name_of_the_output_survives(tmp_path: Path) -> None:
 def test_limit_takes_the_first_and_goes_on_from_there(shards: str, tmp_path: Path, model: Path) -> None:
     manifest = run(builders.recipe(shards, tmp_path / "out", model, limit=7))
     assert manifest["counts"]["read"] == 7
+    assert manifest["complete"]
     (tmp_path / "out" / "shards" / "b.json").unlink()  # as if it had been stopped there
     assert run(builders.recipe(shards, tmp_path / "out", model, limit=7))["counts"]["read"] == 7
     assert len(builders.members_of(tmp_path / "out" / "data" / "b.tar")) == 2 * 5

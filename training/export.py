@@ -22,7 +22,7 @@ from training.checkpoint import State, swap
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler, UNet2DModel
 
-    from training.denoiser import DenoiserConfig
+    from training.denoiser_config import DenoiserConfig
 
 FOLDER = "model"
 COLUMNS, ROWS, ROWS_WITHOUT_CLASSES, STEPS = 10, 20, 4, 40

@@ -49,6 +49,8 @@ def run_job(
                     observe(event)
                     if isinstance(event, ShardDone):
                         ledger.log("shard", shard=event.record["shard"], **event.record["counts"])
+            if job.config.limit:
+                total = len(ledger.records())  # the shards that the limit reached are all there are
         finally:
             manifest = ledger.write_manifest(facts, total)
             ledger.log("stop", **manifest["shards"], **manifest["counts"])

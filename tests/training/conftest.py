@@ -9,7 +9,7 @@ from PIL import Image
 
 import training.export
 from tests.training.toy import COLOURS, EACH, SIDE, Configure
-from training.denoiser import DenoiserConfig
+from training.denoiser_config import DenoiserConfig
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,8 @@ import training.checkpoint
 import training.denoiser
 from pipeline.errors import UserError
 from tests.training.toy import Configure
-from training.denoiser import DenoiserConfig, train_denoiser
+from training.denoiser import train_denoiser
+from training.denoiser_config import DenoiserConfig
 
 STEPS = 6
 Interrupt = Callable[[int], None]

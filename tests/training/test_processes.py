@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.toy import Configure
-from training.denoiser import DenoiserConfig
+from training.denoiser_config import DenoiserConfig
 
 SCRIPT = """
 import hashlib, json, os, sys
