@@ -1,0 +1,115 @@
+"""What the README and the shipped files promise."""
+
+import gzip
+import re
+from pathlib import Path
+from typing import Any
+
+import builders
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from pipeline.assets import ROOT as ASSETS
+from pipeline.cli import build_parser, main
+from pipeline.config import RECIPES, load_config, validate
+from pipeline.job import JobConfig
+from pipeline.operators import OPERATORS
+from pipeline.pixels import decode
+from pipeline.streams.shards import WebDatasetInput
+from training.denoiser_config import DenoiserConfig
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_recipes_in_the_readme_are_valid() -> None:
+    for block in blocks("yaml"):
+        validate(JobConfig, yaml.safe_load(block), "README")
+
+
+def test_commands_in_the_readme_exist() -> None:
+    commands = [line.split("#")[0].split() for block in blocks("sh") for line in block.splitlines() if line]
+    ours = [words[words.index("doppel") + 1 :] for words in commands if "doppel" in words]
+    assert len(ours) >= 5
+    for words in ours:
+        build_parser().parse_args(words)
+
+
+def test_the_python_in_the_readme_runs() -> None:
+    (code,) = blocks("python")
+    names: dict[str, Any] = {"pixels": torch.zeros(2, 3, 28, 28), "labels": torch.tensor([0, 1])}
+    exec(code, names)
+    assert names["near"].shape == (2, 3, 28, 28)
+
+
+def test_every_operator_is_in_the_table() -> None:
+    for name in OPERATORS:
+        assert f"| `{name}` |" in README
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_recipes_are_valid(recipe: Path) -> None:
+    kind: Any = DenoiserConfig if recipe.stem.startswith("train_") else JobConfig
+    load_config(kind, recipe.stem)
+
+
+def test_the_embedded_files_are_small() -> None:
+    sizes = {
+        part: sum(f.stat().st_size for f in (ASSETS / "fashion_mnist" / part).rglob("*"))
+        for part in ("model", "sample")
+    }
+    assert sizes["model"] < 8e6
+    assert sizes["sample"] < 1e6
+
+
+def test_the_sample_is_the_first_thousand_test_images() -> None:
+    source = builders.SHARED / "fashion_mnist"
+    if not source.is_dir():
+        pytest.skip(f"{source} is not here")
+    images = np.frombuffer(gzip.decompress((source / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
+    labels = np.frombuffer(gzip.decompress((source / "t10k-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
+    shards = WebDatasetInput(urls=("embedded:fashion_mnist/sample/*.tar.gz",)).open().shards
+    samples: list[Any] = [s for shard in shards for s in shard.read()]
+    assert [s.label for s in samples] == labels[:1000].tolist()
+    decoded = np.stack([decode(s.image)[0][..., 0] for s in samples])
+    assert np.array_equal(decoded, images.reshape(-1, 28, 28)[:1000])
+
+
+def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With two steps instead of twenty; `test_the_whole_demo` takes them all."""
+
+    def fewer(kind: type[JobConfig], source: str, overrides: list[str]) -> JobConfig:
+        return load_config(kind, source, [*overrides, "operator.steps=2"])
+
+    monkeypatch.setattr("pipeline.demo.load_config", fewer)
+    for _ in range(2):  # the second starts anew
+        assert main(["demo", "--out", str(tmp_path / "out")]) == 0
+        said = capsys.readouterr().out
+        assert "│ images" in said
+        assert " 1000 " in said
+    assert len(list((tmp_path / "out" / "data").glob("*.tar"))) == 4
+    sheet = np.asarray(Image.open(tmp_path / "out" / "contact_sheet.png"))
+    assert sheet.shape[0] > 5 * 84
+    assert sheet.std() > 40
+
+
+@pytest.mark.slow
+def test_the_whole_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The figures of the README, up to the rounding of another machine."""
+    assert main(["demo", "--out", str(tmp_path / "out")]) == 0
+    said, promised = (
+        {
+            name: re.search(rf"│ {name} .*?│([^│]*)│\n", text)[1]
+            for name in ("nearest other", "nearest original", "PSNR")
+        }  # type: ignore[index]
+        for text in (capsys.readouterr().out, README)
+    )
+    for name, text in promised.items():
+        number = float(re.search(r"[\d.]+", text)[0])  # type: ignore[index]
+        assert float(re.search(r"[\d.]+", said[name])[0]) == pytest.approx(number, abs=1), name  # type: ignore[index]
