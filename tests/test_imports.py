@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = {"errors", "records", "assets"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "assets": set(),
