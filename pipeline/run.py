@@ -57,12 +57,12 @@ def process(
     Closing the generator leaves finished shards finished and nothing else behind.
     """
     model = load_pixel_model(job.config.model, device) if job.config.model else None
-    if stream.label_names is None and model is not None:
+    if stream.label_names is None and model is not None and wants_labels(model, job.config):
         stream = replace(stream, label_names=model.class_names)
     remaining = job.config.limit and job.config.limit - sum(r["counts"]["read"] for r in ledger.records())
     with (
         ThreadPoolExecutor(job.config.run.workers) as pool,
-        closing(prefetch(read(shards, job.config, model, pool, remaining), AHEAD)) as decoded,
+        closing(prefetch(read(shards, job.config, model, pool, stream.label_names, remaining), AHEAD)) as decoded,
         closing(prefetch(((b, *transform(b, model, job, device)) for b in decoded), AHEAD)) as transformed,
         closing(prefetch(encode_all(transformed, job.config, pool), AHEAD)) as encoded,
     ):
@@ -74,11 +74,12 @@ def read(
     config: JobConfig,
     model: PixelModel | None,
     pool: ThreadPoolExecutor,
+    label_names: tuple[str, ...] | None = None,
     remaining: int | None = None,
 ) -> Iterator[Batch]:
     """Decoded batches, never across a shard; every shard ends with a batch marked `last`."""
     size = config.model.batch_size if config.model else PASS_THROUGH_BATCH
-    to_row = partial(decode_row, config=config, model=model)
+    to_row = partial(decode_row, config=config, model=model, label_names=label_names)
     for shard in shards:
         if remaining == 0:
             return
@@ -100,11 +101,13 @@ def read(
         yield batch(rows=rows, rejected=rejected, read=count, last=True)
 
 
-def decode_row(sample: Sample | Rejected, *, config: JobConfig, model: PixelModel | None) -> Row | Rejected:
+def decode_row(
+    sample: Sample | Rejected, *, config: JobConfig, model: PixelModel | None, label_names: tuple[str, ...] | None
+) -> Row | Rejected:
     """A sample's image, fitted to the model, or why the sample cannot be used."""
     if isinstance(sample, Rejected):
         return sample
-    problem = label_problem(sample, model, config)
+    problem = label_problem(sample.label, config, model, label_names)
     if problem is not None:
         return reject(sample, problem, undecodable=False)
     try:
@@ -114,15 +117,24 @@ def decode_row(sample: Sample | Rejected, *, config: JobConfig, model: PixelMode
     return Row(sample=sample, frame=frame, image=image)
 
 
-def label_problem(sample: Sample, model: PixelModel | None, config: JobConfig) -> str | None:
-    if model is None or model.classes is None or config.operator is None or not config.operator.use_labels:
-        return None
-    if sample.label is None:
-        way_out = "" if model.null_label is None else " (operator.use_labels: false goes without)"
-        return f"no class label, and the model needs one of 0 to {model.classes - 1}{way_out}"
-    if not 0 <= sample.label < model.classes:
-        return f"label {sample.label} is out of range: the model knows 0 to {model.classes - 1}"
+def label_problem(
+    label: int | None, config: JobConfig, model: PixelModel | None, names: tuple[str, ...] | None
+) -> str | None:
+    """Why a sample with this label can't be used. Without need for labels, −1 is the convention for "none"."""
+    if model is not None and wants_labels(model, config):
+        highest = (model.classes or 0) - 1
+        if label is None:
+            way_out = "" if model.null_label is None else " (operator.use_labels: false goes without)"
+            return f"no class label, and the model needs one of 0 to {highest}{way_out}"
+        if not 0 <= label <= highest:
+            return f"label {label} is out of range: the model knows 0 to {highest}"
+    if label is not None and names is not None and not -1 <= label < len(names):
+        return f"label {label} is out of range: the data set names 0 to {len(names) - 1}"
     return None
+
+
+def wants_labels(model: PixelModel, config: JobConfig) -> bool:
+    return model.classes is not None and config.operator is not None and config.operator.use_labels
 
 
 def reject(sample: Sample, reason: str, *, undecodable: bool) -> Rejected:
@@ -153,7 +165,7 @@ def transform(batch: Batch, model: PixelModel | None, job: Job, device: str) -> 
     rows = batch.rows + [batch.rows[-1]] * (config.model.batch_size - len(batch.rows))
     z0 = model.encode(to_pixels([row.image for row in rows], device))
     labels = None
-    if model.classes is not None and config.operator.use_labels:
+    if wants_labels(model, config):
         labels = torch.tensor([row.sample.label for row in rows], device=device)
     by_row: list[list[Output]] = [[] for _ in batch.rows]
     bad: set[int] = set()

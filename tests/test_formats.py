@@ -112,3 +112,41 @@ def test_dots_in_keys_survive_every_way(sources: dict[str, dict[str, Any]], tmp_
     for i in range(COUNT):
         file = folder / NAMES[i % 3] / f"IMG.{i:04d}.png"
         assert (decode(file.read_bytes())[0] == decode(builders.picture(i))[0]).all()
+
+
+@pytest.mark.parametrize("output", ["webdataset", "parquet", "folder"])
+def test_sets_without_labels_and_with_wrong_ones(output: str, tmp_path: Path) -> None:
+    """−1 is how data sets write "no label"; a number without a name is a row in quarantine, not the end of the job."""
+    pictures = [(f"{i}.{e}", c) for i in range(4) for e, c in (("png", builders.picture(i)), ("cls", b"%d" % (i - 1)))]
+    source = builders.tar(tmp_path / "in.tar", pictures)  # labels -1, 0, 1, 2
+    content = builders.recipe(
+        source, tmp_path / "out", None, **{"output.format": output, "input.label_names": NAMES[:2]}
+    )
+    manifest = run_job(make_job(validate(JobConfig, content, "test")))
+    assert manifest["counts"]["written"] == 3
+    (reason,) = [
+        c
+        for n, c in builders.members_of(tmp_path / "out" / "quarantine" / "in.tar").items()
+        if n.endswith(".reason.json")
+    ]
+    assert b"label 2 is out of range: the data set names 0 to 1" in reason
+
+
+@pytest.mark.parametrize("use_labels", [True, False])
+def test_the_models_class_names_belong_to_the_data_only_where_its_labels_are_used(
+    use_labels: bool, tmp_path: Path
+) -> None:
+    import json
+
+    from datasets import load_dataset
+
+    folder = builders.model_folder(tmp_path / "named", classes=4)  # three, and the one for "none"
+    (folder / "doppel.json").write_text(json.dumps({"class_names": NAMES, "null_label": 3}))
+    label = b"2" if use_labels else b"41"
+    source = builders.tar(tmp_path / "in.tar", [("0.png", builders.picture(0)), ("0.cls", label)])
+    changes = {"output.format": "parquet", "operator.use_labels": use_labels}
+    content = builders.recipe(source, tmp_path / "out", folder, **changes)
+    assert run_job(make_job(validate(JobConfig, content, "test")))["counts"]["written"] == 1
+    found = load_dataset(str(tmp_path / "out" / "data"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert found["label"] == [int(label)]
+    assert getattr(found.features["label"], "names", None) == (NAMES if use_labels else None)

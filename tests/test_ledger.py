@@ -52,9 +52,7 @@ def test_only_missing_shards_are_done(content: dict[str, Any], tmp_path: Path) -
     (tmp_path / "out" / "data" / "2.tar").unlink()  # somebody removed an output: its record is no longer true
     run(content)
     after = finished(tmp_path / "out")
-    assert [name for name in before if before[name] == after[name]] == ["0"] or before["0"] == after["0"]
-    assert before["1"] != after["1"]
-    assert before["2"] != after["2"]
+    assert [name for name in before if before[name] == after[name]] == ["0"]
     assert builders.tree(tmp_path / "out", "data") == whole
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pipeline.errors import UserError
 from pipeline.models.codec import PatchCodec, load_codec, save_codec
 from pipeline.streams.files import sync_file, sync_folder
+from pipeline.streams.ledger import flatten
 
 FOLDER = "checkpoint"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -69,7 +70,7 @@ def load_checkpoint(
     if folder is None:
         return None
     facts = json.loads((folder / "state.json").read_text())
-    before, now = _flat(facts.pop("identity")), _flat(json.loads(json.dumps(identity)))
+    before, now = flatten(facts.pop("identity")), flatten(json.loads(json.dumps(identity)))
     changed = [key for key in now if before.get(key) != now[key]]
     if changed:
         raise UserError(f"{folder} belongs to a run with another {', '.join(changed)}: use --overwrite to start anew")
@@ -98,14 +99,6 @@ def swap(part: Path, final: Path) -> None:
     part.rename(final)
     sync_folder(final.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` → `{"a.b": 1}`"""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _tensors(network: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -155,7 +155,10 @@ def _glob(url: str) -> list[str]:
 def _file_system(url: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
 
-    return url_to_fs(url)
+    try:
+        return url_to_fs(url)
+    except (ImportError, ValueError) as error:  # a back end that is not installed, or no such protocol
+        raise UserError(f"{url!r} cannot be opened: {error}") from None
 
 
 def _stem(url: str) -> str:

@@ -25,8 +25,8 @@ class FolderWriter:
 
     A class is the folder of its name, or of its number where it has no name. `imagefolder` takes the
     innermost folder for the class, so the rest of a labelled key is one file name (its `/` becomes `%2F`); a
-    key that already begins with the class loses that part. Without a label the key's folders are kept. A name
-    that exists already raises.
+    key that already begins with the class loses that part. Without a label (−1 stands for none, too) the key's
+    folders are kept. A name that exists already raises.
 
     `parts/../provenance/{name}.provenance.jsonl` gets one line a sample: {file, sidecars, provenance}. It is
     published before the first image: after a crash it tells which files in `data/` are leftovers of this
@@ -50,7 +50,7 @@ class FolderWriter:
         sidecars = []
         for extension, content in sample.members.items():
             if extension == PROVENANCE or (
-                extension == LABEL_MEMBER and sample.label is not None and content == b"%d" % sample.label
+                extension == LABEL_MEMBER and sample.label not in (None, -1) and content == b"%d" % sample.label
             ):
                 continue
             path = f"{stem}.{path_component(extension)}"
@@ -89,7 +89,7 @@ class FolderWriter:
 
     def _stem(self, sample: Sample) -> str:
         key = unescape_dots(sample.key) if self._stream.verbatim_names else sample.key
-        if sample.label is None:
+        if sample.label is None or sample.label == -1:
             parts = [path_component(part) for part in key.split("/") if part not in ("", ".")]
             return "/".join(parts) or path_component("")
         names = self._stream.label_names

@@ -142,16 +142,17 @@ def differences(
     new: Mapping[str, Any],
 ) -> list[str]:
     """What changed between two jobs, in words: single keys of the configuration, or model, code, salt."""
-    flat_old, flat_new = _flat(old), _flat(new)
+    flat_old, flat_new = flatten(old), flatten(new)
     keys = [key for key in {**flat_old, **flat_new} if flat_old.get(key) != flat_new.get(key)]
     changed = [f"{key} ({flat_old.get(key)} → {flat_new.get(key)})" for key in keys]
     words = {"model": "the model's files", "code": "doppel's code", "salt": "the salt"}
     return changed + [word for key, word in words.items() if old_hashes.get(key) != new_hashes.get(key)]
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` → `{"a.b": 1}`"""
     if isinstance(value, Mapping):
-        return {k: v for key, part in value.items() for k, v in _flat(part, f"{prefix}.{key}".lstrip(".")).items()}
+        return {k: v for key, part in value.items() for k, v in flatten(part, f"{prefix}.{key}".lstrip(".")).items()}
     return {prefix: value}
 
 

@@ -135,8 +135,8 @@ def _image(sample: Sample) -> dict[str, Any]:
 
 
 def _label(sample: Sample, names: tuple[str, ...] | None) -> int | None:
-    """`datasets` refuses to load a whole file for one label without a name."""
-    if sample.label is not None and names is not None and not 0 <= sample.label < len(names):
+    """`datasets` refuses to load a whole file for one label without a name; −1 stands for none."""
+    if sample.label is not None and names is not None and not -1 <= sample.label < len(names):
         raise UserError(f"sample {sample.key!r}: label {sample.label} is not among the {len(names)} names")
     return sample.label
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pipeline.errors import UserError
 from pipeline.streams import INPUTS, WRITERS, AnyInput, files, open_writer
 from pipeline.streams.contract import InputStream
-from pipeline.streams.files import content_hash, expand_urls, fingerprint, is_damage, shard_names
+from pipeline.streams.files import content_hash, expand_urls, fingerprint, is_damage, open_url, shard_names
 from pipeline.streams.shards import WebDatasetInput
 from tests.streams.made import folders, picture, samples, tar_bytes
 
@@ -128,3 +128,10 @@ def test_importing_streams_imports_nothing_heavy() -> None:
     code = f"import sys, pipeline.streams; print(sorted({heavy} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("url", ["nosuch://bucket/a.tar", "nosuch://bucket/*.tar"])
+def test_a_protocol_that_is_not_there_is_one_sentence(url: str) -> None:
+    with pytest.raises(UserError, match="nosuch") as caught:
+        [open_url(found) for found in expand_urls([url])]
+    assert url in str(caught.value)

@@ -114,6 +114,6 @@ def test_classes_that_would_share_a_folder_and_labels_without_a_name_are_told(tm
     with pytest.raises(UserError, match="two classes would share a folder"):
         FolderWriter(data=data, parts=parts, name="f", stream=InputStream(shards=[], label_names=("a/b", "a%2Fb")))
     writer = FolderWriter(data=data, parts=parts, name="f", stream=InputStream(shards=[], label_names=("a",)))
-    for label in (1, -1):
+    for label in (1, -2):
         with pytest.raises(UserError, match="is not among the 1 names"):
             writer.add(Sample(key="k", image=b"", image_ext="png", label=label))
