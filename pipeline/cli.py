@@ -53,6 +53,13 @@ def build_parser() -> argparse.ArgumentParser:
     change.add_argument("--keep-finished", action="store_true", help="keep finished shards although something changed")
     run.set_defaults(command=run_command)
 
+    preview = commands.add_parser("preview", help="a contact sheet of a recipe's first samples: inputs beside outputs")
+    _recipe(preview)
+    preview.add_argument("-n", type=int, default=8, dest="count", metavar="N", help="samples to show (default: 8)")
+    preview.add_argument("-o", "--output", default="sheet.png", metavar="FILE", help="default: sheet.png")
+    preview.add_argument("--animate", metavar="FILE", help=".gif or .mp4: the tiles of the first sample slide")
+    preview.set_defaults(command=preview_command)
+
     demo = commands.add_parser("demo", help="real images through the embedded model: shards, contact sheet, numbers")
     demo.add_argument("--out", default="demo_out", help="output folder (default: demo_out)")
     demo.set_defaults(command=demo_command)
@@ -84,6 +91,20 @@ def run_command(args: argparse.Namespace) -> int:
         f"{counts['quarantined'] + counts['undecodable']} in quarantine"
     )
     return outcome(manifest)
+
+
+def preview_command(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from pipeline.preview import preview
+
+    if args.count < 1:
+        raise UserError(f"-n is {args.count}; at least 1 is needed")
+    rejected = preview(args.recipe, args.set, args.count, Path(args.output), args.animate and Path(args.animate))
+    for bad in rejected:
+        print(f"refused: {bad.key} ({bad.reason})", file=sys.stderr)
+    print(args.output)
+    return 0
 
 
 def demo_command(args: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from pipeline.diffusion.level_range import LevelRange
 from pipeline.job import Job, JobConfig, make_job
 from pipeline.models.pixel import PixelModel, load_pixel_model
 from pipeline.noise import KeyedNoise
+from pipeline.operators import Boomerang, Given
 from pipeline.pixels import decode, from_pixels, to_pixels
 from pipeline.records import Sample
 from pipeline.report.neighbours import neighbours
@@ -58,8 +59,8 @@ def draw_sheet(
     The row at the job's own level shows the images that the job wrote.
     """
     operator = job.config.operator
-    if operator is None or model.classes is None:
-        raise AssertionError("the demo recipe has an operator and a class-conditional model")
+    if not isinstance(operator, Boomerang) or model.classes is None:
+        raise AssertionError("the demo recipe is a Boomerang on a class-conditional model")
     shown = [next(s for s in originals if s.label == label) for label in range(model.classes)]
     pictures = [decode(s.image, model.size)[0] for s in shown]
     rows = [("original", pictures)]
@@ -70,7 +71,9 @@ def draw_sheet(
             continue
         at_level = operator.model_copy(update={"t_boom": LevelRange(low=level, high=level)})
         noise = KeyedNoise(job.salt, [s.key for s in shown], operator.name, 0)
-        rows.append((f"t = {level}", list(from_pixels(model.decode(at_level(model, z, labels, noise).z)))))
+        rows.append(
+            (f"t = {level}", list(from_pixels(model.decode(at_level(model, z, Given(labels=labels), noise).z))))
+        )
     contact_sheet(rows).save(file)
 
 

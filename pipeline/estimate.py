@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import dump
 from pipeline.engines.local import resolve_devices
-from pipeline.models.pixel import load_pixel_model
-from pipeline.run import read, transform
+from pipeline.reading import Reader
+from pipeline.run import load_models, transform
 
 if TYPE_CHECKING:
     from pipeline.job import Job
@@ -25,15 +25,15 @@ def estimate(job: Job) -> str:
     config = job.config
     stream = config.input.open()
     device, *others = resolve_devices(config.run.devices)
-    model = load_pixel_model(config.model, device) if config.model else None
+    models = load_models(config, device)
     lines = [dump(config).rstrip(), f"# shards: {len(stream.shards)}, device: {', '.join([device, *others])}"]
     if not stream.shards:
         return "\n".join(lines)
     with ThreadPoolExecutor(config.run.workers) as pool:
-        for batch in islice(read(stream.shards[:1], config, model, pool), 1):
-            transform(batch, model, job, device)
+        for batch in islice(Reader(job, models.first, pool)(stream.shards[:1]), 1):
+            transform(batch, models, job, device)
             started = time.perf_counter()
-            transform(batch, model, job, device)
+            transform(batch, models, job, device)
             seconds = (time.perf_counter() - started) / max(len(batch.rows), 1)
     first = sum(1 for _ in stream.shards[0].read())
     total = min(first * len(stream.shards), config.limit or first * len(stream.shards))

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipeline.errors import UserError
-from pipeline.models.folder import find_model, hash_model
-from pipeline.models.pixel import ModelConfig
+from pipeline.extras import GuideConfig, MaskConfig, file_guide, file_mask
+from pipeline.models.pixel import ModelConfig, load_skeleton
 from pipeline.operators import AnyOperator
 from pipeline.pixels import Codec, Fit
 from pipeline.streams import AnyInput, OutputFormat
@@ -60,7 +62,14 @@ class JobConfig(Section):
 
     input: AnyInput
     model: ModelConfig | None = None
+    second_model: ModelConfig | None = None
+    """For operators between two models; its `batch_size` does not count."""
     operator: AnyOperator | None = None
+    mask: MaskConfig | None = None
+    guide: GuideConfig | None = None
+    clip: str | None = None
+    """Regular expression for the keys of frames; its first group names the clip. The frames of a clip share their
+    noise."""
     image: ImageConfig = ImageConfig()
     output: OutputConfig
     run: RunConfig = RunConfig()
@@ -72,6 +81,32 @@ class JobConfig(Section):
         if (self.model is None) != (self.operator is None):
             raise ValueError("model and operator belong together: give both, or neither to pass images through")
         return self
+
+    @model_validator(mode="after")
+    def _extras_are_used(self) -> JobConfig:
+        extras = {"mask": self.mask, "guide": self.guide, "second_model": self.second_model}
+        given = {name for name, section in extras.items() if section is not None}
+        needs, accepts = (self.operator.needs, self.operator.accepts) if self.operator else (frozenset(), frozenset())
+        name = self.operator.name if self.operator else "none"
+        if missing := needs - given:
+            raise ValueError(f"operator {name} needs a section {' and a section '.join(sorted(missing))}")
+        if useless := given - needs - accepts:
+            raise ValueError(f"operator {name} has no use for the section {', '.join(sorted(useless))}")
+        return self
+
+    @field_validator("clip")
+    @classmethod
+    def _one_group(cls, clip: str | None) -> str | None:
+        try:
+            if clip is not None and re.compile(clip).groups < 1:
+                raise ValueError("a group is missing that names the clip, as in (.+)-[0-9]+")
+        except re.error as error:
+            raise ValueError(f"no valid regular expression ({error})") from None
+        return clip
+
+    def wants_labels(self, classes: int | None) -> bool:
+        """Whether the job conditions a model of that many classes on the samples' own labels."""
+        return classes is not None and self.operator is not None and "own" in self.operator.conditions_used()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,15 +127,32 @@ class Job:
 
 
 def make_job(config: JobConfig) -> Job:
-    """Reads the salt and hashes configuration, model and code. Raises `UserError` for a bad salt or model."""
+    """Reads salt and model, checks that all fits together, hashes configuration, model and code.
+
+    Raises `UserError` for all that can be known to be wrong before work starts.
+    """
     salt = read_salt(config.run)
+    model, second = (load_skeleton(c) if c else None for c in (config.model, config.second_model))
+    if model and config.operator:
+        config.operator.check(model, second)
+        if config.mask and config.mask.file:
+            file_mask(config.mask.file, model.size)
+        if config.guide and config.guide.file:
+            file_guide(config.guide.file, model.size, config.image.fit)
     hashes = {
         "config": hash_json({k: v for k, v in identity(config).items() if k not in ("input", "limit")}),
-        "model": hash_model(find_model(config.model.path, config.model.revision)) if config.model else "",
+        "model": model.hash if model else "",
+        "second_model": second.hash if second else "",
+        "files": hash_files(section.file for section in (config.mask, config.guide) if section),
         "code": code_hash(),
         "salt": salt_check(salt),
     }
     return Job(config=config, salt=salt, hashes=hashes)
+
+
+def hash_files(files: Iterable[str | None]) -> str:
+    contents = [Path(file).expanduser().read_bytes() for file in files if file]
+    return hashlib.sha256(b"".join(hashlib.sha256(c).digest() for c in contents)).hexdigest() if contents else ""
 
 
 def identity(config: JobConfig) -> dict[str, Any]:
@@ -108,7 +160,11 @@ def identity(config: JobConfig) -> dict[str, Any]:
 
     The hash in the provenance leaves out the input too: the same shard gives the same bytes wherever it lies.
     """
-    places: Any = {"run": True, "output": {"path"}, "model": {"path", "revision"}}
+    model_place = {"path", "revision"}
+    places: Any = {
+        "run": True, "output": {"path"}, "model": model_place, "second_model": model_place,
+        "mask": {"file"}, "guide": {"file"},
+    }  # fmt: skip
     return config.model_dump(mode="json", exclude=places)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from pipeline.masks import read_mask
 from pipeline.records import Frame
 
 if TYPE_CHECKING:
@@ -38,26 +39,53 @@ def decode(data: bytes, size: tuple[int, int] | None = None, fit: Fit = "resize"
     `Undecodable`.
     """
     image = _open(data)
-    seen, box = image.size, (0, 0, *image.size)
-    if size is not None:
-        target = size[1], size[0]
-        box = (0, 0, *target)
-        if fit == "crop":
-            side = min(image.width / target[0], image.height / target[1])
-            seen = max(1, round(target[0] * side)), max(1, round(target[1] * side))
-            left, top = (image.width - seen[0]) // 2, (image.height - seen[1]) // 2
-            image = image.crop((left, top, left + seen[0], top + seen[1]))
-        elif fit == "pad":
-            scale = min(target[0] / image.width, target[1] / image.height)
-            inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-            left, top = (target[0] - inner[0]) // 2, (target[1] - inner[1]) // 2
-            box = (left, top, left + inner[0], top + inner[1])
-        image = _resize(image, (box[2] - box[0], box[3] - box[1]))
-        margins = (box[1], target[1] - box[3]), (box[0], target[0] - box[2])
-        pixels = np.pad(_rgb(image), (*margins, (0, 0)), mode="edge") if fit == "pad" else _rgb(image)
-    else:
-        pixels = _rgb(image)
-    return pixels, Frame(mode="L" if image.mode == "L" else "RGB", size=seen, box=box)
+    pixels, seen, box = _fitted(image, size, fit, Image.Resampling.BICUBIC)
+    mode: Literal["L", "RGB"] = "L" if image.mode == "L" else "RGB"
+    return pixels, Frame(mode=mode, full=image.size, size=seen, box=box)
+
+
+def decode_mask(data: bytes, full: tuple[int, int], size: tuple[int, int], fit: Fit = "resize") -> Pixels8:
+    """The mask of an image that measures `full` (width, height) → uint8 0 or 1 `[H, W]`, fitted to `size` like it.
+
+    A mask may also have the model's size (height, width) already. Raises `Undecodable` for another size, or where
+    other values than black and white are in it.
+    """
+    image = _open(data).convert("L")
+    if image.size not in (full, size[::-1]):
+        allowed = f"{full[0]} × {full[1]}, the image's, or {size[1]} × {size[0]}, the model's"
+        raise Undecodable(f"the mask measures {image.width} × {image.height}; allowed is {allowed}")
+    try:
+        mask = Image.fromarray(read_mask(np.asarray(image)).astype(np.uint8))
+    except ValueError as error:
+        raise Undecodable(str(error)) from None
+    return _fitted(mask, size, fit if image.size == full else "resize", Image.Resampling.NEAREST)[0][..., 0]
+
+
+Box = tuple[int, int, int, int]
+
+
+def _fitted(
+    image: Image.Image, size: tuple[int, int] | None, fit: Fit, resampling: Image.Resampling
+) -> tuple[Pixels8, tuple[int, int], Box]:
+    """uint8 `[H, W, 3]`, the size of the part that is seen, and where it lies; see `Frame`."""
+    if size is None:
+        return _rgb(image), image.size, (0, 0, *image.size)
+    target, seen = (size[1], size[0]), image.size
+    box = (0, 0, *target)
+    if fit == "crop":
+        side = min(image.width / target[0], image.height / target[1])
+        seen = max(1, round(target[0] * side)), max(1, round(target[1] * side))
+        left, top = (image.width - seen[0]) // 2, (image.height - seen[1]) // 2
+        image = image.crop((left, top, left + seen[0], top + seen[1]))
+    elif fit == "pad":
+        scale = min(target[0] / image.width, target[1] / image.height)
+        inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        left, top = (target[0] - inner[0]) // 2, (target[1] - inner[1]) // 2
+        box = (left, top, left + inner[0], top + inner[1])
+    image = _resize(image, (box[2] - box[0], box[3] - box[1]), resampling)
+    margins = (box[1], target[1] - box[3]), (box[0], target[0] - box[2])
+    pixels = np.pad(_rgb(image), (*margins, (0, 0)), mode="edge") if fit == "pad" else _rgb(image)
+    return pixels, seen, box
 
 
 def encode(
@@ -157,8 +185,10 @@ def _plain(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+def _resize(
+    image: Image.Image, size: tuple[int, int], resampling: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
+    return image if image.size == size else image.resize(size, resampling)
 
 
 def _short(error: Exception) -> str:

@@ -55,6 +55,8 @@ class Frame:
     """How an image was fitted to the model's size, so that it can be undone (sizes are width, height)."""
 
     mode: Literal["L", "RGB"]
+    full: tuple[int, int]
+    """Size of the original."""
     size: tuple[int, int]
     """Size, in the original, of the part that the model sees."""
     box: tuple[int, int, int, int]
@@ -68,6 +70,12 @@ class Row:
     sample: Sample
     frame: Frame
     image: Pixels8
+    noise_key: str
+    """What its noise is derived from: its own key, or that of its clip."""
+    mask: Pixels8 | None = None
+    """0 or 1, `[H, W]`; 1 where the image is to change."""
+    guide: Pixels8 | None = None
+    """`[H, W, 3]`"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from pipeline.diffusion.level_range import describe
@@ -20,15 +20,17 @@ from pipeline.errors import UserError
 from pipeline.job import Job, JobConfig
 from pipeline.models.pixel import PixelModel, load_pixel_model
 from pipeline.noise import KeyedNoise
-from pipeline.pixels import Undecodable, decode, encode, from_pixels, image_ext, to_pixels
+from pipeline.operators import Given
+from pipeline.pixels import encode, from_pixels, image_ext, to_pixels
 from pipeline.prefetch import prefetch
+from pipeline.reading import Reader, reject
 from pipeline.records import PROVENANCE, Batch, Output, Rejected, Row, Sample
+from pipeline.report.flicker import Flicker
 from pipeline.streams import open_writer
 from pipeline.streams.contract import InputShard, InputStream, ShardWriter
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.quarantine import write_quarantine
 
-PASS_THROUGH_BATCH = 64
 AHEAD = 2
 """Batches that wait between two stages."""
 
@@ -56,104 +58,37 @@ def process(
 
     Closing the generator leaves finished shards finished and nothing else behind.
     """
-    model = load_pixel_model(job.config.model, device) if job.config.model else None
-    if stream.label_names is None and model is not None and wants_labels(model, job.config):
+    models = load_models(job.config, device)
+    model = models.first
+    if stream.label_names is None and model is not None and job.config.wants_labels(model.classes):
         stream = replace(stream, label_names=model.class_names)
     remaining = job.config.limit and job.config.limit - sum(r["counts"]["read"] for r in ledger.records())
     with (
         ThreadPoolExecutor(job.config.run.workers) as pool,
-        closing(prefetch(read(shards, job.config, model, pool, stream.label_names, remaining), AHEAD)) as decoded,
-        closing(prefetch(((b, *transform(b, model, job, device)) for b in decoded), AHEAD)) as transformed,
+        closing(prefetch(Reader(job, model, pool, stream.label_names)(shards, remaining), AHEAD)) as decoded,
+        closing(prefetch(((b, *transform(b, models, job, device)) for b in decoded), AHEAD)) as transformed,
         closing(prefetch(encode_all(transformed, job.config, pool), AHEAD)) as encoded,
     ):
         yield from write(encoded, job, stream, ledger)
 
 
-def read(
-    shards: Iterable[InputShard],
-    config: JobConfig,
-    model: PixelModel | None,
-    pool: ThreadPoolExecutor,
-    label_names: tuple[str, ...] | None = None,
-    remaining: int | None = None,
-) -> Iterator[Batch]:
-    """Decoded batches, never across a shard; every shard ends with a batch marked `last`."""
-    size = config.model.batch_size if config.model else PASS_THROUGH_BATCH
-    to_row = partial(decode_row, config=config, model=model, label_names=label_names)
-    for shard in shards:
-        if remaining == 0:
-            return
-        fingerprint, rows, rejected, count = shard.fingerprint(), list[Row](), list[Rejected](), 0
-        batch = partial(Batch, shard=shard.name, fingerprint=fingerprint)
-        samples = islice(shard.read(), remaining)
-        while chunk := list(islice(samples, size)):
-            count += len(chunk)
-            for item in pool.map(to_row, chunk):
-                if isinstance(item, Row):
-                    rows.append(item)
-                else:
-                    rejected.append(item)
-            if remaining is not None:
-                remaining -= len(chunk)
-            if len(rows) >= size:
-                yield batch(rows=rows[:size], rejected=rejected, read=count, last=False)
-                rows, rejected, count = rows[size:], [], 0
-        yield batch(rows=rows, rejected=rejected, read=count, last=True)
+class Models(NamedTuple):
+    first: PixelModel | None
+    second: PixelModel | None
 
 
-def decode_row(
-    sample: Sample | Rejected, *, config: JobConfig, model: PixelModel | None, label_names: tuple[str, ...] | None
-) -> Row | Rejected:
-    """A sample's image, fitted to the model, or why the sample cannot be used."""
-    if isinstance(sample, Rejected):
-        return sample
-    problem = label_problem(sample.label, config, model, label_names)
-    if problem is not None:
-        return reject(sample, problem, undecodable=False)
-    try:
-        image, frame = decode(sample.image, model.size if model else None, config.image.fit)
-    except Undecodable as error:
-        return reject(sample, str(error), undecodable=True)
-    return Row(sample=sample, frame=frame, image=image)
-
-
-def label_problem(
-    label: int | None, config: JobConfig, model: PixelModel | None, names: tuple[str, ...] | None
-) -> str | None:
-    """Why a sample with this label can't be used. Without need for labels, −1 is the convention for "none"."""
-    if model is not None and wants_labels(model, config):
-        highest = (model.classes or 0) - 1
-        if label is None:
-            way_out = "" if model.null_label is None else " (operator.use_labels: false goes without)"
-            return f"no class label, and the model needs one of 0 to {highest}{way_out}"
-        if not 0 <= label <= highest:
-            return f"label {label} is out of range: the model knows 0 to {highest}"
-    if label is not None and names is not None and not -1 <= label < len(names):
-        return f"label {label} is out of range: the data set names 0 to {len(names) - 1}"
-    return None
-
-
-def wants_labels(model: PixelModel, config: JobConfig) -> bool:
-    return model.classes is not None and config.operator is not None and config.operator.use_labels
-
-
-def reject(sample: Sample, reason: str, *, undecodable: bool) -> Rejected:
-    return Rejected(
-        key=sample.key,
-        reason=reason,
-        kind="undecodable" if undecodable else "refused",
-        origin=sample.origin,
-        members={sample.image_ext: sample.image, **sample.members},
-    )
+def load_models(config: JobConfig, device: str) -> Models:
+    first, second = (load_pixel_model(c, device) if c else None for c in (config.model, config.second_model))
+    return Models(first, second)
 
 
 @torch.inference_mode()
-def transform(batch: Batch, model: PixelModel | None, job: Job, device: str) -> tuple[list[Output], list[Rejected]]:
-    """All copies of a batch, sample by sample; rows whose result is not finite are refused.
+def transform(batch: Batch, models: Models, job: Job, device: str) -> tuple[list[Output], list[Rejected]]:
+    """All images of a batch, sample by sample; rows whose result is not finite are refused.
 
     A short batch is padded to full size, so that a row's bytes don't depend on how many came with it.
     """
-    config = job.config
+    config, (model, second) = job.config, models
     facts = {"code": job.code, "config": job.hashes["config"]}
     if model is None or config.model is None or config.operator is None:
         same = [
@@ -162,40 +97,59 @@ def transform(batch: Batch, model: PixelModel | None, job: Job, device: str) -> 
         return same, []
     if not batch.rows:
         return [], []
+    if second is not None:
+        facts["second_model"] = second.hash
     rows = batch.rows + [batch.rows[-1]] * (config.model.batch_size - len(batch.rows))
-    z0 = model.encode(to_pixels([row.image for row in rows], device))
-    labels = None
-    if wants_labels(model, config):
-        labels = torch.tensor([row.sample.label for row in rows], device=device)
+    z0, given = model.encode(to_pixels([row.image for row in rows], device)), gather(rows, config, models, device)
     by_row: list[list[Output]] = [[] for _ in batch.rows]
     bad: set[int] = set()
     parameters = config.operator.model_dump(mode="json")
     for copy in range(config.operator.copies):
-        noise = KeyedNoise(job.salt, [row.sample.key for row in rows], config.operator.name, copy)
-        z, sigmas = config.operator(model, z0, labels, noise)
-        pixels = model.decode(z)
-        bad |= {i for i, finite in enumerate(pixels.isfinite().flatten(1).all(1).tolist()) if not finite}
-        levels, steps = describe(sigmas[:, 0], model.levels), sigmas.tolist()
-        for i, (row, image) in enumerate(zip(batch.rows, from_pixels(pixels), strict=False)):
-            how = {
-                "operator": config.operator.name, "parameters": parameters, "copy": copy, "level": levels[i],
-                "sigmas": [float(f"{s:.6g}") for s in steps[i]], "model": model.hash, **facts,
-            }  # fmt: skip
-            key = row.sample.key if config.operator.copies == 1 else f"{row.sample.key}-{copy}"
-            by_row[i].append(Output(row=row, key=key, image=image, provenance=how))
-    refused = [
-        reject(batch.rows[i].sample, "the model's output is not finite", undecodable=False)
-        for i in sorted(bad)
-        if i < len(batch.rows)
-    ]
+        noise = KeyedNoise(job.salt, [row.noise_key for row in rows], config.operator.name, copy)
+        done = config.operator(model, z0, given, noise)
+        images = {name: model.decode(z) for name, z in {"": done.z, **done.others}.items()}
+        finite = torch.stack([pixels.isfinite().flatten(1).all(1) for pixels in images.values()]).all(0).tolist()
+        bad |= {i for i in range(len(batch.rows)) if not finite[i]}
+        levels, steps = describe(done.sigmas[:, 0], model.levels), done.sigmas.tolist()
+        for name, pixels in images.items():
+            for i, (row, image) in enumerate(zip(batch.rows, from_pixels(pixels), strict=False)):
+                how = {
+                    "operator": config.operator.name, "parameters": parameters, "copy": copy, "level": levels[i],
+                    "sigmas": [float(f"{s:.6g}") for s in steps[i]], "model": model.hash, **facts,
+                }  # fmt: skip
+                how |= {"details": done.details[i]} if done.details else {}
+                how |= {"image": name} if name else {}
+                how |= {"clip": row.noise_key} if config.clip else {}
+                parts = [
+                    row.sample.key,
+                    *([str(copy)] if config.operator.copies > 1 else []),
+                    *([name] if name else []),
+                ]
+                by_row[i].append(Output(row=row, key="-".join(parts), image=image, provenance=how))
+    refused = [reject(batch.rows[i].sample, "the model's output is not finite", undecodable=False) for i in sorted(bad)]
     return [output for i, outputs in enumerate(by_row) if i not in bad for output in outputs], refused
+
+
+def gather(rows: Sequence[Row], config: JobConfig, models: Models, device: str) -> Given:
+    """What comes with the images, as the operator takes it."""
+    model, second = models
+    labels = mask = guide = None
+    if model is not None and config.wants_labels(model.classes):
+        labels = torch.tensor([row.sample.label for row in rows], device=device)
+    masks = [row.mask for row in rows if row.mask is not None]
+    if masks:
+        mask = torch.from_numpy(np.stack(masks)).to(device).float()[:, None]
+    guides = [row.guide for row in rows if row.guide is not None]
+    if guides:
+        guide = to_pixels(guides, device)
+    return Given(labels=labels, mask=mask, guide=guide, second=second)
 
 
 def encode_all(
     transformed: Iterable[tuple[Batch, list[Output], list[Rejected]]], config: JobConfig, pool: ThreadPoolExecutor
-) -> Iterator[tuple[Batch, list[Sample], list[Rejected]]]:
+) -> Iterator[tuple[Batch, list[Output], list[Sample], list[Rejected]]]:
     for batch, outputs, refused in transformed:
-        yield batch, list(pool.map(partial(to_sample, config=config), outputs)), refused
+        yield batch, outputs, list(pool.map(partial(to_sample, config=config), outputs)), refused
 
 
 def to_sample(output: Output, config: JobConfig) -> Sample:
@@ -225,8 +179,12 @@ class OpenShard:
         self.writer, self.started = writer, time.monotonic()
         self.counts = Counter(read=0, written=0, images=0, quarantined=0, undecodable=0)
         self.rejected: list[Rejected] = []
+        self.flicker = Flicker()
 
-    def add(self, batch: Batch, samples: Iterable[Sample], refused: list[Rejected]) -> None:
+    def add(self, batch: Batch, outputs: Iterable[Output], samples: Iterable[Sample], refused: list[Rejected]) -> None:
+        for output in outputs:
+            if "clip" in output.provenance and not output.provenance.get("image"):
+                self.flicker.add(f"{output.row.noise_key}-{output.provenance['copy']}", output.row.image, output.image)
         for sample in samples:
             self.writer.add(sample)
             self.counts["images"] += 1
@@ -247,24 +205,30 @@ class OpenShard:
         kept = write_quarantine(self.rejected, folder=ledger.quarantine, parts=ledger.parts, name=name)
         files = {f"data/{f}": d for f, d in data.items()} | {f"quarantine/{f}": d for f, d in kept.items()}
         seconds = time.monotonic() - self.started
-        return {"counts": dict(counts), "files": files, "seconds": round(seconds, 3)}
+        facts: dict[str, Any] = {"counts": dict(counts), "files": files, "seconds": round(seconds, 3)}
+        if self.flicker.inputs is not None:
+            facts["flicker"] = {"inputs": self.flicker.inputs, "outputs": self.flicker.outputs}
+        return facts
 
 
 def write(
-    encoded: Iterable[tuple[Batch, list[Sample], list[Rejected]]], job: Job, stream: InputStream, ledger: Ledger
+    encoded: Iterable[tuple[Batch, list[Output], list[Sample], list[Rejected]]],
+    job: Job,
+    stream: InputStream,
+    ledger: Ledger,
 ) -> Iterator[Event]:
     """A shard is published and recorded when its last batch is through."""
     shards = {shard.name: shard for shard in stream.shards}
     output: OpenShard | None = None
     try:
-        for batch, samples, refused in encoded:
+        for batch, outputs, samples, refused in encoded:
             shard = shards[batch.shard]
             if output is None:
                 made = open_writer(
                     job.config.output.format, data=ledger.data, parts=ledger.parts, name=shard.name, stream=stream
                 )
                 output = OpenShard(made)
-            output.add(batch, samples, refused)
+            output.add(batch, outputs, samples, refused)
             yield Progress(images=len(samples), rejected=len(batch.rejected) + len(refused))
             if batch.last:
                 if shard.fingerprint() != batch.fingerprint:

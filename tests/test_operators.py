@@ -1,98 +1,91 @@
-"""What every operator promises, over the registry; and what Boomerang does exactly where the answer is known."""
+"""What every operator promises, over the registry."""
 
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from operator_settings import SETTINGS
 
 from pipeline.diffusion.levels import levels_from_scheduler
 from pipeline.models.gaussian import ClosedForm, Gaussian
 from pipeline.noise import KeyedNoise
-from pipeline.operators import OPERATORS, Operator
+from pipeline.operators import OPERATORS, Given, Operator, Transformed
 
-MEAN, STD = 0.3, 0.5
 LEVELS = levels_from_scheduler({"beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "trailing"})
-MODEL = ClosedForm(denoise=Gaussian(mean=MEAN, std=STD), levels=LEVELS, size=(5, 7))
+MEANS = (0.3, -0.4, 0.1)
+MODEL = ClosedForm(
+    denoise=Gaussian(mean=0.0, std=0.6),
+    by_class=tuple(Gaussian(mean=mean, std=0.5) for mean in MEANS),
+    class_names=("a", "b", "c"),
+    levels=LEVELS,
+    size=(12, 12),
+)
+SECOND = ClosedForm(denoise=Gaussian(mean=-0.2, std=0.4), by_class=MODEL.by_class, levels=LEVELS, size=(12, 12))
 KEYS = ["a", "b.c", "d/e"]
-SETTINGS: dict[str, list[dict[str, Any]]] = {
-    "boomerang": [
-        {},
-        {"t_boom": [0.1, 0.9], "steps": 3, "solver": "dpmpp_2m_sde"},
-        {"t_boom": {"sigma": 0.7}, "steps": 1, "solver": "euler"},
-        {"t_boom": {"log_snr": [-2, 2]}, "steps": 2, "solver": "heun", "spacing": "karras"},
-        {"t_boom": 0.0, "steps": 4, "spacing": "linspace"},
-        {"t_boom": 1.0, "steps": 5, "solver": "dpmpp_2m", "spacing": "leading"},
-        {"t_boom": 0.5, "eta": 0.3, "spacing": "model"},
-    ]
-}
-"""For every operator, settings that reach its corners."""
-CASES = [(name, settings) for name, several in SETTINGS.items() for settings in several]
+CASES = [
+    pytest.param(name, settings, everything, id=f"{name}-{i}{'-with-all' * everything}")
+    for name, several in SETTINGS.items()
+    for i, settings in enumerate(several)
+    for everything in ([False, True] if OPERATORS[name].accepts else [False])
+]
 
 
-def draw(count: int = 3) -> Tensor:
-    return MEAN + STD * torch.randn(count, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+def images(seed: int) -> torch.Tensor:
+    return 0.5 * torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
 
 
-def apply(operator: Operator, z: Tensor, keys: list[str] = KEYS, copy: int = 0) -> Tensor:
-    return operator(MODEL, z, None, KeyedNoise(b"salt", keys, operator.name, copy)).z
+Z, GUIDE, LABELS = images(0), images(1), torch.tensor([2, 0, 1])
+MASK = (images(2)[:, :1] > 0).float()
 
 
-def test_every_operator_has_settings() -> None:
+def apply(operator: Operator, rows: list[int], everything: bool, copy: int = 0) -> Transformed:
+    extras = operator.needs | (operator.accepts if everything else frozenset())
+    given = Given(
+        labels=LABELS[rows],
+        mask=MASK[rows] if "mask" in extras else None,
+        guide=GUIDE[rows] if "guide" in extras else None,
+        second=SECOND if "second_model" in extras else None,
+    )
+    operator.check(MODEL, given.second)
+    noise = KeyedNoise(b"salt", [KEYS[row] for row in rows], operator.name, copy)
+    return operator(MODEL, Z[rows], given, noise)
+
+
+def test_every_operator_has_settings_and_states_what_it_is() -> None:
     assert SETTINGS.keys() == OPERATORS.keys()
+    for name, operator in OPERATORS.items():
+        assert operator.model_fields["name"].default == name
+        assert isinstance(operator.stochastic, bool)
+        assert isinstance(operator.invertible, bool)
 
 
-@pytest.mark.parametrize(("name", "settings"), CASES)
-def test_contract(name: str, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("name", "settings", "everything"), CASES)
+def test_contract(name: str, settings: dict[str, Any], everything: bool) -> None:
     operator = OPERATORS[name](name=name, **settings)
     assert OPERATORS[name].model_validate(operator.model_dump(mode="json")) == operator
-    z = draw()
-    before = z.clone()
-    out = apply(operator, z)
-    assert torch.equal(z, before)  # the input is not touched
-    assert (out.shape, out.dtype) == (z.shape, z.dtype)
-    assert out.isfinite().all()
-    assert torch.equal(out, apply(operator, z))  # same keys, same output
-    assert torch.equal(out[[2, 0]], apply(operator, z[[2, 0]], ["d/e", "a"]))  # whoever else is in the batch
-    still = settings.get("t_boom") == 0.0
-    assert torch.equal(out, z) == still
-    if operator.stochastic and not still:
-        assert not torch.equal(out, apply(operator, z, copy=1))
+    before = [t.clone() for t in (Z, GUIDE, MASK, LABELS)]
+    done = apply(operator, [0, 1, 2], everything)
+    assert all(map(torch.equal, before, (Z, GUIDE, MASK, LABELS)))  # the input is not touched
+    again, turned = apply(operator, [0, 1, 2], everything), apply(operator, [2, 0], everything)
+    assert done.sigmas.shape[0] == len(Z)
+    assert done.sigmas.dtype == torch.float64
+    for image, same, some in zip(*([t.z, *t.others.values()] for t in (done, again, turned)), strict=True):
+        assert (image.shape, image.dtype) == (Z.shape, Z.dtype)
+        assert image.isfinite().all()
+        assert torch.equal(image, same)  # same keys, same output
+        torch.testing.assert_close(image[[2, 0]], some, rtol=1e-5, atol=1e-5)  # whoever else is in the batch
+    if done.details is not None:
+        assert len(done.details) == len(Z)
+        assert turned.details is not None
+    if settings.get("t_boom") == 0.0:
+        assert torch.equal(done.z, Z)
+    elif operator.stochastic and 0.0 not in settings.values():
+        assert not torch.equal(done.z, apply(operator, [0, 1, 2], everything, copy=1).z)
 
 
-@pytest.mark.parametrize("unit", ["fraction", "sigma", "log_snr"])
-def test_boomerang_correlates_with_its_input_as_the_closed_form_says(unit: str) -> None:
-    """Both halves draw anew, so the correlation is s²/(s²+σ²): √ of it for the noising, √ of it for the return.
-
-    The discretised return is not exact; with 200 steps it is within the statistical error.
-    """
-    sigma = torch.tensor([0.6], dtype=torch.float64)
-    level = {"fraction": LEVELS.fraction(sigma), "sigma": sigma, "log_snr": -2 * sigma.log()}[unit].item()
-    x = draw(600)
-    keys = [str(i) for i in range(len(x))]
-    out = apply(OPERATORS["boomerang"](name="boomerang", t_boom={unit: level}, steps=200), x, keys)
-    correlation = torch.corrcoef(torch.stack([x.flatten(), out.flatten()]))[0, 1].item()
-    assert out.mean().item() == pytest.approx(MEAN, abs=0.01)
-    assert out.std().item() == pytest.approx(STD, rel=0.02)
-    assert correlation == pytest.approx(STD**2 / (STD**2 + 0.36), abs=0.015)
-
-
-def test_the_deterministic_return_keeps_more_of_the_input() -> None:
-    """Euler's return maps noisy points one to one: only the noising forgets, √(s²/(s²+σ²)) is left."""
-    x = draw(600)
-    keys = [str(i) for i in range(len(x))]
-    operator = OPERATORS["boomerang"](name="boomerang", t_boom={"sigma": 0.6}, steps=200, solver="euler")
-    out = apply(operator, x, keys)
-    correlation = torch.corrcoef(torch.stack([x.flatten(), out.flatten()]))[0, 1].item()
-    assert correlation == pytest.approx(STD / (STD**2 + 0.36) ** 0.5, abs=0.015)
-
-
-def test_rows_with_their_own_levels_equal_runs_of_one() -> None:
-    operator = OPERATORS["boomerang"](name="boomerang", t_boom=[0.1, 0.8], steps=6, solver="dpmpp_2m")
-    z = draw()
-    together = operator(MODEL, z, None, KeyedNoise(b"salt", KEYS, "boomerang", 0))
-    assert len(set(together.sigmas[:, 0].tolist())) == 3
-    for i, key in enumerate(KEYS):
-        alone = operator(MODEL, z[i : i + 1], None, KeyedNoise(b"salt", [key], "boomerang", 0))
-        assert torch.equal(alone.sigmas[0], together.sigmas[i])
-        torch.testing.assert_close(alone.z[0], together.z[i], rtol=1e-6, atol=1e-6)
+def test_deterministic_operators_give_the_same_copy_twice() -> None:
+    for name, several in SETTINGS.items():
+        operator = OPERATORS[name](name=name, **several[0])
+        if not operator.stochastic:
+            copies = [apply(operator, [0, 1], False, copy=copy).z for copy in (0, 1)]
+            assert torch.equal(*copies), name

@@ -42,7 +42,7 @@ def test_pixels_are_in_range_and_axes_in_order() -> None:
 def test_lossless_formats_decode_exactly(kind: str) -> None:
     pixels, frame = decode(encoded(Image.fromarray(ramp()), kind))
     assert np.array_equal(pixels, ramp())
-    assert frame == Frame(mode="RGB", size=(7, 5), box=(0, 0, 7, 5))
+    assert frame == Frame(mode="RGB", full=(7, 5), size=(7, 5), box=(0, 0, 7, 5))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
@@ -114,7 +114,7 @@ def test_every_fit_gives_the_size_it_promised_and_restores(fit: str, size: tuple
 
 def test_the_default_codec_depends_on_the_size_of_the_output() -> None:
     for side, codec in ((127, "png"), (128, "jpeg")):
-        frame = Frame(mode="RGB", size=(side, side), box=(0, 0, side, side))
+        frame = Frame(mode="RGB", full=(side, side), size=(side, side), box=(0, 0, side, side))
         data, used = encode(np.zeros((side, side, 3), np.uint8), frame, codec=None, quality=95, restore_size=False)
         assert used == codec
         assert Image.open(io.BytesIO(data)).format == codec.upper()

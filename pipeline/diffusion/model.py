@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -25,6 +25,18 @@ class Model(Protocol):
         """Number of classes of a class-conditional model; labels are 0 … classes − 1."""
         ...
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None: ...
+    @property
+    def unconditional(self) -> bool:
+        """There is an estimate without a condition: label −1, or no labels at all."""
+        ...
+
+    @property
+    def space(self) -> Literal["pixel", "latent"]:
+        """`pixel`: z is the image itself, `[B, 1 or 3, H, W]`; what moves pixels may act on it."""
+        ...
+
     def encode(self, pixels: Tensor) -> Tensor:
         """float32 `[B, 3, H, W]` in [-1, 1] → z `[B, C, h, w]`."""
         ...
@@ -34,5 +46,5 @@ class Model(Protocol):
         ...
 
     def denoiser(self, labels: Tensor | None) -> Denoiser:
-        """`labels` int64 `[B]`, or None for the unconditional estimate."""
+        """`labels` int64 `[B]`, −1 or None for the unconditional estimate."""
         ...

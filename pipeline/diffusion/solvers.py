@@ -20,6 +20,10 @@ Noise = Callable[[Tensor], Tensor]
 """`noise(like [B, ...])` draws fresh standard normal noise of the same shape, dtype and device."""
 
 
+Constraint = Callable[[Tensor, Tensor], Tensor]
+"""`constraint(x [B, ...], sigma [B]) -> x`: what holds for the point that a step has reached, at its level."""
+
+
 class Past(NamedTuple):
     """What a multistep solver remembers: the estimate of the step before, and its σ `[B]`."""
 
@@ -46,7 +50,19 @@ def no_noise(like: Tensor) -> Tensor:
     raise ValueError("this solver draws noise at every step, and none was given: pass noise= to integrate")
 
 
-def integrate(denoiser: Denoiser, x: Tensor, sigmas: Tensor, *, solver: Solver, noise: Noise = no_noise) -> Tensor:
+def unconstrained(x: Tensor, sigma: Tensor) -> Tensor:
+    return x
+
+
+def integrate(
+    denoiser: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    solver: Solver,
+    noise: Noise = no_noise,
+    constraint: Constraint = unconstrained,
+) -> Tensor:
     """Walks each `x [B, ...]` (σ-space) along its row of `sigmas [B, n+1]`, down or up; n = 0 returns `x`.
 
     Rows may differ in every level: each sample has its own schedule. A step between equal levels leaves its
@@ -58,7 +74,7 @@ def integrate(denoiser: Denoiser, x: Tensor, sigmas: Tensor, *, solver: Solver, 
     past = None
     for sigma, sigma_next in zip(sigmas.T[:-1], sigmas.T[1:], strict=True):
         moved, x0 = solver(denoiser, x, sigma, sigma_next, noise, past)
-        x = torch.where(per_row(sigma_next != sigma, x).bool(), moved, x)
+        x = torch.where(per_row(sigma_next != sigma, x).bool(), constraint(moved, sigma_next), x)
         past = Past(x0, sigma)
     return x
 

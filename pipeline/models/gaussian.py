@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -66,9 +67,18 @@ class ClosedForm:
     """A whole model (`pipeline.diffusion.model.Model`) around a denoiser of this file, on pixels as they are."""
 
     denoise: Denoiser
+    """The estimate without a condition."""
     levels: Levels
     size: tuple[int, int]
-    classes: int | None = None
+    by_class: tuple[Denoiser, ...] = ()
+    """The estimate for each class."""
+    class_names: tuple[str, ...] | None = None
+    space: Literal["pixel", "latent"] = "pixel"
+    unconditional: bool = True
+
+    @property
+    def classes(self) -> int | None:
+        return len(self.by_class) or None
 
     def encode(self, pixels: Tensor) -> Tensor:
         return pixels
@@ -77,4 +87,11 @@ class ClosedForm:
         return z
 
     def denoiser(self, labels: Tensor | None) -> Denoiser:
-        return self.denoise
+        if labels is None or not self.by_class:
+            return self.denoise
+
+        def by_label(x: Tensor, sigma: Tensor) -> Tensor:
+            estimates = torch.stack([denoise(x, sigma) for denoise in (*self.by_class, self.denoise)])
+            return estimates[labels, torch.arange(len(x), device=x.device)]  # −1 is the last: none
+
+        return by_label

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from pipeline.diffusion.denoisers import Denoiser, Prediction, clip_x0, dynamic_threshold, per_row, to_x0
 from pipeline.diffusion.levels import Levels, levels_from_scheduler
 from pipeline.errors import UserError
-from pipeline.models.codec import PatchCodec, load_codec
+from pipeline.models.codec import PatchCodec, SpaceToDepth, load_codec
 from pipeline.models.folder import find_model, hash_model, read_json
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ class PixelModel:
     levels: Levels
     prediction: Prediction
     codec: PatchCodec
+    fold: int = 1
+    """Side of the pixel squares that the network sees as channels. Moving pixels leaves white noise white, so this is
+    the network's own affair: z stays an image."""
     channels: int
     size: tuple[int, int]
     classes: int | None = None
@@ -82,18 +86,27 @@ class PixelModel:
         pixels = self.codec.decode(z)
         return pixels.expand(-1, 3, -1, -1) if self.channels == 1 else pixels
 
+    @property
+    def unconditional(self) -> bool:
+        return self.classes is None or self.null_label is not None
+
+    @property
+    def space(self) -> Literal["pixel", "latent"]:
+        return "pixel" if self.codec.kind == "none" else "latent"
+
     def denoiser(self, labels: Tensor | None) -> Denoiser:
         """Raises `UserError` where the model needs labels and none are given."""
-        if labels is None and self.classes is not None and self.null_label is None:
+        if not self.unconditional and (labels is None or bool((labels < 0).any())):
             raise UserError("the model was trained with labels only (no class dropout), and none are given")
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             given = (x * per_row(self.levels.scale(sigma), x)).to(self.dtype)
+            given = pixel_unshuffle(given, self.fold)
             if self.channels_last:
                 given = given.contiguous(memory_format=torch.channels_last)
             output = self.network(given, self.levels.timestep(sigma).float(), class_labels=self._labels(labels, x))
-            mean = output.sample[:, : x.shape[1]]  # what follows it is a learned variance
-            return to_x0(mean.to(x.dtype), x, sigma, self.prediction)
+            mean = output.sample[:, : given.shape[1]]  # what follows it is a learned variance
+            return to_x0(pixel_shuffle(mean.to(x.dtype), self.fold), x, sigma, self.prediction)
 
         if self.threshold:
             return dynamic_threshold(denoise, *self.threshold)
@@ -102,7 +115,8 @@ class PixelModel:
     def _labels(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
         if self.classes is None:
             return None
-        return torch.tensor(self.null_label, device=x.device).expand(len(x)) if labels is None else labels
+        null = torch.tensor(self.null_label if self.unconditional else 0, device=x.device)
+        return null.expand(len(x)) if labels is None else torch.where(labels < 0, null, labels)
 
 
 def luma(pixels: Tensor) -> Tensor:
@@ -113,7 +127,7 @@ def luma(pixels: Tensor) -> Tensor:
 def load_pixel_model(config: ModelConfig, device: str) -> PixelModel:
     """Loads a model folder onto `device`. Raises `UserError` for what is missing or unknown in it."""
     folder = find_model(config.path, config.revision)
-    network = load_network(folder / "unet" if (folder / "unet").is_dir() else folder, DTYPES[config.dtype])
+    network = load_network(network_folder(folder), DTYPES[config.dtype])
     network = network.eval().requires_grad_(False).to(device)
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
@@ -123,10 +137,26 @@ def load_pixel_model(config: ModelConfig, device: str) -> PixelModel:
     return model
 
 
-def load_network(folder: Path, dtype: torch.dtype) -> UNet2DModel:
-    """Raises `UserError` where the folder holds another class, or not all of its weights."""
+def load_skeleton(config: ModelConfig) -> PixelModel:
+    """The model without its weights: quick, and enough to check a recipe against. Raises `UserError`."""
     from diffusers import UNet2DModel
 
+    folder = find_model(config.path, config.revision)
+    settings = network_settings(network_folder(folder))
+    try:
+        with torch.device("meta"):
+            network = UNet2DModel.from_config(settings)
+    except Exception as error:  # senseless options break the constructor anywhere
+        raise unloadable(folder, error) from None
+    return assemble(network, folder, "cpu", config)
+
+
+def network_folder(folder: Path) -> Path:
+    return folder / "unet" if (folder / "unet").is_dir() else folder
+
+
+def network_settings(folder: Path) -> dict[str, Any]:
+    """Raises `UserError` where the folder holds another class, or options that are not known here."""
     file = folder / "config.json"
     settings = read_json(file)
     if settings.get("_class_name") != "UNet2DModel":
@@ -134,15 +164,26 @@ def load_network(folder: Path, dtype: torch.dtype) -> UNet2DModel:
     for option, allowed in UNET_OPTIONS.items():
         if settings.get(option, allowed[0]) not in allowed:
             raise UserError(f"{file}: {option} is {settings[option]!r}; known are {', '.join(map(str, allowed))}")
+    return settings
+
+
+def unloadable(folder: Path, error: Exception) -> UserError:
+    return UserError(f"{folder}: the network cannot be loaded ({' '.join(str(error).split())[:200]})")
+
+
+def load_network(folder: Path, dtype: torch.dtype) -> UNet2DModel:
+    """Raises `UserError` where the folder holds another class, or not all of its weights."""
+    from diffusers import UNet2DModel
+
+    network_settings(folder)
     try:
         network, found = UNet2DModel.from_pretrained(
             folder, use_safetensors=True, torch_dtype=dtype, output_loading_info=True
         )
     except Exception as error:  # damaged weights and senseless options break the loader anywhere
-        why = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder}: the network cannot be loaded ({why})") from None
+        raise unloadable(folder, error) from None
     if found["missing_keys"]:  # diffusers would go on with random ones
-        raise UserError(f"{folder}: the weights lack {len(found['missing_keys'])} tensors that {file.name} asks for")
+        raise UserError(f"{folder}: the weights lack {len(found['missing_keys'])} tensors that config.json asks for")
     return network
 
 
@@ -157,6 +198,7 @@ def assemble(network: UNet2DModel, folder: Path, device: str, config: ModelConfi
     channels, size = codec.channels(depth), (height * codec.patch, width * codec.patch)
     if channels not in (1, 3) or codec.encode(torch.zeros(1, channels, *size)).shape[1] != depth:
         raise UserError(f"{folder}: {depth} channels in patches of {codec.patch} are neither grey nor RGB images")
+    fold = codec.patch if isinstance(codec, SpaceToDepth) else 1
     card = read_json(folder / CARD) if (folder / CARD).exists() else {}
     null_label, names = card.get("null_label"), card.get("class_names")
     classes = embeddings - (null_label is not None) if embeddings else None
@@ -175,7 +217,8 @@ def assemble(network: UNet2DModel, folder: Path, device: str, config: ModelConfi
         network=network,
         levels=levels,
         prediction="flow" if "FlowMatch" in scheduler["_class_name"] else PREDICTIONS[predicted],
-        codec=codec.to(device),
+        codec=SpaceToDepth() if fold > 1 else codec.to(device),
+        fold=fold,
         channels=channels,
         size=size,
         classes=classes,

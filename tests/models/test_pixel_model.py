@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from diffusers import (
 )
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from pipeline.diffusion.denoisers import per_row, to_x0
 from pipeline.diffusion.levels import grid, levels_from_scheduler
@@ -165,9 +167,26 @@ def test_a_codec_lies_between_pixels_and_network(make_folder: MakeFolder, kind: 
     model = load(folder)
     assert (model.size, model.channels) == ((2 * SIDE, 2 * SIDE), 3)
     z = model.encode(images)
-    assert z.shape == (30, depth, SIDE, SIDE)
-    assert torch.equal(model.decode(z), codec.decode(codec.encode(images)))
+    if kind == "linear_patch":
+        assert model.space == "latent"
+        assert z.shape == (30, depth, SIDE, SIDE)
+        assert torch.equal(model.decode(z), codec.decode(codec.encode(images)))
+    else:  # the network folds pixels into channels; z is the image
+        assert model.space == "pixel"
+        assert torch.equal(z, images)
+        assert torch.equal(model.decode(z), images)
     assert model.denoiser(None)(z, torch.ones(30)).shape == z.shape
+
+
+def test_folding_is_the_networks_own_affair(make_folder: MakeFolder) -> None:
+    """The estimate on pixels is the unfolded estimate on folded pixels."""
+    folder = make_folder(in_channels=12, out_channels=12)
+    save_codec(SpaceToDepth(patch=2), folder)
+    model = load(folder)
+    plain = replace(model, fold=1)
+    x, sigma = torch.randn(2, 3, 2 * SIDE, 2 * SIDE), torch.tensor([0.5, 4.0])
+    folded = plain.denoiser(None)(pixel_unshuffle(x, 2), sigma)
+    assert torch.equal(model.denoiser(None)(x, sigma), pixel_shuffle(folded, 2))
 
 
 def test_grey_models_see_the_luma_and_answer_in_grey(make_folder: MakeFolder) -> None:

@@ -132,7 +132,8 @@ def test_space_to_depth_from_end_to_end(configure: Configure) -> None:
     codec = {"kind": "space_to_depth", "patch": 2}
     model = load(train_denoiser(configure(codec=codec, size=[8, 16], **{"budget.steps": 2})))
     assert (model.size, model.channels, model.clip) == ((8, 16), 3, 1)
-    assert model.encode(torch.zeros(1, 3, 8, 16)).shape == (1, 12, 4, 8)
+    assert model.fold == 2
+    assert model.encode(torch.zeros(1, 3, 8, 16)).shape == (1, 3, 8, 16)
 
 
 def test_a_budget_in_minutes_ends_by_the_clock(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:

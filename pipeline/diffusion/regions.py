@@ -1,0 +1,176 @@
+"""What a picture is cut into: tables of pixel numbers, for any size that divides (2411.15925). Numpy only.
+
+A pixel's number is y·W + x; in several pictures side by side, H·W for each picture before it comes on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """Tiles of one shape: each may take the place of any other, moved by one of the symmetries of the shape."""
+
+    pixels: Ints
+    """`[n, m]`: the pixel at position p of tile t."""
+    symmetries: Ints
+    """`[G, m]`: g puts what was at position `symmetries[g, p]` of a tile to p; the first is the identity."""
+
+
+class Cut(BaseModel):
+    """How a picture is cut. A number n is n × n blocks; a name is that shape."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    shape: Literal["blocks", "irregular", "pixels", "rings"] = "blocks"
+    """`irregular`: interlocking shapes, all alike, that wrap around the edges; `rings`: concentric, each rolls along
+    itself."""
+    count: int | None = Field(default=None, ge=1)
+    """Of blocks, on each side of the picture; of rings, in all (default: each one pixel wide)."""
+    flips: bool = False
+    turns: bool = False
+    """Quarter turns."""
+    seed: int = Field(default=0, ge=0)
+    """Of the irregular shape."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        if isinstance(value, int):
+            return {"count": value}
+        return {"shape": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _options_fit_the_shape(self) -> Cut:
+        if (self.count is None) != (self.shape == "pixels") and self.shape != "rings":
+            raise ValueError(f"count, the tiles on each side, belongs to blocks and irregular; shape is {self.shape}")
+        if self.shape in ("irregular", "pixels") and (self.flips or self.turns):
+            raise ValueError(f"flips and turns map blocks onto themselves, not {self.shape} tiles")
+        if self.shape == "rings" and self.turns:
+            raise ValueError("rings roll by any angle already, quarter turns included: leave out turns")
+        if self.seed and self.shape != "irregular":
+            raise ValueError(f"seed belongs to the irregular shape; shape is {self.shape}")
+        return self
+
+    def __call__(self, size: tuple[int, int]) -> tuple[Tiles, ...]:
+        """The tiles of a picture of `size` (H, W): every pixel in exactly one. Tiles of a group are of one shape.
+
+        Raises `ValueError` where the size does not divide.
+        """
+        if self.shape == "rings":
+            return rings(size, self.count, flips=self.flips)
+        height, width = size
+        across = self.count or max(size)
+        if self.shape != "pixels" and (height % across or width % across):
+            raise ValueError(f"{across} × {across} tiles don't divide an image of {height}×{width}")
+        h, w = (1, 1) if self.shape == "pixels" else (height // across, width // across)
+        if self.turns and h != w:
+            raise ValueError(f"turns need square tiles, and {across} × {across} of {height}×{width} are {h}×{w}")
+        if self.shape == "irregular":
+            shape = wobbly(size, (h, w), self.seed)
+        else:
+            shape = np.stack(np.divmod(np.arange(h * w), w), axis=-1)
+        corners = np.stack(np.meshgrid(np.arange(0, height, h), np.arange(0, width, w), indexing="ij"), axis=-1)
+        y, x = np.moveaxis((corners.reshape(-1, 1, 2) + shape) % size, -1, 0)
+        return (Tiles(pixels=y * width + x, symmetries=block_symmetries(h, w, flips=self.flips, turns=self.turns)),)
+
+
+def block_symmetries(h: int, w: int, *, flips: bool, turns: bool) -> Ints:
+    """`[G, h·w]`, each once, the identity first (it is the smallest permutation)."""
+    grid = np.arange(h * w).reshape(h, w)
+    turned = [np.rot90(grid, k) for k in (range(4) if turns else [0])]
+    flipped = [f for g in turned for f in ((g, g[::-1], g[:, ::-1], g[::-1, ::-1]) if flips else (g,))]
+    return np.unique([f.ravel() for f in flipped], axis=0)
+
+
+def wobbly(size: tuple[int, int], step: tuple[int, int], seed: int) -> Ints:
+    """`[m, 2]` (y, x): the tile at the corner of a torus that is cut along wavy lines.
+
+    The tile of a pixel is (y' // h, (x + g(y' mod h)) // w), y' = y + f(x mod w). A step by h or w leads from tile to
+    tile, whatever the waves f and g: all are translates of one.
+    """
+    rng = np.random.default_rng(seed)
+
+    def wave(period: int, height: int) -> Ints:
+        """Two harmonics with phases from the seed, as high as a quarter of `height`."""
+        t = np.arange(period)[:, None] / period
+        waves = np.sin(2 * np.pi * (t * [1, 2] + rng.random(2))) @ [1.0, 0.6]
+        return np.round(waves / np.abs(waves).max() * height / 4).astype(np.int64)
+
+    (height, width), (h, w) = size, step
+    y, x = np.mgrid[:height, :width]
+    y = y + wave(w, h)[x % w]
+    x = x + wave(h, w)[y % h]
+    return np.argwhere((y // h % (height // h) == 0) & (x // w % (width // w) == 0))
+
+
+def rings(size: tuple[int, int], count: int | None, *, flips: bool) -> tuple[Tiles, ...]:
+    """Square rings, the outermost first, each a group of its own. Its symmetries are rolls by any step of its outer
+    edge (the lines within follow, each by the same angle); `flips`: mirrored, too. A quarter turn is one of them.
+    """
+    lines = outlines(size)
+    if len(lines) % (count or 1):
+        raise ValueError(f"{count} rings don't divide the {len(lines)} that an image of {size[0]}×{size[1]} has")
+    groups = []
+    wide = len(lines) // (count or len(lines))
+    for first in range(0, len(lines), wide):
+        ring, edge = lines[first : first + wide], len(lines[first])
+        ways = []
+        for way in (1, -1) if flips else (1,):
+            for roll in range(edge):
+                starts = np.cumsum([0, *map(len, ring)])
+                ways.append(
+                    [s + (way * np.arange(len(r)) + round(roll * len(r) / edge)) % len(r) for s, r in zip(starts, ring, strict=False)]
+                )
+        groups.append(
+            Tiles(pixels=np.concatenate(ring)[None], symmetries=np.stack([np.concatenate(way) for way in ways]))
+        )
+    return tuple(groups)
+
+
+def outlines(size: tuple[int, int]) -> list[Ints]:
+    """The pixels of each square line around the centre, clockwise from its corner, the outermost first."""
+    left = np.arange(size[0] * size[1]).reshape(size)
+    lines = []
+    while left.size:
+        top, left = left[0], left[1:]
+        line = [top]
+        for _ in range(3):
+            left = np.rot90(left)
+            if left.size:
+                line.append(left[0])
+                left = left[1:]
+        left = np.rot90(left)
+        lines.append(np.concatenate(line))
+    return lines
+
+
+def count(tiles: Sequence[Tiles]) -> int:
+    return sum(len(group.pixels) for group in tiles)
+
+
+def origins(tiles: Sequence[Tiles], tile: Ints, turn: Ints) -> Ints:
+    """Where each pixel of an assembled picture comes from: `[B, H·W]`, pixel numbers in the sources side by side.
+
+    `tile [B, n]`: which source tile lies at each place; tiles are numbered group by group, source by source. `turn
+    [B, n]`: the symmetry it was moved by.
+    """
+    numbers, pixels = count(tiles), sum(group.pixels.size for group in tiles)
+    origin = np.empty((len(tile), pixels), dtype=np.int64)
+    start = 0
+    for group in tiles:
+        place = slice(start, start + len(group.pixels))
+        source, number = np.divmod(tile[:, place], numbers)
+        found = np.take_along_axis(group.pixels[number - start], group.symmetries[turn[:, place]], axis=-1)
+        origin[:, group.pixels] = found + source[..., None] * pixels
+        start = place.stop
+    return origin

@@ -1,0 +1,118 @@
+"""What a recipe gives beside images and labels: masks, guides, and the clips that frames belong to."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.errors import UserError
+from pipeline.masks import Shape, mask_shape
+from pipeline.pixels import Fit, Undecodable, decode, decode_mask
+from pipeline.records import Frame, Sample
+from pipeline.strokes import stroke_painting
+
+if TYPE_CHECKING:
+    from pipeline.records import Pixels8
+
+
+class OneOf(BaseModel):
+    """A section with exactly one key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> OneOf:
+        if len(self.model_fields_set) != 1:
+            raise ValueError(f"exactly one of {', '.join(type(self).model_fields)} is allowed")
+        return self
+
+
+class MaskConfig(OneOf):
+    """White is to change, black is kept."""
+
+    member: str | None = None
+    """Extension of a member of every sample: `mask.png`."""
+    file: str | None = None
+    """One image for all samples, in the model's size."""
+    shape: Shape | None = None
+    """A named shape; random ones are another for every key."""
+
+
+class Strokes(BaseModel):
+    """SDEdit's stroke simulation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    colours: int = Field(default=6, ge=2, le=256)
+    kernel: int = Field(default=23, ge=1)
+    """Side of the median filter, at 256 pixels."""
+
+
+class GuideConfig(OneOf):
+    """A second image for every sample."""
+
+    member: str | None = None
+    file: str | None = None
+    strokes: Strokes | None = None
+    """The image itself, as a painting of a few strokes."""
+    sample: Literal["previous"] | None = None
+    """The sample before, in the same shard; the first has none, and goes to the quarantine."""
+
+
+def read_mask(
+    config: MaskConfig, sample: Sample, frame: Frame, size: tuple[int, int], fit: Fit, salt: bytes, noise_key: str
+) -> Pixels8:
+    """uint8 0 or 1, `[H, W]`. Raises `Undecodable`."""
+    if config.shape is not None:
+        seed = hashlib.blake2b(noise_key.encode(), key=hashlib.blake2b(salt).digest(), person=b"mask").digest()
+        return mask_shape(config.shape, size, np.random.default_rng(list(seed))).astype(np.uint8)
+    if config.member is not None:
+        return decode_mask(_member(sample.members, config.member), frame.full, size, fit)
+    return file_mask(config.file or "", size)
+
+
+def read_guide(config: GuideConfig, sample: Sample, image: Pixels8, size: tuple[int, int], fit: Fit) -> Pixels8 | None:
+    """uint8 `[H, W, 3]`; None where it is the sample before. Raises `Undecodable`."""
+    if config.strokes is not None:
+        return stroke_painting(image, config.strokes.colours, config.strokes.kernel)
+    if config.member is not None:
+        return decode(_member(sample.members, config.member), size, fit)[0]
+    return file_guide(config.file, size, fit) if config.file is not None else None
+
+
+@cache
+def file_mask(file: str, size: tuple[int, int]) -> Pixels8:
+    """Raises `UserError`: the file is the recipe's, not a sample's."""
+    try:
+        return decode_mask(Path(file).expanduser().read_bytes(), size[::-1], size)
+    except (OSError, Undecodable) as error:
+        raise UserError(f"mask.file: {file!r}: {error}") from None
+
+
+@cache
+def file_guide(file: str, size: tuple[int, int], fit: Fit) -> Pixels8:
+    try:
+        return decode(Path(file).expanduser().read_bytes(), size, fit)[0]
+    except (OSError, Undecodable) as error:
+        raise UserError(f"guide.file: {file!r}: {error}") from None
+
+
+def clip_of(key: str, pattern: str | None) -> str | None:
+    """The part of a frame's key that names its clip: the pattern's first group. None where it doesn't match."""
+    if pattern is None:
+        return key
+    found = re.fullmatch(pattern, key)
+    return found[1] if found else None
+
+
+def _member(members: Mapping[str, bytes], name: str) -> bytes:
+    if name not in members:
+        raise Undecodable(f"the sample has no member {name!r} (it has {', '.join(members) or 'no others'})")
+    return members[name]

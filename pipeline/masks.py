@@ -1,0 +1,110 @@
+"""What to repaint: the mask shapes of RePaint (2201.09865, section 5.1), for any size, and masks from images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+Mask: TypeAlias = NDArray[np.bool_]
+"""bool `[H, W]`: True where the image is to change."""
+Size: TypeAlias = tuple[int, int]
+"""Height and width."""
+Shape = Literal["half", "wide", "narrow", "lines", "expand", "super_resolution", "centre"]
+
+
+def half(size: Size, rng: np.random.Generator) -> Mask:
+    """The right half."""
+    mask = np.zeros(size, bool)
+    mask[:, size[1] // 2 :] = True
+    return mask
+
+
+def lines(size: Size, rng: np.random.Generator) -> Mask:
+    """Every second row, from the second on."""
+    mask = np.zeros(size, bool)
+    mask[1::2] = True
+    return mask
+
+
+def super_resolution(size: Size, rng: np.random.Generator) -> Mask:
+    """All but every second pixel in both directions."""
+    mask = np.ones(size, bool)
+    mask[::2, ::2] = False
+    return mask
+
+
+def box(size: Size, share: float) -> Mask:
+    """A box in the middle, of `share` of either side."""
+    inner = [max(1, round(side * share)) for side in size]
+    top, left = ((side - part) // 2 for side, part in zip(size, inner, strict=True))
+    mask = np.zeros(size, bool)
+    mask[top : top + inner[0], left : left + inner[1]] = True
+    return mask
+
+
+def expand(size: Size, rng: np.random.Generator) -> Mask:
+    """All but the middle quarter of either side."""
+    return ~box(size, 1 / 4)
+
+
+def centre(size: Size, rng: np.random.Generator) -> Mask:
+    """The middle half of either side."""
+    return box(size, 1 / 2)
+
+
+def strokes(size: Size, rng: np.random.Generator, *, width: float, share: float) -> Mask:
+    """Bent strokes as in LaMa (2109.07161), `width` of the shorter side thick, until `share` of all is covered."""
+    height, breadth = size
+    side = min(size)
+    thick = max(1, round(width * side))
+    canvas = Image.new("1", (breadth, height))
+    draw = ImageDraw.Draw(canvas)
+    while np.asarray(canvas).mean() < share:
+        at, angle = rng.uniform((0, 0), (breadth, height)), rng.uniform(0, 2 * math.pi)
+        for _ in range(rng.integers(1, 5)):
+            angle += rng.uniform(-2 * math.pi / 5, 2 * math.pi / 5)
+            to = at + rng.uniform(0.1, 0.3) * side * np.array([math.cos(angle), math.sin(angle)])
+            to = to.clip(0, (breadth - 1, height - 1))
+            draw.line([*at, *to], fill=1, width=thick)
+            draw.circle(tuple(to), thick / 2, fill=1)
+            at = to
+    return np.asarray(canvas)
+
+
+SHAPES: dict[Shape, Callable[[Size, np.random.Generator], Mask]] = {
+    "half": half,
+    "wide": partial(strokes, width=0.18, share=0.35),
+    "narrow": partial(strokes, width=0.05, share=0.2),
+    "lines": lines,
+    "expand": expand,
+    "super_resolution": super_resolution,
+    "centre": centre,
+}
+
+
+def mask_shape(name: Shape, size: Size, rng: np.random.Generator) -> Mask:
+    """A mask by name. Only `wide` and `narrow` draw from `rng`. Raises `ValueError`."""
+    if name not in SHAPES:
+        raise ValueError(f"{name!r} is no mask shape: known are {', '.join(SHAPES)}")
+    if min(size) < 4:
+        raise ValueError(f"a mask of {size[0]} × {size[1]} pixels: 4 × 4 are the smallest")
+    return SHAPES[name](size, rng)
+
+
+def read_mask(image: NDArray[np.uint8]) -> Mask:
+    """uint8 `[H, W]`, of 0 and 255 or of 0 and 1 → True where it is not 0. Raises `ValueError` for other values."""
+    values = np.unique(image)
+    if image.ndim != 2:
+        raise ValueError(f"a mask has one channel, this image has shape {' × '.join(map(str, image.shape))}")
+    if not any(set(values) <= {0, white} for white in (1, 255)):
+        raise ValueError(
+            f"the mask is not binary: it has {len(values)} values from {values[0]} to {values[-1]}; "
+            "allowed are 0 (keep) and 255 or 1 (change)"
+        )
+    return image > 0

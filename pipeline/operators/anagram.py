@@ -1,0 +1,75 @@
+"""Visual anagrams: one image that shows something else in every view (2311.17919)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from pipeline.diffusion.denoisers import per_row, with_alternating_views, with_views
+from pipeline.diffusion.level_range import LevelRange
+from pipeline.diffusion.model import Model
+from pipeline.diffusion.solvers import add_noise, integrate
+from pipeline.diffusion.views import AnyView
+from pipeline.errors import UserError
+from pipeline.noise import KeyedNoise
+from pipeline.operators.conditions import Guidance, check_conditions, conditioned, joint
+from pipeline.operators.contract import Condition, Descent, Given, Transformed
+
+
+class Anagram(Descent):
+    """Denoise with x0 = mean_i v_i⁻¹(D_i(v_i(x))), each view v_i under a condition of its own (eq. 4).
+
+    From pure noise, or from the image noised to `start`. The other views come with the output as view-1, view-2 …
+    """
+
+    stochastic: ClassVar[bool] = True
+    invertible: ClassVar[bool] = False
+
+    name: Literal["anagram"] = "anagram"
+    views: tuple[AnyView, ...] = Field(min_length=1)
+    conditions: tuple[Condition, ...]
+    """One for each view."""
+    reduce: Literal["mean", "alternate"] = "mean"
+    """The mean of all views at each step, or one view a step in turn: N times cheaper, and noisier."""
+    guidance: Guidance = Guidance(scale=3)
+    start: LevelRange = LevelRange(low=1, high=1)
+    """Below 1, something of the sample's own image is left."""
+
+    @model_validator(mode="after")
+    def _one_condition_a_view(self) -> Anagram:
+        if len(self.conditions) != len(self.views):
+            raise ValueError(f"{len(self.conditions)} conditions for {len(self.views)} views: one for each is needed")
+        if self.reduce == "alternate" and self.solver not in ("ancestral", "euler"):
+            raise ValueError(f"reduce alternate needs solver ancestral or euler: {self.solver} compares two estimates")
+        return self
+
+    def conditions_used(self) -> tuple[Condition, ...]:
+        return self.conditions
+
+    def check(self, model: Model, second: Model | None) -> None:
+        if model.space == "latent":
+            raise UserError("anagram: views move pixels, and the model works on latents")
+        for view in self.views:
+            try:
+                view.index(*model.size)
+            except ValueError as error:
+                raise UserError(f"anagram: {error}") from None
+        check_conditions(model, self.conditions, self.guidance)
+
+    def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
+        start = self.start.draw(noise.uniform().to(z.device), model.levels)
+        sigmas = self.schedule(model, start)
+        below = start < model.levels.sigma(torch.ones_like(start))  # at the top nothing of the image is left
+        x = add_noise(torch.where(per_row(below, z).bool(), z, 0), sigmas[:, 0], noise)
+        if self.reduce == "mean":
+            denoiser = with_views(joint(model, self.conditions, self.guidance, given, z), self.views)
+        else:
+            each = [conditioned(model, condition, self.guidance, given, z) for condition in self.conditions]
+            denoiser = with_alternating_views(each, self.views, sigmas.to(z))
+        out = integrate(denoiser, x, sigmas.to(z), solver=self.stepper(), noise=noise)
+        others = {f"view-{i}": view(out) for i, view in enumerate(self.views) if view.name != "identity"}
+        seen = [view.model_dump(mode="json") for view in self.views]
+        return Transformed(out, sigmas, others, [{"views": seen, "conditions": [*self.conditions]}] * len(z))

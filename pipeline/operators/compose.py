@@ -1,0 +1,78 @@
+"""Composition of conditions by AND and NOT (2206.01704)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from pipeline.diffusion.denoisers import Denoiser, compose, mixture
+from pipeline.diffusion.level_range import LevelRange
+from pipeline.diffusion.levels import to_sigma
+from pipeline.diffusion.model import Model
+from pipeline.diffusion.pairing import mismatch
+from pipeline.diffusion.solvers import add_noise, integrate
+from pipeline.errors import UserError
+from pipeline.noise import KeyedNoise
+from pipeline.operators.conditions import Guidance, check_conditions, joint
+from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed
+
+
+class Term(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    condition: Condition
+    weight: float = 3.0
+    """Negative: NOT."""
+
+
+class Share(BaseModel):
+    """Of the second model: `(1 − share)·D_1 + share·D_2` at the levels of the interval, D_1 elsewhere."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    share: float = Field(default=0.5, ge=0, le=1)
+    interval: LevelRange = LevelRange(low=0, high=1)
+
+
+class Compose(Descent):
+    """Denoise with `D_∅ + Σ w_i·(D_i − D_∅)` (eq. 11 and 12) from pure noise, or from the image noised to `start`.
+
+    A second model, under the same terms, mixes in as `second` says.
+    """
+
+    stochastic: ClassVar[bool] = True
+    invertible: ClassVar[bool] = False
+    accepts: ClassVar[frozenset[Extra]] = frozenset({"second_model"})
+
+    name: Literal["compose"] = "compose"
+    terms: tuple[Term, ...] = Field(min_length=1)
+    start: LevelRange = LevelRange(low=1, high=1)
+    second: Share = Share()
+
+    def conditions_used(self) -> tuple[Condition, ...]:
+        return tuple(term.condition for term in self.terms)
+
+    def check(self, model: Model, second: Model | None) -> None:
+        if second is not None and (why := mismatch(model, second, own_labels="own" in self.conditions_used())):
+            raise UserError(f"compose: second_model {why}")
+        for one in [model] if second is None else [model, second]:
+            check_conditions(one, ["none", *self.conditions_used()])
+
+    def composed(self, model: Model, given: Given, z: Tensor) -> Denoiser:
+        estimate = joint(model, ["none", *self.conditions_used()], Guidance(), given, z)
+        return compose(estimate, [term.weight for term in self.terms])
+
+    def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
+        sigmas = self.schedule(model, self.start.draw(noise.uniform().to(z.device), model.levels))
+        denoiser = self.composed(model, given, z)
+        if given.second is not None:
+            ends = torch.tensor([self.second.interval.low, self.second.interval.high], dtype=torch.float64)
+            low, high = sorted(to_sigma(ends.to(z.device), self.second.interval.unit, model.levels).tolist())
+            denoiser = mixture(
+                denoiser, self.composed(given.second, given, z), self.second.share, interval=(low, high)
+            )
+        x = add_noise(z, sigmas[:, 0], noise)
+        return Transformed(integrate(denoiser, x, sigmas.to(z), solver=self.stepper(), noise=noise), sigmas)

@@ -1,0 +1,72 @@
+"""DDIB: dual diffusion implicit bridges (2203.08382, algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.denoisers import per_row
+from pipeline.diffusion.inversion import Inversion
+from pipeline.diffusion.latent_stage import AnyImageStage, AnyStage, staged
+from pipeline.diffusion.model import Model
+from pipeline.diffusion.pairing import mismatch
+from pipeline.errors import UserError
+from pipeline.noise import KeyedNoise
+from pipeline.operators.conditions import Guidance, check_conditions, conditioned
+from pipeline.operators.contract import Condition, Extra, Given, Operator, Transformed
+
+
+class DDIB(Inversion, Operator):
+    """Up the ODE with the source, `z = ODE(x; D_a, 0 → 1)`, and down with the target, `y = ODE(z; D_b, 1 → 0)`.
+
+    Source and target are two conditions of one model, or two models (`second_model` is the target's). Guidance acts
+    on the way down; it breaks the exact cycle.
+    """
+
+    stochastic: ClassVar[bool] = False
+    invertible: ClassVar[bool] = True
+    accepts: ClassVar[frozenset[Extra]] = frozenset({"second_model"})
+
+    name: Literal["ddib"] = "ddib"
+    source: Condition = "own"
+    target: Condition = "own"
+    guidance: Guidance = Guidance()
+    image: tuple[AnyImageStage, ...] = ()
+    """Done to the image before it goes up."""
+    latent: tuple[AnyStage, ...] = ()
+    """Done to the latent between up and down."""
+    round_trip: bool = False
+    """Also come down with the source, and report in the provenance how far from the image that ends."""
+
+    def conditions_used(self) -> tuple[Condition, ...]:
+        return (self.source, self.target)
+
+    def check(self, model: Model, second: Model | None) -> None:
+        if second is not None and (why := mismatch(model, second, own_labels=self.target == "own")):
+            raise UserError(f"ddib: second_model {why}")
+        check_conditions(model, [self.source])
+        check_conditions(second or model, [self.target], self.guidance)
+
+    def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
+        second = given.second or model
+        top = self.level.draw(noise.uniform().to(z.device), model.levels)
+        top = top.minimum(second.levels.sigma(torch.ones_like(top)))
+        up, down = self.ladder(model.levels, top).flip(1), self.ladder(second.levels, top)
+        source = conditioned(model, self.source, Guidance(), given, z)
+        target = conditioned(second, self.target, self.guidance, given, z)
+        image = staged(self.image, z, z)
+        noisy = self.walk(source, image, up)
+        unit = per_row(torch.sqrt(1 + top**2), z)
+        latent = staged(self.latent, noisy / unit, image) * unit if self.latent else noisy
+        details = trip_error(self.walk(source, noisy, up.flip(1)) - image) if self.round_trip else None
+        return Transformed(self.walk(target, latent, down), down, details=details)
+
+
+def trip_error(difference: Tensor) -> list[Mapping[str, Any]]:
+    """Root mean square and largest value of each row of `[B, ...]`, in units of z."""
+    rows = difference.double().flatten(1)
+    columns = zip(rows.square().mean(1).sqrt().tolist(), rows.abs().amax(1).tolist(), strict=True)
+    return [{"round_trip": {"rms": rms, "max": largest}} for rms, largest in columns]

@@ -1,0 +1,59 @@
+"""Perceptual resolution enhancement: upsample, then Boomerang (2210.12100, section 6)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from pipeline.diffusion.constraints import consistent, pooling
+from pipeline.diffusion.level_range import LevelRange
+from pipeline.diffusion.model import Model
+from pipeline.diffusion.solvers import add_noise, integrate, unconstrained
+from pipeline.errors import UserError
+from pipeline.noise import KeyedNoise
+from pipeline.operators.conditions import Guidance, check_conditions, conditioned
+from pipeline.operators.contract import Condition, Descent, Given, Transformed
+
+
+class Enhance(Descent):
+    """Measure y, the means of `factor` × `factor` squares; noise its bicubic upsample to t_boom, and return.
+
+    So images of full size show what is lost and regained. One that came in small, and that the run has brought to the
+    model's size, loses nothing: the means of its upsample are about its own pixels.
+    """
+
+    stochastic: ClassVar[bool] = True
+    invertible: ClassVar[bool] = False
+
+    name: Literal["enhance"] = "enhance"
+    factor: int = Field(default=4, ge=2)
+    t_boom: LevelRange = LevelRange(low=0.6, high=0.6)
+    """More is sharper, less is closer to the upsample."""
+    consistent: bool = True
+    """Hold the measurement at every level: the output's means are exactly y (then rounded to 8 bits)."""
+    label: Condition = "own"
+    guidance: Guidance = Guidance()
+
+    def conditions_used(self) -> tuple[Condition, ...]:
+        return (self.label,)
+
+    def check(self, model: Model, second: Model | None) -> None:
+        height, width = model.size
+        if model.space == "latent":
+            raise UserError("enhance: what is measured are pixels, and the model works on latents")
+        if height % self.factor or width % self.factor:
+            raise UserError(f"enhance: factor {self.factor} does not divide the model's {height} × {width} pixels")
+        check_conditions(model, [self.label], self.guidance)
+
+    def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
+        measurement = pooling(self.factor)
+        upsampled = interpolate(measurement.forward(z), size=z.shape[2:], mode="bicubic")
+        held = consistent(measurement, z, noise) if self.consistent else unconstrained
+        sigmas = self.schedule(model, self.t_boom.draw(noise.uniform().to(z.device), model.levels))
+        x = held(add_noise(upsampled, sigmas[:, 0], noise), sigmas[:, 0])
+        denoiser = conditioned(model, self.label, self.guidance, given, z)
+        x = integrate(denoiser, x, sigmas.to(z), solver=self.stepper(), noise=noise, constraint=held)
+        return Transformed(x, sigmas)

@@ -1,0 +1,80 @@
+"""Factorized diffusion: one image whose components show different things (2404.11615)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import model_validator
+from torch import Tensor
+
+from pipeline.diffusion.components import AnyComponents, require_partition
+from pipeline.diffusion.denoisers import per_row, with_components
+from pipeline.diffusion.level_range import LevelRange
+from pipeline.diffusion.model import Model
+from pipeline.diffusion.solvers import add_noise, integrate, unconstrained
+from pipeline.errors import UserError
+from pipeline.noise import KeyedNoise
+from pipeline.operators.conditions import Guidance, check_conditions, joint
+from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed
+
+
+class Factorized(Descent):
+    """Denoise with x0 = Σ f_i(D_i(x)), each component f_i under a condition of its own (eq. 5).
+
+    Inverse: f of the sample's own image y is known, x ← x − f(x) + f(y + σε) before each step and at the end. Then
+    f(output) = f(y) + f(1 − f)(x − y): exactly y's where f is a projection (colour, spatial); a blur is none, and
+    leaves a quarter of the difference, where f = ½, and less elsewhere.
+    """
+
+    stochastic: ClassVar[bool] = True
+    invertible: ClassVar[bool] = False
+    accepts: ClassVar[frozenset[Extra]] = frozenset({"mask"})
+
+    name: Literal["factorized"] = "factorized"
+    components: AnyComponents
+    conditions: tuple[Condition, ...]
+    """One for each component: low, high · low, middle, high · grey, colour · moving, still · inside, outside."""
+    inverse: str | None = None
+    """The component that is known."""
+    guidance: Guidance = Guidance(scale=3)
+    start: LevelRange = LevelRange(low=1, high=1)
+    """Below 1, something of the sample's own image is left."""
+
+    @model_validator(mode="after")
+    def _one_condition_a_component(self) -> Factorized:
+        kind, names = self.components.kind, self.components.names
+        if len(self.conditions) != len(names):
+            raise ValueError(f"{len(self.conditions)} conditions for {kind}: one each is needed for {', '.join(names)}")
+        if self.inverse is not None and self.inverse not in names:
+            raise ValueError(f"inverse is {self.inverse!r}: components of {kind} are {', '.join(names)}")
+        if self.inverse == "moving":  # eigenvalues of a box blur reach −0.22: x − f(x) grows by 1.22 each step
+            raise ValueError("inverse moving: re-projection on a motion blur amplifies; only still can be known")
+        return self
+
+    def conditions_used(self) -> tuple[Condition, ...]:
+        return self.conditions
+
+    def check(self, model: Model, second: Model | None) -> None:
+        if model.space == "latent":
+            raise UserError("factorized: components are made of pixels, and the model works on latents")
+        if self.components.kind == "colour" and model.encode(torch.zeros(1, 3, *model.size)).shape[1] == 1:
+            raise UserError("factorized: components colour need a model of colour images, and this one's are grey")
+        check_conditions(model, self.conditions, self.guidance)
+
+    def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
+        parts = dict(zip(self.components.names, self.components.parts(z, given.mask), strict=True))
+        require_partition([*parts.values()], z)
+        start = self.start.draw(noise.uniform().to(z.device), model.levels)
+        sigmas = self.schedule(model, start)
+        below = start < model.levels.sigma(torch.ones_like(start))  # else only what is known is left of the image
+        part = parts[self.inverse] if self.inverse else torch.zeros_like
+        x = add_noise(torch.where(per_row(below, z).bool(), z, part(z)), sigmas[:, 0], noise)
+
+        def reproject(x: Tensor, sigma: Tensor) -> Tensor:
+            return x - part(x) + part(add_noise(z, sigma, noise))
+
+        known = reproject if self.inverse else unconstrained
+        denoiser = with_components(joint(model, self.conditions, self.guidance, given, z), [*parts.values()])
+        out = integrate(denoiser, x, sigmas.to(z), solver=self.stepper(), noise=noise, constraint=known)
+        return Transformed(out, sigmas, {name: parts[name](out) for name in self.components.seen})

@@ -1,0 +1,59 @@
+"""ILVR: iterative latent variable refinement, sampling with a reference's low frequencies (2108.02938)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from pipeline.diffusion.constraints import consistent, from_level, pooling
+from pipeline.diffusion.level_range import LevelRange
+from pipeline.diffusion.model import Model
+from pipeline.diffusion.solvers import add_noise, integrate
+from pipeline.errors import UserError
+from pipeline.noise import KeyedNoise
+from pipeline.operators.conditions import Guidance, check_conditions, conditioned
+from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed
+
+
+class ILVR(Descent):
+    """From noise, with x ← x − φ_N(x) + φ_N(y noised to the same level) after each step (algorithm 1).
+
+    y is the guide, else the image itself; φ_N takes the mean of each N × N square. The paper's φ_N, bicubic down and
+    up, is no projection: applied twice it blurs twice, and the output's φ_N would only be near the reference's.
+    """
+
+    stochastic: ClassVar[bool] = True
+    invertible: ClassVar[bool] = False
+    accepts: ClassVar[frozenset[Extra]] = frozenset({"guide"})
+
+    name: Literal["ilvr"] = "ilvr"
+    factor: int = Field(default=4, ge=2)
+    """N: the larger, the less is taken from the reference."""
+    floor: LevelRange = LevelRange(low=0, high=0)
+    """The lowest level where the constraint acts; 0 makes it hold exactly in the output."""
+    label: Condition = "own"
+    guidance: Guidance = Guidance()
+
+    def conditions_used(self) -> tuple[Condition, ...]:
+        return (self.label,)
+
+    def check(self, model: Model, second: Model | None) -> None:
+        height, width = model.size
+        if model.space == "latent":
+            raise UserError("ilvr: the squares whose mean is kept lie in pixels, and the model works on latents")
+        if height % self.factor or width % self.factor:
+            raise UserError(f"ilvr: factor {self.factor} does not divide the model's {height} × {width} pixels")
+        check_conditions(model, [self.label], self.guidance)
+
+    def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
+        sigmas = self.schedule(model, model.levels.sigma(torch.ones(len(z), device=z.device)))
+        floor = self.floor.draw(noise.uniform().to(z.device), model.levels)
+        reference = z if given.guide is None else model.encode(given.guide)
+        refine = from_level(floor, consistent(pooling(self.factor), reference, noise))
+        x = add_noise(torch.zeros_like(z), sigmas[:, 0], noise)
+        denoiser = conditioned(model, self.label, self.guidance, given, z)
+        x = integrate(denoiser, x, sigmas.to(z), solver=self.stepper(), noise=noise, constraint=refine)
+        return Transformed(x, sigmas)

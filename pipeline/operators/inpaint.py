@@ -1,0 +1,80 @@
+"""RePaint: inpainting with any diffusion model, by resampling (2201.09865, algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from pipeline.diffusion.constraints import keep, shared
+from pipeline.diffusion.model import Model
+from pipeline.diffusion.solvers import add_noise, integrate
+from pipeline.errors import UserError
+from pipeline.noise import KeyedNoise
+from pipeline.operators.conditions import Guidance, check_conditions, conditioned
+from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed
+
+
+class Inpaint(Descent):
+    """Sample what the mask changes from noise; what it keeps is the image's own, noised to the level of each step.
+
+    x_{t−1} = m·(known at t−1) + (1 − m)·(step), eq. 8. A jump back from σ' to σ adds noise of √(σ² − σ'²): on the next
+    way down, the new part can follow the known one. In the end the known pixels are exactly the image's.
+    """
+
+    stochastic: ClassVar[bool] = True
+    invertible: ClassVar[bool] = False
+    needs: ClassVar[frozenset[Extra]] = frozenset({"mask"})
+
+    name: Literal["inpaint"] = "inpaint"
+    jump_length: int = Field(default=5, ge=1)
+    """Steps of one jump back."""
+    resamples: int = Field(default=5, ge=1)
+    """Times that each stretch is walked; 1 is plain replacement. The paper: 250 steps, jumps of 10, 10 times."""
+    known_noise: Literal["fresh", "shared"] = "fresh"
+    """`shared`: the known pixels carry one noise at all levels."""
+    label: Condition = "own"
+    guidance: Guidance = Guidance()
+
+    @model_validator(mode="after")
+    def _there_is_room_to_jump(self) -> Inpaint:
+        if self.resamples > 1 and self.jump_length >= self.steps:
+            raise ValueError(f"jumps of {self.jump_length} steps need more than {self.steps} steps")
+        return self
+
+    def conditions_used(self) -> tuple[Condition, ...]:
+        return (self.label,)
+
+    def check(self, model: Model, second: Model | None) -> None:
+        if model.space == "latent":
+            raise UserError("inpaint: a mask lies in pixels, and the model works on latents")
+        check_conditions(model, [self.label], self.guidance)
+
+    def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
+        assert given.mask is not None
+        sigmas = self.schedule(model, model.levels.sigma(torch.ones(len(z), device=z.device)))
+        denoiser = conditioned(model, self.label, self.guidance, given, z)
+        hold = keep(given.mask, z, shared(noise, z) if self.known_noise == "shared" else noise)
+        x, low = torch.zeros_like(z), torch.zeros_like(sigmas[:, 0])
+        for leg in time_travel(self.steps, self.jump_length, self.resamples):
+            down = sigmas[:, [self.steps - level for level in leg]]
+            x = hold(add_noise(x, torch.sqrt(down[:, 0] ** 2 - low**2), noise), down[:, 0])
+            x = integrate(denoiser, x, down.to(z), solver=self.stepper(), noise=noise, constraint=hold)
+            low = down[:, -1]
+        return Transformed(x, sigmas)
+
+
+def time_travel(steps: int, jump_length: int, resamples: int) -> Sequence[range]:
+    """Ways down through the levels `steps` (noise) … 0 (clean); between two of them, a jump back.
+
+    At every `jump_length`-th level from 1 on, `resamples` − 1 times, as far back. 250, 10, 10: 2,410 down, 2,160 up.
+    """
+    legs, top = [], steps
+    for turn in reversed(range(1, steps - jump_length + 1, jump_length)):
+        for _ in range(resamples - 1):
+            legs.append(range(top, turn - 1, -1))
+            top = turn + jump_length
+    return [*legs, range(top, -1, -1)]

@@ -1,0 +1,81 @@
+"""A recipe tried on its first samples: a contact sheet of what goes in beside what comes out. Writes no shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.config import load_config
+from pipeline.engines.local import resolve_devices
+from pipeline.errors import UserError
+from pipeline.job import Job, JobConfig, make_job
+from pipeline.reading import Reader
+from pipeline.records import Output, Rejected
+from pipeline.report.sheet import contact_sheet
+from pipeline.run import load_models, transform
+
+if TYPE_CHECKING:
+    from pipeline.records import Pixels8
+
+
+def preview(
+    recipe: str, overrides: list[str], count: int, sheet: Path, animation: Path | None = None
+) -> list[Rejected]:
+    """Draws the sheet of the first `count` usable samples, and returns those that were refused before them.
+
+    `animation` (.gif or .mp4): the tiles of the first one slide from picture to picture. Raises `UserError` where no
+    sample is usable.
+    """
+    job = make_job(load_config(JobConfig, recipe, overrides))
+    outputs, rejected = try_out(job, count)
+    if not outputs:
+        raise UserError(
+            f"no sample can be shown; the first was refused: {rejected[0].reason}" if rejected else "the input is empty"
+        )
+    contact_sheet(list(sheet_rows(outputs).items())).save(sheet)
+    if animation is not None:
+        raise NotImplementedError
+    return rejected
+
+
+def try_out(job: Job, count: int) -> tuple[list[list[Output]], list[Rejected]]:
+    """All outputs of each of the first `count` usable samples, and the samples that were refused on the way."""
+    config = job.config
+    if config.model is not None:
+        config = config.model_copy(update={"model": config.model.model_copy(update={"batch_size": count})})
+    job, device = replace(job, config=config), resolve_devices(config.run.devices)[0]
+    models = load_models(config, device)
+    names = config.input.open().label_names
+    by_key: dict[str, list[Output]] = {}
+    rejected: list[Rejected] = []
+    with ThreadPoolExecutor(config.run.workers) as pool:
+        for batch in Reader(job, models.first, pool, names)(config.input.open().shards):
+            some = replace(batch, rows=batch.rows[: count - len(by_key)])
+            outputs, refused = transform(some, models, job, device)
+            rejected += batch.rejected + refused
+            for output in outputs:
+                by_key.setdefault(output.row.sample.key, []).append(output)
+            if len(by_key) >= count:
+                break
+    return list(by_key.values()), rejected
+
+
+def sheet_rows(outputs: list[list[Output]]) -> Mapping[str, list[Pixels8]]:
+    """One column a sample: what it is, its mask and guide, then each of its outputs."""
+    rows: dict[str, list[Pixels8]] = {"input": [made[0].row.image for made in outputs]}
+    masks, guides = ([getattr(made[0].row, name) for made in outputs] for name in ("mask", "guide"))
+    if masks[0] is not None:
+        rows["mask"] = [np.repeat(255 * mask[..., None], 3, axis=2) for mask in masks]
+    if guides[0] is not None:
+        rows["guide"] = guides
+    for made in outputs:
+        for output in made:
+            how = output.provenance
+            copy = f" {how['copy']}" if how["operator"] and how["parameters"]["copies"] > 1 else ""
+            rows.setdefault(how.get("image", "output") + copy, []).append(output.image)
+    return rows

@@ -1,0 +1,114 @@
+"""From shards to decoded batches: each sample's image, mask and guide, or why the sample cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+
+from pipeline.extras import clip_of, read_guide, read_mask
+from pipeline.job import Job
+from pipeline.models.pixel import PixelModel
+from pipeline.pixels import Undecodable, decode
+from pipeline.records import Batch, Rejected, Row, Sample
+from pipeline.streams.contract import InputShard
+
+PASS_THROUGH_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Decodes the samples of a job on the threads of `pool`."""
+
+    job: Job
+    model: PixelModel | None
+    pool: ThreadPoolExecutor
+    label_names: tuple[str, ...] | None = None
+
+    def __call__(self, shards: Iterable[InputShard], remaining: int | None = None) -> Iterator[Batch]:
+        """Batches never cross a shard; every shard ends with a batch marked `last`."""
+        config = self.job.config
+        size = config.model.batch_size if config.model else PASS_THROUGH_BATCH
+        for shard in shards:
+            if remaining == 0:
+                return
+            fingerprint, rows, rejected, count = shard.fingerprint(), list[Row](), list[Rejected](), 0
+            batch = partial(Batch, shard=shard.name, fingerprint=fingerprint)
+            samples = islice(shard.read(), remaining)
+            before: Row | None = None
+            while chunk := list(islice(samples, size)):
+                count += len(chunk)
+                for item in self.pool.map(self.decode_row, chunk):
+                    used = item
+                    if isinstance(item, Row) and config.guide and config.guide.sample == "previous":
+                        used, before = follow(item, before), item
+                    if isinstance(used, Row):
+                        rows.append(used)
+                    else:
+                        rejected.append(used)
+                if remaining is not None:
+                    remaining -= len(chunk)
+                if len(rows) >= size:
+                    yield batch(rows=rows[:size], rejected=rejected, read=count, last=False)
+                    rows, rejected, count = rows[size:], [], 0
+            yield batch(rows=rows, rejected=rejected, read=count, last=True)
+
+    def decode_row(self, sample: Sample | Rejected) -> Row | Rejected:
+        """A sample's images, fitted to the model, or why the sample cannot be used."""
+        if isinstance(sample, Rejected):
+            return sample
+        config, fit = self.job.config, self.job.config.image.fit
+        problem = self.label_problem(sample.label)
+        if problem is not None:
+            return reject(sample, problem, undecodable=False)
+        noise_key = clip_of(sample.key, config.clip)
+        if noise_key is None:
+            return reject(sample, f"the key does not match clip {config.clip!r}", undecodable=False)
+        try:
+            image, frame = decode(sample.image, self.model.size if self.model else None, fit)
+        except Undecodable as error:
+            return reject(sample, str(error), undecodable=True)
+        row = Row(sample=sample, frame=frame, image=image, noise_key=noise_key)
+        try:
+            if config.mask and self.model:
+                mask = read_mask(config.mask, sample, frame, self.model.size, fit, self.job.salt, noise_key)
+                row = replace(row, mask=mask)
+            if config.guide and self.model:
+                row = replace(row, guide=read_guide(config.guide, sample, image, self.model.size, fit))
+        except Undecodable as error:
+            return reject(sample, str(error), undecodable=False)
+        return row
+
+    def label_problem(self, label: int | None) -> str | None:
+        """Why a sample with this label can't be used. Without need for labels, −1 is the convention for "none"."""
+        names = self.label_names
+        if self.model is not None and self.job.config.wants_labels(self.model.classes):
+            highest = (self.model.classes or 0) - 1
+            if label is None:
+                way_out = " (operator.label: none goes without)" if self.model.unconditional else ""
+                return f"no class label, and the model needs one of 0 to {highest}{way_out}"
+            if not 0 <= label <= highest:
+                return f"label {label} is out of range: the model knows 0 to {highest}"
+        if label is not None and names is not None and not -1 <= label < len(names):
+            return f"label {label} is out of range: the data set names 0 to {len(names) - 1}"
+        return None
+
+
+def follow(row: Row, before: Row | None) -> Row | Rejected:
+    """A row with the image before it for its guide."""
+    if before is None:
+        why = "the first sample of a shard has none before it to be its guide"
+        return reject(row.sample, why, undecodable=False)
+    return replace(row, guide=before.image)
+
+
+def reject(sample: Sample, reason: str, *, undecodable: bool) -> Rejected:
+    return Rejected(
+        key=sample.key,
+        reason=reason,
+        kind="undecodable" if undecodable else "refused",
+        origin=sample.origin,
+        members={sample.image_ext: sample.image, **sample.members},
+    )
