@@ -135,6 +135,8 @@ def make_job(config: JobConfig) -> Job:
     model, second = (load_skeleton(c) if c else None for c in (config.model, config.second_model))
     if model and config.operator:
         config.operator.check(model, second)
+        if config.mask and model.space == "latent":
+            raise UserError("mask: it lies in pixels, and the model works on latents")
         if config.mask and config.mask.file:
             file_mask(config.mask.file, model.size)
         if config.guide and config.guide.file:

@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.job import Job, JobConfig, make_job
 from pipeline.reading import Reader
 from pipeline.records import Output, Rejected
+from pipeline.report.animate import animate
 from pipeline.report.sheet import contact_sheet
 from pipeline.run import load_models, transform
 
@@ -39,7 +40,7 @@ def preview(
         )
     contact_sheet(list(sheet_rows(outputs).items())).save(sheet)
     if animation is not None:
-        raise NotImplementedError
+        animate_first(outputs[0], animation)
     return rejected
 
 
@@ -63,6 +64,15 @@ def try_out(job: Job, count: int) -> tuple[list[list[Output]], list[Rejected]]:
             if len(by_key) >= count:
                 break
     return list(by_key.values()), rejected
+
+
+def animate_first(made: list[Output], path: Path) -> None:
+    row, details = made[0].row, made[0].provenance.get("details", {})
+    if "made" not in details:
+        raise UserError(f"--animate: operator {made[0].provenance['operator']} moves no tiles; tile_morph does")
+    pictures = {"input": row.image, "guide": row.guide}
+    pictures |= {output.provenance.get("image", "output"): output.image for output in made}
+    animate(details, [picture for name in details["sources"] if (picture := pictures[name]) is not None], path)
 
 
 def sheet_rows(outputs: list[list[Output]]) -> Mapping[str, list[Pixels8]]:

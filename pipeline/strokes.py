@@ -1,4 +1,4 @@
-"""A stroke painting out of a photograph: what SDEdit (2108.01073, appendix C) simulates its users' guides with."""
+"""A stroke painting out of a photograph: what SDEdit (2108.01073) simulates its users' guides with."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def stroke_painting(image: Pixels8, colours: int = 6, kernel: int = 23) -> Pixel
     """
     if not 2 <= colours <= 256:
         raise ValueError(f"a stroke painting of {colours} colours: 2 to 256 are possible")
-    if kernel < 1 or kernel % 2 == 0:
-        raise ValueError(f"a median filter of {kernel} × {kernel} pixels: its side is an odd number")
+    if kernel < 1:
+        raise ValueError(f"a median filter of {kernel} × {kernel} pixels: 1 × 1 is the smallest")
     side = max(3, round_to_odd(kernel * min(image.shape[:2]) / REFERENCE_SIDE)) if kernel > 1 else 1
     smooth = Image.fromarray(np.ascontiguousarray(image)).filter(ImageFilter.MedianFilter(side))
     return np.array(smooth.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).convert("RGB"))

@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "operators": {"diffusion", "errors", "noise", "operators.contract", "operators.conditions"},
     "models": {"diffusion", "errors", "assets", "models"},
     "streams": {"records", "errors", "assets", "streams"},
-    "report": {"records"},
+    "report": {"diffusion.regions", "errors", "records"},
     "job": {"errors", "extras", "models", "operators", "pixels", "streams"},
     "reading": {"extras", "job", "models", "pixels", "records", "streams"},
     "run": {

@@ -27,7 +27,15 @@ def test_few_colours_near_the_image_s_own(colours: int, share: float) -> None:
 
 @pytest.mark.parametrize(
     ("size", "kernel", "side"),
-    [((256, 300), 5, 5), ((28, 28), 23, 3), ((64, 90), 23, 5), ((90, 64), 23, 5), ((16, 16), 23, 3), ((40, 40), 1, 1)],
+    [
+        ((256, 300), 5, 5),
+        ((256, 300), 4, 5),
+        ((28, 28), 23, 3),
+        ((64, 90), 23, 5),
+        ((90, 64), 23, 5),
+        ((16, 16), 23, 3),
+        ((40, 40), 1, 1),
+    ],
 )
 def test_the_median_filter_scales_with_the_image(size: tuple[int, int], kernel: int, side: int) -> None:
     """Against scipy's filter; with few colours in the image the palette leaves all as they are."""
@@ -47,8 +55,8 @@ def test_grey_stays_grey_and_specks_go() -> None:
 def test_what_cannot_be_painted_is_refused() -> None:
     with pytest.raises(ValueError, match="1 colours: 2 to 256"):
         stroke_painting(picture(), 1)
-    with pytest.raises(ValueError, match="4 × 4 pixels: its side is an odd number"):
-        stroke_painting(picture(), 6, 4)
+    with pytest.raises(ValueError, match="0 × 0 pixels: 1 × 1 is the smallest"):
+        stroke_painting(picture(), 6, 0)
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")

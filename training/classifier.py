@@ -58,7 +58,7 @@ def train_classifier(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(loss.item())
             report(step + 1, (step + 1) / steps, sum(losses[-LAST_STEPS:]) / len(losses[-LAST_STEPS:]))
     return network.eval().requires_grad_(False)
 

@@ -139,11 +139,12 @@ def classifier_guidance(
 
 
 def mixture(
-    first: Denoiser, second: Denoiser, share: float, *, interval: tuple[float, float] = (0.0, math.inf)
+    first: Denoiser, second: Denoiser, share: float | Tensor, *, interval: tuple[float, float] = (0.0, math.inf)
 ) -> Denoiser:
     """Two estimates as one: `(1 − share)·D_1 + share·D_2` where σ lies in `interval`, D_1 elsewhere.
 
-    Share 1 hands over from one model to the other at a level: experts for coarse and fine (2211.01324).
+    The `share` is one number, or `[B]`. Share 1 hands over from one model to the other at a level: experts for coarse
+    and fine (2211.01324).
     """
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
@@ -155,7 +156,7 @@ def mixture(
 
 
 def with_views(estimate: Joint, views: Sequence[View]) -> Denoiser:
-    """Visual anagrams (2311.17919, eq. 4): each condition sees its own view, `x0 = mean_i v_i⁻¹(D_i(v_i(x)))`.
+    """Visual anagrams (2311.17919): each condition sees its own view, `x0 = mean_i v_i⁻¹(D_i(v_i(x)))`.
 
     Guidance belongs into `estimate`: first guidance, then the inverse view, then the mean.
     """
@@ -186,7 +187,7 @@ def with_alternating_views(denoisers: Sequence[Denoiser], views: Sequence[View],
 
 
 def with_components(estimate: Joint, components: Sequence[LinearMap]) -> Denoiser:
-    """Factorized diffusion (2404.11615, eq. 5): each condition makes one component, `x0 = Σ f_i(D_i(x))`.
+    """Factorized diffusion (2404.11615): each condition makes one component, `x0 = Σ f_i(D_i(x))`.
 
     The linear `components` f_i sum to the identity (`pipeline.diffusion.components.require_partition`).
     """

@@ -2,99 +2,145 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from pydantic import Field
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from pipeline.diffusion.regions import Ints, Tiles, count
+from pipeline.diffusion.model import Model
+from pipeline.diffusion.regions import Assembly, Cut, Ints, Tiles, total
 
 Describe = Callable[[Tensor], Tensor]
-"""What is compared of tiles: values `[…, C, m]` at their positions → `[…, d]`, by squared distance."""
+"""What is compared of tiles: `[…, C, m]`, the values at their positions → `[…, d]`, by squared distance."""
+Measure = Literal["l2", "gradient", "features"]
+Repeats = Annotated[int, Field(ge=1)] | Literal["unlimited"]
 
 STAY = 1e-4
 """A tile moves only where that gains something: the way across the picture costs as much as a difference of .01 in
 every value. Else flat tiles would change places at random."""
 
 
-class Assembly(NamedTuple):
-    """A picture for each row, made of source tiles: see `pipeline.diffusion.regions.origins`."""
+@runtime_checkable
+class HasFeatures(Protocol):
+    """A model that can say what it sees in an image."""
 
-    tile: Ints
-    """`[B, n]`"""
-    turn: Ints
-    """`[B, n]`"""
+    def features(self, z: Tensor) -> Tensor:
+        """`[B, C, H, W]` → `[B, F, H, W]`"""
+        ...
 
 
-def match(
-    targets: Tensor,
-    sources: Tensor,
-    tiles: Sequence[Tiles],
-    width: int,
-    describe: Sequence[Describe],
-    repeats: int | Literal["unlimited"] = 1,
-) -> Assembly:
-    """The assembly of source tiles nearest to each target, each tile used at most `repeats` times.
+@dataclass(frozen=True, kw_only=True)
+class Matcher:
+    """Finds the assembly of source tiles that is nearest to a picture, each tile used at most `repeats` times."""
 
-    `targets [B, C, H·W]`, `sources [B, C, S·H·W]` (S pictures side by side); `describe` for each group of tiles.
-    Kuhn–Munkres over the tiles of a group; "unlimited" takes the best for each place. Threads over the batch: scipy
-    lets go of the interpreter while it assigns. Raises `ValueError` where the source has too few tiles.
-    """
+    tiles: tuple[Tiles, ...]
+    size: tuple[int, int]
+    describe: tuple[Describe, ...]
+    """For each group of tiles."""
+    see: Callable[[Tensor], Tensor] = lambda pictures: pictures
+    """What of `[R, C, H, W]` is matched: `[R, F, H, W]`."""
+    repeats: Repeats = 1
 
-    def row(i: int) -> Assembly:
-        parts, start = [], 0
-        for group, described in zip(tiles, describe, strict=True):
+    def __call__(self, targets: Tensor, sources: Tensor) -> Assembly:
+        """`targets [R, C, H, W]`, `sources [R, S, C, H, W]`: S pictures that give their tiles.
+
+        Kuhn–Munkres in each group of tiles; with "unlimited" repeats the best for each place. Threads over R: scipy
+        lets go of the interpreter while it assigns. Raises `ValueError` where the source has too few tiles.
+        """
+        wanted = self.see(targets).flatten(2)
+        found = self.see(sources.flatten(0, 1)).unflatten(0, sources.shape[:2]).transpose(1, 2).flatten(2)
+        with ThreadPoolExecutor() as pool:
+            rows = list(pool.map(self._row, wanted, found))
+        return Assembly(*(np.stack(part) for part in zip(*rows, strict=True)))
+
+    def _row(self, target: Tensor, source: Tensor) -> Assembly:
+        tile, turn, start = [], [], 0
+        for group, describe in zip(self.tiles, self.describe, strict=True):
             n = len(group.pixels)
-            cost, turn = costs(targets[i], sources[i], group, width, described)
-            chosen = assign(cost, repeats)
-            source, number = np.divmod(chosen, n)
-            parts.append((source * count(tiles) + start + number, turn[np.arange(n), chosen]))
+            cost, g = costs(target, source, group, self.size, describe)
+            chosen = assign(cost, self.repeats)
+            tile.append(chosen // n * total(self.tiles) + start + chosen % n)
+            turn.append(g[np.arange(n), chosen])
             start += n
-        return Assembly(*map(np.concatenate, zip(*parts, strict=True)))
-
-    with ThreadPoolExecutor() as pool:
-        return Assembly(*map(np.stack, zip(*pool.map(row, range(len(targets))), strict=True)))
+        return Assembly(np.concatenate(tile), np.concatenate(turn))
 
 
-def costs(target: Tensor, source: Tensor, group: Tiles, width: int, describe: Describe) -> tuple[Ints, Ints]:
-    """min over g of ‖tile_a − g·tile_b‖² for every pair, and the g: both `[n, S·n]`.
-
-    `target [C, H·W]`, `source [C, S·H·W]`; ‖a‖² + ‖b‖² − 2ab is one matrix product for each g (or several).
-    """
-    pixels, symmetries = (torch.from_numpy(t).to(target.device) for t in (group.pixels, group.symmetries))
-    n = len(pixels)
-    a = describe(target[:, pixels].movedim(0, 1))  # [n, d]
-    picture = torch.arange(source.shape[1] // target.shape[1], device=target.device)[:, None, None] * target.shape[1]
-    b_values = source[:, (picture + pixels).flatten(0, 1)].movedim(0, 1)  # [S·n, C, m]
-    best = turn = None
-    at_once = max(1, 2**18 // (n * len(b_values)))
-    for first in range(0, len(symmetries), at_once):
-        b = describe(b_values[..., symmetries[first : first + at_once]].movedim(1, 2))  # [S·n, g, d]
-        distance = a.square().sum(-1)[:, None, None] + b.square().sum(-1) - 2 * torch.einsum("nd,sgd->nsg", a, b)
-        least, g = distance.min(-1)
-        if best is None:
-            best, turn = least, g
-        else:
-            better = least < best
-            best, turn = torch.where(better, least, best), torch.where(better, g + first, turn)
-    y, x = pixels[:, 0] // width, pixels[:, 0] % width
-    moved = ((y[:, None] - y) ** 2 + (x[:, None] - x) ** 2) / (width**2)
-    best = best + (STAY * a.shape[1] * moved).repeat(1, len(picture))
-    return best.double().cpu().numpy(), turn.cpu().numpy()
-
-
-def assign(cost, repeats):
-    n, m = cost.shape
-    if repeats == "unlimited":
-        return cost.argmin(1)
-    if n > m * repeats:
-        raise ValueError(f"{n} target tiles, and the source has {m} × {repeats} copies: allow more repeats")
-    return linear_sum_assignment(np.tile(cost, repeats))[1] % m
+def make_matcher(model: Model, cut: Cut, measure: Measure, repeats: Repeats) -> Matcher:
+    """Raises `ValueError`, one sentence, for what cannot be matched with this model."""
+    if model.space == "latent":
+        raise ValueError("tiles are made of pixels, and the model works on latents")
+    tiles = cut(model.size)
+    if measure == "l2":
+        return Matcher(tiles=tiles, size=model.size, describe=(values,) * len(tiles), repeats=repeats)
+    if measure == "gradient":
+        slopes = tuple(gradient(group, model.size[1]) for group in tiles)
+        return Matcher(tiles=tiles, size=model.size, describe=slopes, repeats=repeats)
+    if not isinstance(model, HasFeatures):
+        raise ValueError("match features: the model gives none; l2 and gradient need none")
+    if any(len(group.symmetries) > 1 for group in tiles):
+        raise ValueError("match features: a feature does not turn with its tile, so no flips, turns or rings")
+    return Matcher(tiles=tiles, size=model.size, describe=(means,), see=model.features, repeats=repeats)
 
 
 def values(tile: Tensor) -> Tensor:
     return tile.flatten(-2)
+
+
+def means(tile: Tensor) -> Tensor:
+    return tile.mean(-1)
+
+
+def gradient(group: Tiles, width: int) -> Describe:
+    """Differences between neighbours inside the tile, and its mean: else flat tiles would go anywhere."""
+    m = group.pixels.shape[1]
+    place = {int(pixel): position for position, pixel in enumerate(group.pixels[0])}
+    right = [(p, place[q + 1]) for q, p in place.items() if (q + 1) % width and q + 1 in place]
+    below = [(p, place[q + width]) for q, p in place.items() if q + width in place]
+    here, there = torch.tensor([*right, *below], dtype=torch.int64).reshape(-1, 2).T
+
+    def describe(tile: Tensor) -> Tensor:
+        slopes = tile[..., there.to(tile.device)] - tile[..., here.to(tile.device)]
+        return torch.cat([slopes.flatten(-2), m**0.5 * tile.mean(-1)], -1)
+
+    return describe
+
+
+def costs(
+    target: Tensor, source: Tensor, group: Tiles, size: tuple[int, int], describe: Describe
+) -> tuple[NDArray[np.float64], Ints]:
+    """min over g of ‖tile_a − g·tile_b‖² for every pair, and that g: both `[n, S·n]`.
+
+    `target [C, H·W]`, `source [C, S·H·W]`. ‖a‖² + ‖b‖² − 2ab is one matrix product, for as many g at once as fit.
+    """
+    pixels, symmetries = (torch.from_numpy(table).to(target.device) for table in (group.pixels, group.symmetries))
+    a = describe(target[:, pixels].transpose(0, 1))  # [n, d]
+    pool = source.unflatten(1, (-1, target.shape[1]))[:, :, pixels].flatten(1, 2).transpose(0, 1)  # [S·n, C, m]
+    at_once = max(1, 2**18 // (len(a) * len(pool)))
+    best, turn = torch.full((len(a), len(pool)), torch.inf).to(a), torch.zeros(len(a), len(pool)).to(pixels)
+    for first in range(0, len(symmetries), at_once):
+        b = describe(pool[..., symmetries[first : first + at_once]].transpose(1, 2))  # [S·n, g, d]
+        product = (a @ b.flatten(0, 1).T).unflatten(1, b.shape[:2])
+        least, g = (a.square().sum(-1)[:, None, None] + b.square().sum(-1) - 2 * product).min(-1)
+        better = least < best
+        best, turn = torch.where(better, least, best), torch.where(better, g + first, turn)
+    corner = torch.stack([pixels[:, 0] // size[1], pixels[:, 0] % size[1]], -1).to(a)
+    way = torch.cdist(corner, corner).square() / (size[0] ** 2 + size[1] ** 2)
+    best = best + STAY * a.shape[1] * way.repeat(1, len(pool) // len(a))
+    return best.double().cpu().numpy(), turn.cpu().numpy()
+
+
+def assign(cost: NDArray[np.float64], repeats: Repeats) -> Ints:
+    """The source tile (column) for each place (row), together the cheapest."""
+    places, there = cost.shape
+    if repeats == "unlimited":
+        return cost.argmin(1)
+    if places > there * repeats:
+        raise ValueError(f"{places} target tiles, and only {there} source tiles × {repeats}: allow more repeats")
+    return linear_sum_assignment(np.tile(cost, repeats))[1] % there

@@ -5,15 +5,16 @@ A pixel's number is y·W + x; in several pictures side by side, H·W for each pi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Ints = NDArray[np.int64]
+Details = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,20 +97,20 @@ def wobbly(size: tuple[int, int], step: tuple[int, int], seed: int) -> Ints:
     """`[m, 2]` (y, x): the tile at the corner of a torus that is cut along wavy lines.
 
     The tile of a pixel is (y' // h, (x + g(y' mod h)) // w), y' = y + f(x mod w). A step by h or w leads from tile to
-    tile, whatever the waves f and g: all are translates of one.
+    tile, whatever the waves f and g: all are translates of one. Of small tiles, a pixel may hang on by its corner.
     """
     rng = np.random.default_rng(seed)
 
-    def wave(period: int, height: int) -> Ints:
-        """Two harmonics with phases from the seed, as high as a quarter of `height`."""
+    def wave(period: int) -> Ints:
+        """Two harmonics with phases from the seed, as high as a quarter of the tile."""
         t = np.arange(period)[:, None] / period
         waves = np.sin(2 * np.pi * (t * [1, 2] + rng.random(2))) @ [1.0, 0.6]
-        return np.round(waves / np.abs(waves).max() * height / 4).astype(np.int64)
+        return np.round(waves / np.abs(waves).max() * min(step) / 4).astype(np.int64)
 
     (height, width), (h, w) = size, step
     y, x = np.mgrid[:height, :width]
-    y = y + wave(w, h)[x % w]
-    x = x + wave(h, w)[y % h]
+    y = y + wave(w)[x % w]
+    x = x + wave(h)[y % h]
     return np.argwhere((y // h % (height // h) == 0) & (x // w % (width // w) == 0))
 
 
@@ -118,22 +119,21 @@ def rings(size: tuple[int, int], count: int | None, *, flips: bool) -> tuple[Til
     edge (the lines within follow, each by the same angle); `flips`: mirrored, too. A quarter turn is one of them.
     """
     lines = outlines(size)
-    if len(lines) % (count or 1):
+    wide, rest = divmod(len(lines), count or len(lines))
+    if rest:
         raise ValueError(f"{count} rings don't divide the {len(lines)} that an image of {size[0]}×{size[1]} has")
     groups = []
-    wide = len(lines) // (count or len(lines))
     for first in range(0, len(lines), wide):
-        ring, edge = lines[first : first + wide], len(lines[first])
-        ways = []
-        for way in (1, -1) if flips else (1,):
-            for roll in range(edge):
-                starts = np.cumsum([0, *map(len, ring)])
-                ways.append(
-                    [s + (way * np.arange(len(r)) + round(roll * len(r) / edge)) % len(r) for s, r in zip(starts, ring, strict=False)]
-                )
-        groups.append(
-            Tiles(pixels=np.concatenate(ring)[None], symmetries=np.stack([np.concatenate(way) for way in ways]))
-        )
+        ring = lines[first : first + wide]
+        edge, starts = len(ring[0]), np.cumsum([0, *map(len, ring)])
+        symmetries = [
+            np.concatenate(
+                [s + (way * np.arange(len(r)) + round(roll * len(r) / edge)) % len(r) for s, r in zip(starts, ring)]
+            )
+            for way in ([1, -1] if flips else [1])
+            for roll in range(edge)
+        ]
+        groups.append(Tiles(pixels=np.concatenate(ring)[None], symmetries=np.stack(symmetries)))
     return tuple(groups)
 
 
@@ -154,23 +154,54 @@ def outlines(size: tuple[int, int]) -> list[Ints]:
     return lines
 
 
-def count(tiles: Sequence[Tiles]) -> int:
+def total(tiles: Sequence[Tiles]) -> int:
+    """Tiles in one picture."""
     return sum(len(group.pixels) for group in tiles)
 
 
-def origins(tiles: Sequence[Tiles], tile: Ints, turn: Ints) -> Ints:
-    """Where each pixel of an assembled picture comes from: `[B, H·W]`, pixel numbers in the sources side by side.
+class Assembly(NamedTuple):
+    """Pictures made of source tiles. Tiles are numbered group by group, source by source."""
 
-    `tile [B, n]`: which source tile lies at each place; tiles are numbered group by group, source by source. `turn
-    [B, n]`: the symmetry it was moved by.
-    """
-    numbers, pixels = count(tiles), sum(group.pixels.size for group in tiles)
-    origin = np.empty((len(tile), pixels), dtype=np.int64)
+    tile: Ints
+    """`[B, n]`: which source tile lies at each place."""
+    turn: Ints
+    """`[B, n]`: the symmetry it was moved by."""
+
+
+def origins(tiles: Sequence[Tiles], assembly: Assembly) -> Ints:
+    """Where each pixel of an assembled picture comes from: `[B, H·W]`, pixel numbers in the sources side by side."""
+    numbers, area = total(tiles), sum(group.pixels.size for group in tiles)
+    origin = np.empty((len(assembly.tile), area), dtype=np.int64)
     start = 0
     for group in tiles:
         place = slice(start, start + len(group.pixels))
-        source, number = np.divmod(tile[:, place], numbers)
-        found = np.take_along_axis(group.pixels[number - start], group.symmetries[turn[:, place]], axis=-1)
-        origin[:, group.pixels] = found + source[..., None] * pixels
+        source, number = np.divmod(assembly.tile[:, place], numbers)
+        position = group.symmetries[assembly.turn[:, place]]
+        origin[:, group.pixels] = np.take_along_axis(group.pixels[number - start], position, 2) + source[..., None] * area
         start = place.stop
     return origin
+
+
+def to_details(cut: Cut, size: tuple[int, int], sources: Sequence[str], made: Mapping[str, Assembly]) -> list[Details]:
+    """For each row what its provenance says: enough to assemble the pictures called `made` again from `sources`."""
+    rows = len(next(iter(made.values())).tile)
+    return [
+        {
+            "tiles": cut.model_dump(mode="json", exclude_defaults=True),
+            "size": [*size],
+            "sources": [*sources],
+            "made": {
+                name: {"tile": tile[row].tolist()} | ({"turn": turn[row].tolist()} if turn[row].any() else {})
+                for name, (tile, turn) in made.items()
+            },
+        }
+        for row in range(rows)
+    ]
+
+
+def from_details(details: Details, image: str) -> tuple[tuple[Tiles, ...], Assembly]:
+    """The tiles, and the assembly of one row."""
+    made = details["made"][image]
+    tile = np.array([made["tile"]])
+    turn = np.array([made["turn"]]) if "turn" in made else np.zeros_like(tile)
+    return Cut.model_validate(details["tiles"])(tuple(details["size"])), Assembly(tile, turn)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 
 from pipeline.diffusion.denoisers import Denoiser, Prediction, clip_x0, dynamic_threshold, per_row, to_x0
 from pipeline.diffusion.levels import Levels, levels_from_scheduler
@@ -111,6 +111,18 @@ class PixelModel:
         if self.threshold:
             return dynamic_threshold(denoise, *self.threshold)
         return clip_x0(denoise, self.clip) if self.clip else denoise
+
+    def features(self, z: Tensor) -> Tensor:
+        """`[B, F, H, W]`: what the first block of the network sees in almost clean images, for comparing tiles."""
+        sigma = self.levels.sigma(torch.full((len(z),), 0.05, dtype=torch.float64, device=z.device))
+        seen: list[Tensor] = []
+        block: nn.Module = self.network.down_blocks[0]
+        hook = block.register_forward_hook(lambda module, given, output: seen.append(output[1][0]))
+        try:
+            self.denoiser(None if self.unconditional else torch.zeros_like(sigma).long())(z, sigma)
+        finally:
+            hook.remove()
+        return interpolate(seen[0].to(z.dtype), size=z.shape[2:], mode="bilinear")
 
     def _labels(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
         if self.classes is None:

@@ -20,7 +20,7 @@ from pipeline.operators.contract import Condition, Descent, Given, Transformed
 
 
 class Anagram(Descent):
-    """Denoise with x0 = mean_i v_i⁻¹(D_i(v_i(x))), each view v_i under a condition of its own (eq. 4).
+    """Denoise with x0 = mean_i v_i⁻¹(D_i(v_i(x))), each view v_i under a condition of its own.
 
     From pure noise, or from the image noised to `start`. The other views come with the output as view-1, view-2 …
     """

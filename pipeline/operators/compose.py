@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from pipeline.diffusion.denoisers import Denoiser, compose, mixture
+from pipeline.diffusion.denoisers import Denoiser, compose, mixture, per_row
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.levels import to_sigma
 from pipeline.diffusion.model import Model
@@ -66,13 +66,13 @@ class Compose(Descent):
         return compose(estimate, [term.weight for term in self.terms])
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
-        sigmas = self.schedule(model, self.start.draw(noise.uniform().to(z.device), model.levels))
+        start = self.start.draw(noise.uniform().to(z.device), model.levels)
+        sigmas = self.schedule(model, start)
+        below = start < model.levels.sigma(torch.ones_like(start))  # at the top nothing of the image is left
         denoiser = self.composed(model, given, z)
         if given.second is not None:
             ends = torch.tensor([self.second.interval.low, self.second.interval.high], dtype=torch.float64)
             low, high = sorted(to_sigma(ends.to(z.device), self.second.interval.unit, model.levels).tolist())
-            denoiser = mixture(
-                denoiser, self.composed(given.second, given, z), self.second.share, interval=(low, high)
-            )
-        x = add_noise(z, sigmas[:, 0], noise)
+            denoiser = mixture(denoiser, self.composed(given.second, given, z), self.second.share, interval=(low, high))
+        x = add_noise(torch.where(per_row(below, z).bool(), z, 0), sigmas[:, 0], noise)
         return Transformed(integrate(denoiser, x, sigmas.to(z), solver=self.stepper(), noise=noise), sigmas)

@@ -1,4 +1,4 @@
-"""Perceptual resolution enhancement: upsample, then Boomerang (2210.12100, section 6)."""
+"""Perceptual resolution enhancement: upsample, then Boomerang (2210.12100)."""
 
 from __future__ import annotations
 

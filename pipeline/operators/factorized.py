@@ -20,7 +20,7 @@ from pipeline.operators.contract import Condition, Descent, Extra, Given, Transf
 
 
 class Factorized(Descent):
-    """Denoise with x0 = Σ f_i(D_i(x)), each component f_i under a condition of its own (eq. 5).
+    """Denoise with x0 = Σ f_i(D_i(x)), each component f_i under a condition of its own.
 
     Inverse: f of the sample's own image y is known, x ← x − f(x) + f(y + σε) before each step and at the end. Then
     f(output) = f(y) + f(1 − f)(x − y): exactly y's where f is a projection (colour, spatial); a blur is none, and

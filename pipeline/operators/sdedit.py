@@ -12,7 +12,6 @@ from pipeline.diffusion.constraints import keep, shared
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.model import Model
 from pipeline.diffusion.solvers import add_noise, integrate, unconstrained
-from pipeline.errors import UserError
 from pipeline.noise import KeyedNoise
 from pipeline.operators.conditions import Guidance, check_conditions, conditioned
 from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed
@@ -45,8 +44,6 @@ class SDEdit(Descent):
         check_conditions(model, [self.label], self.guidance)
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
-        if given.mask is not None and model.space == "latent":
-            raise UserError("sdedit: a mask lies in pixels, and the model works on latents")
         sigmas = self.schedule(model, self.t0.draw(noise.uniform().to(z.device), model.levels))
         denoiser = conditioned(model, self.label, self.guidance, given, z)
         x = z if given.guide is None else model.encode(given.guide)

@@ -85,6 +85,15 @@ def test_a_view_is_orthogonal(written: Any, size: tuple[int, int]) -> None:
         assert orthogonality_error(view(written), (1, *size)) < 1e-12
 
 
+def test_a_view_first_used_without_gradients_passes_them_later() -> None:
+    v = view({"name": "pixel_permutation", "seed": 77})
+    with torch.inference_mode():
+        v(image(3, 5))
+    x = image(3, 5).requires_grad_()
+    (gradient,) = torch.autograd.grad((v(x) * image(3, 5)).sum(), x)
+    assert torch.equal(gradient, v.inverse(image(3, 5)))
+
+
 def test_some_views_are_no_involutions() -> None:
     """Else a wrong inverse, the view itself, would pass."""
     for written, size in CASES:

@@ -81,7 +81,9 @@ def test_inverse_by_a_projection_keeps_the_known_component_exactly(components: s
     operator = Factorized(components=components, conditions=[0, 1], inverse=known, steps=5, solver=solver, guidance=1)
     found = apply(operator, 0.5).z
     part = dict(zip(operator.components.names, operator.components.parts(REAL, None), strict=True))[known]
-    torch.testing.assert_close(part(found), part(REAL), rtol=0, atol=0 if components == "spatial" else 1e-6 * found.abs().max())
+    torch.testing.assert_close(
+        part(found), part(REAL), rtol=0, atol=0 if components == "spatial" else 1e-6 * found.abs().max()
+    )
     assert (found - part(found) - (REAL - part(REAL))).std() > 0.1  # the rest is new
 
 

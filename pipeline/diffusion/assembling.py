@@ -1,0 +1,51 @@
+"""Pictures put together from tiles, and images that come to share theirs (2411.15925)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.matching import Matcher
+from pipeline.diffusion.regions import Assembly, origins
+
+
+def assemble(sources: Tensor, origin: Tensor) -> Tensor:
+    """`sources [R, S, C, H, W]`, `origin [R, H·W]` → `[R, C, H, W]`: every pixel is one of a source."""
+    pool = sources.transpose(1, 2).flatten(2)
+    return pool.gather(2, origin[:, None].expand(-1, pool.shape[1], -1)).unflatten(2, sources.shape[3:])
+
+
+def average(sources: Tensor, targets: Tensor, origin: Tensor) -> Tensor:
+    """mean_i v_i⁻¹(target_i), v the assembly: the mean of a source pixel and all target pixels that are made of it.
+
+    `sources [B, S, C, H, W]`, `targets [B, K, C, H, W]`, `origin [B, K, H·W]` → `[B, S, C, H, W]`
+    """
+    pool, wanted = sources.transpose(1, 2).flatten(2), targets.transpose(1, 2).flatten(2)
+    place = origin.flatten(1)[:, None].expand(-1, pool.shape[1], -1)
+    summed = pool.scatter_add(2, place, wanted)
+    counted = torch.ones_like(pool).scatter_add(2, place, torch.ones_like(wanted))
+    return (summed / counted).unflatten(2, (sources.shape[1], *sources.shape[3:])).transpose(1, 2)
+
+
+def share(
+    matcher: Matcher, images: Tensor, clean: Tensor, fixed: Sequence[Tensor], *, generated: bool
+) -> tuple[Tensor, list[Assembly]]:
+    """The nearest images that are made of the same tiles, and how each is: of the tiles of `fixed` (`[B, C, H, W]`).
+
+    `images [B, N, C, H, W]`. With `generated` the first one gives its tiles, too: each becomes the mean over all
+    images, and the assemblies are those of the others. What is matched is `clean`, in the shape of `images`.
+    """
+    first = 1 if generated else 0
+    targets, sources = images[:, first:], torch.stack([*images[:, :first].unbind(1), *fixed], 1)
+    count = targets.shape[1]
+    shown = torch.stack([*clean[:, :first].unbind(1), *fixed], 1)
+    assembly = matcher(clean[:, first:].flatten(0, 1), shown.repeat_interleave(count, 0))
+    origin = torch.from_numpy(origins(matcher.tiles, assembly)).to(images.device)
+    if generated:
+        tiles = average(sources, targets, origin.unflatten(0, (-1, count)))
+        sources = torch.cat([tiles[:, :1], sources[:, 1:]], 1)
+    made = assemble(sources.repeat_interleave(count, 0), origin).unflatten(0, (-1, count))
+    each = [Assembly(assembly.tile[k::count], assembly.turn[k::count]) for k in range(count)]
+    return torch.cat([sources[:, :first], made], 1), each

@@ -1,0 +1,81 @@
+"""Interpolation between the ODE latents of two images (2010.02502, section 5.3), and between conditions."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from pipeline.diffusion.denoisers import mixture
+from pipeline.diffusion.inversion import Inversion, slerp
+from pipeline.diffusion.model import Model
+from pipeline.noise import KeyedNoise
+from pipeline.operators.conditions import Guidance, check_conditions, conditioned
+from pipeline.operators.contract import Condition, Extra, Given, Operator, Transformed
+
+
+class Interpolate(Inversion, Operator):
+    """Both images up the ODE, a point between their latents down again.
+
+    The partner is the guide: it goes up under `towards`, and with the latents the estimates are mixed,
+    `(1 − a)·D_label + a·D_towards`. Without a guide only the estimates are, at the image's own latent.
+    """
+
+    stochastic: ClassVar[bool] = False
+    invertible: ClassVar[bool] = True
+    accepts: ClassVar[frozenset[Extra]] = frozenset({"guide"})
+
+    name: Literal["interpolate"] = "interpolate"
+    share: tuple[float, float] = (0.5, 0.5)
+    """a: 0 is the image, 1 the partner; a range draws one for each sample, the same for all of its copies."""
+    label: Condition = "own"
+    towards: Condition | None = None
+    """Condition of the partner; that of the image if not given."""
+    guidance: Guidance = Guidance()
+    """On the way down; the ends are then no longer the two images."""
+    path: int = Field(default=0, ge=0)
+    """Also write this many images evenly from one end to the other, as path-1, path-2 …"""
+
+    @field_validator("share", mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        return (value, value) if isinstance(value, int | float) else value
+
+    @field_validator("share")
+    @classmethod
+    def _in_range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] <= value[1] <= 1:
+            raise ValueError(f"a share, or a range of it, lies in [0, 1]: found {list(value)}")
+        return value
+
+    @property
+    def needs(self) -> frozenset[Extra]:  # type: ignore[override]
+        """Two images, or one image and two conditions."""
+        return frozenset({"guide"}) if self.towards is None else frozenset()
+
+    def conditions_used(self) -> tuple[Condition, ...]:
+        return (self.label, self.label if self.towards is None else self.towards)
+
+    def check(self, model: Model, second: Model | None) -> None:
+        check_conditions(model, self.conditions_used(), self.guidance)
+
+    def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
+        uniform = noise.uniform().to(z.device)
+        share = self.share[0] + (self.share[1] - self.share[0]) * uniform
+        down = self.ladder(model.levels, self.level.draw(uniform * 2**20 % 1, model.levels))  # apart from the share
+        up, conditions = down.flip(1), self.conditions_used()
+        ways = [conditioned(model, condition, Guidance(), given, z) for condition in conditions]
+        here = there = self.walk(ways[0], z, up)
+        if given.guide is not None:
+            there = self.walk(ways[1], model.encode(given.guide), up)
+        first, second = (conditioned(model, condition, self.guidance, given, z) for condition in conditions)
+
+        def between(a: Tensor) -> Tensor:
+            denoiser = first if self.towards is None else mixture(first, second, a)
+            return self.walk(denoiser, slerp(here, there, a), down)
+
+        frames = torch.linspace(0, 1, self.path, dtype=torch.float64, device=z.device)
+        others = {f"path-{i}": between(a.expand(len(z))) for i, a in enumerate(frames, 1)}
+        return Transformed(between(share), down, others, [{"share": a} for a in share.tolist()])

@@ -1,0 +1,53 @@
+"""Mosaic: one image rearranged to look like another, with no diffusion at all (2411.15925 with a given target)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.assembling import share
+from pipeline.diffusion.matching import Measure, Repeats, make_matcher
+from pipeline.diffusion.model import Model
+from pipeline.diffusion.regions import Cut, to_details
+from pipeline.errors import UserError
+from pipeline.noise import KeyedNoise
+from pipeline.operators.contract import Condition, Extra, Given, Operator, Transformed
+
+
+class Mosaic(Operator):
+    """The assembly of the image's tiles that is nearest to the guide, or of the guide's to the image. The model's
+    network is not asked, unless features are matched.
+    """
+
+    stochastic: ClassVar[bool] = False
+    invertible: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Extra]] = frozenset({"guide"})
+
+    name: Literal["mosaic"] = "mosaic"
+    tiles: Cut
+    tiles_of: Literal["image", "guide"] = "image"
+    repeats: Repeats = 1
+    """How often a tile may be used."""
+    match: Measure = "l2"
+
+    def conditions_used(self) -> tuple[Condition, ...]:
+        return ()
+
+    def check(self, model: Model, second: Model | None) -> None:
+        try:
+            make_matcher(model, self.tiles, self.match, self.repeats)
+        except ValueError as error:
+            raise UserError(f"mosaic: {error}") from None
+
+    def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
+        assert given.guide is not None
+        image, guide = z[:, None], model.encode(given.guide)[:, None]
+        target, source = (guide, image) if self.tiles_of == "image" else (image, guide)
+        matcher = make_matcher(model, self.tiles, self.match, self.repeats)
+        out, (assembly,) = share(matcher, target, target, [source[:, 0]], generated=False)
+        details = to_details(
+            self.tiles, model.size, ["input" if self.tiles_of == "image" else "guide"], {"output": assembly}
+        )
+        return Transformed(out[:, 0], torch.zeros(len(z), 1, dtype=torch.float64, device=z.device), {}, details)
