@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -62,8 +62,8 @@ class GuideConfig(OneOf):
     file: str | None = None
     strokes: Strokes | None = None
     """The image itself, as a painting of a few strokes."""
-    sample: Literal["previous"] | None = None
-    """The sample before, in the same shard; the first has none, and goes to the quarantine."""
+    previous: int | None = Field(default=None, ge=1, le=16)
+    """So many samples before it, in the same shard; the first have none, and go to the quarantine."""
 
 
 def read_mask(

@@ -92,6 +92,8 @@ class JobConfig(Section):
             raise ValueError(f"operator {name} needs a section {' and a section '.join(sorted(missing))}")
         if useless := given - needs - accepts:
             raise ValueError(f"operator {name} has no use for the section {', '.join(sorted(useless))}")
+        if self.operator and self.guide and (self.guide.previous or 1) > 1 and not self.operator.several_guides:
+            raise ValueError(f"operator {name} takes one guide; guide.previous is {self.guide.previous}")
         return self
 
     @field_validator("clip")

@@ -70,19 +70,23 @@ def animate_first(made: list[Output], path: Path) -> None:
     row, details = made[0].row, made[0].provenance.get("details", {})
     if "made" not in details:
         raise UserError(f"--animate: operator {made[0].provenance['operator']} moves no tiles; tile_morph does")
-    pictures = {"input": row.image, "guide": row.guide}
+    pictures = {"input": row.image} | {guide_name(i): guide for i, guide in enumerate(row.guides)}
     pictures |= {output.provenance.get("image", "output"): output.image for output in made}
-    animate(details, [picture for name in details["sources"] if (picture := pictures[name]) is not None], path)
+    animate(details, [pictures[name] for name in details["sources"]], path)
+
+
+def guide_name(i: int) -> str:
+    return f"guide-{i + 1}" if i else "guide"
 
 
 def sheet_rows(outputs: list[list[Output]]) -> Mapping[str, list[Pixels8]]:
     """One column a sample: what it is, its mask and guide, then each of its outputs."""
     rows: dict[str, list[Pixels8]] = {"input": [made[0].row.image for made in outputs]}
-    masks, guides = ([getattr(made[0].row, name) for made in outputs] for name in ("mask", "guide"))
+    masks = [made[0].row.mask for made in outputs]
     if masks[0] is not None:
-        rows["mask"] = [np.repeat(255 * mask[..., None], 3, axis=2) for mask in masks]
-    if guides[0] is not None:
-        rows["guide"] = guides
+        rows["mask"] = [np.repeat(255 * mask[..., None], 3, axis=2) for mask in masks if mask is not None]
+    for i in range(len(outputs[0][0].row.guides)):
+        rows[guide_name(i)] = [made[0].row.guides[i] for made in outputs]
     for made in outputs:
         for output in made:
             how = output.provenance

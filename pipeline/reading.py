@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -37,13 +38,11 @@ class Reader:
             fingerprint, rows, rejected, count = shard.fingerprint(), list[Row](), list[Rejected](), 0
             batch = partial(Batch, shard=shard.name, fingerprint=fingerprint)
             samples = islice(shard.read(), remaining)
-            before: Row | None = None
+            before = deque[Row](maxlen=config.guide.previous or 0 if config.guide else 0)
             while chunk := list(islice(samples, size)):
                 count += len(chunk)
                 for item in self.pool.map(self.decode_row, chunk):
-                    used = item
-                    if isinstance(item, Row) and config.guide and config.guide.sample == "previous":
-                        used, before = follow(item, before), item
+                    used = follow(item, before) if isinstance(item, Row) and before.maxlen else item
                     if isinstance(used, Row):
                         rows.append(used)
                     else:
@@ -76,7 +75,8 @@ class Reader:
                 mask = read_mask(config.mask, sample, frame, self.model.size, fit, self.job.salt, noise_key)
                 row = replace(row, mask=mask)
             if config.guide and self.model:
-                row = replace(row, guide=read_guide(config.guide, sample, image, self.model.size, fit))
+                guide = read_guide(config.guide, sample, image, self.model.size, fit)
+                row = row if guide is None else replace(row, guides=(guide,))
         except Undecodable as error:
             return reject(sample, str(error), undecodable=False)
         return row
@@ -96,12 +96,14 @@ class Reader:
         return None
 
 
-def follow(row: Row, before: Row | None) -> Row | Rejected:
-    """A row with the image before it for its guide."""
-    if before is None:
-        why = "the first sample of a shard has none before it to be its guide"
-        return reject(row.sample, why, undecodable=False)
-    return replace(row, guide=before.image)
+def follow(row: Row, before: deque[Row]) -> Row | Rejected:
+    """A row with the images before it for its guides, the nearest first; it joins them."""
+    guides = tuple(earlier.image for earlier in reversed(before))
+    before.append(row)
+    if len(guides) == before.maxlen:
+        return replace(row, guides=guides)
+    why = f"sample {len(guides) + 1} of its shard: not enough lie before it to be its {before.maxlen} guides"
+    return reject(row.sample, why, undecodable=False)
 
 
 def reject(sample: Sample, reason: str, *, undecodable: bool) -> Rejected:

@@ -133,16 +133,14 @@ def transform(batch: Batch, models: Models, job: Job, device: str) -> tuple[list
 def gather(rows: Sequence[Row], config: JobConfig, models: Models, device: str) -> Given:
     """What comes with the images, as the operator takes it."""
     model, second = models
-    labels = mask = guide = None
+    labels = mask = None
     if model is not None and config.wants_labels(model.classes):
         labels = torch.tensor([row.sample.label for row in rows], device=device)
     masks = [row.mask for row in rows if row.mask is not None]
     if masks:
         mask = torch.from_numpy(np.stack(masks)).to(device).float()[:, None]
-    guides = [row.guide for row in rows if row.guide is not None]
-    if guides:
-        guide = to_pixels(guides, device)
-    return Given(labels=labels, mask=mask, guide=guide, second=second)
+    guides = [to_pixels(images, device) for images in zip(*(row.guides for row in rows), strict=True)]
+    return Given(labels=labels, mask=mask, guide=guides[0] if guides else None, more_guides=guides[1:], second=second)
 
 
 def encode_all(

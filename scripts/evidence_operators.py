@@ -3,7 +3,6 @@
     python scripts/colour_mnist_shards.py ../shared/data/mnist t10k runs/colour_mnist --shards 2 --images 2000
     python scripts/train_judges.py runs/judges            # see there for the training shards it reads
     python scripts/evidence_operators.py                  # all; or --only ddib anagrams …
-    python scripts/evidence_operators.py --table          # the README's tables from scripts/evidence/operators.json
 
 The judges are small CNNs (`training.classifier`) trained on the training splits. Digits: colour-MNIST test images and
 the embedded colour-MNIST denoiser; garments: the embedded Fashion-MNIST sample (test images) and denoiser.
@@ -25,7 +24,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
+from pipeline.diffusion.assembling import share as share_tiles
 from pipeline.diffusion.levels import levels_from_scheduler
+from pipeline.diffusion.matching import make_matcher
+from pipeline.diffusion.regions import Cut
 from pipeline.masks import mask_shape
 from pipeline.models.gaussian import ClosedForm, Gaussian
 from pipeline.models.pixel import ModelConfig, PixelModel, load_pixel_model
@@ -42,6 +44,8 @@ mpl.use("agg")
 import matplotlib.pyplot as plt
 
 OUT = Path(__file__).parent / "evidence"
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+"""Photographs and paintings, for `mosaics` alone."""
 BATCH = 200
 
 
@@ -60,9 +64,9 @@ class Bench:
     def run(self, name: str, rows: Sequence[int] | Tensor, tag: str = "", **options: Any) -> dict[str, Tensor]:
         """The operator on test images `rows`: float `[N, 3, H, W]` in [-1, 1], by name ("" is the output itself).
 
-        `mask` and `guide` among the options are tensors for the rows; the rest configures the operator.
+        `mask` and `guides` among the options are tensors for the rows; the rest configures the operator.
         """
-        mask, guide = options.pop("mask", None), options.pop("guide", None)
+        mask, guides = options.pop("mask", None), options.pop("guides", [])
         operator = OPERATORS[name].model_validate({"name": name, **options})
         operator.check(self.model, None)
         rows, parts = torch.as_tensor(rows), list[dict[str, Tensor]]()
@@ -70,7 +74,8 @@ class Bench:
             given = Given(
                 labels=self.labels[rows[some]],
                 mask=None if mask is None else mask[some],
-                guide=None if guide is None else guide[some],
+                guide=guides[0][some] if guides else None,
+                more_guides=[guide[some] for guide in guides[1:]],
             )
             keys = [f"{tag}-{i}-{int(rows[i])}" for i in some.tolist()]
             noise = KeyedNoise(b"evidence: a public salt", keys, name, 0)
@@ -205,6 +210,76 @@ def anagrams() -> dict[str, Any]:
     return found
 
 
+def tile_morphs() -> dict[str, Any]:
+    """Two digits from one set of tiles: 10 pairs, 6 images each. One test digit's tiles laid as another: 60 images."""
+    bench, rows, pairs = digits(), range(6), class_pairs(10)
+    found: dict[str, Any] = {}
+    shown = []
+    cuts: dict[str, Any] = {f"{n}×{n} tiles": {"count": n} for n in (2, 4, 7, 14)} | {"single pixels": "pixels"}
+    turned = {
+        f"{name}, flips and turns": cut | {"flips": True, "turns": True}
+        for name, cut in cuts.items()
+        if name[0] in "247"
+    }
+    for name, cut in (cuts | turned).items():
+        made = [bench.run("tile_morph", rows, tag=name, conditions=pair, tiles=cut, **MORPH) for pair in pairs]
+        hits = [both_read(bench, m, "image-2", pair) for m, pair in zip(made, pairs, strict=True)]
+        found[f"two images, {name}"] = share(torch.cat(hits))
+        shown += [(name, torch.stack([m[""][0] for m in made])), ("", torch.stack([m["image-2"][0] for m in made]))]
+    sheet("tile_morph.png", shown)
+    sources = torch.cat([torch.nonzero(bench.labels == d).flatten()[:6] for d in range(10)])
+    others = [bench.images[sources.roll(6 * k)] for k in (3, 6)]  # digits of other classes
+    wanted = (bench.labels[sources] + 1) % 10
+    for name, cut in cuts.items():
+        for case, guides, repeats in (
+            ("one source", [], 1),
+            ("one source, unlimited copies", [], "unlimited"),
+            ("three sources", others, 1),
+        ):
+            hits = []
+            for d in range(10):
+                some = torch.nonzero(wanted == d).flatten()
+                options = {"guides": [guide[some] for guide in guides], "repeats": repeats, **MORPH}
+                made = bench.run(
+                    "tile_morph", sources[some], tag=name, conditions=[d], tiles=cut, source="image", **options
+                )
+                hits.append(bench.read(made[""]) == d)
+            found[f"from a test digit, {name}, {case}"] = share(torch.cat(hits))
+    return found
+
+
+def mosaics() -> dict[str, Any]:
+    """Paintings laid to look like photographs and other paintings, at 256 × 256; no diffusion. PSNR to the target."""
+    files = [f for folder in ("paintings_pd", "hires_cc0") for f in sorted((SHARED / folder).iterdir())]
+    images = [decode(f.read_bytes(), (256, 256), "crop")[0] for f in files if f.suffix in (".jpg", ".png", ".webp")]
+    pictures = to_pixels(images, "cpu")
+    model = ClosedForm(denoise=Gaussian(), levels=levels_from_scheduler({}), size=(256, 256))
+    sources, targets = pictures[[0, 2, 4, 6]], pictures[[9, 11, 13, 1]]
+    given = {
+        "one source": Given(guide=targets),
+        "one source, unlimited copies": Given(guide=targets),
+        "three sources": Given(guide=targets),
+    }
+    found: dict[str, Any] = {}
+    shown = [("tiles of", sources), ("target", targets)]
+    for count in (8, 16, 32, 64):
+        for case in given:
+            options = {"repeats": "unlimited"} if "unlimited" in case else {}
+            cut = {"count": count}
+            if case == "three sources":
+                matcher = make_matcher(model, Cut.model_validate(cut), "l2", 1)
+                pool = [sources, sources.roll(1, 0), sources.roll(2, 0)]
+                made = share_tiles(matcher, targets[:, None], targets[:, None], pool, generated=False)[0][:, 0]
+            else:
+                mosaic = OPERATORS["mosaic"].model_validate({"name": "mosaic", "tiles": cut, **options})
+                made = mosaic(model, sources, given[case], KeyedNoise(b"evidence", list("abcd"), "mosaic", 0)).z
+            found[f"{count}×{count}, {case}"] = psnr(made, targets)
+            if case == "one source":
+                shown.append((f"{count}×{count}", made))
+    contact_sheet([(name, list(from_pixels(row))) for name, row in shown], cell=160).save(OUT / "mosaic.png")
+    return found
+
+
 def masked(images: Tensor, kept: Tensor) -> Tensor:
     """Mean squared difference, on [0, 1], where the mask changes; `[N]`."""
     return ((images / 2) ** 2 * kept).sum((1, 2, 3)) / (3 * kept.sum((1, 2, 3)))
@@ -287,7 +362,7 @@ def locality() -> dict[str, Any]:
     cases: dict[str, Callable[[float], Tensor]] = {
         "boomerang": lambda t: bench.run("boomerang", range(count), t_boom=t)[""],
         "boomerang, no label": lambda t: bench.run("boomerang", range(count), t_boom=t, label="none")[""],
-        "sdedit from strokes": lambda t: bench.run("sdedit", range(count), t0=t, guide=painted)[""],
+        "sdedit from strokes": lambda t: bench.run("sdedit", range(count), t0=t, guides=[painted])[""],
     }
     found: dict[str, Any] = {"real images read": share(bench.read(truth) == bench.labels[:count])}
     curves: dict[str, Any] = {name: [] for name in cases}
@@ -319,8 +394,10 @@ def locality() -> dict[str, Any]:
 
 DDIB: dict[str, Any] = {}
 ANAGRAM: dict[str, Any] = {"steps": 25}
+MORPH: dict[str, Any] = {"steps": 25}
 SECTIONS = {
-    "ddib": ddib, "anagrams": anagrams, "inpaint": inpaint, "enhance": enhance, "locality": locality,
+    "ddib": ddib, "anagrams": anagrams, "tile_morphs": tile_morphs, "mosaics": mosaics, "inpaint": inpaint,
+    "enhance": enhance, "locality": locality,
 }  # fmt: skip
 
 

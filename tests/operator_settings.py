@@ -60,7 +60,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     ],
     "ddib": [
         {"target": 1, "steps": 3},
-        {"source": "none", "target": 2, "steps": 1, "round_trip": True},
+        {"source": "none", "target": 2, "steps": 1, "round_trip": True, "lift": 0.1},
         {"source": "a", "target": 2, "steps": 2, "solver": "dpmpp_2m", "guidance": {"scale": 2, "rescale": 0.5}},
         {"level": 0.0, "steps": 2, "solver": "euler"},
         {
@@ -88,7 +88,6 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
             "steps": 2,
             "start": [0.3, 0.9],
             "solver": "heun",
-            "second": {"share": 1, "interval": {"sigma": [0, 2]}},
         },
         {"terms": [{"condition": "own", "weight": 1}], "steps": 1, "start": 0.0},
     ],
@@ -96,11 +95,16 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"steps": 3},
         {"share": [0.2, 0.9], "towards": "b", "steps": 2, "path": 3, "solver": "dpmpp_2m"},
         {"share": 1, "label": "a", "towards": "none", "level": 0.0, "steps": 1},
-        {"share": 0, "level": [0.4, 0.8], "steps": 2, "guidance": 2, "path": 1},
+        {"share": 0, "level": [0.4, 0.8], "steps": 2, "guidance": 2, "path": 1, "lift": 0.2},
     ],
     "tile_morph": [
         {"conditions": ["a", "b"], "tiles": 3, "steps": 3},
-        {"conditions": ["own", "none", 2], "tiles": {"count": 2, "flips": True, "turns": True}, "rollout": 2, "steps": 2},
+        {
+            "conditions": ["own", "none", 2],
+            "tiles": {"count": 2, "flips": True, "turns": True},
+            "rollout": 2,
+            "steps": 2,
+        },
         {"conditions": ["a"], "tiles": "pixels", "source": "image", "steps": 1, "solver": "heun"},
         {"conditions": ["a", "b"], "tiles": "rings", "match": "gradient", "match_from": [0.2, 0.9], "steps": 3},
         {

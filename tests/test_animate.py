@@ -31,7 +31,9 @@ CASES: list[Any] = [
     pytest.param({"count": 2, "flips": True}, [2, 3, 1, 0], [0, 1, 2, 3], 1, id="flips"),
     pytest.param({"count": 2}, [7, 0, 6, 1], None, 2, id="two sources"),
     pytest.param("rings", [0, 1, 2], [5, 2, 3], 1, id="rings"),
-    pytest.param({"shape": "rings", "count": 1, "flips": True}, [1], [31], 2, id="a mirrored ring of the second source"),
+    pytest.param(
+        {"shape": "rings", "count": 1, "flips": True}, [1], [31], 2, id="a mirrored ring of the second source"
+    ),
     pytest.param({"shape": "irregular", "count": 2}, [1, 0, 3, 2], None, 1, id="irregular"),
 ]
 
@@ -53,7 +55,7 @@ def test_frames_begin_with_the_sources_and_end_with_the_picture(
 
 
 def test_a_tile_slides_in_a_straight_line_and_turns_around_its_centre() -> None:
-    """A 3×3 tile goes from the top left to the bottom right, by a quarter turn: halfway it lies at 45° in the middle."""
+    """A 3×3 tile goes from the top left to the bottom right, by a quarter turn: halfway it lies at 45°."""
     (group,) = Cut(count=2, turns=True)((6, 6))
     g = next(k for k, s in enumerate(group.symmetries) if s.reshape(3, 3).tolist() == [[6, 3, 0], [7, 4, 1], [8, 5, 2]])
     origin = np.arange(36)

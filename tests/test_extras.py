@@ -114,7 +114,7 @@ def test_guides(origin: str, tmp_path: Path, model: Path) -> None:
     guide: dict[str, Any] = {
         "member": {"member": "guide.png"},
         "file": {"file": str(tmp_path / "guide.png")},
-        "previous": {"sample": "previous"},
+        "previous": {"previous": 1},
         "strokes": {"strokes": {"colours": 2}},
     }[origin]
     counts = edited(source, tmp_path / "out", model, guide=guide, **{"operator.t0": 0})["counts"]

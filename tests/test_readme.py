@@ -113,3 +113,16 @@ def test_the_whole_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     for name, text in promised.items():
         number = float(re.search(r"[\d.]+", text)[0])  # type: ignore[index]
         assert float(re.search(r"[\d.]+", said[name])[0]) == pytest.approx(number, abs=1), name  # type: ignore[index]
+
+
+JOBS = sorted(p.stem for p in RECIPES.glob("*.yaml") if "operator" in yaml.safe_load(p.read_text()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", JOBS)
+def test_every_job_recipe_runs_and_previews(recipe: str, tmp_path: Path) -> None:
+    out = f"output.path={tmp_path / 'out'}"
+    assert main(["preview", recipe, "-n", "4", "-o", str(tmp_path / "sheet.png")]) == 0
+    assert np.asarray(Image.open(tmp_path / "sheet.png")).std() > 20
+    assert main(["run", recipe, "--limit", "6", "--set", out, "--set", "model.batch_size=6"]) == 0
+    assert list((tmp_path / "out" / "data").glob("*.tar"))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from pipeline.diffusion.denoisers import Denoiser, Joint, per_row
+from pipeline.diffusion.levels import Levels, grid
 from pipeline.diffusion.matching import Matcher
 from pipeline.diffusion.regions import Assembly, origins
+from pipeline.diffusion.solvers import blend, euler, integrate
 
 
 def assemble(sources: Tensor, origin: Tensor) -> Tensor:
@@ -27,6 +30,10 @@ def average(sources: Tensor, targets: Tensor, origin: Tensor) -> Tensor:
     summed = pool.scatter_add(2, place, wanted)
     counted = torch.ones_like(pool).scatter_add(2, place, torch.ones_like(wanted))
     return (summed / counted).unflatten(2, (sources.shape[1], *sources.shape[3:])).transpose(1, 2)
+
+
+Project = Callable[[Tensor, Tensor], tuple[Tensor, list[Assembly]]]
+"""`share`, all but its images and what is matched of them."""
 
 
 def share(
@@ -49,3 +56,23 @@ def share(
     made = assemble(sources.repeat_interleave(count, 0), origin).unflatten(0, (-1, count))
     each = [Assembly(assembly.tile[k::count], assembly.turn[k::count]) for k in range(count)]
     return torch.cat([sources[:, :first], made], 1), each
+
+
+def sharing(estimate: Joint, project: Project, begin: Tensor, levels: Levels, rollout: int) -> Denoiser:
+    """N estimates `[B, N, C, H, W]` that share their tiles, where σ ≤ `begin [B]`.
+
+    What is matched is `rollout` deterministic steps on the way to σ = 0; one step is the estimate itself.
+    """
+
+    def together(x: Tensor, sigma: Tensor) -> Tensor:
+        return torch.stack(list(estimate(x.unbind(1), sigma)), 1)
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        x0, acts = together(x, sigma), sigma <= begin.to(sigma)
+        if not bool(acts.any()):
+            return x0
+        steps = grid(levels, sigma, rollout, "trailing").to(x)
+        clean = integrate(together, blend(x0, x, steps[:, 1] / steps[:, 0]), steps[:, 1:], solver=euler)
+        return torch.where(per_row(acts, x).bool(), project(x0, clean)[0], x0)
+
+    return denoise

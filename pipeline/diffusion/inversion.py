@@ -9,13 +9,14 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from pipeline.diffusion.denoisers import Denoiser, per_row
+from pipeline.diffusion.latent_stage import pattern
 from pipeline.diffusion.level_range import LevelRange
-from pipeline.diffusion.levels import Levels, grid
+from pipeline.diffusion.levels import Levels
 from pipeline.diffusion.solvers import SOLVERS, integrate
 
 
 class Inversion(BaseModel):
-    """How an operator goes up and down the ODE. No noise is drawn.
+    """How an operator goes up and down the ODE.
 
     The image itself stands for the point at the smallest level of its model (at σ = 0 the ODE has no direction),
     on the way up as on the way down: what differs between both is the error of the solver.
@@ -28,9 +29,27 @@ class Inversion(BaseModel):
     level: LevelRange = LevelRange(unit="sigma", low=80, high=80)
     """Where the latent lies; at most the model's noisiest level."""
 
-    def ladder(self, levels: Levels, top: Tensor) -> Tensor:
-        """σ from `top` (σ, `[B]`) down to the model's smallest, float64 `[B, steps+1]`; flipped, the way up."""
-        return grid(levels, top, self.steps + 1, self.spacing)[:, :-1]
+    lift: float = Field(default=0.0, ge=0)
+    """σ from which the way up starts, with one Gaussian pattern of that deviation, the same for every image, added. A
+    flat background has no noise to be inverted: without a lift its latent lacks deviation, and resists change."""
+
+    def ladder(self, levels: Levels, top: Tensor, lowest: float = 0.0) -> Tensor:
+        """σ from `top` (σ, `[B]`) down to the model's smallest, or `lowest` if that is more: float64 `[B, steps+1]`.
+
+        Flipped, the way up.
+        """
+        high = top.double()[:, None]
+        low = levels.sigma(torch.full_like(high, 1 / levels.steps)).clamp(min=lowest).minimum(high)
+        ramp = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64, device=top.device)
+        if self.spacing == "karras":  # 2206.00364, eq. 5
+            sigmas = torch.lerp(high ** (1 / 7), low ** (1 / 7), ramp) ** 7
+        else:
+            sigmas = levels.sigma(torch.lerp(levels.fraction(high), levels.fraction(low), ramp))
+        return sigmas.maximum(low).minimum(high)
+
+    def lifted(self, x: Tensor, top: Tensor) -> Tensor:
+        """Where the way up to `top` begins for the image `x [B, ...]`."""
+        return x + per_row(top.clamp(max=self.lift), x) * pattern(x, 0)
 
     def walk(self, denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
         return integrate(denoiser, x, sigmas.to(x), solver=SOLVERS[self.solver])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BaseModel, Field
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -19,12 +20,13 @@ from pipeline.diffusion.regions import Assembly, Cut, Ints, Tiles, total
 
 Describe = Callable[[Tensor], Tensor]
 """What is compared of tiles: `[…, C, m]`, the values at their positions → `[…, d]`, by squared distance."""
-Measure = Literal["l2", "gradient", "features"]
-Repeats = Annotated[int, Field(ge=1)] | Literal["unlimited"]
 
 STAY = 1e-4
 """A tile moves only where that gains something: the way across the picture costs as much as a difference of .01 in
 every value. Else flat tiles would change places at random."""
+
+PAIRS_AT_ONCE = 2**18
+"""Costs in one matrix product, where a single symmetry has no more of them: bounds memory."""
 
 
 @runtime_checkable
@@ -46,7 +48,7 @@ class Matcher:
     """For each group of tiles."""
     see: Callable[[Tensor], Tensor] = lambda pictures: pictures
     """What of `[R, C, H, W]` is matched: `[R, F, H, W]`."""
-    repeats: Repeats = 1
+    repeats: int | Literal["unlimited"] = 1
 
     def __call__(self, targets: Tensor, sources: Tensor) -> Assembly:
         """`targets [R, C, H, W]`, `sources [R, S, C, H, W]`: S pictures that give their tiles.
@@ -56,7 +58,7 @@ class Matcher:
         """
         wanted = self.see(targets).flatten(2)
         found = self.see(sources.flatten(0, 1)).unflatten(0, sources.shape[:2]).transpose(1, 2).flatten(2)
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # a cost matrix for each thread, no more
             rows = list(pool.map(self._row, wanted, found))
         return Assembly(*(np.stack(part) for part in zip(*rows, strict=True)))
 
@@ -72,21 +74,30 @@ class Matcher:
         return Assembly(np.concatenate(tile), np.concatenate(turn))
 
 
-def make_matcher(model: Model, cut: Cut, measure: Measure, repeats: Repeats) -> Matcher:
-    """Raises `ValueError`, one sentence, for what cannot be matched with this model."""
-    if model.space == "latent":
-        raise ValueError("tiles are made of pixels, and the model works on latents")
-    tiles = cut(model.size)
-    if measure == "l2":
-        return Matcher(tiles=tiles, size=model.size, describe=(values,) * len(tiles), repeats=repeats)
-    if measure == "gradient":
-        slopes = tuple(gradient(group, model.size[1]) for group in tiles)
-        return Matcher(tiles=tiles, size=model.size, describe=slopes, repeats=repeats)
-    if not isinstance(model, HasFeatures):
-        raise ValueError("match features: the model gives none; l2 and gradient need none")
-    if any(len(group.symmetries) > 1 for group in tiles):
-        raise ValueError("match features: a feature does not turn with its tile, so no flips, turns or rings")
-    return Matcher(tiles=tiles, size=model.size, describe=(means,), see=model.features, repeats=repeats)
+class Tiling(BaseModel):
+    """What operators on tiles have in common."""
+
+    tiles: Cut
+    repeats: Annotated[int, Field(ge=1)] | Literal["unlimited"] = 1
+    """How often a tile may be used in one image."""
+    match: Literal["l2", "gradient", "features"] = "l2"
+    """What is compared: values, their differences inside a tile (and its mean), or the model's own features."""
+
+    def matcher(self, model: Model) -> Matcher:
+        """Raises `ValueError`, one sentence, for tiles that cannot be cut or matched with this model."""
+        if model.space == "latent":
+            raise ValueError("tiles are made of pixels, and the model works on latents")
+        tiles = self.tiles(model.size)
+        matcher = Matcher(tiles=tiles, size=model.size, describe=(values,) * len(tiles), repeats=self.repeats)
+        if self.match == "gradient":
+            return replace(matcher, describe=tuple(gradient(group, model.size[1]) for group in tiles))
+        if self.match == "l2":
+            return matcher
+        if not isinstance(model, HasFeatures):
+            raise ValueError("match features: the model gives none; l2 and gradient need none")
+        if any(len(group.symmetries) > 1 for group in tiles):
+            raise ValueError("match features: a feature does not turn with its tile, so no flips, turns or rings")
+        return replace(matcher, describe=(means,), see=model.features)
 
 
 def values(tile: Tensor) -> Tensor:
@@ -122,7 +133,7 @@ def costs(
     pixels, symmetries = (torch.from_numpy(table).to(target.device) for table in (group.pixels, group.symmetries))
     a = describe(target[:, pixels].transpose(0, 1))  # [n, d]
     pool = source.unflatten(1, (-1, target.shape[1]))[:, :, pixels].flatten(1, 2).transpose(0, 1)  # [S·n, C, m]
-    at_once = max(1, 2**18 // (len(a) * len(pool)))
+    at_once = max(1, PAIRS_AT_ONCE // (len(a) * len(pool)))
     best, turn = torch.full((len(a), len(pool)), torch.inf).to(a), torch.zeros(len(a), len(pool)).to(pixels)
     for first in range(0, len(symmetries), at_once):
         b = describe(pool[..., symmetries[first : first + at_once]].transpose(1, 2))  # [S·n, g, d]
@@ -136,11 +147,14 @@ def costs(
     return best.double().cpu().numpy(), turn.cpu().numpy()
 
 
-def assign(cost: NDArray[np.float64], repeats: Repeats) -> Ints:
+def assign(cost: NDArray[np.float64], repeats: int | Literal["unlimited"]) -> Ints:
     """The source tile (column) for each place (row), together the cheapest."""
     places, there = cost.shape
     if repeats == "unlimited":
         return cost.argmin(1)
     if places > there * repeats:
         raise ValueError(f"{places} target tiles, and only {there} source tiles × {repeats}: allow more repeats")
+    cost = cost - cost.min(1, keepdims=True)  # changes no assignment, and scipy finishes sooner
+    if places == there * repeats:
+        cost -= cost.min(0)
     return linear_sum_assignment(np.tile(cost, repeats))[1] % there

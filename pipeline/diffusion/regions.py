@@ -125,10 +125,13 @@ def rings(size: tuple[int, int], count: int | None, *, flips: bool) -> tuple[Til
     groups = []
     for first in range(0, len(lines), wide):
         ring = lines[first : first + wide]
-        edge, starts = len(ring[0]), np.cumsum([0, *map(len, ring)])
+        edge, starts = len(ring[0]), np.cumsum([0, *map(len, ring[:-1])])
         symmetries = [
             np.concatenate(
-                [s + (way * np.arange(len(r)) + round(roll * len(r) / edge)) % len(r) for s, r in zip(starts, ring)]
+                [
+                    start + (way * np.arange(len(line)) + round(roll * len(line) / edge)) % len(line)
+                    for start, line in zip(starts, ring, strict=True)
+                ]
             )
             for way in ([1, -1] if flips else [1])
             for roll in range(edge)
@@ -177,7 +180,9 @@ def origins(tiles: Sequence[Tiles], assembly: Assembly) -> Ints:
         place = slice(start, start + len(group.pixels))
         source, number = np.divmod(assembly.tile[:, place], numbers)
         position = group.symmetries[assembly.turn[:, place]]
-        origin[:, group.pixels] = np.take_along_axis(group.pixels[number - start], position, 2) + source[..., None] * area
+        origin[:, group.pixels] = (
+            np.take_along_axis(group.pixels[number - start], position, 2) + source[..., None] * area
+        )
         start = place.stop
     return origin
 
@@ -199,7 +204,7 @@ def to_details(cut: Cut, size: tuple[int, int], sources: Sequence[str], made: Ma
     ]
 
 
-def from_details(details: Details, image: str) -> tuple[tuple[Tiles, ...], Assembly]:
+def from_details(details: Mapping[str, Any], image: str) -> tuple[tuple[Tiles, ...], Assembly]:
     """The tiles, and the assembly of one row."""
     made = details["made"][image]
     tile = np.array([made["tile"]])

@@ -116,7 +116,7 @@ class PixelModel:
         """`[B, F, H, W]`: what the first block of the network sees in almost clean images, for comparing tiles."""
         sigma = self.levels.sigma(torch.full((len(z),), 0.05, dtype=torch.float64, device=z.device))
         seen: list[Tensor] = []
-        block: nn.Module = self.network.down_blocks[0]
+        block = self.network.get_submodule("down_blocks.0")
         hook = block.register_forward_hook(lambda module, given, output: seen.append(output[1][0]))
         try:
             self.denoiser(None if self.unconditional else torch.zeros_like(sigma).long())(z, sigma)

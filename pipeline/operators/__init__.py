@@ -33,7 +33,18 @@ OPERATORS: dict[str, type[Operator]] = {
     "tile_morph": TileMorph,
 }
 AnyOperator = Annotated[
-    Anagram | Boomerang | Compose | DDIB | Enhance | Factorized | ILVR | Inpaint | Interpolate | Mosaic | SDEdit | TileMorph,
+    Anagram
+    | Boomerang
+    | Compose
+    | DDIB
+    | Enhance
+    | Factorized
+    | ILVR
+    | Inpaint
+    | Interpolate
+    | Mosaic
+    | SDEdit
+    | TileMorph,
     Field(discriminator="name"),
 ]
 """Any configured operator."""

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pipeline.diffusion.denoisers import Denoiser, compose, mixture, per_row
 from pipeline.diffusion.level_range import LevelRange
-from pipeline.diffusion.levels import to_sigma
 from pipeline.diffusion.model import Model
 from pipeline.diffusion.pairing import mismatch
 from pipeline.diffusion.solvers import add_noise, integrate
@@ -40,7 +39,7 @@ class Share(BaseModel):
 class Compose(Descent):
     """Denoise with `D_∅ + Σ w_i·(D_i − D_∅)` (eq. 11 and 12) from pure noise, or from the image noised to `start`.
 
-    A second model, under the same terms, mixes in as `second` says.
+    A second model, under the same terms, mixes in as `mix` says.
     """
 
     stochastic: ClassVar[bool] = True
@@ -50,12 +49,15 @@ class Compose(Descent):
     name: Literal["compose"] = "compose"
     terms: tuple[Term, ...] = Field(min_length=1)
     start: LevelRange = LevelRange(low=1, high=1)
-    second: Share = Share()
+    mix: Share | None = None
+    """By default half of each."""
 
     def conditions_used(self) -> tuple[Condition, ...]:
         return tuple(term.condition for term in self.terms)
 
     def check(self, model: Model, second: Model | None) -> None:
+        if self.mix is not None and second is None:
+            raise UserError("compose: mix states the share of a second_model, and the recipe has none")
         if second is not None and (why := mismatch(model, second, own_labels="own" in self.conditions_used())):
             raise UserError(f"compose: second_model {why}")
         for one in [model] if second is None else [model, second]:
@@ -71,8 +73,8 @@ class Compose(Descent):
         below = start < model.levels.sigma(torch.ones_like(start))  # at the top nothing of the image is left
         denoiser = self.composed(model, given, z)
         if given.second is not None:
-            ends = torch.tensor([self.second.interval.low, self.second.interval.high], dtype=torch.float64)
-            low, high = sorted(to_sigma(ends.to(z.device), self.second.interval.unit, model.levels).tolist())
-            denoiser = mixture(denoiser, self.composed(given.second, given, z), self.second.share, interval=(low, high))
+            mix, other = self.mix or Share(), self.composed(given.second, given, z)
+            low, high = sorted(mix.interval.draw(start.new_tensor([0, 1]), model.levels).tolist())
+            denoiser = mixture(denoiser, other, mix.share, interval=(low, high))
         x = add_noise(torch.where(per_row(below, z).bool(), z, 0), sigmas[:, 0], noise)
         return Transformed(integrate(denoiser, x, sigmas.to(z), solver=self.stepper(), noise=noise), sigmas)

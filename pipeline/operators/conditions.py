@@ -40,7 +40,10 @@ class Guidance(BaseModel):
         return self.scale != 1.0
 
 
-def check_conditions(model: Model, conditions: Sequence[Condition], guidance: Guidance = Guidance()) -> None:
+NO_GUIDANCE = Guidance()
+
+
+def check_conditions(model: Model, conditions: Sequence[Condition], guidance: Guidance = NO_GUIDANCE) -> None:
     """Raises `UserError` for a class that the model does not know, or guidance that it cannot give."""
     for condition in [*conditions, *([guidance.negative] if guidance.acts else [])]:
         if condition == "none" and model.classes is not None and not model.unconditional:
@@ -81,13 +84,9 @@ def joint(model: Model, conditions: Sequence[Condition], guidance: Guidance, giv
         return together(model, positive)
     negative = labels_for(model, guidance.negative, given, z)
     estimate = together(model, [*positive, *[negative] * len(positive)])
-    low, high = (
-        to_sigma(torch.tensor(end, dtype=torch.float64, device=z.device), guidance.interval.unit, model.levels)
-        for end in (guidance.interval.low, guidance.interval.high)
-    )
-    return guided(
-        estimate, guidance.scale, rescale=guidance.rescale, interval=(low.minimum(high).item(), low.maximum(high).item())
-    )
+    ends = torch.tensor([guidance.interval.low, guidance.interval.high], dtype=torch.float64, device=z.device)
+    low, high = sorted(to_sigma(ends, guidance.interval.unit, model.levels).tolist())
+    return guided(estimate, guidance.scale, rescale=guidance.rescale, interval=(low, high))
 
 
 def conditioned(model: Model, condition: Condition, guidance: Guidance, given: Given, z: Tensor) -> Denoiser:

@@ -30,6 +30,8 @@ class Given:
     """float `[B, 1, H, W]` in pixels: 1 where the image is to change, 0 where it is kept."""
     guide: Tensor | None = None
     """`[B, 3, H, W]` in [-1, 1]: a second image for each, painted, composed or another sample."""
+    more_guides: Sequence[Tensor] = ()
+    """Like `guide`, where the recipe asks for several."""
     second: Model | None = None
     """The recipe's `second_model`."""
 
@@ -57,6 +59,7 @@ class Operator(BaseModel):
     needs: ClassVar[frozenset[Extra]] = frozenset()
     accepts: ClassVar[frozenset[Extra]] = frozenset()
     """Beside what it needs."""
+    several_guides: ClassVar[bool] = False
 
     name: str
     copies: int = Field(default=1, ge=1)

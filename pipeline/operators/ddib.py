@@ -39,10 +39,10 @@ class DDIB(Inversion, Operator):
     latent: tuple[AnyStage, ...] = ()
     """Done to the latent between up and down."""
     round_trip: bool = False
-    """Also come down with the source, and report in the provenance how far from the image that ends."""
+    """Also come down with the source, and report in the provenance how far from its start that ends."""
 
     def conditions_used(self) -> tuple[Condition, ...]:
-        return (self.source, self.target)
+        return (self.source, self.target, *([self.guidance.negative] if self.guidance.acts else []))
 
     def check(self, model: Model, second: Model | None) -> None:
         if second is not None and (why := mismatch(model, second, own_labels=self.target == "own")):
@@ -54,14 +54,15 @@ class DDIB(Inversion, Operator):
         second = given.second or model
         top = self.level.draw(noise.uniform().to(z.device), model.levels)
         top = top.minimum(second.levels.sigma(torch.ones_like(top)))
-        up, down = self.ladder(model.levels, top).flip(1), self.ladder(second.levels, top)
+        up, down = self.ladder(model.levels, top, self.lift).flip(1), self.ladder(second.levels, top)
         source = conditioned(model, self.source, Guidance(), given, z)
         target = conditioned(second, self.target, self.guidance, given, z)
         image = staged(self.image, z, z)
-        noisy = self.walk(source, image, up)
+        start = self.lifted(image, top)
+        noisy = self.walk(source, start, up)
         unit = per_row(torch.sqrt(1 + top**2), z)
         latent = staged(self.latent, noisy / unit, image) * unit if self.latent else noisy
-        details = trip_error(self.walk(source, noisy, up.flip(1)) - image) if self.round_trip else None
+        details = trip_error(self.walk(source, noisy, up.flip(1)) - start) if self.round_trip else None
         return Transformed(self.walk(target, latent, down), down, details=details)
 
 

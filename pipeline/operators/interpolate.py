@@ -17,10 +17,9 @@ from pipeline.operators.contract import Condition, Extra, Given, Operator, Trans
 
 
 class Interpolate(Inversion, Operator):
-    """Both images up the ODE, a point between their latents down again.
+    """Image and partner up the ODE, a point between their latents down again, by `(1 − a)·D_label + a·D_towards`.
 
-    The partner is the guide: it goes up under `towards`, and with the latents the estimates are mixed,
-    `(1 − a)·D_label + a·D_towards`. Without a guide only the estimates are, at the image's own latent.
+    The partner is the guide. Without one, only the estimates are mixed, at the image's own latent.
     """
 
     stochastic: ClassVar[bool] = False
@@ -29,10 +28,10 @@ class Interpolate(Inversion, Operator):
 
     name: Literal["interpolate"] = "interpolate"
     share: tuple[float, float] = (0.5, 0.5)
-    """a: 0 is the image, 1 the partner; a range draws one for each sample, the same for all of its copies."""
+    """a: 0 is the image, 1 the partner; of a range, each sample draws its own."""
     label: Condition = "own"
     towards: Condition | None = None
-    """Condition of the partner; that of the image if not given."""
+    """Of the partner; the same as `label` if not given."""
     guidance: Guidance = Guidance()
     """On the way down; the ends are then no longer the two images."""
     path: int = Field(default=0, ge=0)
@@ -56,7 +55,8 @@ class Interpolate(Inversion, Operator):
         return frozenset({"guide"}) if self.towards is None else frozenset()
 
     def conditions_used(self) -> tuple[Condition, ...]:
-        return (self.label, self.label if self.towards is None else self.towards)
+        partner = self.label if self.towards is None else self.towards
+        return (self.label, partner, *([self.guidance.negative] if self.guidance.acts else []))
 
     def check(self, model: Model, second: Model | None) -> None:
         check_conditions(model, self.conditions_used(), self.guidance)
@@ -64,12 +64,13 @@ class Interpolate(Inversion, Operator):
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         uniform = noise.uniform().to(z.device)
         share = self.share[0] + (self.share[1] - self.share[0]) * uniform
-        down = self.ladder(model.levels, self.level.draw(uniform * 2**20 % 1, model.levels))  # apart from the share
-        up, conditions = down.flip(1), self.conditions_used()
+        top = self.level.draw(uniform * 2**20 % 1, model.levels)  # apart from the share
+        up, down = self.ladder(model.levels, top, self.lift).flip(1), self.ladder(model.levels, top)
+        conditions = self.conditions_used()[:2]
         ways = [conditioned(model, condition, Guidance(), given, z) for condition in conditions]
-        here = there = self.walk(ways[0], z, up)
+        here = there = self.walk(ways[0], self.lifted(z, top), up)
         if given.guide is not None:
-            there = self.walk(ways[1], model.encode(given.guide), up)
+            there = self.walk(ways[1], self.lifted(model.encode(given.guide), top), up)
         first, second = (conditioned(model, condition, self.guidance, given, z) for condition in conditions)
 
         def between(a: Tensor) -> Tensor:

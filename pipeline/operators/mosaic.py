@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.assembling import share
-from pipeline.diffusion.matching import Measure, Repeats, make_matcher
+from pipeline.diffusion.matching import Tiling
 from pipeline.diffusion.model import Model
-from pipeline.diffusion.regions import Cut, to_details
+from pipeline.diffusion.regions import to_details
 from pipeline.errors import UserError
 from pipeline.noise import KeyedNoise
 from pipeline.operators.contract import Condition, Extra, Given, Operator, Transformed
 
 
-class Mosaic(Operator):
+class Mosaic(Tiling, Operator):
     """The assembly of the image's tiles that is nearest to the guide, or of the guide's to the image. The model's
     network is not asked, unless features are matched.
     """
@@ -26,18 +26,14 @@ class Mosaic(Operator):
     needs: ClassVar[frozenset[Extra]] = frozenset({"guide"})
 
     name: Literal["mosaic"] = "mosaic"
-    tiles: Cut
     tiles_of: Literal["image", "guide"] = "image"
-    repeats: Repeats = 1
-    """How often a tile may be used."""
-    match: Measure = "l2"
 
     def conditions_used(self) -> tuple[Condition, ...]:
         return ()
 
     def check(self, model: Model, second: Model | None) -> None:
         try:
-            make_matcher(model, self.tiles, self.match, self.repeats)
+            self.matcher(model)
         except ValueError as error:
             raise UserError(f"mosaic: {error}") from None
 
@@ -45,8 +41,7 @@ class Mosaic(Operator):
         assert given.guide is not None
         image, guide = z[:, None], model.encode(given.guide)[:, None]
         target, source = (guide, image) if self.tiles_of == "image" else (image, guide)
-        matcher = make_matcher(model, self.tiles, self.match, self.repeats)
-        out, (assembly,) = share(matcher, target, target, [source[:, 0]], generated=False)
+        out, (assembly,) = share(self.matcher(model), target, target, [source[:, 0]], generated=False)
         details = to_details(
             self.tiles, model.size, ["input" if self.tiles_of == "image" else "guide"], {"output": assembly}
         )

@@ -60,9 +60,7 @@ def animate(
         write_mp4([moving[0]] * hold + moving + [moving[-1]] * hold, path, fps)
 
 
-def frames(
-    details: Mapping[str, Any], sources: Sequence[Pixels8], image: str, zoom: int, count: int
-) -> list[Pixels8]:
+def frames(details: Mapping[str, Any], sources: Sequence[Pixels8], image: str, zoom: int, count: int) -> list[Pixels8]:
     height, width = sources[0].shape[:2]
     tiles, assembly = from_details(details, image)
     origin = origins(tiles, assembly)[0]
@@ -131,7 +129,7 @@ def rolling(start: Points, end: Points, origin: Ints, size: tuple[int, int]) -> 
             along = np.arange(len(line)) + roll * (1 - t)
             loop = places(np.append(line, line[0]), *size)
             ring = np.stack([np.interp(along % len(line), np.arange(len(loop)), side) for side in loop.T], -1)
-            aside = [0, size[1]] * (origin[line] // area)[:, None] * (1 - t)
+            aside = (1 - t) * np.outer(origin[line] // area, [0, size[1]])
             at[line] = ring + aside + t * (end[line] - places(line, *size))
         return at
 
@@ -153,7 +151,7 @@ def write_mp4(pictures: Sequence[Pixels8], path: Path, fps: int) -> None:
     except ImportError:
         raise UserError(f"{path}: MP4 needs OpenCV (pip install opencv-python-headless); GIF does not") from None
     height, width = (side + side % 2 for side in pictures[0].shape[:2])  # the codec wants even sides
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, (width, height))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
     if not writer.isOpened():
         raise UserError(f"{path}: OpenCV cannot write MP4 here; GIF works")
     for picture in pictures:

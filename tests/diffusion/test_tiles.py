@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
+from pipeline.diffusion import matching
 from pipeline.diffusion.assembling import assemble, average, share
 from pipeline.diffusion.levels import levels_from_scheduler
-from pipeline.diffusion.matching import Matcher, Measure, Repeats, assign, costs, gradient, make_matcher, values
+from pipeline.diffusion.matching import Matcher, Tiling, assign, costs, gradient, values
 from pipeline.diffusion.regions import Assembly, Cut, block_symmetries, from_details, origins, outlines, to_details
 from pipeline.diffusion.regions import total as tiles_of
 from pipeline.models.gaussian import ClosedForm, Gaussian
@@ -36,10 +37,9 @@ every_cut = pytest.mark.parametrize("cut", [Cut.model_validate(cut) for cut in C
 SQUARE = [Cut.model_validate(c) for c in ({"count": 3, "turns": True}, {"count": 4, "turns": True, "flips": True})]
 
 
-def matcher(
-    cut: Cut, size: tuple[int, int] = SIZE, measure: Measure = "l2", repeats: Repeats = 1, **model: Any
-) -> Matcher:
-    return make_matcher(ClosedForm(denoise=Gaussian(), levels=LEVELS, size=size, **model), cut, measure, repeats)
+def matcher(cut: Cut, size: tuple[int, int] = SIZE, measure: Any = "l2", repeats: Any = 1, **model: Any) -> Matcher:
+    tiling = Tiling(tiles=cut, match=measure, repeats=repeats)
+    return tiling.matcher(ClosedForm(denoise=Gaussian(), levels=LEVELS, size=size, **model))
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -79,7 +79,9 @@ def test_every_pixel_is_in_exactly_one_tile(cut: Any, a: int, b: int) -> None:
         assert (group.symmetries[0] == np.arange(m)).all()
 
 
-@pytest.mark.parametrize(("flips", "turns", "count"), [(False, False, 1), (True, False, 4), (False, True, 4), (1, 1, 8)])
+@pytest.mark.parametrize(
+    ("flips", "turns", "count"), [(False, False, 1), (True, False, 4), (False, True, 4), (1, 1, 8)]
+)
 def test_symmetries_of_a_square_are_a_group(flips: bool, turns: bool, count: int) -> None:
     found = block_symmetries(3, 3, flips=flips, turns=turns)
     assert len(found) == count
@@ -184,6 +186,20 @@ def test_costs_are_the_definition(measure: str) -> None:
             assert distance(a, moved) == pytest.approx(expected[i][j], abs=1e-4)
 
 
+@pytest.mark.parametrize("cut", [*SQUARE, Cut(shape="rings")], ids=str)
+def test_costs_do_not_depend_on_how_many_symmetries_are_tried_at_once(
+    cut: Cut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, source = normal(3, 144), normal(3, 144, seed=1)
+    for group in cut((12, 12)):
+        monkeypatch.undo()
+        whole = costs(target, source, group, (12, 12), values)
+        monkeypatch.setattr(matching, "PAIRS_AT_ONCE", 2 * group.pixels.shape[0] ** 2)  # two symmetries at a time
+        parts = costs(target, source, group, (12, 12), values)
+        np.testing.assert_allclose(parts[0], whole[0], rtol=1e-5, atol=1e-4)
+        assert (parts[1] == whole[1]).all()
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 3), st.integers(0, 2**31))
 def test_assignment_is_the_best_of_all(places: int, there: int, repeats: int, seed: int) -> None:
@@ -211,7 +227,7 @@ def test_unlimited_repeats_take_the_best_for_each_place() -> None:
 
 @every_cut
 @pytest.mark.parametrize("repeats", [1, "unlimited"])
-def test_the_same_picture_stays_as_it_is_and_so_does_a_flat_one(cut: Cut, repeats: Repeats) -> None:
+def test_the_same_picture_stays_as_it_is_and_so_does_a_flat_one(cut: Cut, repeats: Any) -> None:
     picture = normal(2, 3, *SIZE)
     picture[1] = -1
     tile, turn = matcher(cut, repeats=repeats)(picture, picture[:, None])
@@ -234,7 +250,7 @@ def test_a_rearranged_picture_is_recovered_exactly(cut: Cut, size: tuple[int, in
 
 @pytest.mark.parametrize("measure", ["l2", "gradient"])
 @pytest.mark.parametrize("cut", [Cut(count=6), *SQUARE, Cut(shape="irregular", count=3), Cut(shape="rings")], ids=str)
-def test_an_assembly_is_made_of_the_same_tiles(cut: Cut, measure: Measure) -> None:
+def test_an_assembly_is_made_of_the_same_tiles(cut: Cut, measure: str) -> None:
     """As a multiset, each tile in any of its symmetric ways."""
     source, target = normal(2, 1, 3, 12, 12), normal(2, 3, 12, 12, seed=1)
     found = laid(cut, source, matcher(cut, (12, 12), measure)(target, source))
@@ -288,13 +304,13 @@ def test_features_are_what_the_model_sees() -> None:
 
     model = Signs(denoise=Gaussian(), levels=LEVELS, size=(2, 2))
     source, target = torch.tensor([[[[0.1, -0.9], [0.9, -0.1]]]]), torch.tensor([[[[-0.1, 0.9], [-0.9, 0.1]]]])
-    found = make_matcher(model, Cut(shape="pixels"), "features", 1)(target, source[:, None])
+    found = Tiling(tiles=Cut(shape="pixels"), match="features").matcher(model)(target, source[:, None])
     assert found.tile[0].tolist() in ([1, 0, 3, 2], [3, 0, 1, 2], [1, 2, 3, 0], [3, 2, 1, 0])
     with pytest.raises(ValueError, match="match features: the model gives none"):
         matcher(Cut(shape="pixels"), measure="features")
     for cut in (Cut(count=1, flips=True), Cut(shape="rings")):
         with pytest.raises(ValueError, match="a feature does not turn with its tile"):
-            make_matcher(model, cut, "features", 1)
+            Tiling(tiles=cut, match="features").matcher(model)
 
 
 def test_latents_have_no_tiles() -> None:

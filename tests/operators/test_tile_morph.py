@@ -17,6 +17,7 @@ from torch import Tensor
 from pipeline.diffusion.levels import levels_from_scheduler
 from pipeline.errors import UserError
 from pipeline.models.gaussian import ClosedForm, Gaussian
+from pipeline.models.pixel import ModelConfig, load_pixel_model
 from pipeline.noise import KeyedNoise
 from pipeline.operators.contract import Given, Transformed
 from pipeline.operators.mosaic import Mosaic
@@ -26,6 +27,7 @@ from pipeline.report.animate import reassemble
 LEVELS = levels_from_scheduler({"beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "trailing"})
 H, W = 6, 10
 KEYS = ["a", "b", "c"]
+NOTHING = Given()
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -47,7 +49,9 @@ def two_gaussians(means: Sequence[Tensor], std: float) -> ClosedForm:
 MODEL = two_gaussians([normal(3, H, W, seed=seed) for seed in (5, 6, 7)], 0.3)
 
 
-def apply(operator: Any, z: Tensor, given: Given = Given(), keys: Sequence[str] = KEYS, model: Any = MODEL) -> Transformed:
+def apply(
+    operator: Any, z: Tensor, given: Given = NOTHING, keys: Sequence[str] = KEYS, model: Any = MODEL
+) -> Transformed:
     operator.check(model, None)
     return operator(model, z, given, KeyedNoise(b"salt", list(keys), operator.name, 0))
 
@@ -128,7 +132,9 @@ def test_a_fixed_source_is_only_rearranged_and_provenance_gives_the_picture_agai
     z = images()
     done = apply(TileMorph(conditions=(1, 2), tiles=cut, source="image", steps=4), z)
     assert done.details is not None
-    bytes_of = [(t * 127.5 + 127.5).round().byte().permute(0, 2, 3, 1).numpy() for t in (z, done.z, done.others["image-2"])]
+    bytes_of = [
+        (t * 127.5 + 127.5).round().byte().permute(0, 2, 3, 1).numpy() for t in (z, done.z, done.others["image-2"])
+    ]
     assert not torch.equal(done.z, z)
     for row in range(3):
         details = json.loads(json.dumps(done.details[row]))
@@ -155,7 +161,24 @@ def test_a_guide_gives_its_tiles_too() -> None:
             assert {tuple(p) for p in done.others["image-2"][row].flatten(1).T.tolist()} <= pool
 
 
-@pytest.mark.parametrize(("rollout", "match_from", "calls"), [(1, 1.0, 4), (2, 1.0, 8), (4, 1.0, 16), (4, 0.5, 10), (3, 0, 4)])
+def test_three_sources_make_nearer_images_than_one() -> None:
+    z, more = images(), [images(seed=seed) for seed in (1, 2)]
+    operator = TileMorph(conditions=(0,), tiles="pixels", source="image", steps=1, solver="euler", guidance=1)
+    model = two_gaussians([normal(3, H, W, seed=5) / 2], 1e-6)  # the one image that there is
+    one = apply(operator, z, model=model)
+    three = apply(operator, z, Given(guide=more[0], more_guides=more[1:]), model=model)
+    assert three.details is not None
+    assert three.details[0]["sources"] == ["input", "guide", "guide-2"]
+    assert {t // (H * W) for t in three.details[0]["made"]["output"]["tile"]} == {0, 1, 2}
+    wanted = normal(3, H, W, seed=5) / 2
+    assert (three.z - wanted).square().sum() < (one.z - wanted).square().sum()
+    files = [(t[0] * 127.5 + 127.5).round().byte().permute(1, 2, 0).numpy() for t in (z, *more, three.z)]
+    assert (reassemble(three.details[0], files[:3]) == files[3]).all()
+
+
+@pytest.mark.parametrize(
+    ("rollout", "match_from", "calls"), [(1, 1.0, 4), (2, 1.0, 8), (4, 1.0, 16), (4, 0.5, 10), (3, 0, 4)]
+)
 def test_the_rollout_is_the_budget(rollout: int, match_from: float, calls: int) -> None:
     """Of four steps at t/T = 1, ¾, ½, ¼ those from `match_from` on ask the model `rollout` times, the others once."""
     asked = []
@@ -214,6 +237,22 @@ def test_models_that_are_refused(tiles: Any, match: Any, changes: dict[str, Any]
             operator.check(replace(MODEL, **changes), None)
     with pytest.raises(UserError, match="condition 9"):
         TileMorph(conditions=(0, 9), tiles=2).check(MODEL, None)
+
+
+def test_features_of_a_network_follow_the_pixels() -> None:
+    """Half of the picture is changed: far from the edge, the other half looks as before."""
+    model = load_pixel_model(ModelConfig(path="embedded:fashion_mnist/model"), "cpu")
+    z = normal(2, 1, 28, 28).clamp(-1, 1)
+    z[1, :, :, :14] = z[0, :, :, :14]
+    with torch.inference_mode():
+        seen = model.features(z)
+        assert torch.equal(seen, model.features(z))
+    assert seen.shape[2:] == (28, 28)
+    assert seen.shape[1] > 8
+    apart = (seen[0] - seen[1]).abs().mean((0, 1))
+    assert apart[:6].max() < 0.1 * apart[20:].mean()
+    done = apply(TileMorph(conditions=(0, 8), tiles=7, match="features", steps=1), z, keys=["a", "b"], model=model)
+    assert torch.equal(done.z.flatten(1).sort(1)[0], done.others["image-2"].flatten(1).sort(1)[0])
 
 
 # --- mosaic ---

@@ -1,0 +1,114 @@
+"""Writes the README's tables from scripts/evidence/operators.json, between its `evidence` markers.
+
+python scripts/evidence_tables.py
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).parent / "evidence" / "operators.json"
+VIEWS = ("flip_vertical", "rotate_90", "jigsaw", "inner_circle", "patch_permutation")
+CUTS = ("2×2 tiles", "4×4 tiles", "7×7 tiles", "14×14 tiles", "single pixels")
+CASES = ("one source", "one source, unlimited copies", "three sources")
+
+
+def table(head: list[str], rows: list[list[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def ddib(found: dict[str, Any]) -> str:
+    facts = table(
+        ["DDIB, all 90 pairs of digits, 20 test images each", "", "wanted"],
+        [
+            ["the judge reads the target digit", f"{found['target_read']:.1%}", "≥ 90 %"],
+            ["pairs at 90 % or more", f"{found['pairs_at_90']} of 90", ""],
+            ["worst pairs", ", ".join(f"{p} {percent(v)}" for p, v in found["worst_pairs"].items()), ""],
+            ["mean colour difference, RGB in [0, 1]", f"{found['colour_difference']:.3f}", "≤ .10"],
+            ["the judge reads the real test images", f"{found['real_images_read']:.1%}", ""],
+        ],
+    )
+    trips = table(
+        ["steps up and down", "digits, round trip", "Gaussian, round trip", "Gaussian, error of the bridge"],
+        [[n, r["digits_rms"], r["gaussian_rms"], r["gaussian_bridge_rms"]] for n, r in found["round_trip"].items()],
+    )
+    return f"{facts}\n\nRoot mean square errors, images in [-1, 1]:\n\n{trips}"
+
+
+def anagrams(found: dict[str, Any]) -> str:
+    rows = [[v.replace("_", " "), percent(found[f"{v}, mean"]), percent(found[f"{v}, alternate"])] for v in VIEWS]
+    rows.append(["two independent samples", percent(found["independent"]), ""])
+    return table(["both readings right, 20 pairs of digits", "mean of the views", "alternating"], rows)
+
+
+def tile_morphs(found: dict[str, Any]) -> str:
+    head = ["", *CUTS]
+    rows = [
+        ["two digits from one set of tiles", *(percent(found[f"two images, {cut}"]) for cut in CUTS)],
+        ["… with flips and turns", *(percent(found.get(f"two images, {cut}, flips and turns")) for cut in CUTS)],
+        *(
+            [
+                f"a test digit laid as another, {case}",
+                *(percent(found[f"from a test digit, {cut}, {case}"]) for cut in CUTS),
+            ]
+            for case in CASES
+        ),
+    ]
+    return table(head, rows)
+
+
+def mosaics(found: dict[str, Any]) -> str:
+    counts = ("8×8", "16×16", "32×32", "64×64")
+    rows = [[case, *(f"{found[f'{count}, {case}']:.1f} dB" for count in counts)] for case in CASES]
+    return table(["paintings laid as pictures, PSNR", *counts], rows)
+
+
+def inpaint(found: dict[str, Any]) -> str:
+    methods = ("RePaint", "plain replacement", "shared-noise constraint", "filled with grey")
+    rows = []
+    for shape in ("half", "wide", "narrow", "lines", "expand"):
+        cells = [found[f"{shape}, {method}"] for method in methods]
+        rows.append([shape, *(f"{c['masked_mse']:.3f} · {percent(c['agreement'])}" for c in cells)])
+    return table(["mask (masked MSE · label read)", *methods], rows)
+
+
+def enhance(found: dict[str, Any]) -> str:
+    rows = [
+        [name, f"{c['psnr']:.1f} dB", f"{c['frechet']:.1f}", percent(c["agreement"])]
+        for name, c in found.items()
+        if isinstance(c, dict)
+    ]
+    return table(["4×, 400 garments", "PSNR", "Fréchet distance, judge's features", "label read"], rows)
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "ddib": ddib, "anagrams": anagrams, "tile_morphs": tile_morphs, "mosaics": mosaics, "inpaint": inpaint,
+    "enhance": enhance,
+}  # fmt: skip
+
+
+def with_tables(readme: str) -> str:
+    """The README's text with every marked table as the results have it."""
+    results = json.loads(RESULTS.read_text())
+
+    def fresh(match: re.Match[str]) -> str:
+        return f"<!-- evidence {match[1]} -->\n{SECTIONS[match[1]](results[match[1]])}\n<!-- end -->"
+
+    return re.sub(r"<!-- evidence (\w+) -->\n.*?<!-- end -->", fresh, readme, flags=re.DOTALL)
+
+
+def main() -> None:
+    file = ROOT / "README.md"
+    file.write_text(with_tables(file.read_text()))
+
+
+if __name__ == "__main__":
+    main()

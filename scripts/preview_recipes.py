@@ -1,0 +1,30 @@
+"""The README's pictures: every shipped job recipe through `doppel preview`, into scripts/evidence/preview_RECIPE.png.
+
+python scripts/preview_recipes.py [RECIPE …]
+"""
+
+import sys
+from pathlib import Path
+
+import yaml
+
+from pipeline.cli import main as doppel
+from pipeline.config import RECIPES
+
+OUT = Path(__file__).parent / "evidence"
+
+
+def main() -> None:
+    OUT.mkdir(exist_ok=True)
+    named = sys.argv[1:] or sorted(
+        p.stem for p in RECIPES.glob("*.yaml") if "operator" in yaml.safe_load(p.read_text())
+    )
+    for name in named:
+        animate = ["--animate", str(OUT / f"{name}.gif")] if name == "tile_morph" else []
+        code = doppel(["preview", name, "-n", "8", "-o", str(OUT / f"preview_{name}.png"), *animate])
+        if code:
+            sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

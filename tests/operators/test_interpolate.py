@@ -1,0 +1,105 @@
+"""Interpolation where the flow is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from pipeline.diffusion.inversion import slerp
+from pipeline.diffusion.levels import levels_from_scheduler
+from pipeline.errors import UserError
+from pipeline.models.gaussian import ClosedForm, Gaussian
+from pipeline.noise import KeyedNoise
+from pipeline.operators import Given, Interpolate, Transformed
+
+F64 = torch.float64
+MEAN, STD = 0.3, 0.5
+MODEL = ClosedForm(
+    denoise=Gaussian(mean=MEAN, std=STD),
+    by_class=(Gaussian(mean=0.5, std=STD), Gaussian(mean=-0.2, std=STD)),
+    class_names=("a", "b"),
+    levels=levels_from_scheduler({"beta_schedule": "squaredcos_cap_v2"}),
+    size=(5, 7),
+)
+KEYS = ["k", "l", "m"]
+
+
+def draw(seed: int) -> Tensor:
+    return MEAN + STD * torch.randn(3, 3, 5, 7, dtype=F64, generator=torch.Generator().manual_seed(seed))
+
+
+Z, GUIDE = draw(0), draw(1)
+
+
+def between(guide: Tensor | None = GUIDE, **settings: Any) -> Transformed:
+    operator = Interpolate(**{"label": "none", "steps": 60, **settings})
+    operator.check(MODEL, None)
+    assert (guide is None) <= ("guide" not in operator.needs)
+    return operator(MODEL, Z, Given(guide=guide), KeyedNoise(b"salt", KEYS, "interpolate", 0))
+
+
+def test_the_ends_are_the_two_images() -> None:
+    for share, end in ((0, Z), (1, GUIDE)):
+        torch.testing.assert_close(between(share=share).z, end, atol=1e-3, rtol=0)
+        torch.testing.assert_close(between(share=share, towards="b", label="a").z, end, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_between_gaussian_images_it_is_the_great_circle(share: float) -> None:
+    """The flow of a Gaussian is affine, so slerp of latents is slerp of images about the mean, from far up."""
+    found = between(share=share, steps=200, level={"sigma": 1e4}).z
+    expected = MEAN + slerp(Z - MEAN, GUIDE - MEAN, torch.full((3,), share))
+    torch.testing.assert_close(found, expected, atol=3e-3, rtol=0)
+
+
+def test_between_conditions_the_estimates_are_mixed() -> None:
+    """Of one width: the latent of N(m_a) comes down to N(m_a + a·(m_b − m_a))."""
+    share = torch.tensor([0.3, 0.3, 0.3], dtype=F64)
+    found = between(None, label="a", towards="b", share=0.3, steps=200, level={"sigma": 1e4}).z
+    torch.testing.assert_close(found, Z + (share * (-0.2 - 0.5))[:, None, None, None], atol=3e-3, rtol=0)
+
+
+@pytest.mark.parametrize("guide", [None, GUIDE])
+def test_a_path_is_its_shares_one_by_one(guide: Tensor | None) -> None:
+    way = {"towards": "b", "label": "a", "steps": 5}
+    done = between(guide, path=3, share=0.25, **way)
+    assert list(done.others) == ["path-1", "path-2", "path-3"]
+    for image, share in zip(done.others.values(), (0, 0.5, 1), strict=True):
+        torch.testing.assert_close(image, between(guide, share=share, **way).z)
+    assert torch.equal(done.z, between(guide, share=0.25, **way).z)
+    assert list(between(path=1).others) == ["path-1"]
+
+
+def test_each_sample_draws_its_share_and_says_so() -> None:
+    done = between(share=[0.2, 0.8], steps=5)
+    assert done.details is not None
+    shares = [detail["share"] for detail in done.details]
+    assert len(set(shares)) == 3
+    assert all(0.2 <= share <= 0.8 for share in shares)
+    for row, share in enumerate(shares):
+        torch.testing.assert_close(done.z[row], between(share=share, steps=5).z[row])
+
+
+def test_a_level_drawn_is_apart_from_the_share_drawn() -> None:
+    keys = [str(i) for i in range(300)]
+    z = torch.zeros(300, 1, 2, 2, dtype=F64)
+    operator = Interpolate(share=[0, 1], level=[0.1, 0.9], towards="b", steps=1)
+    done = operator(MODEL, z, Given(), KeyedNoise(b"salt", keys, "interpolate", 0))
+    assert done.details is not None
+    shares = torch.tensor([detail["share"] for detail in done.details], dtype=F64)
+    levels = MODEL.levels.fraction(done.sigmas[:, 0])
+    assert torch.corrcoef(torch.stack([shares, levels]))[0, 1].abs() < 0.2
+
+
+def test_bad_input() -> None:
+    for share in (1.2, [0.8, 0.2], [-0.1, 0.5]):
+        with pytest.raises(ValidationError, match=r"a share, or a range of it, lies in \[0, 1\]"):
+            Interpolate(share=share)
+    with pytest.raises(UserError, match="'c' is no class"):
+        Interpolate(towards="c").check(MODEL, None)
+    assert Interpolate().needs == {"guide"}
+    assert Interpolate(towards="a").needs == frozenset()
