@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 from pipeline.job import Job, JobConfig
 from pipeline.models.pixel import PixelModel, load_pixel_model
 from pipeline.noise import KeyedNoise
-from pipeline.operators import Given
+from pipeline.operators import Given, Operator, Transformed
 from pipeline.pixels import encode, from_pixels, image_ext, to_pixels
 from pipeline.prefetch import prefetch
 from pipeline.reading import Reader, reject
@@ -103,31 +103,38 @@ def transform(batch: Batch, models: Models, job: Job, device: str) -> tuple[list
     z0, given = model.encode(to_pixels([row.image for row in rows], device)), gather(rows, config, models, device)
     by_row: list[list[Output]] = [[] for _ in batch.rows]
     bad: set[int] = set()
-    parameters = config.operator.model_dump(mode="json")
     for copy in range(config.operator.copies):
         noise = KeyedNoise(job.salt, [row.noise_key for row in rows], config.operator.name, copy)
         done = config.operator(model, z0, given, noise)
-        images = {name: model.decode(z) for name, z in {"": done.z, **done.others}.items()}
-        finite = torch.stack([pixels.isfinite().flatten(1).all(1) for pixels in images.values()]).all(0).tolist()
-        bad |= {i for i in range(len(batch.rows)) if not finite[i]}
-        levels, steps = describe(done.sigmas[:, 0], model.levels), done.sigmas.tolist()
-        for name, pixels in images.items():
-            for i, (row, image) in enumerate(zip(batch.rows, from_pixels(pixels), strict=False)):
-                how = {
-                    "operator": config.operator.name, "parameters": parameters, "copy": copy, "level": levels[i],
-                    "sigmas": [float(f"{s:.6g}") for s in steps[i]], "model": model.hash, **facts,
-                }  # fmt: skip
-                how |= {"details": done.details[i]} if done.details else {}
-                how |= {"image": name} if name else {}
-                how |= {"clip": row.noise_key} if config.clip else {}
+        made_so = provenance(config.operator, done, model, copy)
+        for name, z in {"": done.z, **done.others}.items():
+            pixels = model.decode(z)
+            bad |= {i for i, finite in enumerate(pixels.isfinite().flatten(1).all(1).tolist()) if not finite}
+            for outputs, row, image, how in zip(by_row, batch.rows, from_pixels(pixels), made_so, strict=False):
                 parts = [
                     row.sample.key,
                     *([str(copy)] if config.operator.copies > 1 else []),
                     *([name] if name else []),
                 ]
-                by_row[i].append(Output(row=row, key="-".join(parts), image=image, provenance=how))
-    refused = [reject(batch.rows[i].sample, "the model's output is not finite", undecodable=False) for i in sorted(bad)]
+                which = ({"image": name} if name else {}) | ({"clip": row.noise_key} if config.clip else {})
+                outputs.append(Output(row=row, key="-".join(parts), image=image, provenance=how | which | facts))
+    why = "the model's output is not finite"
+    refused = [reject(row.sample, why, undecodable=False) for i, row in enumerate(batch.rows) if i in bad]
     return [output for i, outputs in enumerate(by_row) if i not in bad for output in outputs], refused
+
+
+def provenance(operator: Operator, done: Transformed, model: PixelModel, copy: int) -> list[dict[str, Any]]:
+    """How each row was made."""
+    parameters = operator.model_dump(mode="json")
+    levels, sigmas = describe(done.sigmas[:, 0], model.levels), done.sigmas.tolist()
+    return [
+        {
+            "operator": operator.name, "parameters": parameters, "copy": copy, "level": level,
+            "sigmas": [float(f"{s:.6g}") for s in steps], "model": model.hash,
+            **({"details": done.details[i]} if done.details else {}),
+        }
+        for i, (level, steps) in enumerate(zip(levels, sigmas, strict=True))
+    ]  # fmt: skip
 
 
 def gather(rows: Sequence[Row], config: JobConfig, models: Models, device: str) -> Given:

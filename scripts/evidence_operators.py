@@ -26,7 +26,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from pipeline.diffusion.assembling import share as share_tiles
 from pipeline.diffusion.levels import levels_from_scheduler
-from pipeline.diffusion.matching import make_matcher
+from pipeline.diffusion.matching import Tiling
 from pipeline.diffusion.regions import Cut
 from pipeline.masks import mask_shape
 from pipeline.models.gaussian import ClosedForm, Gaussian
@@ -267,7 +267,7 @@ def mosaics() -> dict[str, Any]:
             options = {"repeats": "unlimited"} if "unlimited" in case else {}
             cut = {"count": count}
             if case == "three sources":
-                matcher = make_matcher(model, Cut.model_validate(cut), "l2", 1)
+                matcher = Tiling(tiles=Cut.model_validate(cut)).matcher(model)
                 pool = [sources, sources.roll(1, 0), sources.roll(2, 0)]
                 made = share_tiles(matcher, targets[:, None], targets[:, None], pool, generated=False)[0][:, 0]
             else:

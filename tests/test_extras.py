@@ -8,13 +8,16 @@ from typing import Any
 import builders
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.config import validate
 from pipeline.engines.local import run_job
 from pipeline.errors import UserError
 from pipeline.job import JobConfig, make_job
+from pipeline.models.codec import fit_linear_patch, save_codec
 from pipeline.pixels import Undecodable, decode, decode_mask
+from pipeline.report.animate import reassemble
 
 SIDE = builders.SIDE
 
@@ -169,6 +172,27 @@ def test_operators_are_checked_against_the_model_before_anything_is_written(tmp_
     with pytest.raises(UserError, match="condition 7 is no class of the model: it knows 0 to 2"):
         run(builders.recipe(source, tmp_path / "out", model, **{"operator.label": 7}))
     assert not (tmp_path / "out").exists()
+
+
+def test_masks_need_a_model_that_works_on_pixels(tmp_path: Path) -> None:
+    folder = builders.model_folder(tmp_path / "model")
+    save_codec(fit_linear_patch(torch.rand(9, 3, 4, 4), patch=1, components=3), folder)
+    with pytest.raises(UserError, match="mask: it lies in pixels, and the model works on latents"):
+        edited(builders.shard(tmp_path / "in.tar", 2), tmp_path / "out", folder, mask={"shape": "half"})
+
+
+def test_several_guides_are_for_operators_that_take_them(tmp_path: Path, model: Path) -> None:
+    source = builders.shard(tmp_path / "in.tar", 5)
+    with pytest.raises(UserError, match="operator sdedit takes one guide"):
+        edited(source, tmp_path / "out", model, guide={"previous": 2})
+    operator = {"name": "tile_morph", "conditions": [1], "source": "image", "tiles": 4, "steps": 1, "guidance": 1}
+    run(builders.recipe(source, tmp_path / "out", model, operator=operator, guide={"previous": 2}))
+    out = builders.members_of(tmp_path / "out" / "data" / "in.tar")
+    assert "0001.png" not in out  # too few before it
+    details = json.loads(out["0004.doppel.json"])["details"]
+    assert details["sources"] == ["input", "guide", "guide-2"]
+    sources = [decode(builders.picture(i))[0] for i in (4, 3, 2)]  # the nearest before it is the first guide
+    assert np.array_equal(reassemble(details, sources), decode(out["0004.png"])[0])
 
 
 def test_further_images_are_samples_of_their_own(tmp_path: Path, model: Path) -> None:

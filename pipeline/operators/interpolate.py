@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from pipeline.diffusion.denoisers import mixture
@@ -14,6 +14,13 @@ from pipeline.diffusion.model import Model
 from pipeline.noise import KeyedNoise
 from pipeline.operators.conditions import Guidance, check_conditions, conditioned
 from pipeline.operators.contract import Condition, Extra, Given, Operator, Transformed
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def both_ends(value: Any) -> Any:
+    """A number is the range from itself to itself."""
+    return (value, value) if isinstance(value, int | float) else value
 
 
 class Interpolate(Inversion, Operator):
@@ -27,7 +34,7 @@ class Interpolate(Inversion, Operator):
     accepts: ClassVar[frozenset[Extra]] = frozenset({"guide"})
 
     name: Literal["interpolate"] = "interpolate"
-    share: tuple[float, float] = (0.5, 0.5)
+    share: Annotated[tuple[Fraction, Fraction], BeforeValidator(both_ends)] = (0.5, 0.5)
     """a: 0 is the image, 1 the partner; of a range, each sample draws its own."""
     label: Condition = "own"
     towards: Condition | None = None
@@ -36,18 +43,6 @@ class Interpolate(Inversion, Operator):
     """On the way down; the ends are then no longer the two images."""
     path: int = Field(default=0, ge=0)
     """Also write this many images evenly from one end to the other, as path-1, path-2 …"""
-
-    @field_validator("share", mode="before")
-    @classmethod
-    def _read(cls, value: Any) -> Any:
-        return (value, value) if isinstance(value, int | float) else value
-
-    @field_validator("share")
-    @classmethod
-    def _in_range(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 <= value[0] <= value[1] <= 1:
-            raise ValueError(f"a share, or a range of it, lies in [0, 1]: found {list(value)}")
-        return value
 
     @property
     def needs(self) -> frozenset[Extra]:  # type: ignore[override]

@@ -31,7 +31,6 @@ class TileMorph(Tiling, Descent):
     """
 
     stochastic: ClassVar[bool] = True
-    invertible: ClassVar[bool] = False
     accepts: ClassVar[frozenset[Extra]] = frozenset({"guide"})
     several_guides: ClassVar[bool] = True
 
@@ -50,6 +49,11 @@ class TileMorph(Tiling, Descent):
         if self.source == "generated" and len(self.conditions) < 2:
             raise ValueError("1 condition for source generated: two or more images share their tiles")
         return self
+
+    @property
+    def invertible(self) -> bool:  # type: ignore[override]
+        """Of an image laid another way, every pixel is still there."""
+        return self.source == "image"
 
     def conditions_used(self) -> tuple[Condition, ...]:
         return self.conditions
