@@ -152,7 +152,7 @@ def round_trips(bench: Bench) -> dict[str, Any]:
     x = 0.3 + 0.5 * torch.randn(20, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     found: dict[str, Any] = {}
     for steps in (10, 20, 40, 80):
-        options = {**DDIB, "steps": steps}
+        options = {"steps": steps}
         noise = KeyedNoise(b"evidence", [str(i) for i in range(20)], "ddib", 0)
         trip, bridge = (
             OPERATORS["ddib"]
@@ -392,7 +392,7 @@ def locality() -> dict[str, Any]:
     return found | {"levels": levels, **curves}
 
 
-DDIB: dict[str, Any] = {}
+DDIB: dict[str, Any] = {"guidance": {"scale": 8, "rescale": 0.7}, "lift": 0.1, "level": {"sigma": 3}}
 ANAGRAM: dict[str, Any] = {"steps": 25}
 MORPH: dict[str, Any] = {"steps": 25}
 SECTIONS = {
@@ -407,13 +407,13 @@ def main() -> None:
     args = parser.parse_args()
     OUT.mkdir(exist_ok=True)
     file = OUT / "operators.json"
-    results = json.loads(file.read_text()) if file.exists() else {}
     for name in args.only:
         started = time.monotonic()
-        results[name] = SECTIONS[name]() | {"seconds": 0}
-        results[name]["seconds"] = round(time.monotonic() - started)
-        file.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-        print(name, json.dumps(results[name], indent=1, ensure_ascii=False))
+        found = SECTIONS[name]()
+        found["seconds"] = round(time.monotonic() - started)
+        results = json.loads(file.read_text()) if file.exists() else {}  # another process may have added to it
+        file.write_text(json.dumps(results | {name: found}, indent=1, ensure_ascii=False) + "\n")
+        print(name, json.dumps(found, indent=1, ensure_ascii=False), flush=True)
 
 
 if __name__ == "__main__":
