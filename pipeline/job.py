@@ -35,6 +35,8 @@ class ImageConfig(Section):
     """How an image of another size is brought to the model's: stretch, cut out the centre, or pad."""
     restore_size: bool = False
     """Scale the output back to the size of the source (of the part that the model saw)."""
+    mode: Literal["source", "RGB"] = "source"
+    """`source`: grey images stay grey, also where the model paints in colour."""
 
 
 class OutputConfig(Section):

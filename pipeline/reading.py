@@ -69,6 +69,8 @@ class Reader:
             image, frame = decode(sample.image, self.model.size if self.model else None, fit)
         except Undecodable as error:
             return reject(sample, str(error), undecodable=True)
+        if config.image.mode == "RGB":
+            frame = replace(frame, mode="RGB")
         row = Row(sample=sample, frame=frame, image=image, noise_key=noise_key)
         try:
             if config.mask and self.model:

@@ -130,6 +130,24 @@ def test_grey_images_through_a_colour_model_stay_grey_and_the_reverse(tmp_path: 
             assert Image.open(archive.extractfile("0001.png")).mode == mode  # type: ignore[arg-type]
 
 
+def test_grey_images_are_painted_in_colour_where_the_recipe_says_so(tmp_path: Path, model: Path) -> None:
+    from PIL import Image
+
+    source = builders.shard(tmp_path / "in.tar", 2, mode="L")
+    run(builders.recipe(source, tmp_path / "out", model, **{"image.mode": "RGB", "operator.t_boom": 1}))
+    with tarfile.open(tmp_path / "out" / "data" / "in.tar") as archive:
+        picture = Image.open(archive.extractfile("0001.png"))  # type: ignore[arg-type]
+        assert picture.mode == "RGB"
+        assert np.asarray(picture).std(-1).max() > 5
+
+
+def test_guidance_away_from_each_ones_own_label_needs_the_labels(tmp_path: Path, model: Path) -> None:
+    source = builders.tar(tmp_path / "in.tar", [("0.png", builders.picture(0))])
+    changes = {"operator.label": 1, "operator.guidance": {"scale": 2, "negative": "own"}}
+    manifest = run(builders.recipe(source, tmp_path / "out", model, **changes))
+    assert manifest["counts"]["quarantined"] == 1  # it has none
+
+
 def test_restore_size_and_fit(tmp_path: Path, model: Path) -> None:
     source = builders.tar(tmp_path / "in.tar", [("0.png", builders.picture(0, (40, 20))), ("0.cls", b"1")])
     for fit, size in (("resize", (20, 40)), ("pad", (20, 40)), ("crop", (20, 20))):

@@ -47,7 +47,7 @@ class Anagram(Descent):
         return self
 
     def conditions_used(self) -> tuple[Condition, ...]:
-        return self.conditions
+        return (*self.conditions, *self.guidance.conditions)
 
     def check(self, model: Model, second: Model | None) -> None:
         if model.space == "latent":

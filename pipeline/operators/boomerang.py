@@ -30,7 +30,7 @@ class Boomerang(Descent):
     guidance: Guidance = Guidance()
 
     def conditions_used(self) -> tuple[Condition, ...]:
-        return (self.label,)
+        return (self.label, *self.guidance.conditions)
 
     def check(self, model: Model, second: Model | None) -> None:
         check_conditions(model, [self.label], self.guidance)

@@ -39,13 +39,18 @@ class Guidance(BaseModel):
     def acts(self) -> bool:
         return self.scale != 1.0
 
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What it asks the model for, beside what it leads to."""
+        return (self.negative,) if self.acts else ()
+
 
 NO_GUIDANCE = Guidance()
 
 
 def check_conditions(model: Model, conditions: Sequence[Condition], guidance: Guidance = NO_GUIDANCE) -> None:
     """Raises `UserError` for a class that the model does not know, or guidance that it cannot give."""
-    for condition in [*conditions, *([guidance.negative] if guidance.acts else [])]:
+    for condition in [*conditions, *guidance.conditions]:
         if condition == "none" and model.classes is not None and not model.unconditional:
             raise UserError("condition none: the model was trained with labels only (no class dropout)")
         if condition not in ("own", "none"):

@@ -42,7 +42,7 @@ class DDIB(Inversion, Operator):
     """Also come down with the source, and report in the provenance how far from its start that ends."""
 
     def conditions_used(self) -> tuple[Condition, ...]:
-        return (self.source, self.target, *([self.guidance.negative] if self.guidance.acts else []))
+        return (self.source, self.target, *self.guidance.conditions)
 
     def check(self, model: Model, second: Model | None) -> None:
         if second is not None and (why := mismatch(model, second, own_labels=self.target == "own")):

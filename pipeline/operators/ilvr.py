@@ -38,7 +38,7 @@ class ILVR(Descent):
     guidance: Guidance = Guidance()
 
     def conditions_used(self) -> tuple[Condition, ...]:
-        return (self.label,)
+        return (self.label, *self.guidance.conditions)
 
     def check(self, model: Model, second: Model | None) -> None:
         height, width = model.size

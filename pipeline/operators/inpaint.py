@@ -46,7 +46,7 @@ class Inpaint(Descent):
         return self
 
     def conditions_used(self) -> tuple[Condition, ...]:
-        return (self.label,)
+        return (self.label, *self.guidance.conditions)
 
     def check(self, model: Model, second: Model | None) -> None:
         if model.space == "latent":

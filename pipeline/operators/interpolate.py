@@ -51,7 +51,7 @@ class Interpolate(Inversion, Operator):
 
     def conditions_used(self) -> tuple[Condition, ...]:
         partner = self.label if self.towards is None else self.towards
-        return (self.label, partner, *([self.guidance.negative] if self.guidance.acts else []))
+        return (self.label, partner, *self.guidance.conditions)
 
     def check(self, model: Model, second: Model | None) -> None:
         check_conditions(model, self.conditions_used(), self.guidance)

@@ -56,7 +56,7 @@ class TileMorph(Tiling, Descent):
         return self.source == "image"
 
     def conditions_used(self) -> tuple[Condition, ...]:
-        return self.conditions
+        return (*self.conditions, *self.guidance.conditions)
 
     def check(self, model: Model, second: Model | None) -> None:
         try:
