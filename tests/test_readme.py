@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,19 @@ def test_the_python_in_the_readme_runs() -> None:
     assert names["near"].shape == (2, 3, 28, 28)
 
 
+def test_tables_are_those_of_the_evidence() -> None:
+    made = runpy.run_path(str(RECIPES.parent / "scripts" / "evidence_tables.py"))
+    assert README.count("<!-- evidence ") == len(made["SECTIONS"])
+    assert made["with_tables"](README) == README
+
+
+def test_pictures_in_the_readme_exist() -> None:
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
+    assert len(pictures) > 10
+    for picture in pictures:
+        assert (RECIPES.parent / picture).is_file(), picture
+
+
 def test_every_operator_is_in_the_table() -> None:
     for name in OPERATORS:
         assert f"| `{name}` |" in README
@@ -59,13 +73,18 @@ def test_shipped_recipes_are_valid(recipe: Path) -> None:
     load_config(kind, recipe.stem)
 
 
-def test_the_embedded_files_are_small() -> None:
-    sizes = {
-        part: sum(f.stat().st_size for f in (ASSETS / "fashion_mnist" / part).rglob("*"))
-        for part in ("model", "sample")
-    }
-    assert sizes["model"] < 8e6
-    assert sizes["sample"] < 1e6
+@pytest.mark.parametrize("name", ["fashion_mnist", "colour_mnist"])
+def test_the_embedded_files_are_small(name: str) -> None:
+    sizes = {part: sum(f.stat().st_size for f in (ASSETS / name / part).rglob("*")) for part in ("model", "sample")}
+    assert 1e6 < sizes["model"] < 8e6
+    assert 1e4 < sizes["sample"] < 1e6
+
+
+def test_the_embedded_digits_are_in_colour_and_of_all_classes() -> None:
+    (shard,) = WebDatasetInput(urls=("embedded:colour_mnist/sample/*.tar.gz",)).open().shards
+    samples: list[Any] = list(shard.read())
+    assert {s.label for s in samples} == set(range(10))
+    assert np.stack([decode(s.image)[0] for s in samples]).std(-1).mean() > 5
 
 
 def test_the_sample_is_the_first_thousand_test_images() -> None:

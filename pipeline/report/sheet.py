@@ -26,7 +26,8 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Pixels8]]], cell: int = 84)
     draw = ImageDraw.Draw(sheet)
     for i, (name, pictures) in enumerate(rows):
         top = GAP + i * (cell + GAP)
-        draw.text((GAP, top + cell // 2), name, fill=INK, font=font, anchor="lm")
+        plain = name.replace("×", "x").replace("→", ">")  # the font has neither
+        draw.text((GAP, top + cell // 2), plain, fill=INK, font=font, anchor="lm")
         for j, picture in enumerate(pictures):
             image = _fit(Image.fromarray(np.ascontiguousarray(picture)), cell)
             sheet.paste(image, (margin + j * (cell + GAP), top))
