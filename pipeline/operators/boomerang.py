@@ -10,11 +10,11 @@ from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.model import Model
 from pipeline.diffusion.solvers import add_noise, integrate
 from pipeline.noise import KeyedNoise
-from pipeline.operators.conditions import Guidance, check_conditions, conditioned
-from pipeline.operators.contract import Condition, Descent, Given, Transformed
+from pipeline.operators.conditions import Conditioned
+from pipeline.operators.contract import Given, Transformed
 
 
-class Boomerang(Descent):
+class Boomerang(Conditioned):
     """Noise the image to t_boom with one draw, then run the reverse process back to 0.
 
     t_boom = 0 is the identity, t_boom = 1 samples from scratch. The stochastic reverse (`ancestral`,
@@ -26,17 +26,9 @@ class Boomerang(Descent):
 
     name: Literal["boomerang"] = "boomerang"
     t_boom: LevelRange = LevelRange(low=0.4, high=0.4)
-    label: Condition = "own"
-    guidance: Guidance = Guidance()
-
-    def conditions_used(self) -> tuple[Condition, ...]:
-        return (self.label, *self.guidance.conditions)
-
-    def check(self, model: Model, second: Model | None) -> None:
-        check_conditions(model, [self.label], self.guidance)
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         sigmas = self.schedule(model, self.t_boom.draw(noise.uniform().to(z.device), model.levels))
         x = add_noise(z, sigmas[:, 0], noise)
-        denoiser = conditioned(model, self.label, self.guidance, given, z)
+        denoiser = self.denoiser(model, given, z)
         return Transformed(integrate(denoiser, x, sigmas.to(z), solver=self.stepper(), noise=noise), sigmas)

@@ -14,7 +14,7 @@ from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.levels import to_sigma
 from pipeline.diffusion.model import Model
 from pipeline.errors import UserError
-from pipeline.operators.contract import Condition, Given
+from pipeline.operators.contract import Condition, Descent, Given
 
 
 class Guidance(BaseModel):
@@ -102,6 +102,22 @@ def conditioned(model: Model, condition: Condition, guidance: Guidance, given: G
         return estimate([x], sigma)[0]
 
     return denoise
+
+
+class Conditioned(Descent):
+    """An operator that walks down under one condition."""
+
+    label: Condition = "own"
+    guidance: Guidance = NO_GUIDANCE
+
+    def conditions_used(self) -> tuple[Condition, ...]:
+        return (self.label, *self.guidance.conditions)
+
+    def check(self, model: Model, second: Model | None) -> None:
+        check_conditions(model, [self.label], self.guidance)
+
+    def denoiser(self, model: Model, given: Given, z: Tensor) -> Denoiser:
+        return conditioned(model, self.label, self.guidance, given, z)
 
 
 def together(model: Model, labels: Sequence[Tensor | None]) -> Joint:

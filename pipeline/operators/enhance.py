@@ -14,11 +14,11 @@ from pipeline.diffusion.model import Model
 from pipeline.diffusion.solvers import add_noise, integrate, unconstrained
 from pipeline.errors import UserError
 from pipeline.noise import KeyedNoise
-from pipeline.operators.conditions import Guidance, check_conditions, conditioned
-from pipeline.operators.contract import Condition, Descent, Given, Transformed
+from pipeline.operators.conditions import Conditioned
+from pipeline.operators.contract import Given, Transformed
 
 
-class Enhance(Descent):
+class Enhance(Conditioned):
     """Measure y, the means of `factor` × `factor` squares; noise its bicubic upsample to t_boom, and return.
 
     So images of full size show what is lost and regained. One that came in small, and that the run has brought to the
@@ -34,11 +34,6 @@ class Enhance(Descent):
     """More is sharper, less is closer to the upsample."""
     consistent: bool = True
     """Hold the measurement at every level: the output's means are exactly y (then rounded to 8 bits)."""
-    label: Condition = "own"
-    guidance: Guidance = Guidance()
-
-    def conditions_used(self) -> tuple[Condition, ...]:
-        return (self.label, *self.guidance.conditions)
 
     def check(self, model: Model, second: Model | None) -> None:
         height, width = model.size
@@ -46,7 +41,7 @@ class Enhance(Descent):
             raise UserError("enhance: what is measured are pixels, and the model works on latents")
         if height % self.factor or width % self.factor:
             raise UserError(f"enhance: factor {self.factor} does not divide the model's {height} × {width} pixels")
-        check_conditions(model, [self.label], self.guidance)
+        super().check(model, second)
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         measurement = pooling(self.factor)
@@ -54,6 +49,6 @@ class Enhance(Descent):
         held = consistent(measurement, z, noise) if self.consistent else unconstrained
         sigmas = self.schedule(model, self.t_boom.draw(noise.uniform().to(z.device), model.levels))
         x = held(add_noise(upsampled, sigmas[:, 0], noise), sigmas[:, 0])
-        denoiser = conditioned(model, self.label, self.guidance, given, z)
+        denoiser = self.denoiser(model, given, z)
         x = integrate(denoiser, x, sigmas.to(z), solver=self.stepper(), noise=noise, constraint=held)
         return Transformed(x, sigmas)

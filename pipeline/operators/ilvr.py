@@ -14,11 +14,11 @@ from pipeline.diffusion.model import Model
 from pipeline.diffusion.solvers import add_noise, integrate
 from pipeline.errors import UserError
 from pipeline.noise import KeyedNoise
-from pipeline.operators.conditions import Guidance, check_conditions, conditioned
-from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed
+from pipeline.operators.conditions import Conditioned
+from pipeline.operators.contract import Extra, Given, Transformed
 
 
-class ILVR(Descent):
+class ILVR(Conditioned):
     """From noise, with x ← x − φ_N(x) + φ_N(y noised to the same level) after each step (algorithm 1).
 
     y is the guide, else the image itself; φ_N takes the mean of each N × N square. The paper's φ_N, bicubic down and
@@ -34,11 +34,6 @@ class ILVR(Descent):
     """N: the larger, the less is taken from the reference."""
     floor: LevelRange = LevelRange(low=0, high=0)
     """The lowest level where the constraint acts; 0 makes it hold exactly in the output."""
-    label: Condition = "own"
-    guidance: Guidance = Guidance()
-
-    def conditions_used(self) -> tuple[Condition, ...]:
-        return (self.label, *self.guidance.conditions)
 
     def check(self, model: Model, second: Model | None) -> None:
         height, width = model.size
@@ -46,7 +41,7 @@ class ILVR(Descent):
             raise UserError("ilvr: the squares whose mean is kept lie in pixels, and the model works on latents")
         if height % self.factor or width % self.factor:
             raise UserError(f"ilvr: factor {self.factor} does not divide the model's {height} × {width} pixels")
-        check_conditions(model, [self.label], self.guidance)
+        super().check(model, second)
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         sigmas = self.schedule(model, model.levels.sigma(torch.ones(len(z), device=z.device)))
@@ -54,6 +49,6 @@ class ILVR(Descent):
         reference = z if given.guide is None else model.encode(given.guide)
         refine = from_level(floor, consistent(pooling(self.factor), reference, noise))
         x = add_noise(torch.zeros_like(z), sigmas[:, 0], noise)
-        denoiser = conditioned(model, self.label, self.guidance, given, z)
+        denoiser = self.denoiser(model, given, z)
         x = integrate(denoiser, x, sigmas.to(z), solver=self.stepper(), noise=noise, constraint=refine)
         return Transformed(x, sigmas)

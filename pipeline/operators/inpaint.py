@@ -14,11 +14,11 @@ from pipeline.diffusion.model import Model
 from pipeline.diffusion.solvers import add_noise, integrate
 from pipeline.errors import UserError
 from pipeline.noise import KeyedNoise
-from pipeline.operators.conditions import Guidance, check_conditions, conditioned
-from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed
+from pipeline.operators.conditions import Conditioned
+from pipeline.operators.contract import Extra, Given, Transformed
 
 
-class Inpaint(Descent):
+class Inpaint(Conditioned):
     """Sample what the mask changes from noise; what it keeps is the image's own, noised to the level of each step.
 
     x_{t−1} = m·(known at t−1) + (1 − m)·(step), eq. 8. A jump back from σ' to σ adds noise of √(σ² − σ'²): on the next
@@ -36,8 +36,6 @@ class Inpaint(Descent):
     """Times that each stretch is walked; 1 is plain replacement. The paper: 250 steps, jumps of 10, 10 times."""
     known_noise: Literal["fresh", "shared"] = "fresh"
     """`shared`: the known pixels carry one noise at all levels."""
-    label: Condition = "own"
-    guidance: Guidance = Guidance()
 
     @model_validator(mode="after")
     def _there_is_room_to_jump(self) -> Inpaint:
@@ -45,18 +43,15 @@ class Inpaint(Descent):
             raise ValueError(f"jumps of {self.jump_length} steps need more than {self.steps} steps")
         return self
 
-    def conditions_used(self) -> tuple[Condition, ...]:
-        return (self.label, *self.guidance.conditions)
-
     def check(self, model: Model, second: Model | None) -> None:
         if model.space == "latent":
             raise UserError("inpaint: a mask lies in pixels, and the model works on latents")
-        check_conditions(model, [self.label], self.guidance)
+        super().check(model, second)
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         assert given.mask is not None
         sigmas = self.schedule(model, model.levels.sigma(torch.ones(len(z), device=z.device)))
-        denoiser = conditioned(model, self.label, self.guidance, given, z)
+        denoiser = self.denoiser(model, given, z)
         hold = keep(given.mask, z, shared(noise, z) if self.known_noise == "shared" else noise)
         x, low = torch.zeros_like(z), torch.zeros_like(sigmas[:, 0])
         for leg in time_travel(self.steps, self.jump_length, self.resamples):

@@ -13,11 +13,11 @@ from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.model import Model
 from pipeline.diffusion.solvers import add_noise, integrate, unconstrained
 from pipeline.noise import KeyedNoise
-from pipeline.operators.conditions import Guidance, check_conditions, conditioned
-from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed
+from pipeline.operators.conditions import Conditioned
+from pipeline.operators.contract import Extra, Given, Transformed
 
 
-class SDEdit(Descent):
+class SDEdit(Conditioned):
     """Noise a guide (strokes, a sketch, a composite; else the image itself) to t0, then run back to 0.
 
     With a mask, what it keeps is `x0 + σ·ε` after every step, with one and the same ε, and the image's own in the
@@ -34,18 +34,10 @@ class SDEdit(Descent):
     """More is more realistic, less is more faithful to the guide; the paper's sweet spot is .3 to .6 of its SDE."""
     repeats: int = Field(default=1, ge=1)
     """K."""
-    label: Condition = "own"
-    guidance: Guidance = Guidance()
-
-    def conditions_used(self) -> tuple[Condition, ...]:
-        return (self.label, *self.guidance.conditions)
-
-    def check(self, model: Model, second: Model | None) -> None:
-        check_conditions(model, [self.label], self.guidance)
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         sigmas = self.schedule(model, self.t0.draw(noise.uniform().to(z.device), model.levels))
-        denoiser = conditioned(model, self.label, self.guidance, given, z)
+        denoiser = self.denoiser(model, given, z)
         x = z if given.guide is None else model.encode(given.guide)
         if given.mask is not None:
             x = torch.where(given.mask < 0.5, z, x)
