@@ -19,7 +19,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-from fashion_mnist_shards import read_idx
+from fashion_mnist_shards import add_sample, read_idx
 from PIL import Image
 
 COLOURS = ("red", "yellow", "green", "cyan", "blue", "magenta")
@@ -62,14 +62,8 @@ def main() -> None:
                     Image.fromarray(paint(images[row], colour)).save(png, "PNG")
                     label = int(digits[row]) if labelled == "digit" else 10 + index
                     facts = {"digit": int(digits[row]), "colour": COLOURS[index], "rgb": colour.round(4).tolist()}
-                    for extension, content in (
-                        ("png", png.getvalue()),
-                        ("cls", str(label).encode()),
-                        ("json", json.dumps(facts).encode()),
-                    ):
-                        info = tarfile.TarInfo(f"{args.split}-{row:05d}-{copy}.{extension}")
-                        info.size, info.mode = len(content), 0o644
-                        tar.addfile(info, io.BytesIO(content))
+                    members = {"png": png.getvalue(), "cls": str(label).encode(), "json": json.dumps(facts).encode()}
+                    add_sample(tar, f"{args.split}-{row:05d}-{copy}", members)
 
 
 if __name__ == "__main__":

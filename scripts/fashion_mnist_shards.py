@@ -26,6 +26,14 @@ def read_idx(file: Path) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
 
 
+def add_sample(tar: tarfile.TarFile, key: str, members: dict[str, bytes]) -> None:
+    """One file for each member, by extension, without time and owner."""
+    for extension, content in members.items():
+        info = tarfile.TarInfo(f"{key}.{extension}")
+        info.size, info.mode = len(content), 0o644
+        tar.addfile(info, io.BytesIO(content))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
@@ -43,10 +51,8 @@ def main() -> None:
             for row in rows:
                 png = io.BytesIO()
                 Image.fromarray(images[row]).save(png, "PNG", optimize=True)
-                for extension, content in (("png", png.getvalue()), ("cls", str(labels[row]).encode())):
-                    info = tarfile.TarInfo(f"{args.split}-{row:05d}.{extension}")
-                    info.size, info.mode = len(content), 0o644
-                    tar.addfile(info, io.BytesIO(content))
+                members = {"png": png.getvalue(), "cls": str(labels[row]).encode()}
+                add_sample(tar, f"{args.split}-{row:05d}", members)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,10 @@ class Given:
     second: Model | None = None
     """The recipe's `second_model`."""
 
+    @property
+    def guides(self) -> list[Tensor]:
+        return [] if self.guide is None else [self.guide, *self.more_guides]
+
 
 class Transformed(NamedTuple):
     z: Tensor

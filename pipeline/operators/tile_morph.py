@@ -26,8 +26,7 @@ class TileMorph(Tiling, Descent):
 
         v_i = match(x0_i, tiles),  tiles = mean_i v_i⁻¹(x0_i),  x0_i ← v_i(tiles)
 
-    With `source: image` the tiles are the sample's own, and nothing else is in the output. Guides give theirs, too.
-    The output is the image under the first condition; the others come as image-2 ….
+    With `source: image` the tiles are the sample's own. Guides give theirs, too. The others come as image-2 ….
     """
 
     stochastic: ClassVar[bool] = True
@@ -52,8 +51,7 @@ class TileMorph(Tiling, Descent):
 
     @property
     def invertible(self) -> bool:  # type: ignore[override]
-        """Of an image laid another way, every pixel is still there."""
-        return self.source == "image"
+        return self.source == "image"  # laid another way, but every pixel is still there
 
     def conditions_used(self) -> tuple[Condition, ...]:
         return (*self.conditions, *self.guidance.conditions)
@@ -69,8 +67,7 @@ class TileMorph(Tiling, Descent):
         estimate = joint(model, self.conditions, self.guidance, given, z)
         names = ["output", *(f"image-{i}" for i in range(2, len(self.conditions) + 1))]
         fixed = {} if (generated := self.source == "generated") else {"input": z}
-        guides = [] if given.guide is None else [given.guide, *given.more_guides]
-        fixed |= {f"guide-{i}" if i > 1 else "guide": model.encode(guide) for i, guide in enumerate(guides, 1)}
+        fixed |= {f"guide-{i}" if i > 1 else "guide": model.encode(guide) for i, guide in enumerate(given.guides, 1)}
         project = partial(share, self.matcher(model), fixed=[*fixed.values()], generated=generated)
         begin = self.match_from.draw(noise.uniform().to(z.device), model.levels)
         denoise = sharing(estimate, project, begin, model.levels, self.rollout)
@@ -79,6 +76,5 @@ class TileMorph(Tiling, Descent):
         out = integrate(denoise, x, sigmas.to(z), solver=self.stepper(), noise=noise)
         out, assemblies = project(out, out)  # wherever sharing began, the end is made of tiles
         made = dict(zip(names[generated:], assemblies, strict=True))
-        details = to_details(self.tiles, model.size, ["output", *fixed] if generated else [*fixed], made)
-        first, *others = out.unbind(1)
-        return Transformed(first, sigmas, dict(zip(names[1:], others, strict=True)), details)
+        details = to_details(self.tiles, model.size, [*names[:generated], *fixed], made)
+        return Transformed(out[:, 0], sigmas, dict(zip(names[1:], out.unbind(1)[1:], strict=True)), details)
