@@ -13,8 +13,9 @@ from rich.table import Table
 
 from pipeline.config import load_config
 from pipeline.diffusion.level_range import LevelRange
+from pipeline.diffusion.model import Model
 from pipeline.job import Job, JobConfig, make_job
-from pipeline.models.pixel import PixelModel, load_pixel_model
+from pipeline.models.families import load_model
 from pipeline.noise import KeyedNoise
 from pipeline.operators import Boomerang, Given
 from pipeline.pixels import decode, from_pixels, to_pixels
@@ -37,7 +38,7 @@ def demo(out: str, run: Callable[[Job, OnChange], dict[str, Any]]) -> dict[str, 
     seconds = time.monotonic() - started
     if job.config.model is None:
         raise AssertionError("the demo recipe has a model")
-    model = load_pixel_model(job.config.model, "cpu")
+    model = load_model(job.config.model, "cpu")
     originals = samples_by_key(job.config.input)
     outputs = samples_by_key(WebDatasetInput(urls=(f"{out}/data/*.tar",)))
     draw_sheet(job, model, list(originals.values()), outputs, Path(out) / SHEET)
@@ -51,9 +52,7 @@ def samples_by_key(source: AnyInput) -> dict[str, Sample]:
 
 
 @torch.inference_mode()
-def draw_sheet(
-    job: Job, model: PixelModel, originals: Sequence[Sample], outputs: dict[str, Sample], file: Path
-) -> None:
+def draw_sheet(job: Job, model: Model, originals: Sequence[Sample], outputs: dict[str, Sample], file: Path) -> None:
     """One column a class: the original above, then Boomerang at several levels with the same noise.
 
     The row at the job's own level shows the images that the job wrote.
@@ -71,9 +70,7 @@ def draw_sheet(
             continue
         at_level = operator.model_copy(update={"t_boom": LevelRange(low=level, high=level)})
         noise = KeyedNoise(job.salt, [s.key for s in shown], operator.name, 0)
-        rows.append(
-            (f"t = {level}", list(from_pixels(model.decode(at_level(model, z, Given(labels=labels), noise).z))))
-        )
+        rows.append((f"t = {level}", list(from_pixels(at_level(model, z, Given(labels=labels), noise).pixels))))
     contact_sheet(rows).save(file)
 
 

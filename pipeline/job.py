@@ -15,9 +15,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from pipeline.diffusion.model import Outline
 from pipeline.errors import UserError
-from pipeline.extras import GuideConfig, MaskConfig, file_guide, file_mask
-from pipeline.models.pixel import ModelConfig, load_skeleton
+from pipeline.extras import CaptionConfig, GuideConfig, MaskConfig, file_guide, file_mask
+from pipeline.models.config import ModelConfig
+from pipeline.models.families import sketch_model
 from pipeline.operators import AnyOperator
 from pipeline.pixels import Codec, Fit
 from pipeline.streams import AnyInput, OutputFormat
@@ -67,6 +69,8 @@ class JobConfig(Section):
     second_model: ModelConfig | None = None
     """For operators between two models; its `batch_size` does not count."""
     operator: AnyOperator | None = None
+    caption: CaptionConfig | None = None
+    """Each sample's own prompt; models that take none have no use for it."""
     mask: MaskConfig | None = None
     guide: GuideConfig | None = None
     clip: str | None = None
@@ -108,9 +112,9 @@ class JobConfig(Section):
             raise ValueError(f"no valid regular expression ({error})") from None
         return clip
 
-    def wants_labels(self, classes: int | None) -> bool:
-        """Whether the job conditions a model of that many classes on the samples' own labels."""
-        return classes is not None and self.operator is not None and "own" in self.operator.conditions_used()
+    def wants_own(self, model: Outline, kind: Literal["class", "text"]) -> bool:
+        """Whether the job conditions the model on the samples' own labels (captions)."""
+        return model.conditioning == kind and self.operator is not None and "own" in self.operator.conditions_used()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +124,13 @@ class Job:
     config: JobConfig
     salt: bytes
     hashes: dict[str, str]
+
+    @property
+    def batch_size(self) -> int:
+        """Of a job with a model."""
+        size = self.config.model.batch_size if self.config.model else 1
+        assert isinstance(size, int)
+        return size
 
     @property
     def code(self) -> str:
@@ -136,11 +147,11 @@ def make_job(config: JobConfig) -> Job:
     Raises `UserError` for all that can be known to be wrong before work starts.
     """
     salt = read_salt(config.run)
-    model, second = (load_skeleton(c) if c else None for c in (config.model, config.second_model))
+    model, second = (sketch_model(c) if c else None for c in (config.model, config.second_model))
     if model and config.operator:
         config.operator.check(model, second)
-        if config.mask and model.space == "latent":
-            raise UserError("mask: it lies in pixels, and the model works on latents")
+        if config.wants_own(model, "text") and config.caption is None:
+            raise UserError("condition own: the model takes prompts; give the operator a prompt, or a section caption")
         if config.mask and config.mask.file:
             file_mask(config.mask.file, model.size)
         if config.guide and config.guide.file:
@@ -166,7 +177,8 @@ def identity(config: JobConfig) -> dict[str, Any]:
 
     The hash in the provenance leaves out the input too: the same shard gives the same bytes wherever it lies.
     """
-    model_place = {"path", "revision"}
+    files: Any = {"__all__": {"path"}}
+    model_place = {"path": True, "revision": True, "local_files_only": True, "lora": files, "textual_inversion": files}
     places: Any = {
         "run": True, "output": {"path"}, "model": model_place, "second_model": model_place,
         "mask": {"file"}, "guide": {"file"},

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
-from pipeline.extras import clip_of, read_guide, read_mask
+from pipeline.diffusion.model import Outline
+from pipeline.errors import UserError
+from pipeline.extras import NoCaption, clip_of, read_caption, read_guide, read_mask
 from pipeline.job import Job
-from pipeline.models.pixel import PixelModel
 from pipeline.pixels import Undecodable, decode
 from pipeline.records import Batch, Rejected, Row, Sample
 from pipeline.streams.contract import InputShard
@@ -24,14 +25,14 @@ class Reader:
     """Decodes the samples of a job on the threads of `pool`."""
 
     job: Job
-    model: PixelModel | None
+    model: Outline | None
     pool: ThreadPoolExecutor
     label_names: tuple[str, ...] | None = None
 
     def __call__(self, shards: Iterable[InputShard], remaining: int | None = None) -> Iterator[Batch]:
         """Batches never cross a shard; every shard ends with a batch marked `last`."""
         config = self.job.config
-        size = config.model.batch_size if config.model else PASS_THROUGH_BATCH
+        size = self.job.batch_size if config.model else PASS_THROUGH_BATCH
         for shard in shards:
             if remaining == 0:
                 return
@@ -66,12 +67,16 @@ class Reader:
         if noise_key is None:
             return reject(sample, f"the key does not match clip {config.clip!r}", undecodable=False)
         try:
+            caption = self.caption(sample)
+        except NoCaption as error:
+            return reject(sample, f"no caption: {error}", undecodable=False)
+        try:
             image, frame = decode(sample.image, self.model.size if self.model else None, fit)
         except Undecodable as error:
             return reject(sample, str(error), undecodable=True)
         if config.image.mode == "RGB":
             frame = replace(frame, mode="RGB")
-        row = Row(sample=sample, frame=frame, image=image, noise_key=noise_key)
+        row = Row(sample=sample, frame=frame, image=image, noise_key=noise_key, caption=caption)
         try:
             if config.mask and self.model:
                 mask = read_mask(config.mask, sample, frame, self.model.size, fit, self.job.salt, noise_key)
@@ -83,13 +88,27 @@ class Reader:
             return reject(sample, str(error), undecodable=False)
         return row
 
+    def caption(self, sample: Sample) -> str | None:
+        """The sample's own prompt, where the job needs it. Raises `NoCaption`, or `UserError` if that ends the job."""
+        config = self.job.config
+        if self.model is None or config.caption is None or not config.wants_own(self.model, "text"):
+            return None
+        try:
+            return read_caption(config.caption, sample, self.label_names)
+        except NoCaption as error:
+            if config.caption.on_missing == "skip":
+                raise
+            raise UserError(
+                f"caption: {error} ({sample.origin or sample.key}); on_missing: skip or default goes on without"
+            ) from None
+
     def label_problem(self, label: int | None) -> str | None:
         """Why a sample with this label can't be used. Without need for labels, −1 is the convention for "none"."""
         names = self.label_names
-        if self.model is not None and self.job.config.wants_labels(self.model.classes):
+        if self.model is not None and self.job.config.wants_own(self.model, "class"):
             highest = (self.model.classes or 0) - 1
             if label is None:
-                way_out = " (operator.label: none goes without)" if self.model.unconditional else ""
+                way_out = " (operator.condition: none goes without)" if self.model.unconditional else ""
                 return f"no class label, and the model needs one of 0 to {highest}{way_out}"
             if not 0 <= label <= highest:
                 return f"label {label} is out of range: the model knows 0 to {highest}"

@@ -74,6 +74,8 @@ class Row:
     """What its noise is derived from: its own key, or that of its clip."""
     mask: Pixels8 | None = None
     """0 or 1, `[H, W]`; 1 where the image is to change."""
+    caption: str | None = None
+    """Its prompt, where the model takes one."""
     guides: tuple[Pixels8, ...] = ()
     """`[H, W, 3]` each."""
 

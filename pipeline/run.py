@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.diffusion.level_range import describe
+from pipeline.diffusion.model import Model
 from pipeline.errors import UserError
 from pipeline.job import Job, JobConfig
-from pipeline.models.pixel import PixelModel, load_pixel_model
+from pipeline.models.families import load_model
 from pipeline.noise import KeyedNoise
 from pipeline.operators import Given, Operator, Transformed
 from pipeline.pixels import encode, from_pixels, image_ext, to_pixels
@@ -60,7 +62,7 @@ def process(
     """
     models = load_models(job.config, device)
     model = models.first
-    if stream.label_names is None and model is not None and job.config.wants_labels(model.classes):
+    if stream.label_names is None and model is not None and job.config.wants_own(model, "class"):
         stream = replace(stream, label_names=model.class_names)
     remaining = job.config.limit and job.config.limit - sum(r["counts"]["read"] for r in ledger.records())
     with (
@@ -73,12 +75,12 @@ def process(
 
 
 class Models(NamedTuple):
-    first: PixelModel | None
-    second: PixelModel | None
+    first: Model | None
+    second: Model | None
 
 
 def load_models(config: JobConfig, device: str) -> Models:
-    first, second = (load_pixel_model(c, device) if c else None for c in (config.model, config.second_model))
+    first, second = (load_model(c, device) if c else None for c in (config.model, config.second_model))
     return Models(first, second)
 
 
@@ -99,16 +101,16 @@ def transform(batch: Batch, models: Models, job: Job, device: str) -> tuple[list
         return [], []
     if second is not None:
         facts["second_model"] = second.hash
-    rows = batch.rows + [batch.rows[-1]] * (config.model.batch_size - len(batch.rows))
-    z0, given = model.encode(to_pixels([row.image for row in rows], device)), gather(rows, config, models, device)
+    rows = batch.rows + [batch.rows[-1]] * (job.batch_size - len(batch.rows))
+    pixels = to_pixels([row.image for row in rows], device)
+    z0, given = model.encode(pixels), gather(rows, pixels, config, models, device)
     by_row: list[list[Output]] = [[] for _ in batch.rows]
     bad: set[int] = set()
     for copy in range(config.operator.copies):
         noise = KeyedNoise(job.salt, [row.noise_key for row in rows], config.operator.name, copy)
         done = config.operator(model, z0, given, noise)
         made_so = provenance(config.operator, done, model, copy)
-        for name, z in {"": done.z, **done.others}.items():
-            pixels = model.decode(z)
+        for name, pixels in {"": done.pixels, **done.others}.items():
             bad |= {i for i, finite in enumerate(pixels.isfinite().flatten(1).all(1).tolist()) if not finite}
             for outputs, row, image, how in zip(by_row, batch.rows, from_pixels(pixels), made_so, strict=False):
                 parts = [
@@ -123,7 +125,7 @@ def transform(batch: Batch, models: Models, job: Job, device: str) -> tuple[list
     return [output for i, outputs in enumerate(by_row) if i not in bad for output in outputs], refused
 
 
-def provenance(operator: Operator, done: Transformed, model: PixelModel, copy: int) -> list[dict[str, Any]]:
+def provenance(operator: Operator, done: Transformed, model: Model, copy: int) -> list[dict[str, Any]]:
     """How each row was made."""
     parameters = operator.model_dump(mode="json")
     levels, sigmas = describe(done.sigmas[:, 0], model.levels), done.sigmas.tolist()
@@ -137,17 +139,26 @@ def provenance(operator: Operator, done: Transformed, model: PixelModel, copy: i
     ]  # fmt: skip
 
 
-def gather(rows: Sequence[Row], config: JobConfig, models: Models, device: str) -> Given:
+def gather(rows: Sequence[Row], pixels: Tensor, config: JobConfig, models: Models, device: str) -> Given:
     """What comes with the images, as the operator takes it."""
     model, second = models
     labels = mask = None
-    if model is not None and config.wants_labels(model.classes):
+    if model is not None and config.wants_own(model, "class"):
         labels = torch.tensor([row.sample.label for row in rows], device=device)
     masks = [row.mask for row in rows if row.mask is not None]
     if masks:
         mask = torch.from_numpy(np.stack(masks)).to(device).float()[:, None]
     guides = [to_pixels(images, device) for images in zip(*(row.guides for row in rows), strict=True)]
-    return Given(labels=labels, mask=mask, guide=guides[0] if guides else None, more_guides=guides[1:], second=second)
+    captions = [row.caption for row in rows if row.caption is not None]
+    return Given(
+        pixels=pixels,
+        labels=labels,
+        captions=captions or None,
+        mask=mask,
+        guide=guides[0] if guides else None,
+        more_guides=guides[1:],
+        second=second,
+    )
 
 
 def encode_all(

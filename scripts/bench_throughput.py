@@ -34,7 +34,8 @@ from pipeline.diffusion.levels import grid
 from pipeline.diffusion.solvers import SOLVERS, integrate
 from pipeline.engines.local import resolve_devices, run_job
 from pipeline.job import JobConfig, make_job
-from pipeline.models.pixel import ModelConfig, load_pixel_model
+from pipeline.models.config import ModelConfig
+from pipeline.models.families import load_model
 from pipeline.run import Event, ShardDone
 
 MODEL = "embedded:fashion_mnist/model"
@@ -64,7 +65,7 @@ def run(content: dict[str, Any], observe: Callable[[Event], None] = lambda event
 
 def bare_loop(images: int, steps: int, device: str) -> float:
     """Seconds for the network and the solver alone, warmed up."""
-    model = load_pixel_model(ModelConfig(path=MODEL), device)
+    model = load_model(ModelConfig(path=MODEL), device)
     z = model.encode(torch.zeros(BATCH, 3, *model.size, device=device))
     labels = torch.zeros(BATCH, dtype=torch.int64, device=device)
     sigmas = grid(model.levels, model.levels.sigma(torch.full((BATCH,), LEVEL, device=device)), steps, "trailing")

@@ -29,8 +29,10 @@ from pipeline.diffusion.levels import levels_from_scheduler
 from pipeline.diffusion.matching import Tiling
 from pipeline.diffusion.regions import Cut
 from pipeline.masks import mask_shape
+from pipeline.models.config import ModelConfig
+from pipeline.models.families import load_model
 from pipeline.models.gaussian import ClosedForm, Gaussian
-from pipeline.models.pixel import ModelConfig, PixelModel, load_pixel_model
+from pipeline.models.pixel import PixelModel
 from pipeline.noise import KeyedNoise
 from pipeline.operators import OPERATORS, Given
 from pipeline.pixels import decode, from_pixels, to_pixels
@@ -53,7 +55,7 @@ class Bench:
     """A model, real test images for it, and a judge."""
 
     def __init__(self, model: str, urls: str, judge: str) -> None:
-        self.model: PixelModel = load_pixel_model(ModelConfig(path=model), "cpu")
+        self.model: PixelModel = load_model(ModelConfig(path=model), "cpu")
         shards = WebDatasetInput(urls=(urls,), label="cls").open().shards
         samples = [s for shard in shards for s in shard.read() if isinstance(s, Sample)]
         self.images = to_pixels([decode(s.image)[0] for s in samples], "cpu")
@@ -80,7 +82,7 @@ class Bench:
             keys = [f"{tag}-{i}-{int(rows[i])}" for i in some.tolist()]
             noise = KeyedNoise(b"evidence: a public salt", keys, name, 0)
             done = operator(self.model, self.model.encode(self.images[rows[some]]), given, noise)
-            parts.append({k: self.model.decode(z).clamp(-1, 1) for k, z in {"": done.z, **done.others}.items()})
+            parts.append({k: made.clamp(-1, 1) for k, made in {"": done.pixels, **done.others}.items()})
         return {k: torch.cat([part[k] for part in parts]) for k in parts[0]}
 
     @torch.inference_mode()
@@ -309,7 +311,7 @@ def inpaint() -> dict[str, Any]:
         mask = torch.from_numpy(grown).float()[:, None]
         shown.append((shape, torch.where(mask > 0, torch.zeros(()), truth)[:10]))
         for method, options in methods.items():
-            made = bench.run("inpaint", rows, tag=shape, mask=mask, steps=25, label="none", **options)[""]
+            made = bench.run("inpaint", rows, tag=shape, mask=mask, steps=25, condition="none", **options)[""]
             found[f"{shape}, {method}"] = {
                 "masked_mse": round(masked(made - truth, mask).mean().item(), 4),
                 "agreement": share(bench.read(made) == bench.labels[:60]),
@@ -371,7 +373,7 @@ def locality() -> dict[str, Any]:
     wanted = bench.features(truth)
     cases: dict[str, Callable[[float], Tensor]] = {
         "boomerang": lambda t: bench.run("boomerang", range(count), t_boom=t)[""],
-        "boomerang, no label": lambda t: bench.run("boomerang", range(count), t_boom=t, label="none")[""],
+        "boomerang, no label": lambda t: bench.run("boomerang", range(count), t_boom=t, condition="none")[""],
         "sdedit from strokes": lambda t: bench.run("sdedit", range(count), t0=t, guides=[painted])[""],
     }
     found: dict[str, Any] = {"real images read": share(bench.read(truth) == bench.labels[:count])}

@@ -11,7 +11,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"t_boom": 0.0, "steps": 4, "spacing": "linspace"},
         {"t_boom": 1.0, "steps": 5, "solver": "dpmpp_2m", "spacing": "leading"},
         {"t_boom": 0.5, "eta": 0.3, "spacing": "model"},
-        {"label": "b", "guidance": {"scale": 3, "rescale": 0.7, "interval": {"sigma": [0.1, 2]}, "negative": 2}},
+        {"condition": "b", "guidance": {"scale": 3, "rescale": 0.7, "interval": {"sigma": [0.1, 2]}, "negative": 2}},
     ],
     "anagram": [
         {"views": ["identity", "rotate_180"], "conditions": ["a", "b"], "steps": 3},
@@ -38,25 +38,25 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"t0": [0.2, 0.8], "repeats": 3, "steps": 3, "solver": "dpmpp_2m_sde"},
         {"t0": {"sigma": 0.7}, "steps": 1, "solver": "euler"},
         {"t0": 0.0, "repeats": 2, "steps": 4},
-        {"t0": 1.0, "steps": 2, "solver": "heun", "label": "b", "guidance": 3},
+        {"t0": 1.0, "steps": 2, "solver": "heun", "condition": "b", "guidance": 3},
     ],
     "inpaint": [
         {"steps": 6, "jump_length": 2, "resamples": 3},
-        {"steps": 1, "resamples": 1, "label": 1},
+        {"steps": 1, "resamples": 1, "condition": 1},
         {"steps": 5, "jump_length": 4, "resamples": 2, "known_noise": "shared", "solver": "dpmpp_2m"},
-        {"steps": 4, "jump_length": 1, "resamples": 2, "solver": "heun", "label": "a", "guidance": 2},
+        {"steps": 4, "jump_length": 1, "resamples": 2, "solver": "heun", "condition": "a", "guidance": 2},
     ],
     "ilvr": [
         {},
         {"factor": 3, "floor": 0.3, "steps": 4, "solver": "dpmpp_2m_sde"},
         {"factor": 12, "floor": {"sigma": [0.1, 2]}, "steps": 1},
-        {"factor": 2, "floor": 1.0, "steps": 3, "solver": "euler", "label": "c", "guidance": 2},
+        {"factor": 2, "floor": 1.0, "steps": 3, "solver": "euler", "condition": "c", "guidance": 2},
     ],
     "enhance": [
         {},
         {"factor": 3, "t_boom": [0.2, 0.8], "consistent": False, "steps": 3, "solver": "heun"},
         {"factor": 12, "t_boom": {"log_snr": 1}, "steps": 1},
-        {"factor": 2, "t_boom": 1.0, "steps": 2, "label": "b", "guidance": 2},
+        {"factor": 2, "t_boom": 1.0, "steps": 2, "condition": "b", "guidance": 2},
     ],
     "ddib": [
         {"target": 1, "steps": 3},
@@ -94,7 +94,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "interpolate": [
         {"steps": 3},
         {"share": [0.2, 0.9], "towards": "b", "steps": 2, "path": 3, "solver": "dpmpp_2m"},
-        {"share": 1, "label": "a", "towards": "none", "level": 0.0, "steps": 1},
+        {"share": 1, "condition": "a", "towards": "none", "level": 0.0, "steps": 1},
         {"share": 0, "level": [0.4, 0.8], "steps": 2, "guidance": 2, "path": 1, "lift": 0.2},
     ],
     "tile_morph": [

@@ -170,15 +170,20 @@ def test_sections_that_do_not_fit(changes: dict[str, Any], sentence: str, tmp_pa
 def test_operators_are_checked_against_the_model_before_anything_is_written(tmp_path: Path, model: Path) -> None:
     source = builders.shard(tmp_path / "in.tar", 2)
     with pytest.raises(UserError, match="condition 7 is no class of the model: it knows 0 to 2"):
-        run(builders.recipe(source, tmp_path / "out", model, **{"operator.label": 7}))
+        run(builders.recipe(source, tmp_path / "out", model, **{"operator.condition": 7}))
     assert not (tmp_path / "out").exists()
 
 
-def test_masks_need_a_model_that_works_on_pixels(tmp_path: Path) -> None:
-    folder = builders.model_folder(tmp_path / "model")
-    save_codec(fit_linear_patch(torch.rand(9, 3, 4, 4), patch=1, components=3), folder)
-    with pytest.raises(UserError, match="mask: it lies in pixels, and the model works on latents"):
-        edited(builders.shard(tmp_path / "in.tar", 2), tmp_path / "out", folder, mask={"shape": "half"})
+def test_a_mask_keeps_pixels_exactly_on_a_model_of_latents(tmp_path: Path) -> None:
+    """Although three components of four cannot give back the image."""
+    folder = builders.model_folder(tmp_path / "model", classes=None)
+    save_codec(fit_linear_patch(torch.rand(9, 3, 16, 16), patch=2, components=3), folder)
+    source = builders.tar(tmp_path / "in.tar", [(f"{i}.png", builders.picture(i, (16, 16))) for i in range(2)])
+    edited(source, tmp_path / "out", folder, mask={"shape": "half"})
+    for key in ("0", "1"):
+        where = changed(source, tmp_path / "out" / "data" / "in.tar", key)
+        assert not where[:, :8].any() or not where[:, 8:].any()
+        assert where.any()
 
 
 def test_several_guides_are_for_operators_that_take_them(tmp_path: Path, model: Path) -> None:

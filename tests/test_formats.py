@@ -144,7 +144,7 @@ def test_the_models_class_names_belong_to_the_data_only_where_its_labels_are_use
     (folder / "doppel.json").write_text(json.dumps({"class_names": NAMES, "null_label": 3}))
     label = b"2" if use_labels else b"41"
     source = builders.tar(tmp_path / "in.tar", [("0.png", builders.picture(0)), ("0.cls", label)])
-    changes = {"output.format": "parquet", "operator.label": "own" if use_labels else "none"}
+    changes = {"output.format": "parquet", "operator.condition": "own" if use_labels else "none"}
     content = builders.recipe(source, tmp_path / "out", folder, **changes)
     assert run_job(make_job(validate(JobConfig, content, "test")))["counts"]["written"] == 1
     found = load_dataset(str(tmp_path / "out" / "data"), split="train", cache_dir=str(tmp_path / "cache"))

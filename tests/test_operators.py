@@ -70,7 +70,7 @@ def test_contract(name: str, settings: dict[str, Any], everything: bool) -> None
     again, turned = apply(operator, [0, 1, 2], everything), apply(operator, [2, 0], everything)
     assert done.sigmas.shape[0] == len(Z)
     assert done.sigmas.dtype == torch.float64
-    for image, same, some in zip(*([t.z, *t.others.values()] for t in (done, again, turned)), strict=True):
+    for image, same, some in zip(*([t.pixels, *t.others.values()] for t in (done, again, turned)), strict=True):
         assert (image.shape, image.dtype) == (Z.shape, Z.dtype)
         assert image.isfinite().all()
         assert torch.equal(image, same)  # same keys, same output
@@ -79,14 +79,14 @@ def test_contract(name: str, settings: dict[str, Any], everything: bool) -> None
         assert len(done.details) == len(Z)
         assert turned.details is not None
     if settings.get("t_boom") == 0.0:
-        assert torch.equal(done.z, Z)
+        assert torch.equal(done.pixels, Z)
     elif operator.stochastic and 0.0 not in settings.values():
-        assert not torch.equal(done.z, apply(operator, [0, 1, 2], everything, copy=1).z)
+        assert not torch.equal(done.pixels, apply(operator, [0, 1, 2], everything, copy=1).pixels)
 
 
 def test_deterministic_operators_give_the_same_copy_twice() -> None:
     for name, several in SETTINGS.items():
         operator = OPERATORS[name](name=name, **several[0])
         if not operator.stochastic:
-            copies = [apply(operator, [0, 1], False, copy=copy).z for copy in (0, 1)]
+            copies = [apply(operator, [0, 1], False, copy=copy).pixels for copy in (0, 1)]
             assert torch.equal(*copies), name

@@ -143,7 +143,7 @@ def test_grey_images_are_painted_in_colour_where_the_recipe_says_so(tmp_path: Pa
 
 def test_guidance_away_from_each_ones_own_label_needs_the_labels(tmp_path: Path, model: Path) -> None:
     source = builders.tar(tmp_path / "in.tar", [("0.png", builders.picture(0))])
-    changes = {"operator.label": 1, "operator.guidance": {"scale": 2, "negative": "own"}}
+    changes = {"operator.condition": 1, "operator.guidance": {"scale": 2, "negative": "own"}}
     manifest = run(builders.recipe(source, tmp_path / "out", model, **changes))
     assert manifest["counts"]["quarantined"] == 1  # it has none
 

@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pipeline.diffusion.denoisers import bounded
 from pipeline.diffusion.levels import grid
+from pipeline.diffusion.model import Model
 from pipeline.diffusion.solvers import SOLVERS, add_noise, integrate
 from pipeline.models.codec import PatchCodec, save_codec
-from pipeline.models.pixel import CARD, ModelConfig, PixelModel, load_pixel_model
+from pipeline.models.config import ModelConfig
+from pipeline.models.families import load_model
+from pipeline.models.pixel import CARD
 from pipeline.noise import KeyedNoise
 from pipeline.pixels import from_pixels
 from pipeline.report.sheet import contact_sheet
@@ -42,7 +46,7 @@ def export_model(
     shutil.rmtree(part, ignore_errors=True)
     write_weights(part, ema, scheduler, codec, config, config.class_names or data["label_names"])
     device = str(ema.device)
-    sample_grid(load_pixel_model(ModelConfig(path=str(part)), device), part / "samples.png", device)
+    sample_grid(load_model(ModelConfig(path=str(part)), device), part / "samples.png", device)
     loss_curve(state, part / "loss.png")
     (part / "README.md").write_text(card(config, state, data, parameters=sum(p.numel() for p in ema.parameters())))
     swap(part, final)
@@ -78,7 +82,7 @@ def write_weights(
 
 
 @torch.inference_mode()
-def sample_grid(model: PixelModel, file: Path, device: str) -> None:
+def sample_grid(model: Model, file: Path, device: str) -> None:
     """Samples from pure noise, a row for each class (the first twenty; or four rows), ancestral, 40 steps."""
     names = model.class_names or [str(row) for row in range(model.classes or ROWS_WITHOUT_CLASSES)]
     like = model.encode(torch.zeros(COLUMNS, 3, *model.size, device=device))
@@ -88,7 +92,7 @@ def sample_grid(model: PixelModel, file: Path, device: str) -> None:
         labels = torch.full((COLUMNS,), row, device=device) if model.classes else None
         noise = KeyedNoise(b"samples", [f"{row}-{column}" for column in range(COLUMNS)], "sample", 0)
         x = add_noise(torch.zeros_like(like), sigmas[:, 0], noise)
-        z = integrate(model.denoiser(labels), x, sigmas, solver=SOLVERS["ancestral"], noise=noise)
+        z = integrate(bounded(model.denoiser(labels), model.limit), x, sigmas, solver=SOLVERS["ancestral"], noise=noise)
         rows.append((name, list(from_pixels(model.decode(z)))))
     contact_sheet(rows, cell=max(56, *model.size)).save(file)
 

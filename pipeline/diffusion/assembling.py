@@ -32,8 +32,8 @@ def average(sources: Tensor, targets: Tensor, origin: Tensor) -> Tensor:
     return (summed / counted).unflatten(2, (sources.shape[1], *sources.shape[3:])).transpose(1, 2)
 
 
-Project = Callable[[Tensor, Tensor], tuple[Tensor, list[Assembly]]]
-"""`share`, all but its images and what is matched of them."""
+Through = Callable[[Tensor, Tensor], Tensor]
+"""Estimates `[B, N, C, H, W]`, and what is matched of them → estimates that share their tiles."""
 
 
 def share(
@@ -58,7 +58,12 @@ def share(
     return torch.cat([sources[:, :first], made], 1), each
 
 
-def sharing(estimate: Joint, project: Project, begin: Tensor, levels: Levels, rollout: int) -> Denoiser:
+def on_each(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """`[B, N, ...]` through a function of `[B, ...]`."""
+    return function(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+
+
+def sharing(estimate: Joint, through: Through, begin: Tensor, levels: Levels, rollout: int) -> Denoiser:
     """N estimates `[B, N, C, H, W]` that share their tiles, where σ ≤ `begin [B]`.
 
     What is matched is `rollout` deterministic steps on the way to σ = 0; one step is the estimate itself.
@@ -73,6 +78,6 @@ def sharing(estimate: Joint, project: Project, begin: Tensor, levels: Levels, ro
             return x0
         steps = grid(levels, sigma, rollout, "trailing").to(x)
         clean = integrate(together, blend(x0, x, steps[:, 1] / steps[:, 0]), steps[:, 1:], solver=euler)
-        return torch.where(per_row(acts, x).bool(), project(x0, clean)[0], x0)
+        return torch.where(per_row(acts, x).bool(), through(x0, clean), x0)
 
     return denoise

@@ -25,6 +25,10 @@ class Components(BaseModel):
         """The f_i for images as `like [B, C, H, W]`, and `mask [B, 1, H, W]` where there is one."""
         raise NotImplementedError
 
+    def on_cells(self, side: int) -> Components:
+        """The same of latents whose cells have that many pixels a side. Raises `ValueError` where there is none."""
+        return self
+
 
 class Hybrid(Components):
     """From afar one image, from near another."""
@@ -69,6 +73,9 @@ class Colour(Components):
     def parts(self, like: Tensor, mask: Tensor | None) -> Sequence[LinearMap]:
         return _and_the_rest(lambda x: x.mean(1, keepdim=True).expand_as(x))
 
+    def on_cells(self, side: int) -> Components:
+        raise ValueError("components colour are made of the colours of pixels, and the model works on latents")
+
 
 class Motion(Components):
     """In motion one image, at rest another."""
@@ -87,6 +94,12 @@ class Motion(Components):
 
     def parts(self, like: Tensor, mask: Tensor | None) -> Sequence[LinearMap]:
         return _and_the_rest(diagonal_blur(self.kernel, like))
+
+    def on_cells(self, side: int) -> Components:
+        length = self.kernel // side // 2 * 2 + 1
+        if length < 3:
+            raise ValueError(f"components motion: a blur of {self.kernel} pixels is lost in cells of {side} × {side}")
+        return Motion(kernel=length)
 
 
 class Spatial(Components):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.orthogonal import LinearMap
-from pipeline.diffusion.view import View
+from pipeline.diffusion.view import Moves
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """`denoise(x [B, ...], sigma [B]) -> x0_hat [B, ...]`, with `x = x0 + sigma·ε`."""
@@ -47,29 +47,19 @@ def to_x0(output: Tensor, x: Tensor, sigma: Tensor, prediction: Prediction) -> T
     return per_row(keep, x) * x - per_row(turn, x) * output
 
 
-def clip_x0(denoiser: Denoiser, limit: float = 1.0) -> Denoiser:
-    """Clamps the estimate to [-limit, limit] (static thresholding)."""
-
-    def clipped(x: Tensor, sigma: Tensor) -> Tensor:
-        return denoiser(x, sigma).clamp(-limit, limit)
-
-    return clipped
-
-
-def dynamic_threshold(denoiser: Denoiser, quantile: float = 0.995, largest: float = math.inf) -> Denoiser:
+def dynamic_threshold(x0: Tensor, quantile: float = 0.995, largest: float = math.inf) -> Tensor:
     """Clamps each estimate to its own `quantile` of |x0|, at least 1 and at most `largest`; divides by it.
 
-    Imagen's dynamic thresholding (2205.11487, section 2.3); keeps strong guidance from saturating pixels. The
-    `largest` of 1 that diffusers defaults to (`sample_max_value`) is `clip_x0`.
+    Imagen's dynamic thresholding (2205.11487, section 2.3); keeps strong guidance from saturating pixels. With the
+    `largest` of 1 that diffusers defaults to (`sample_max_value`) it clamps to [-1, 1].
     """
+    limit = per_row(torch.quantile(x0.abs().flatten(1), quantile, dim=1).clamp(1.0, largest), x0)
+    return x0.clamp(-limit, limit) / limit
 
-    def thresholded(x: Tensor, sigma: Tensor) -> Tensor:
-        x0 = denoiser(x, sigma)
-        limit = torch.quantile(x0.abs().flatten(1), quantile, dim=1).clamp(1.0, largest)
-        limit = per_row(limit, x0)
-        return x0.clamp(-limit, limit) / limit
 
-    return thresholded
+def bounded(denoiser: Denoiser, limit: Callable[[Tensor], Tensor]) -> Denoiser:
+    """The estimate within the `limit` of its model."""
+    return lambda x, sigma: limit(denoiser(x, sigma))
 
 
 def each(*denoisers: Denoiser) -> Joint:
@@ -82,13 +72,13 @@ def each(*denoisers: Denoiser) -> Joint:
 
 
 def guided(
-    estimate: Joint, scale: float, *, rescale: float = 0.0, interval: tuple[float, float] = (0.0, math.inf)
+    estimate: Joint, scale: float | Tensor, *, rescale: float = 0.0, interval: tuple[float, float] = (0.0, math.inf)
 ) -> Joint:
     """Classifier-free guidance (2207.12598, eq. 6) for each of K conditions: `D⁻ + scale·(D⁺ − D⁻)`.
 
-    `estimate` has 2K conditions, the K positive ones first, then what each is led away from. Guidance acts where σ
-    lies in `interval` (2404.07724); elsewhere D⁺ stands. `rescale` φ mixes in φ of the estimate brought to the
-    deviation of D⁺ (2305.08891, eq. 15 and 16; in terms of x0).
+    `estimate` has 2K conditions, the K positive ones first, then what each is led away from. The `scale` is one
+    number, or `[B]`. Guidance acts where σ lies in `interval` (2404.07724); elsewhere D⁺ stands. `rescale` φ mixes in
+    φ of the estimate brought to the deviation of D⁺ (2305.08891, eq. 15 and 16; in terms of x0).
     """
 
     def guide(xs: Sequence[Tensor], sigma: Tensor) -> Sequence[Tensor]:
@@ -96,7 +86,7 @@ def guided(
         acts = (sigma >= interval[0]) & (sigma <= interval[1])
         results = []
         for towards, away in zip(both[: len(xs)], both[len(xs) :], strict=True):
-            led = away + scale * (towards - away)
+            led = away + (per_row(scale, away) if isinstance(scale, Tensor) else scale) * (towards - away)
             if rescale:
                 wanted, found = (side.flatten(1).std(1) for side in (towards, led))
                 led = led * per_row(1 - rescale + rescale * wanted / found.clamp(min=1e-8), led)
@@ -155,7 +145,7 @@ def mixture(
     return denoise
 
 
-def with_views(estimate: Joint, views: Sequence[View]) -> Denoiser:
+def with_views(estimate: Joint, views: Sequence[Moves]) -> Denoiser:
     """Visual anagrams (2311.17919): each condition sees its own view, `x0 = mean_i v_i⁻¹(D_i(v_i(x)))`.
 
     Guidance belongs into `estimate`: first guidance, then the inverse view, then the mean.
@@ -169,7 +159,7 @@ def with_views(estimate: Joint, views: Sequence[View]) -> Denoiser:
     return denoise
 
 
-def with_alternating_views(denoisers: Sequence[Denoiser], views: Sequence[View], sigmas: Tensor) -> Denoiser:
+def with_alternating_views(denoisers: Sequence[Denoiser], views: Sequence[Moves], sigmas: Tensor) -> Denoiser:
     """As `with_views`, but each step listens to one view only, in turn: at `sigmas[:, i]` to view i mod N.
 
     `sigmas [B, n+1]` is the schedule of the walk; a level between two of them belongs to the nearest.

@@ -132,22 +132,22 @@ class FlowLevels:
         return self
 
 
-def levels_from_scheduler(config: Mapping[str, Any]) -> Levels:
+def levels_from_scheduler(config: Mapping[str, Any], image_tokens: int | None = None) -> Levels:
     """The levels of a diffusers scheduler configuration: `scheduler.config`, or `scheduler_config.json`.
 
     The spacing is `trailing` where the configuration states none (every flow model; diffusers' own default
-    depends on the class). Raises `ValueError` for what is not known here: other names of beta schedules and
-    spacings, EDM preconditioning, a flow model whose shift depends on the image size.
+    depends on the class). `image_tokens` is the length of the sequence as which a transformer sees an image: the
+    shift of a flow model may depend on it. Raises `ValueError` for what is not known here: other names of beta
+    schedules, spacings and kinds of shift, EDM preconditioning, and a shift that depends on a size not given.
     """
-    for option in ("use_dynamic_shifting", "shift_terminal", "invert_sigmas", "sigma_data"):
+    for option in ("shift_terminal", "invert_sigmas", "sigma_data"):
         if config.get(option):
             raise ValueError(f"scheduler option {option} is {config[option]!r}: not supported")
     spacing = _spacing(config)
     steps = int(config.get("num_train_timesteps", 1000))
     flow_match = "FlowMatch" in str(config.get("_class_name")) or "shift" in config  # no class in a live one
     if flow_match or config.get("use_flow_sigmas"):
-        shift = float(config.get("shift", config.get("flow_shift", 1.0)))
-        return FlowLevels(steps=steps, shift=shift, spacing=spacing)
+        return FlowLevels(steps=steps, shift=_flow_shift(config, image_tokens), spacing=spacing)
     alphas_bar = torch.cumprod(1 - _betas(config, steps), dim=0)
     if config.get("rescale_betas_zero_snr"):
         alphas_bar = _zero_terminal_snr(alphas_bar)
@@ -230,6 +230,21 @@ def _spacing(config: Mapping[str, Any]) -> Spacing:
         known = "leading, linspace, trailing"
         raise ValueError(f"scheduler option timestep_spacing is {spacing!r}: known are {known}")
     return spacing
+
+
+def _flow_shift(config: Mapping[str, Any], image_tokens: int | None) -> float:
+    """The stated shift; with dynamic shifting e^μ or μ, which is linear in the number of tokens (Flux, SD 3.5)."""
+    if not config.get("use_dynamic_shifting"):
+        return float(config.get("shift", config.get("flow_shift", 1.0)))
+    if image_tokens is None:
+        raise ValueError("scheduler option use_dynamic_shifting is True: the image size it depends on is not known")
+    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    mu = float(low + (high - low) * (image_tokens - few) / (many - few))
+    kind = config.get("time_shift_type", "exponential")
+    if kind not in ("exponential", "linear"):
+        raise ValueError(f"scheduler option time_shift_type is {kind!r}: known are exponential, linear")
+    return math.exp(mu) if kind == "exponential" else mu
 
 
 def _betas(config: Mapping[str, Any], steps: int) -> Tensor:

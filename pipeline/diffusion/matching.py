@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from pipeline.diffusion.model import Model
+from pipeline.diffusion.model import Outline
 from pipeline.diffusion.regions import Assembly, Cut, Ints, Tiles, total
 
 Describe = Callable[[Tensor], Tensor]
@@ -33,6 +33,7 @@ PAIRS_AT_ONCE = 2**18
 class HasFeatures(Protocol):
     """A model that can say what it sees in an image."""
 
+    def encode(self, pixels: Tensor) -> Tensor: ...
     def features(self, z: Tensor) -> Tensor:
         """`[B, C, H, W]` → `[B, F, H, W]`"""
         ...
@@ -83,21 +84,19 @@ class Tiling(BaseModel):
     match: Literal["l2", "gradient", "features"] = "l2"
     """What is compared: values, their differences inside a tile (and its mean), or the model's own features."""
 
-    def matcher(self, model: Model) -> Matcher:
-        """Raises `ValueError`, one sentence, for tiles that cannot be cut or matched with this model."""
-        if model.space == "latent":
-            raise ValueError("tiles are made of pixels, and the model works on latents")
+    def matcher(self, model: Outline) -> Matcher:
+        """Of pictures in pixels. Raises `ValueError`, one sentence, for tiles that this model can't have."""
         tiles = self.tiles(model.size)
         matcher = Matcher(tiles=tiles, size=model.size, describe=(values,) * len(tiles), repeats=self.repeats)
         if self.match == "gradient":
             return replace(matcher, describe=tuple(gradient(group, model.size[1]) for group in tiles))
         if self.match == "l2":
             return matcher
-        if not isinstance(model, HasFeatures):
+        if model.space == "latent" or not isinstance(model, HasFeatures):
             raise ValueError("match features: the model gives none; l2 and gradient need none")
         if any(len(group.symmetries) > 1 for group in tiles):
             raise ValueError("match features: a feature does not turn with its tile, so no flips, turns or rings")
-        return replace(matcher, describe=(means,), see=model.features)
+        return replace(matcher, describe=(means,), see=lambda pictures: model.features(model.encode(pictures)))
 
 
 def values(tile: Tensor) -> Tensor:

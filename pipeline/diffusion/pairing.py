@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import torch
-
-from pipeline.diffusion.model import Model
+from pipeline.diffusion.model import Outline
 
 
-def mismatch(model: Model, second: Model, *, own_labels: bool) -> str | None:
+def mismatch(model: Outline, second: Outline, *, own_labels: bool) -> str | None:
     """Why not, as half a sentence. `own_labels`: the second model will be given the labels of the samples."""
     if model.size != second.size:
         return "works on {1}×{0} pixels, the model on {3}×{2}".format(*second.size, *model.size)
     if model.space != second.space:
         return f"lives in {second.space} space, the model in {model.space} space"
-    depths = [m.encode(torch.zeros(1, 3, *m.size)).shape[1] for m in (model, second)]
-    if depths[0] != depths[1]:
-        return f"has {depths[1]} channels, the model {depths[0]}"
+    if model.shape != second.shape:
+        return f"has {second.shape[0]} channels, the model {model.shape[0]}"
+    if own_labels and "none" != second.conditioning != model.conditioning:
+        return f"takes {second.conditioning}, the model {model.conditioning}: condition own means two things"
     if own_labels and second.classes not in (None, model.classes):
         return f"knows {second.classes} classes, the model {model.classes or 'none'}: condition own means two things"
     return None

@@ -7,11 +7,18 @@ image sees what it was trained on. A permutation with a sign is; it is built by 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
+
+
+class Moves(Protocol):
+    """What a denoiser can look through: the noisy point on its way to the model, the clean estimate on its way back."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+    def inverse(self, x: Tensor) -> Tensor: ...
 
 
 class View(BaseModel):

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pipeline.assets import PREFIX, resolve
 from pipeline.errors import UserError
+from pipeline.models.config import ModelConfig
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-HASHED = (".json", ".safetensors", ".txt")
+HASHED = (".json", ".safetensors", ".txt", ".model")
 
 
-def find_model(path: str, revision: str | None = None) -> Path:
+def find_model(config: ModelConfig) -> Path:
     """A local folder, `embedded:NAME`, or a hub id `owner/name` (safetensors, JSON and text files only).
 
     Raises `UserError` where there is no such model, or only pickled weights.
     """
+    path = config.path
     folder = Path(resolve(path))
     if not folder.is_dir():
         if path.count("/") != 1 or path.startswith((".", "/", "~", PREFIX)):
             raise UserError(f"model.path: {path!r} is no folder (a diffusers model folder, embedded:NAME or a hub id)")
-        folder = _from_hub(path, revision)
+        folder = _from_hub(config)
     if not any(folder.rglob("*.safetensors")):
         pickled = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.suffix in PICKLED)
         held = f"only pickled weights ({', '.join(pickled)})" if pickled else "no weights"
@@ -44,23 +48,35 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def hash_model(folder: Path) -> str:
-    """sha256 over names and contents of weights and configurations; cards and pictures do not count."""
+def hash_model(folder: Path, also: Sequence[Path] = ()) -> str:
+    """sha256 over names and contents of weights and configurations; cards and pictures do not count.
+
+    `also`: files that are loaded on top; of them the contents count.
+    """
     digest = hashlib.sha256()
     for file in sorted(p for p in folder.rglob("*") if p.suffix in HASHED and p.is_file()):
-        with open(file, "rb") as handle:
-            content = hashlib.file_digest(handle, "sha256").digest()
-        digest.update(str(file.relative_to(folder)).encode() + b"\0" + content)
+        digest.update(str(file.relative_to(folder)).encode() + b"\0" + hash_file(file, file.stat().st_mtime_ns))
+    for file in also:
+        digest.update(b"\0also\0" + hash_file(file, file.stat().st_mtime_ns))
     return digest.hexdigest()
 
 
-def _from_hub(repository: str, revision: str | None) -> Path:
+@cache
+def hash_file(file: Path, changed: int) -> bytes:
+    """sha256 of a file that was last `changed` then: weights of many GB are read once a process."""
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").digest()
+
+
+def _from_hub(config: ModelConfig) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.md"]
+    repository, wanted = config.path, ["*.json", "*.safetensors", "*.txt", "*.model", "*.md"]
     try:
-        found = snapshot_download(repository, revision=revision, allow_patterns=wanted)
+        found = snapshot_download(
+            repository, revision=config.revision, allow_patterns=wanted, local_files_only=config.local_files_only
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(

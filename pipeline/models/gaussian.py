@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.diffusion.denoisers import Denoiser, per_row
 from pipeline.diffusion.levels import Levels
+from pipeline.diffusion.model import Rows, labels_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +76,19 @@ class ClosedForm:
     class_names: tuple[str, ...] | None = None
     space: Literal["pixel", "latent"] = "pixel"
     unconditional: bool = True
+    hash: str = ""
 
     @property
     def classes(self) -> int | None:
         return len(self.by_class) or None
+
+    @property
+    def conditioning(self) -> Literal["none", "class"]:
+        return "class" if self.by_class else "none"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (3, *self.size)
 
     def encode(self, pixels: Tensor) -> Tensor:
         return pixels
@@ -86,12 +96,16 @@ class ClosedForm:
     def decode(self, z: Tensor) -> Tensor:
         return z
 
-    def denoiser(self, labels: Tensor | None) -> Denoiser:
-        if labels is None or not self.by_class:
+    def limit(self, x0: Tensor) -> Tensor:
+        return x0
+
+    def denoiser(self, rows: Rows) -> Denoiser:
+        if rows is None or not self.by_class:
             return self.denoise
+        labels = labels_of(rows)
 
         def by_label(x: Tensor, sigma: Tensor) -> Tensor:
             estimates = torch.stack([denoise(x, sigma) for denoise in (*self.by_class, self.denoise)])
-            return estimates[labels, torch.arange(len(x), device=x.device)]  # −1 is the last: none
+            return estimates[labels.to(x.device), torch.arange(len(x), device=x.device)]  # −1 is the last: none
 
         return by_label

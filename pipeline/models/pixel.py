@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
 
-from pipeline.diffusion.denoisers import Denoiser, Prediction, clip_x0, dynamic_threshold, per_row, to_x0
-from pipeline.diffusion.levels import Levels, levels_from_scheduler
+from pipeline.diffusion.denoisers import Denoiser, Prediction, dynamic_threshold, per_row, to_x0
+from pipeline.diffusion.levels import Levels
+from pipeline.diffusion.model import Rows, labels_of
 from pipeline.errors import UserError
 from pipeline.models.codec import PatchCodec, SpaceToDepth, load_codec
-from pipeline.models.folder import find_model, hash_model, read_json
+from pipeline.models.config import DTYPES, ModelConfig
+from pipeline.models.folder import hash_model, read_json
+from pipeline.models.schedule import levels_of, prediction_of, read_scheduler
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
@@ -24,35 +25,8 @@ if TYPE_CHECKING:
 CARD = "doppel.json"
 """What diffusers has no field for: class names and the label that means "no class"."""
 LUMA = (0.299, 0.587, 0.114)
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PREDICTIONS: dict[str, Prediction] = {
-    "epsilon": "epsilon", "v_prediction": "v_prediction", "sample": "sample", "flow_prediction": "flow",
-}  # fmt: skip
 UNET_OPTIONS: dict[str, tuple[Any, ...]] = {"time_embedding_type": ("positional",), "class_embed_type": (None,)}
 """Other networks embed integers only, or no class labels."""
-SCHEDULERS = (
-    "DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",
-    "HeunDiscreteScheduler", "LMSDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
-    "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler",
-    "DEISMultistepScheduler", "FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler",
-)  # fmt: skip
-"""Only their noise schedules count: the solver is the operator's."""
-
-
-class ModelConfig(BaseModel):
-    """The `model:` section of a recipe."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: str
-    """A diffusers model folder, `embedded:NAME`, or a hub id."""
-    revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the network alone: the trajectory is always float32."""
-    channels_last: bool = False
-    compile: bool = False
-    batch_size: int = Field(default=64, ge=1)
-    """Images in one call of the network; the last batch of a shard is padded to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +42,7 @@ class PixelModel:
     the network's own affair: z stays an image."""
     channels: int
     size: tuple[int, int]
+    shape: tuple[int, int, int]
     classes: int | None = None
     class_names: tuple[str, ...] | None = None
     null_label: int | None = None
@@ -94,23 +69,34 @@ class PixelModel:
     def space(self) -> Literal["pixel", "latent"]:
         return "pixel" if self.codec.kind == "none" else "latent"
 
-    def denoiser(self, labels: Tensor | None) -> Denoiser:
+    @property
+    def conditioning(self) -> Literal["none", "class"]:
+        return "none" if self.classes is None else "class"
+
+    def limit(self, x0: Tensor) -> Tensor:
+        if self.threshold:
+            return dynamic_threshold(x0, *self.threshold)
+        return x0.clamp(-self.clip, self.clip) if self.clip else x0
+
+    def denoiser(self, rows: Rows) -> Denoiser:
         """Raises `UserError` where the model needs labels and none are given."""
+        labels = None if rows is None else labels_of(rows)
         if not self.unconditional and (labels is None or bool((labels < 0).any())):
             raise UserError("the model was trained with labels only (no class dropout), and none are given")
+
+        embedded = self._embedded(labels)
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             given = (x * per_row(self.levels.scale(sigma), x)).to(self.dtype)
             given = pixel_unshuffle(given, self.fold)
             if self.channels_last:
                 given = given.contiguous(memory_format=torch.channels_last)
-            output = self.network(given, self.levels.timestep(sigma).float(), class_labels=self._labels(labels, x))
+            own = None if embedded is None else embedded.expand(len(x))
+            output = self.network(given, self.levels.timestep(sigma).float(), class_labels=own)
             mean = output.sample[:, : given.shape[1]]  # what follows it is a learned variance
             return to_x0(pixel_shuffle(mean.to(x.dtype), self.fold), x, sigma, self.prediction)
 
-        if self.threshold:
-            return dynamic_threshold(denoise, *self.threshold)
-        return clip_x0(denoise, self.clip) if self.clip else denoise
+        return denoise
 
     def features(self, z: Tensor) -> Tensor:
         """`[B, F, H, W]`: what the first block of the network sees in almost clean images, for comparing tiles."""
@@ -119,16 +105,18 @@ class PixelModel:
         block = self.network.get_submodule("down_blocks.0")
         hook = block.register_forward_hook(lambda module, given, output: seen.append(output[1][0]))
         try:
-            self.denoiser(None if self.unconditional else torch.zeros_like(sigma).long())(z, sigma)
+            self.denoiser(None if self.unconditional else [0] * len(z))(z, sigma)
         finally:
             hook.remove()
         return interpolate(seen[0].to(z.dtype), size=z.shape[2:], mode="bilinear")
 
-    def _labels(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
+    def _embedded(self, labels: Tensor | None) -> Tensor | None:
+        """What the network embeds for each row; one number where all rows are alike."""
         if self.classes is None:
             return None
-        null = torch.tensor(self.null_label if self.unconditional else 0, device=x.device)
-        return null.expand(len(x)) if labels is None else torch.where(labels < 0, null, labels)
+        null = self.null_label if self.null_label is not None else 0
+        embedded = torch.tensor([null]) if labels is None else torch.where(labels < 0, null, labels)
+        return embedded.to(next(self.network.parameters()).device)
 
 
 def luma(pixels: Tensor) -> Tensor:
@@ -136,9 +124,8 @@ def luma(pixels: Tensor) -> Tensor:
     return (pixels * pixels.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
 
 
-def load_pixel_model(config: ModelConfig, device: str) -> PixelModel:
+def load_pixel_model(folder: Path, config: ModelConfig, device: str) -> PixelModel:
     """Loads a model folder onto `device`. Raises `UserError` for what is missing or unknown in it."""
-    folder = find_model(config.path, config.revision)
     network = load_network(network_folder(folder), DTYPES[config.dtype])
     network = network.eval().requires_grad_(False).to(device)
     if config.channels_last:
@@ -149,11 +136,10 @@ def load_pixel_model(config: ModelConfig, device: str) -> PixelModel:
     return model
 
 
-def load_skeleton(config: ModelConfig) -> PixelModel:
-    """The model without its weights: quick, and enough to check a recipe against. Raises `UserError`."""
+def sketch_pixel_model(folder: Path, config: ModelConfig) -> PixelModel:
+    """The model without its weights. Raises `UserError`."""
     from diffusers import UNet2DModel
 
-    folder = find_model(config.path, config.revision)
     settings = network_settings(network_folder(folder))
     try:
         with torch.device("meta"):
@@ -218,21 +204,15 @@ def assemble(network: UNet2DModel, folder: Path, device: str, config: ModelConfi
         raise UserError(f"{folder / CARD}: null_label is {null_label}; expected is the label after the last class")
     if names and len(names) != classes:
         raise UserError(f"{folder / CARD}: {len(names)} class_names; the network has {classes or 'no'} classes")
-    try:
-        levels = levels_from_scheduler(scheduler).to(device)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{folder}: scheduler_config.json: {error}") from None
-    predicted = scheduler.get("prediction_type", "epsilon")
-    if predicted not in PREDICTIONS:
-        raise UserError(f"{folder}: prediction_type is {predicted!r}; known are {', '.join(PREDICTIONS)}")
     return PixelModel(
         network=network,
-        levels=levels,
-        prediction="flow" if "FlowMatch" in scheduler["_class_name"] else PREDICTIONS[predicted],
+        levels=levels_of(folder).to(device),
+        prediction=prediction_of(folder),
         codec=SpaceToDepth() if fold > 1 else codec.to(device),
         fold=fold,
         channels=channels,
         size=size,
+        shape=(channels, *size) if fold > 1 or codec.patch == 1 else (depth, height, width),
         classes=classes,
         class_names=tuple(names) if names else None,
         null_label=null_label,
@@ -246,17 +226,3 @@ def assemble(network: UNet2DModel, folder: Path, device: str, config: ModelConfi
         channels_last=config.channels_last,
         hash=hash_model(folder),
     )
-
-
-def read_scheduler(folder: Path) -> dict[str, Any]:
-    """The scheduler's options, where its file is silent the defaults of its class: clipping and spacing differ."""
-    import diffusers
-
-    file = folder / "scheduler" / "scheduler_config.json"
-    file = file if file.exists() else folder / "scheduler_config.json"
-    found = read_json(file)
-    name = found.get("_class_name")
-    if name not in SCHEDULERS:
-        raise UserError(f"{file}: _class_name is {name!r}; known are {', '.join(SCHEDULERS)}")
-    options = inspect.signature(getattr(diffusers, name)).parameters
-    return {"_class_name": name} | {key: found.get(key, option.default) for key, option in options.items()}

@@ -8,9 +8,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from pipeline.diffusion.cells import cell_order, views_on
 from pipeline.diffusion.denoisers import per_row, with_alternating_views, with_views
 from pipeline.diffusion.level_range import LevelRange
-from pipeline.diffusion.model import Model
+from pipeline.diffusion.model import Model, Outline
 from pipeline.diffusion.solvers import add_noise, integrate
 from pipeline.diffusion.views import AnyView
 from pipeline.errors import UserError
@@ -22,7 +23,8 @@ from pipeline.operators.contract import Condition, Descent, Given, Transformed
 class Anagram(Descent):
     """Denoise with x0 = mean_i v_i⁻¹(D_i(v_i(x))), each view v_i under a condition of its own.
 
-    From pure noise, or from the image noised to `start`. The other views come with the output as view-1, view-2 …
+    From pure noise, or from the image noised to `start`. The other views come with the output as view-1, view-2 … On a
+    model of latents a view must move whole cells (`pipeline.diffusion.cells`).
     """
 
     stochastic: ClassVar[bool] = True
@@ -49,12 +51,10 @@ class Anagram(Descent):
     def conditions_used(self) -> tuple[Condition, ...]:
         return (*self.conditions, *self.guidance.conditions)
 
-    def check(self, model: Model, second: Model | None) -> None:
-        if model.space == "latent":
-            raise UserError("anagram: views move pixels, and the model works on latents")
+    def check(self, model: Outline, second: Outline | None) -> None:
         for view in self.views:
             try:
-                view.index(*model.size)
+                view.index(*model.size) if model.space == "pixel" else cell_order(view, model)
             except ValueError as error:
                 raise UserError(f"anagram: {error}") from None
         check_conditions(model, self.conditions, self.guidance)
@@ -64,12 +64,13 @@ class Anagram(Descent):
         sigmas = self.schedule(model, start)
         below = start < model.levels.sigma(torch.ones_like(start))  # at the top nothing of the image is left
         x = add_noise(torch.where(per_row(below, z).bool(), z, 0), sigmas[:, 0], noise)
+        views = views_on(model, self.views)
         if self.reduce == "mean":
-            denoiser = with_views(joint(model, self.conditions, self.guidance, given, z), self.views)
+            denoiser = with_views(joint(model, self.conditions, self.guidance, given, z), views)
         else:
             each = [conditioned(model, condition, self.guidance, given, z) for condition in self.conditions]
-            denoiser = with_alternating_views(each, self.views, sigmas.to(z))
-        out = integrate(denoiser, x, sigmas.to(z), solver=self.stepper(), noise=noise)
+            denoiser = with_alternating_views(each, views, sigmas.to(z))
+        out = model.decode(integrate(denoiser, x, sigmas.to(z), solver=self.stepper(), noise=noise))
         others = {f"view-{i}": view(out) for i, view in enumerate(self.views) if view.name != "identity"}
         seen = [view.model_dump(mode="json") for view in self.views]
         return Transformed(out, sigmas, others, [{"views": seen, "conditions": [*self.conditions]}] * len(z))

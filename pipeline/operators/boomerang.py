@@ -31,4 +31,5 @@ class Boomerang(Conditioned):
         sigmas = self.schedule(model, self.t_boom.draw(noise.uniform().to(z.device), model.levels))
         x = add_noise(z, sigmas[:, 0], noise)
         denoiser = self.denoiser(model, given, z)
-        return Transformed(integrate(denoiser, x, sigmas.to(z), solver=self.stepper(), noise=noise), sigmas)
+        x = integrate(denoiser, x, sigmas.to(z), solver=self.stepper(), noise=noise)
+        return Transformed(model.decode(x), sigmas)

@@ -8,14 +8,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from pipeline.diffusion.denoisers import Denoiser, compose, mixture, per_row
+from pipeline.diffusion.denoisers import Denoiser, bounded, compose, mixture, per_row
 from pipeline.diffusion.level_range import LevelRange
-from pipeline.diffusion.model import Model
+from pipeline.diffusion.model import Model, Outline
 from pipeline.diffusion.pairing import mismatch
 from pipeline.diffusion.solvers import add_noise, integrate
 from pipeline.errors import UserError
 from pipeline.noise import KeyedNoise
-from pipeline.operators.conditions import Guidance, check_conditions, joint
+from pipeline.operators.conditions import check_conditions, rows_for, together
 from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed
 
 
@@ -55,7 +55,7 @@ class Compose(Descent):
     def conditions_used(self) -> tuple[Condition, ...]:
         return tuple(term.condition for term in self.terms)
 
-    def check(self, model: Model, second: Model | None) -> None:
+    def check(self, model: Outline, second: Outline | None) -> None:
         if self.mix is not None and second is None:
             raise UserError("compose: mix states the share of a second_model, and the recipe has none")
         if second is not None and (why := mismatch(model, second, own_labels="own" in self.conditions_used())):
@@ -64,8 +64,8 @@ class Compose(Descent):
             check_conditions(one, ["none", *self.conditions_used()])
 
     def composed(self, model: Model, given: Given, z: Tensor) -> Denoiser:
-        estimate = joint(model, ["none", *self.conditions_used()], Guidance(), given, z)
-        return compose(estimate, [term.weight for term in self.terms])
+        rows = [rows_for(model, condition, given, len(z)) for condition in ["none", *self.conditions_used()]]
+        return bounded(compose(together(model, rows), [term.weight for term in self.terms]), model.limit)
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         start = self.start.draw(noise.uniform().to(z.device), model.levels)
@@ -77,4 +77,5 @@ class Compose(Descent):
             low, high = sorted(mix.interval.draw(start.new_tensor([0, 1]), model.levels).tolist())
             denoiser = mixture(denoiser, other, mix.share, interval=(low, high))
         x = add_noise(torch.where(per_row(below, z).bool(), z, 0), sigmas[:, 0], noise)
-        return Transformed(integrate(denoiser, x, sigmas.to(z), solver=self.stepper(), noise=noise), sigmas)
+        x = integrate(denoiser, x, sigmas.to(z), solver=self.stepper(), noise=noise)
+        return Transformed(model.decode(x), sigmas)

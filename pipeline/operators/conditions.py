@@ -1,4 +1,4 @@
-"""From the conditions of a recipe to estimates: names to labels, guidance, all in one call of the model."""
+"""From the conditions of a recipe to estimates: names to classes, guidance, all in one call of the model."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 from pipeline.diffusion.denoisers import Denoiser, Joint, guided
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.levels import to_sigma
-from pipeline.diffusion.model import Model
+from pipeline.diffusion.model import Model, Outline, Row
 from pipeline.errors import UserError
 from pipeline.operators.contract import Condition, Descent, Given
 
 
 class Guidance(BaseModel):
-    """Classifier-free guidance (2207.12598): a number is its scale; 1 is none, and costs one call of the model."""
+    """Classifier-free guidance (2207.12598): a number is its scale; up to 1 is none, and runs the model once."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,7 +37,7 @@ class Guidance(BaseModel):
 
     @property
     def acts(self) -> bool:
-        return self.scale != 1.0
+        return self.scale > 1.0
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
@@ -48,22 +48,28 @@ class Guidance(BaseModel):
 NO_GUIDANCE = Guidance()
 
 
-def check_conditions(model: Model, conditions: Sequence[Condition], guidance: Guidance = NO_GUIDANCE) -> None:
+def check_conditions(model: Outline, conditions: Sequence[Condition], guidance: Guidance = NO_GUIDANCE) -> None:
     """Raises `UserError` for a class that the model does not know, or guidance that it cannot give."""
     for condition in [*conditions, *guidance.conditions]:
-        if condition == "none" and model.classes is not None and not model.unconditional:
+        if condition == "none" and not model.unconditional:
             raise UserError("condition none: the model was trained with labels only (no class dropout)")
-        if condition not in ("own", "none"):
-            label_of(model, condition)
-    if guidance.acts and model.classes is None:
-        raise UserError(f"guidance {guidance.scale:g}: the model has no classes to be guided by")
+        if condition == "edited" and model.conditioning != "text":
+            raise UserError("condition edited: the model takes no prompts")
+        if condition not in ("own", "edited", "none"):
+            row_of(model, condition)
+    if guidance.acts and model.conditioning == "none":
+        raise UserError(f"guidance {guidance.scale:g}: the model has no classes and no prompts to be guided by")
 
 
-def label_of(model: Model, condition: Condition) -> int:
-    """The label of a class given by number or name. Raises `UserError` with the classes there are."""
+def row_of(model: Outline, condition: Condition) -> Row:
+    """A class given by number or name as its label; a prompt as it is. Raises `UserError` with what there is."""
+    if model.conditioning == "text":
+        if isinstance(condition, str):
+            return condition
+        raise UserError(f"condition {condition!r}: the model takes prompts, and a prompt is text")
     names = model.class_names or ()
     if model.classes is None:
-        raise UserError(f"condition {condition!r}: the model has no classes")
+        raise UserError(f"condition {condition!r}: the model has no classes and takes no prompts")
     if isinstance(condition, str) and condition in names:
         return names.index(condition)
     if isinstance(condition, int) and 0 <= condition < model.classes:
@@ -72,60 +78,60 @@ def label_of(model: Model, condition: Condition) -> int:
     raise UserError(f"condition {condition!r} is no class of the model: it knows 0 to {model.classes - 1}{known}")
 
 
-def labels_for(model: Model, condition: Condition, given: Given, z: Tensor) -> Tensor | None:
-    """int64 `[B]`, −1 for "none"; None for a model without classes."""
-    if model.classes is None:
-        return None
-    if condition == "own" and given.labels is not None:
-        return given.labels
-    label = -1 if condition in ("own", "none") else label_of(model, condition)
-    return torch.full((len(z),), label, dtype=torch.int64, device=z.device)
+def rows_for(model: Outline, condition: Condition, given: Given, count: int) -> list[Row]:
+    """The condition of each of `count` images; None for "none", and for all of a model without conditions."""
+    if condition == "own" and model.conditioning == "class" and given.labels is not None:
+        return [label if label >= 0 else None for label in given.labels.tolist()]
+    if condition == "own" and model.conditioning == "text" and given.captions is not None:
+        return list(given.captions)
+    if condition == "edited" and given.edited is not None:
+        return list(given.edited)
+    if condition in ("own", "edited", "none") or model.conditioning == "none":
+        return [None] * count
+    return [row_of(model, condition)] * count
 
 
 def joint(model: Model, conditions: Sequence[Condition], guidance: Guidance, given: Given, z: Tensor) -> Joint:
-    """One guided estimate for each condition, all from one call of the model."""
-    positive = [labels_for(model, condition, given, z) for condition in conditions]
-    if not guidance.acts:
-        return together(model, positive)
-    negative = labels_for(model, guidance.negative, given, z)
-    estimate = together(model, [*positive, *[negative] * len(positive)])
-    ends = torch.tensor([guidance.interval.low, guidance.interval.high], dtype=torch.float64, device=z.device)
-    low, high = sorted(to_sigma(ends, guidance.interval.unit, model.levels).tolist())
-    return guided(estimate, guidance.scale, rescale=guidance.rescale, interval=(low, high))
+    """One guided estimate for each condition, all from one call of the model, each within the model's limits."""
+    rows = [rows_for(model, condition, given, len(z)) for condition in conditions]
+    if guidance.acts:
+        away = rows_for(model, guidance.negative, given, len(z))
+        ends = torch.tensor([guidance.interval.low, guidance.interval.high], dtype=torch.float64)
+        low, high = sorted(to_sigma(ends.to(z.device), guidance.interval.unit, model.levels).tolist())
+        estimate = together(model, [*rows, *[away] * len(rows)])
+        estimate = guided(estimate, guidance.scale, rescale=guidance.rescale, interval=(low, high))
+    else:
+        estimate = together(model, rows)
+    return lambda xs, sigma: [model.limit(x0) for x0 in estimate(xs, sigma)]
 
 
 def conditioned(model: Model, condition: Condition, guidance: Guidance, given: Given, z: Tensor) -> Denoiser:
     """The (guided) estimate under one condition."""
     estimate = joint(model, [condition], guidance, given, z)
-
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        return estimate([x], sigma)[0]
-
-    return denoise
+    return lambda x, sigma: estimate([x], sigma)[0]
 
 
-class Conditioned(Descent):
-    """An operator that walks down under one condition."""
-
-    label: Condition = "own"
-    guidance: Guidance = NO_GUIDANCE
-
-    def conditions_used(self) -> tuple[Condition, ...]:
-        return (self.label, *self.guidance.conditions)
-
-    def check(self, model: Model, second: Model | None) -> None:
-        check_conditions(model, [self.label], self.guidance)
-
-    def denoiser(self, model: Model, given: Given, z: Tensor) -> Denoiser:
-        return conditioned(model, self.label, self.guidance, given, z)
-
-
-def together(model: Model, labels: Sequence[Tensor | None]) -> Joint:
-    """The estimates under K label vectors as one batch of K·B."""
-    rows = [label for label in labels if label is not None]
-    denoise = model.denoiser(torch.cat(rows) if rows else None)
+def together(model: Model, rows: Sequence[Sequence[Row]]) -> Joint:
+    """The estimates of B images under K conditions as one batch of K·B."""
+    denoise = model.denoiser([row for condition in rows for row in condition])
 
     def estimate(xs: Sequence[Tensor], sigma: Tensor) -> Sequence[Tensor]:
         return denoise(torch.cat(list(xs)), sigma.repeat(len(xs))).chunk(len(xs))
 
     return estimate
+
+
+class Conditioned(Descent):
+    """An operator that walks down under one condition."""
+
+    condition: Condition = "own"
+    guidance: Guidance = NO_GUIDANCE
+
+    def conditions_used(self) -> tuple[Condition, ...]:
+        return (self.condition, *self.guidance.conditions)
+
+    def check(self, model: Outline, second: Outline | None) -> None:
+        check_conditions(model, [self.condition], self.guidance)
+
+    def denoiser(self, model: Model, given: Given, z: Tensor) -> Denoiser:
+        return conditioned(model, self.condition, self.guidance, given, z)

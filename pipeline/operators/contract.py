@@ -4,28 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from pipeline.diffusion.levels import Spacing, grid
-from pipeline.diffusion.model import Model
+from pipeline.diffusion.model import Model, Outline
 from pipeline.diffusion.solvers import SOLVERS, Ancestral, Solver
 from pipeline.noise import KeyedNoise
 
 Condition = int | str
-"""A class by number or name; `own`: the label of each sample; `none`: no condition."""
-Extra = Literal["mask", "guide", "second_model"]
+"""A class by number or name, or a prompt; `own`: the label or caption of each sample; `edited`: its edited caption;
+`none`: no condition."""
+Extra = Literal["mask", "guide", "second_model", "edited", "judge"]
 """What a recipe may give beside images and labels."""
+
+
+class Judge(Protocol):
+    """Compares images and texts: a CLIP."""
+
+    def images(self, pixels: Tensor) -> Tensor:
+        """`[B, 3, H, W]` in [-1, 1] → unit vectors `[B, D]`"""
+        ...
+
+    def texts(self, texts: Sequence[str]) -> Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
     """What comes with a batch of B images."""
 
+    pixels: Tensor | None = None
+    """The images themselves, `[B, 3, H, W]` in [-1, 1]: what z was made from. Else what z decodes to stands in."""
     labels: Tensor | None = None
     """int64 `[B]`; −1 for none."""
+    captions: Sequence[str] | None = None
+    """One for each image, where the model takes prompts."""
+    edited: Sequence[str] | None = None
+    """The caption of each image as it is to become."""
     mask: Tensor | None = None
     """float `[B, 1, H, W]` in pixels: 1 where the image is to change, 0 where it is kept."""
     guide: Tensor | None = None
@@ -34,6 +52,8 @@ class Given:
     """Like `guide`, where the recipe asks for several."""
     second: Model | None = None
     """The recipe's `second_model`."""
+    judge: Judge | None = None
+    """The recipe's `judge`."""
 
     @property
     def guides(self) -> list[Tensor]:
@@ -41,14 +61,34 @@ class Given:
 
 
 class Transformed(NamedTuple):
-    z: Tensor
-    """`[B, C, h, w]`"""
+    pixels: Tensor
+    """float32 `[B, 3, H, W]`, about [-1, 1]."""
     sigmas: Tensor
     """`[B, n+1]`: the levels that each row went through; the first is where it began."""
     others: Mapping[str, Tensor] = {}
-    """Further images, `[B, C, h, w]` each, written as members NAME.png of the same sample."""
+    """Further images, like `pixels`: samples of their own, KEY-NAME."""
     details: Sequence[Mapping[str, Any]] | None = None
     """For each row, what its provenance shall also say; JSON."""
+    beside: Mapping[str, Tensor] = {}
+    """Images that belong into the same sample as `pixels`: members NAME.png."""
+
+
+def image_of(model: Model, z: Tensor, given: Given) -> Tensor:
+    """The images that z was made from, as the model sees them: float32 `[B, 3, H, W]`."""
+    return given.pixels if model.space == "latent" and given.pixels is not None else model.decode(z)
+
+
+def as_seen(model: Model, pixels: Tensor) -> Tensor:
+    """A guide `[B, 3, H, W]` as `image_of` gives images: what a model of grey pixels sees is grey."""
+    return pixels if model.space == "latent" else model.decode(model.encode(pixels))
+
+
+def finished(model: Model, x: Tensor, z: Tensor, given: Given) -> Tensor:
+    """The pixels of `x`; where the mask keeps an image, they are its own, whatever a round trip to latents loses."""
+    pixels = model.decode(x)
+    if given.mask is None or model.space == "pixel":
+        return pixels
+    return torch.where(given.mask < 0.5, image_of(model, z, given), pixels)
 
 
 class Operator(BaseModel):
@@ -73,12 +113,16 @@ class Operator(BaseModel):
         """All conditions that the model will be asked for."""
         raise NotImplementedError
 
-    def check(self, model: Model, second: Model | None) -> None:
+    def check(self, model: Outline, second: Outline | None) -> None:
         """Raises `UserError` where this configuration can't work with these models, before any work starts."""
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         """`z [B, C, h, w]` as `model.encode` made it."""
         raise NotImplementedError
+
+    def choose(self, copies: Sequence[Mapping[str, Any]]) -> list[int] | str:
+        """Which copies of a sample to keep, by their `details`, the best first; or why none."""
+        return list(range(len(copies)))
 
 
 class Descent(Operator):

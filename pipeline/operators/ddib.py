@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.diffusion.denoisers import per_row
 from pipeline.diffusion.inversion import Inversion
 from pipeline.diffusion.latent_stage import AnyImageStage, AnyStage, staged
-from pipeline.diffusion.model import Model
+from pipeline.diffusion.model import Model, Outline
 from pipeline.diffusion.pairing import mismatch
 from pipeline.errors import UserError
 from pipeline.noise import KeyedNoise
@@ -44,7 +44,7 @@ class DDIB(Inversion, Operator):
     def conditions_used(self) -> tuple[Condition, ...]:
         return (self.source, self.target, *self.guidance.conditions)
 
-    def check(self, model: Model, second: Model | None) -> None:
+    def check(self, model: Outline, second: Outline | None) -> None:
         if second is not None and (why := mismatch(model, second, own_labels=self.target == "own")):
             raise UserError(f"ddib: second_model {why}")
         check_conditions(model, [self.source])
@@ -63,7 +63,7 @@ class DDIB(Inversion, Operator):
         unit = per_row(torch.sqrt(1 + top**2), z)
         latent = staged(self.latent, noisy / unit, image) * unit if self.latent else noisy
         details = trip_error(self.walk(source, noisy, up.flip(1)) - start) if self.round_trip else None
-        return Transformed(self.walk(target, latent, down), down, details=details)
+        return Transformed(second.decode(self.walk(target, latent, down)), down, details=details)
 
 
 def trip_error(difference: Tensor) -> list[Mapping[str, Any]]:

@@ -10,12 +10,12 @@ from torch.nn.functional import interpolate
 
 from pipeline.diffusion.constraints import consistent, pooling
 from pipeline.diffusion.level_range import LevelRange
-from pipeline.diffusion.model import Model
+from pipeline.diffusion.model import Model, Outline
 from pipeline.diffusion.solvers import add_noise, integrate, unconstrained
 from pipeline.errors import UserError
 from pipeline.noise import KeyedNoise
 from pipeline.operators.conditions import Conditioned
-from pipeline.operators.contract import Given, Transformed
+from pipeline.operators.contract import Given, Transformed, image_of
 
 
 class Enhance(Conditioned):
@@ -33,22 +33,26 @@ class Enhance(Conditioned):
     t_boom: LevelRange = LevelRange(low=0.6, high=0.6)
     """More is sharper, less is closer to the upsample."""
     consistent: bool = True
-    """Hold the measurement at every level: the output's means are exactly y (then rounded to 8 bits)."""
+    """Hold the measurement at every level: the output's means are exactly y (then rounded to 8 bits). With a model of
+    latents, which can't be measured, at the end only."""
 
-    def check(self, model: Model, second: Model | None) -> None:
+    def check(self, model: Outline, second: Outline | None) -> None:
         height, width = model.size
-        if model.space == "latent":
-            raise UserError("enhance: what is measured are pixels, and the model works on latents")
         if height % self.factor or width % self.factor:
             raise UserError(f"enhance: factor {self.factor} does not divide the model's {height} × {width} pixels")
         super().check(model, second)
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
-        measurement = pooling(self.factor)
-        upsampled = interpolate(measurement.forward(z), size=z.shape[2:], mode="bicubic")
-        held = consistent(measurement, z, noise) if self.consistent else unconstrained
+        measurement, image = pooling(self.factor), image_of(model, z, given)
+        measured = measurement.forward(image)
+        upsampled = model.encode(interpolate(measured, size=image.shape[2:], mode="bicubic"))
+        holds = self.consistent and model.space == "pixel"
+        held = consistent(measurement, z, noise) if holds else unconstrained
         sigmas = self.schedule(model, self.t_boom.draw(noise.uniform().to(z.device), model.levels))
         x = held(add_noise(upsampled, sigmas[:, 0], noise), sigmas[:, 0])
         denoiser = self.denoiser(model, given, z)
         x = integrate(denoiser, x, sigmas.to(z), solver=self.stepper(), noise=noise, constraint=held)
-        return Transformed(x, sigmas)
+        pixels = model.decode(x)
+        if self.consistent and not holds:
+            pixels = pixels + measurement.pseudo_inverse(measured - measurement.forward(pixels))
+        return Transformed(pixels, sigmas)

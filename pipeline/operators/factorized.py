@@ -8,15 +8,16 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from pipeline.diffusion.components import AnyComponents, require_partition
+from pipeline.diffusion.cells import cell_side, to_cells
+from pipeline.diffusion.components import AnyComponents, Components, require_partition
 from pipeline.diffusion.denoisers import per_row, with_components
 from pipeline.diffusion.level_range import LevelRange
-from pipeline.diffusion.model import Model
+from pipeline.diffusion.model import Model, Outline
 from pipeline.diffusion.solvers import add_noise, integrate, unconstrained
 from pipeline.errors import UserError
 from pipeline.noise import KeyedNoise
 from pipeline.operators.conditions import Guidance, check_conditions, joint
-from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed
+from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed, image_of
 
 
 class Factorized(Descent):
@@ -55,15 +56,22 @@ class Factorized(Descent):
     def conditions_used(self) -> tuple[Condition, ...]:
         return (*self.conditions, *self.guidance.conditions)
 
-    def check(self, model: Model, second: Model | None) -> None:
-        if model.space == "latent":
-            raise UserError("factorized: components are made of pixels, and the model works on latents")
-        if self.components.kind == "colour" and model.encode(torch.zeros(1, 3, *model.size)).shape[1] == 1:
+    def check(self, model: Outline, second: Outline | None) -> None:
+        try:
+            self.carried(model)
+        except ValueError as error:
+            raise UserError(f"factorized: {error}") from None
+        if self.components.kind == "colour" and model.shape[0] == 1:
             raise UserError("factorized: components colour need a model of colour images, and this one's are grey")
         check_conditions(model, self.conditions, self.guidance)
 
+    def carried(self, model: Outline) -> Components:
+        """The components as they are in the model's space."""
+        return self.components.on_cells(cell_side(model)) if model.space == "latent" else self.components
+
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
-        parts = dict(zip(self.components.names, self.components.parts(z, given.mask), strict=True))
+        mask = None if given.mask is None else to_cells(given.mask, z)
+        parts = dict(zip(self.components.names, self.carried(model).parts(z, mask), strict=True))
         require_partition([*parts.values()], z)
         start = self.start.draw(noise.uniform().to(z.device), model.levels)
         sigmas = self.schedule(model, start)
@@ -77,4 +85,8 @@ class Factorized(Descent):
         known = reproject if self.inverse else unconstrained
         denoiser = with_components(joint(model, self.conditions, self.guidance, given, z), [*parts.values()])
         out = integrate(denoiser, x, sigmas.to(z), solver=self.stepper(), noise=noise, constraint=known)
-        return Transformed(out, sigmas, {name: parts[name](out) for name in self.components.seen})
+        pixels = model.decode(out)
+        seen = dict(zip(self.components.names, self.components.parts(pixels, given.mask), strict=True))
+        if self.inverse and model.space == "latent":  # the known component is that of pixels
+            pixels = pixels + seen[self.inverse](image_of(model, z, given) - pixels)
+        return Transformed(pixels, sigmas, {name: seen[name](pixels) for name in self.components.seen})

@@ -8,9 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from pipeline.diffusion.cells import cell_side
 from pipeline.diffusion.constraints import consistent, from_level, pooling
 from pipeline.diffusion.level_range import LevelRange
-from pipeline.diffusion.model import Model
+from pipeline.diffusion.model import Model, Outline
 from pipeline.diffusion.solvers import add_noise, integrate
 from pipeline.errors import UserError
 from pipeline.noise import KeyedNoise
@@ -22,7 +23,8 @@ class ILVR(Conditioned):
     """From noise, with x ← x − φ_N(x) + φ_N(y noised to the same level) after each step (algorithm 1).
 
     y is the guide, else the image itself; φ_N takes the mean of each N × N square. The paper's φ_N, bicubic down and
-    up, is no projection: applied twice it blurs twice, and the output's φ_N would only be near the reference's.
+    up, is no projection: applied twice it blurs twice, and the output's φ_N would only be near the reference's. On
+    latents the means are those of latents, and pixels follow as well as the decoder is linear.
     """
 
     stochastic: ClassVar[bool] = True
@@ -35,10 +37,13 @@ class ILVR(Conditioned):
     floor: LevelRange = LevelRange(low=0, high=0)
     """The lowest level where the constraint acts; 0 makes it hold exactly in the output."""
 
-    def check(self, model: Model, second: Model | None) -> None:
-        height, width = model.size
-        if model.space == "latent":
-            raise UserError("ilvr: the squares whose mean is kept lie in pixels, and the model works on latents")
+    def check(self, model: Outline, second: Outline | None) -> None:
+        (height, width), side = model.size, cell_side(model)
+        if self.factor % side or self.factor == side:
+            raise UserError(
+                f"ilvr: factor is {self.factor}; on latents with cells of {side} × {side} pixels, allowed are "
+                f"multiples of {side} from {2 * side} on"
+            )
         if height % self.factor or width % self.factor:
             raise UserError(f"ilvr: factor {self.factor} does not divide the model's {height} × {width} pixels")
         super().check(model, second)
@@ -47,8 +52,8 @@ class ILVR(Conditioned):
         sigmas = self.schedule(model, model.levels.sigma(torch.ones(len(z), device=z.device)))
         floor = self.floor.draw(noise.uniform().to(z.device), model.levels)
         reference = z if given.guide is None else model.encode(given.guide)
-        refine = from_level(floor, consistent(pooling(self.factor), reference, noise))
+        refine = from_level(floor, consistent(pooling(self.factor // cell_side(model)), reference, noise))
         x = add_noise(torch.zeros_like(z), sigmas[:, 0], noise)
         denoiser = self.denoiser(model, given, z)
         x = integrate(denoiser, x, sigmas.to(z), solver=self.stepper(), noise=noise, constraint=refine)
-        return Transformed(x, sigmas)
+        return Transformed(model.decode(x), sigmas)

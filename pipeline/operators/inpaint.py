@@ -9,13 +9,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from pipeline.diffusion.cells import to_cells
 from pipeline.diffusion.constraints import keep, shared
 from pipeline.diffusion.model import Model
 from pipeline.diffusion.solvers import add_noise, integrate
-from pipeline.errors import UserError
 from pipeline.noise import KeyedNoise
 from pipeline.operators.conditions import Conditioned
-from pipeline.operators.contract import Extra, Given, Transformed
+from pipeline.operators.contract import Extra, Given, Transformed, finished
 
 
 class Inpaint(Conditioned):
@@ -43,23 +43,18 @@ class Inpaint(Conditioned):
             raise ValueError(f"jumps of {self.jump_length} steps need more than {self.steps} steps")
         return self
 
-    def check(self, model: Model, second: Model | None) -> None:
-        if model.space == "latent":
-            raise UserError("inpaint: a mask lies in pixels, and the model works on latents")
-        super().check(model, second)
-
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         assert given.mask is not None
         sigmas = self.schedule(model, model.levels.sigma(torch.ones(len(z), device=z.device)))
         denoiser = self.denoiser(model, given, z)
-        hold = keep(given.mask, z, shared(noise, z) if self.known_noise == "shared" else noise)
+        hold = keep(to_cells(given.mask, z), z, shared(noise, z) if self.known_noise == "shared" else noise)
         x, low = torch.zeros_like(z), torch.zeros_like(sigmas[:, 0])
         for leg in time_travel(self.steps, self.jump_length, self.resamples):
             down = sigmas[:, [self.steps - level for level in leg]]
             x = hold(add_noise(x, torch.sqrt(down[:, 0] ** 2 - low**2), noise), down[:, 0])
             x = integrate(denoiser, x, down.to(z), solver=self.stepper(), noise=noise, constraint=hold)
             low = down[:, -1]
-        return Transformed(x, sigmas)
+        return Transformed(finished(model, x, z, given), sigmas)
 
 
 def time_travel(steps: int, jump_length: int, resamples: int) -> Sequence[range]:

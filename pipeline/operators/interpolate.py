@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.diffusion.denoisers import mixture
 from pipeline.diffusion.inversion import Inversion, slerp
-from pipeline.diffusion.model import Model
+from pipeline.diffusion.model import Model, Outline
 from pipeline.noise import KeyedNoise
 from pipeline.operators.conditions import Guidance, check_conditions, conditioned
 from pipeline.operators.contract import Condition, Extra, Given, Operator, Transformed
@@ -24,7 +24,7 @@ def both_ends(value: Any) -> Any:
 
 
 class Interpolate(Inversion, Operator):
-    """Image and partner up the ODE, a point between their latents down again, by `(1 − a)·D_label + a·D_towards`.
+    """Image and partner up the ODE, a point between their latents down again, by `(1 − a)·D_condition + a·D_towards`.
 
     The partner is the guide. Without one, only the estimates are mixed, at the image's own latent.
     """
@@ -36,9 +36,9 @@ class Interpolate(Inversion, Operator):
     name: Literal["interpolate"] = "interpolate"
     share: Annotated[tuple[Fraction, Fraction], BeforeValidator(both_ends)] = (0.5, 0.5)
     """a: 0 is the image, 1 the partner; of a range, each sample draws its own."""
-    label: Condition = "own"
+    condition: Condition = "own"
     towards: Condition | None = None
-    """Of the partner; the same as `label` if not given."""
+    """Of the partner; the same as `condition` if not given."""
     guidance: Guidance = Guidance()
     """On the way down; the ends are then no longer the two images."""
     path: int = Field(default=0, ge=0)
@@ -50,10 +50,10 @@ class Interpolate(Inversion, Operator):
         return frozenset({"guide"}) if self.towards is None else frozenset()
 
     def conditions_used(self) -> tuple[Condition, ...]:
-        partner = self.label if self.towards is None else self.towards
-        return (self.label, partner, *self.guidance.conditions)
+        partner = self.condition if self.towards is None else self.towards
+        return (self.condition, partner, *self.guidance.conditions)
 
-    def check(self, model: Model, second: Model | None) -> None:
+    def check(self, model: Outline, second: Outline | None) -> None:
         check_conditions(model, self.conditions_used(), self.guidance)
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
@@ -73,5 +73,5 @@ class Interpolate(Inversion, Operator):
             return self.walk(denoiser, slerp(here, there, a), down)
 
         frames = torch.linspace(0, 1, self.path, dtype=torch.float64, device=z.device)
-        others = {f"path-{i}": between(a.expand(len(z))) for i, a in enumerate(frames, 1)}
-        return Transformed(between(share), down, others, [{"share": a} for a in share.tolist()])
+        others = {f"path-{i}": model.decode(between(a.expand(len(z)))) for i, a in enumerate(frames, 1)}
+        return Transformed(model.decode(between(share)), down, others, [{"share": a} for a in share.tolist()])

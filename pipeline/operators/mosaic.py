@@ -9,11 +9,11 @@ from torch import Tensor
 
 from pipeline.diffusion.assembling import share
 from pipeline.diffusion.matching import Tiling
-from pipeline.diffusion.model import Model
+from pipeline.diffusion.model import Model, Outline
 from pipeline.diffusion.regions import to_details
 from pipeline.errors import UserError
 from pipeline.noise import KeyedNoise
-from pipeline.operators.contract import Condition, Extra, Given, Operator, Transformed
+from pipeline.operators.contract import Condition, Extra, Given, Operator, Transformed, as_seen, image_of
 
 
 class Mosaic(Tiling, Operator):
@@ -31,7 +31,7 @@ class Mosaic(Tiling, Operator):
     def conditions_used(self) -> tuple[Condition, ...]:
         return ()
 
-    def check(self, model: Model, second: Model | None) -> None:
+    def check(self, model: Outline, second: Outline | None) -> None:
         try:
             self.matcher(model)
         except ValueError as error:
@@ -39,7 +39,7 @@ class Mosaic(Tiling, Operator):
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         assert given.guide is not None
-        image, guide = z[:, None], model.encode(given.guide)[:, None]
+        image, guide = image_of(model, z, given)[:, None], as_seen(model, given.guide)[:, None]
         target, source = (guide, image) if self.tiles_of == "image" else (image, guide)
         out, (assembly,) = share(self.matcher(model), target, target, [source[:, 0]], generated=False)
         details = to_details(

@@ -8,13 +8,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from pipeline.diffusion.cells import to_cells
 from pipeline.diffusion.constraints import keep, shared
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.model import Model
 from pipeline.diffusion.solvers import add_noise, integrate, unconstrained
 from pipeline.noise import KeyedNoise
 from pipeline.operators.conditions import Conditioned
-from pipeline.operators.contract import Extra, Given, Transformed
+from pipeline.operators.contract import Extra, Given, Transformed, finished
 
 
 class SDEdit(Conditioned):
@@ -39,11 +40,12 @@ class SDEdit(Conditioned):
         sigmas = self.schedule(model, self.t0.draw(noise.uniform().to(z.device), model.levels))
         denoiser = self.denoiser(model, given, z)
         x = z if given.guide is None else model.encode(given.guide)
-        if given.mask is not None:
-            x = torch.where(given.mask < 0.5, z, x)
+        mask = None if given.mask is None else to_cells(given.mask, z)
+        if mask is not None:
+            x = torch.where(mask < 0.5, z, x)
         for _ in range(self.repeats):
             epsilon = shared(noise, z)
-            held = unconstrained if given.mask is None else keep(given.mask, z, epsilon)
+            held = unconstrained if mask is None else keep(mask, z, epsilon)
             x = add_noise(x, sigmas[:, 0], epsilon)
             x = integrate(denoiser, x, sigmas.to(z), solver=self.stepper(), noise=noise, constraint=held)
-        return Transformed(x, sigmas)
+        return Transformed(finished(model, x, z, given), sigmas)

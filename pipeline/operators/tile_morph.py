@@ -9,16 +9,16 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pipeline.diffusion.assembling import share, sharing
+from pipeline.diffusion.assembling import on_each, share, sharing
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.matching import Tiling
-from pipeline.diffusion.model import Model
+from pipeline.diffusion.model import Model, Outline
 from pipeline.diffusion.regions import to_details
 from pipeline.diffusion.solvers import add_noise, integrate
 from pipeline.errors import UserError
 from pipeline.noise import KeyedNoise
 from pipeline.operators.conditions import Guidance, check_conditions, joint
-from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed
+from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed, as_seen, image_of
 
 
 class TileMorph(Tiling, Descent):
@@ -26,7 +26,8 @@ class TileMorph(Tiling, Descent):
 
         v_i = match(x0_i, tiles),  tiles = mean_i v_i⁻¹(x0_i),  x0_i ← v_i(tiles)
 
-    With `source: image` the tiles are the sample's own. Guides give theirs, too. The others come as image-2 ….
+    With `source: image` the tiles are the sample's own. Guides give theirs, too. The others come as image-2 …. Latents
+    are decoded to be matched and laid, and the result is encoded again.
     """
 
     stochastic: ClassVar[bool] = True
@@ -56,7 +57,7 @@ class TileMorph(Tiling, Descent):
     def conditions_used(self) -> tuple[Condition, ...]:
         return (*self.conditions, *self.guidance.conditions)
 
-    def check(self, model: Model, second: Model | None) -> None:
+    def check(self, model: Outline, second: Outline | None) -> None:
         try:
             self.matcher(model)
         except ValueError as error:
@@ -66,14 +67,19 @@ class TileMorph(Tiling, Descent):
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         estimate = joint(model, self.conditions, self.guidance, given, z)
         names = ["output", *(f"image-{i}" for i in range(2, len(self.conditions) + 1))]
-        fixed = {} if (generated := self.source == "generated") else {"input": z}
-        fixed |= {f"guide-{i}" if i > 1 else "guide": model.encode(guide) for i, guide in enumerate(given.guides, 1)}
+        fixed = {} if (generated := self.source == "generated") else {"input": image_of(model, z, given)}
+        fixed |= {f"guide-{i}" if i > 1 else "guide": as_seen(model, g) for i, g in enumerate(given.guides, 1)}
         project = partial(share, self.matcher(model), fixed=[*fixed.values()], generated=generated)
+        decode, encode = (partial(on_each, f) for f in (model.decode, model.encode))
         begin = self.match_from.draw(noise.uniform().to(z.device), model.levels)
-        denoise = sharing(estimate, project, begin, model.levels, self.rollout)
+
+        def through(x0: Tensor, clean: Tensor) -> Tensor:
+            return encode(project(decode(x0), decode(clean))[0])
+
+        denoise = sharing(estimate, through, begin, model.levels, self.rollout)
         sigmas = self.schedule(model, model.levels.sigma(torch.ones_like(begin)))
         x = add_noise(torch.zeros_like(z)[:, None].repeat_interleave(len(names), 1), sigmas[:, 0], noise)
-        out = integrate(denoise, x, sigmas.to(z), solver=self.stepper(), noise=noise)
+        out = decode(integrate(denoise, x, sigmas.to(z), solver=self.stepper(), noise=noise))
         out, assemblies = project(out, out)  # wherever sharing began, the end is made of tiles
         made = dict(zip(names[generated:], assemblies, strict=True))
         details = to_details(self.tiles, model.size, [*names[:generated], *fixed], made)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.errors import UserError
+from pipeline.streams.captions import CaptionsInput
 from pipeline.streams.contract import InputStream, ShardWriter
 from pipeline.streams.folder import FolderInput
 from pipeline.streams.folder_writer import FolderWriter
@@ -16,9 +17,9 @@ from pipeline.streams.hub import HubInput
 from pipeline.streams.parquet import ParquetWriter
 from pipeline.streams.shards import TarWriter, WebDatasetInput
 
-INPUTS = {"webdataset": WebDatasetInput, "hub": HubInput, "folder": FolderInput}
+INPUTS = {"webdataset": WebDatasetInput, "hub": HubInput, "folder": FolderInput, "captions": CaptionsInput}
 
-AnyInput = Annotated[WebDatasetInput | HubInput | FolderInput, Field(discriminator="format")]
+AnyInput = Annotated[WebDatasetInput | HubInput | FolderInput | CaptionsInput, Field(discriminator="format")]
 
 OutputFormat = Literal["webdataset", "parquet", "folder"]
 

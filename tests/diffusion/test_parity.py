@@ -25,7 +25,7 @@ from diffusers import (
 from diffusers.schedulers import scheduling_ddpm
 from torch import Tensor
 
-from pipeline.diffusion.denoisers import Denoiser, Prediction, clip_x0, dynamic_threshold, per_row, to_x0
+from pipeline.diffusion.denoisers import Denoiser, Prediction, bounded, dynamic_threshold, per_row, to_x0
 from pipeline.diffusion.levels import DiscreteLevels, Levels, Spacing, grid, levels_from_scheduler
 from pipeline.diffusion.solvers import SOLVERS, Ancestral, Noise, Past, Solver, integrate
 
@@ -274,13 +274,18 @@ def test_flow_by_dpm_solver(name: str, shift: float) -> None:
 
 # --- clipping and thresholding ---
 
+
+def clipped(limit: float) -> Callable[[Denoiser], Denoiser]:
+    return lambda denoiser: bounded(denoiser, lambda x0: x0.clamp(-limit, limit))
+
+
 CLIPPING = [
-    ("ddpm", {"clip_sample": True, "clip_sample_range": 0.8}, {}, lambda d: clip_x0(d, 0.8)),
-    ("heun", {"clip_sample": True, "clip_sample_range": 0.8}, {}, lambda d: clip_x0(d, 0.8)),
-    ("ddim", {"clip_sample": True}, {"use_clipped_model_output": True}, clip_x0),
+    ("ddpm", {"clip_sample": True, "clip_sample_range": 0.8}, {}, clipped(0.8)),
+    ("heun", {"clip_sample": True, "clip_sample_range": 0.8}, {}, clipped(0.8)),
+    ("ddim", {"clip_sample": True}, {"use_clipped_model_output": True}, clipped(1.0)),
     *(
         (name, {"thresholding": True, "sample_max_value": 1.5, "dynamic_thresholding_ratio": 0.8}, step,
-         lambda d: dynamic_threshold(d, 0.8, 1.5))
+         lambda d: bounded(d, lambda x0: dynamic_threshold(x0, 0.8, 1.5)))
         for name, step in (
             ("ddpm", {}), ("ddim", {"use_clipped_model_output": True}), ("dpmpp", {}), ("dpmpp_sde", {})
         )
@@ -306,10 +311,10 @@ def test_clipped_trajectory(
 def test_dynamic_threshold_is_threshold_sample() -> None:
     x0 = draw(6, 3, 4, 5) * torch.tensor([0.1, 0.5, 1.0, 2.0, 4.0, 9.0]).reshape(-1, 1, 1, 1)
     scheduler = DDPMScheduler(thresholding=True, sample_max_value=3.0, dynamic_thresholding_ratio=0.9)
-    ours = dynamic_threshold(lambda x, sigma: x, 0.9, 3.0)(x0, torch.ones(6))
+    ours = dynamic_threshold(x0, 0.9, 3.0)
     torch.testing.assert_close(ours, scheduler._threshold_sample(x0), rtol=0, atol=0)
     assert torch.equal(ours[0], x0[0])
-    unlimited = dynamic_threshold(lambda x, sigma: x, 1.0)(x0, torch.ones(6))
+    unlimited = dynamic_threshold(x0, 1.0)
     torch.testing.assert_close(unlimited[5], x0[5] / x0[5].abs().max())
 
 

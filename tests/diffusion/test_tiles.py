@@ -313,9 +313,9 @@ def test_features_are_what_the_model_sees() -> None:
             Tiling(tiles=cut, match="features").matcher(model)
 
 
-def test_latents_have_no_tiles() -> None:
-    with pytest.raises(ValueError, match="tiles are made of pixels, and the model works on latents"):
-        matcher(Cut(count=2), space="latent")
+def test_latents_have_no_features_to_match() -> None:
+    with pytest.raises(ValueError, match="match features: the model gives none"):
+        matcher(Cut(count=2), measure="features", space="latent")
 
 
 # --- assemblies ---

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.errors import UserError
 from pipeline.models.codec import SpaceToDepth, save_codec
+from pipeline.models.config import ModelConfig
+from pipeline.models.families import load_model
 from pipeline.models.folder import find_model, hash_model
-from pipeline.models.pixel import ModelConfig, load_pixel_model
 from tests.models.networks import MakeFolder
 
 UNET, WEIGHTS = "unet/config.json", "unet/diffusion_pytorch_model.safetensors"
@@ -111,10 +112,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str, str]] = {
 def test_a_broken_folder_is_one_sentence(make_folder: MakeFolder, case: str) -> None:
     spoil, named, sentence = BROKEN[case]
     folder = make_folder(num_class_embeds=4)
-    load_pixel_model(ModelConfig(path=str(folder)), "cpu")
+    load_model(ModelConfig(path=str(folder)), "cpu")
     spoil(folder)
     with pytest.raises(UserError, match=sentence) as caught:
-        load_pixel_model(ModelConfig(path=str(folder)), "cpu")
+        load_model(ModelConfig(path=str(folder)), "cpu")
     text = str(caught.value)
     assert str(folder) in text
     assert named in text
@@ -126,7 +127,7 @@ def test_a_broken_folder_is_one_sentence(make_folder: MakeFolder, case: str) -> 
 def test_a_path_that_is_no_folder_never_reaches_the_hub(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: pytest.fail("the hub was asked"))
     with pytest.raises(UserError, match="is no folder") as caught:
-        find_model(path)
+        find_model(ModelConfig(path=path))
     assert repr(path) in str(caught.value)
 
 
@@ -134,7 +135,7 @@ def test_a_path_that_is_no_folder_never_reaches_the_hub(path: str, monkeypatch: 
 def test_offline_a_hub_id_is_one_sentence(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="the hub did not give it") as caught:
-        find_model(path)
+        find_model(ModelConfig(path=path))
     assert repr(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -142,13 +143,13 @@ def test_offline_a_hub_id_is_one_sentence(path: str, tmp_path: Path, monkeypatch
 def test_a_hub_id_is_asked_for_without_pickles(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, asked = make_folder(), []
 
-    def give(repository: str, revision: str | None, allow_patterns: list[str]) -> str:
+    def give(repository: str, revision: str | None, allow_patterns: list[str], local_files_only: bool) -> str:
         asked.append((repository, revision))
         assert not any(pattern.endswith((".bin", ".pt", ".py", "*")) for pattern in allow_patterns)
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", give)
-    assert find_model("google/ddpm", "main") == folder
+    assert find_model(ModelConfig(path="google/ddpm", revision="main")) == folder
     assert asked == [("google/ddpm", "main")]
 
 

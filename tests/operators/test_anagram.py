@@ -55,9 +55,9 @@ def mean_of_turned() -> Tensor:
 def test_without_variance_the_output_is_the_mean_of_what_the_views_ask_for(solver: str) -> None:
     operator = Anagram(views=VIEWS, conditions=["x", 1, "own"], guidance=1, steps=4, solver=solver)
     found = apply(operator, 0.0, normal(3, 3, 6, 6, seed=7), torch.full((3,), 2))
-    torch.testing.assert_close(found.z, mean_of_turned().expand(3, -1, -1, -1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.pixels, mean_of_turned().expand(3, -1, -1, -1), rtol=0, atol=1e-5)
     assert list(found.others) == ["view-1", "view-2"]
-    assert torch.equal(found.others["view-1"], torch.rot90(found.z, 1, (2, 3)))
+    assert torch.equal(found.others["view-1"], torch.rot90(found.pixels, 1, (2, 3)))
     assert found.details is not None
     assert found.details[2]["views"][2] == {"name": "pixel_permutation", "seed": 4}
 
@@ -71,14 +71,14 @@ def test_the_walk_is_that_of_the_gaussian_around_that_mean() -> None:
     for i in range(7):
         x0 = (0.25 * x + sigmas[:, i] ** 2 * mu) / (0.25 + sigmas[:, i] ** 2)
         x = x0 + sigmas[:, i + 1] / sigmas[:, i] * (x - x0)
-    torch.testing.assert_close(found.z.double(), x, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.pixels.double(), x, rtol=0, atol=1e-4)
 
 
 def test_guidance_comes_before_the_inverse_view_and_the_mean() -> None:
     operator = Anagram(views=VIEWS[:2], conditions=["x", "y"], guidance=2.5, steps=1)
     found = apply(operator, 0.0, torch.zeros(3, 3, 6, 6))
     expected = 2.5 * (MEANS[0] + torch.rot90(MEANS[1], -1, (1, 2))) / 2  # the unconditional mean is 0
-    torch.testing.assert_close(found.z, expected.expand(3, -1, -1, -1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.pixels, expected.expand(3, -1, -1, -1), rtol=0, atol=1e-5)
 
 
 def test_alternate_ends_on_the_view_whose_turn_is_last() -> None:
@@ -87,21 +87,21 @@ def test_alternate_ends_on_the_view_whose_turn_is_last() -> None:
             views=VIEWS[:2], conditions=["x", "y"], guidance=1, steps=steps, reduce="alternate", start=[0.4, 1]
         )
         found = apply(operator, 0.0, torch.zeros(3, 3, 6, 6))
-        torch.testing.assert_close(found.z, last.expand(3, -1, -1, -1), rtol=0, atol=1e-5)
+        torch.testing.assert_close(found.pixels, last.expand(3, -1, -1, -1), rtol=0, atol=1e-5)
 
 
 def test_pure_noise_holds_nothing_of_the_image() -> None:
     for start, alike in [(1.0, True), (0.9, False), ({"sigma": 1e9}, True)]:
         operator = Anagram(views=VIEWS[:2], conditions=["x", "y"], steps=3, start=start)
-        one, other = (apply(operator, 0.5, z).z for z in (torch.zeros(3, 3, 6, 6), torch.ones(3, 3, 6, 6)))
+        one, other = (apply(operator, 0.5, z).pixels for z in (torch.zeros(3, 3, 6, 6), torch.ones(3, 3, 6, 6)))
         assert torch.equal(one, other) == alike
 
 
 def test_sign_is_part_of_a_view() -> None:
     operator = Anagram(views=["identity", "negate"], conditions=["x", "x"], guidance=1, steps=2)
     found = apply(operator, 0.0, torch.zeros(1, 3, 6, 6))
-    torch.testing.assert_close(found.z, torch.zeros_like(found.z), rtol=0, atol=1e-5)
-    assert torch.equal(found.others["view-1"], -found.z)
+    torch.testing.assert_close(found.pixels, torch.zeros_like(found.pixels), rtol=0, atol=1e-5)
+    assert torch.equal(found.others["view-1"], -found.pixels)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_configurations_that_cannot_work(settings: dict[str, Any], sentence: str
         ("rotate_90", "x", {"size": (6, 7)}, "anagram: view rotate needs a square for a quarter turn, .*6×7"),
         ("jigsaw", "x", {}, r"anagram: view jigsaw needs a square whose side divides by 4 \(pieces\)"),
         ("negate", "w", {}, "condition 'w' is no class.*x, y, z"),
-        ("negate", "x", {"space": "latent"}, "anagram: views move pixels, and the model works on latents"),
+        ("negate", "x", {"space": "latent"}, "anagram: view negate changes the sign of pixels, and the model works on"),
         ("negate", "x", {"by_class": ()}, "the model has no classes"),
     ],
 )

@@ -20,7 +20,7 @@ def draw(count: int = 3) -> Tensor:
 
 
 def apply(operator: Operator, z: Tensor, keys: list[str] = KEYS, copy: int = 0) -> Tensor:
-    return operator(MODEL, z, Given(), KeyedNoise(b"salt", keys, operator.name, copy)).z
+    return operator(MODEL, z, Given(), KeyedNoise(b"salt", keys, operator.name, copy)).pixels
 
 
 @pytest.mark.parametrize("unit", ["fraction", "sigma", "log_snr"])
@@ -58,4 +58,4 @@ def test_rows_with_their_own_levels_equal_runs_of_one() -> None:
     for i, key in enumerate(KEYS):
         alone = operator(MODEL, z[i : i + 1], Given(), KeyedNoise(b"salt", [key], "boomerang", 0))
         assert torch.equal(alone.sigmas[0], together.sigmas[i])
-        torch.testing.assert_close(alone.z[0], together.z[i], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(alone.pixels[0], together.pixels[i], rtol=1e-6, atol=1e-6)

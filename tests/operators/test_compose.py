@@ -36,7 +36,7 @@ def composed(
     operator = Compose(terms=[{"condition": c, "weight": w} for c, w in terms], **more)
     operator.check(model, second)
     noise = KeyedNoise(b"salt", [str(i) for i in range(len(z))], "boomerang", 0)
-    return operator(model, z, Given(labels=LABELS, second=second), noise).z
+    return operator(model, z, Given(labels=LABELS, second=second), noise).pixels
 
 
 WAY: dict[str, Any] = {"steps": 60, "solver": "heun", "spacing": "karras", "start": {"sigma": 50}}
@@ -53,9 +53,9 @@ def test_and_and_not_lead_to_the_product_of_the_densities() -> None:
 
 @pytest.mark.parametrize("start", [0.5, 1.0])
 def test_one_term_of_weight_1_is_boomerang(start: float) -> None:
-    boomerang = Boomerang(t_boom=start, label="c")
+    boomerang = Boomerang(t_boom=start, condition="c")
     noise = KeyedNoise(b"salt", ["0", "1", "2"], "boomerang", 0)
-    expected = boomerang(MODEL, Z, Given(labels=LABELS), noise).z
+    expected = boomerang(MODEL, Z, Given(labels=LABELS), noise).pixels
     torch.testing.assert_close(composed([("c", 1.0)], start=start), expected, atol=1e-4, rtol=0)
 
 

@@ -51,11 +51,11 @@ def test_between_gaussians_it_is_the_affine_map() -> None:
     """μ_b + (s_b/s_a)·(x − μ_a), and with the labels of the samples as source row by row."""
     z, way = draw(), {"target": "b", "steps": 300, "level": {"sigma": 1e4}}
     labels = torch.tensor([0, 1, 0])
-    out = bridge(z, labels=labels, **way).z
+    out = bridge(z, labels=labels, **way).pixels
     means, stds = torch.tensor([0.3, -1.0, 0.3]), torch.tensor([0.5, 0.2, 0.5])
     expected = -1 + 0.2 / stds[:, None, None, None] * (z - means[:, None, None, None])
     torch.testing.assert_close(out, expected.to(F64), atol=2e-3, rtol=0)
-    assert torch.equal(out[0], bridge(z, source="a", **way).z[0])
+    assert torch.equal(out[0], bridge(z, source="a", **way).pixels[0])
 
 
 @pytest.mark.parametrize(("solver", "order"), [("euler", 1.0), ("heun", 2.0), ("dpmpp_2m", 2.0)])
@@ -72,7 +72,7 @@ def test_order_of_convergence(solver: str, order: float) -> None:
             "level": {"sigma": 3},
             "steps": steps,
         }
-        errors.append((bridge(z, COARSE, **settings).z - exact).abs().max().log2().item())
+        errors.append((bridge(z, COARSE, **settings).pixels - exact).abs().max().log2().item())
     assert errors[0] - errors[1] == pytest.approx(order, abs=0.1)
 
 
@@ -85,18 +85,18 @@ def test_the_round_trip_is_reported_and_is_the_way_to_the_source_itself(steps: i
     assert done.details is not None
     trips = [detail["round_trip"] for detail in done.details]
     assert max(trip["max"] for trip in trips) == pytest.approx(expected, rel=0.1)
-    error = (back.z - z).flatten(1)
+    error = (back.pixels - z).flatten(1)
     assert [trip["max"] for trip in trips] == pytest.approx(error.abs().amax(1).tolist())
     assert [trip["rms"] for trip in trips] == pytest.approx(error.square().mean(1).sqrt().tolist())
     assert back.details is None
-    assert torch.equal(done.z, bridge(z, COARSE, **settings).z)
+    assert torch.equal(done.pixels, bridge(z, COARSE, **settings).pixels)
 
 
 def test_there_and_back_again() -> None:
     z = draw()
-    there = bridge(z, source="a", target="b", steps=80).z
+    there = bridge(z, source="a", target="b", steps=80).pixels
     assert (there - z).abs().max() > 0.5
-    torch.testing.assert_close(bridge(there, source="b", target="a", steps=80).z, z, atol=1e-3, rtol=0)
+    torch.testing.assert_close(bridge(there, source="b", target="a", steps=80).pixels, z, atol=1e-3, rtol=0)
 
 
 def test_two_models_with_schedules_of_their_own() -> None:
@@ -108,7 +108,7 @@ def test_two_models_with_schedules_of_their_own() -> None:
     done = bridge(z, first, second, level=1.0, steps=100)
     torch.testing.assert_close(done.sigmas[:, 0], low.sigma(torch.ones(3)))
     torch.testing.assert_close(done.sigmas[:, -1], low.sigma(torch.full((3,), 1e-3, dtype=F64)))
-    torch.testing.assert_close(done.z, -1 + 0.4 * (z - 0.3), atol=0.02, rtol=0)
+    torch.testing.assert_close(done.pixels, -1 + 0.4 * (z - 0.3), atol=0.02, rtol=0)
 
 
 def test_guidance_is_of_the_way_down() -> None:
@@ -116,24 +116,24 @@ def test_guidance_is_of_the_way_down() -> None:
     by_class = (Gaussian(mean=0.3, std=0.5), Gaussian(mean=0.8, std=0.5))
     model = replace(MODEL, denoise=Gaussian(mean=0.6, std=0.5), by_class=by_class)
     z = draw()
-    out = bridge(z, model, source="a", target="b", guidance=3, steps=100, level={"sigma": 1e4}).z
+    out = bridge(z, model, source="a", target="b", guidance=3, steps=100, level={"sigma": 1e4}).pixels
     torch.testing.assert_close(out, z - 0.3 + 1.2, atol=5e-3, rtol=0)
 
 
 def test_the_latent_stage_acts_on_the_unit_latent() -> None:
     """Up from N(μ, s²) the latent is (x − μ)/s, from far up: scaled by 2 it comes down twice as far from the mean."""
     z, way = draw(), {"source": "a", "target": "a", "steps": 200, "level": {"sigma": 1e3}}
-    doubled = bridge(z, latent=[Scale(factor=2)], **way).z
+    doubled = bridge(z, latent=[Scale(factor=2)], **way).pixels
     torch.testing.assert_close(doubled, 0.3 + 2 * (z - 0.3), atol=5e-3, rtol=0)
-    normal = bridge(z, latent=[Normalise()], **way).z
+    normal = bridge(z, latent=[Normalise()], **way).pixels
     assert normal.flatten(1).mean(1).tolist() == pytest.approx([0.3] * 3, abs=3e-3)
     assert normal.flatten(1).std(1).tolist() == pytest.approx([0.5] * 3, abs=5e-3)
 
 
 def test_the_image_stage_comes_before_the_way_up() -> None:
     z, way = draw(), {"source": "a", "target": "b", "steps": 5}
-    turned = bridge(z, image=[{"name": "rotate", "degrees": 180, "interpolation": "nearest"}], **way).z
-    torch.testing.assert_close(turned, bridge(z.flip(2, 3), **way).z)
+    turned = bridge(z, image=[{"name": "rotate", "degrees": 180, "interpolation": "nearest"}], **way).pixels
+    torch.testing.assert_close(turned, bridge(z.flip(2, 3), **way).pixels)
 
 
 def test_a_lift_is_noise_that_the_way_down_takes_off_again() -> None:
@@ -143,16 +143,16 @@ def test_a_lift_is_noise_that_the_way_down_takes_off_again() -> None:
     way: dict[str, Any] = {"source": "a", "target": "b", "steps": 40, "lift": 0.2}
     done = bridge(z, flat, round_trip=True, **way)
     smallest = MODEL.levels.sigma(torch.tensor(1e-3, dtype=F64)).item()
-    assert (done.z - z).std().item() == pytest.approx(smallest, rel=0.1)  # 0.2 of it went up
+    assert (done.pixels - z).std().item() == pytest.approx(smallest, rel=0.1)  # 0.2 of it went up
     assert done.details is not None
     assert all(detail["round_trip"]["max"] < 2e-3 for detail in done.details)
-    normal = bridge(z, flat, latent=[Normalise()], **way).z
-    torch.testing.assert_close(normal, done.z, atol=2e-3, rtol=0)  # the latent was normal before
+    normal = bridge(z, flat, latent=[Normalise()], **way).pixels
+    torch.testing.assert_close(normal, done.pixels, atol=2e-3, rtol=0)  # the latent was normal before
 
 
 def test_level_0_is_the_identity() -> None:
     z = draw()
-    assert torch.equal(bridge(z, source="a", target="b", level=0.0).z, z)
+    assert torch.equal(bridge(z, source="a", target="b", level=0.0).pixels, z)
 
 
 @pytest.mark.parametrize(
@@ -170,8 +170,9 @@ def test_models_that_do_not_go_together(change: dict[str, Any], sentence: str) -
 
 def test_models_of_different_depth() -> None:
     class Grey(ClosedForm):
-        def encode(self, pixels: Tensor) -> Tensor:
-            return pixels.mean(1, keepdim=True)
+        @property
+        def shape(self) -> tuple[int, int, int]:
+            return (1, *self.size)
 
     grey = Grey(denoise=A, levels=MODEL.levels, size=(5, 7))
     with pytest.raises(UserError, match="second_model has 1 channels, the model 3"):

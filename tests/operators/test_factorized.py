@@ -65,13 +65,13 @@ def test_without_variance_the_output_is_put_together_from_what_each_condition_as
     ]
     for components, conditions, mean in expected:
         found = apply(Factorized(components=components, conditions=conditions, guidance=1, steps=3), 0.0)
-        torch.testing.assert_close(found.z, mean.expand(3, -1, -1, -1), rtol=0, atol=1e-5)
+        torch.testing.assert_close(found.pixels, mean.expand(3, -1, -1, -1), rtol=0, atol=1e-5)
         assert list(found.others) == {"spatial": [], "colour": ["grey"]}.get(str(components), ["low"])
 
 
 def test_a_mask_says_what_is_inside() -> None:
     mask = (normal(3, 1, 11, 13, seed=5) > 0).float()
-    found = apply(Factorized(components="spatial", conditions=[0, 1], guidance=1, steps=2), 0.0, mask=mask).z
+    found = apply(Factorized(components="spatial", conditions=[0, 1], guidance=1, steps=2), 0.0, mask=mask).pixels
     torch.testing.assert_close(found, torch.where(mask > 0, MEANS[0], MEANS[1]), rtol=0, atol=1e-5)
 
 
@@ -79,7 +79,7 @@ def test_a_mask_says_what_is_inside() -> None:
 @pytest.mark.parametrize("solver", ["ancestral", "heun"])
 def test_inverse_by_a_projection_keeps_the_known_component_exactly(components: str, known: str, solver: str) -> None:
     operator = Factorized(components=components, conditions=[0, 1], inverse=known, steps=5, solver=solver, guidance=1)
-    found = apply(operator, 0.5).z
+    found = apply(operator, 0.5).pixels
     part = dict(zip(operator.components.names, operator.components.parts(REAL, None), strict=True))[known]
     torch.testing.assert_close(
         part(found), part(REAL), rtol=0, atol=0 if components == "spatial" else 1e-6 * found.abs().max()
@@ -90,7 +90,7 @@ def test_inverse_by_a_projection_keeps_the_known_component_exactly(components: s
 @pytest.mark.parametrize("known", ["low", "high"])
 def test_inverse_by_a_blur_misses_the_known_component_by_what_the_formula_says(known: str) -> None:
     """Output x − f(x) + f(y) of x = Σ fᵢ(μᵢ); f of it misses f(y) by f(1 − f)(x − y), at most a quarter of x − y."""
-    found = apply(Factorized(components=HYBRID, conditions=[0, 1], guidance=1, inverse=known, steps=4), 0.0).z
+    found = apply(Factorized(components=HYBRID, conditions=[0, 1], guidance=1, inverse=known, steps=4), 0.0).pixels
     x = (blurred(MEANS[0], 1) + MEANS[1] - blurred(MEANS[1], 1)).expand(3, -1, -1, -1)
     low = x - blurred(x, 1) + blurred(REAL, 1)
     high = blurred(x, 1) + REAL - blurred(REAL, 1)
@@ -126,7 +126,7 @@ def test_the_known_component_is_noised_afresh_before_each_step() -> None:
 def test_pure_noise_holds_nothing_of_the_image() -> None:
     for start, alike in [(1.0, True), (0.9, False)]:
         operator = Factorized(components=HYBRID, conditions=[0, 1], steps=3, start=start)
-        assert torch.equal(apply(operator, 0.5).z, apply(operator, 0.5, torch.zeros_like(REAL)).z) == alike
+        assert torch.equal(apply(operator, 0.5).pixels, apply(operator, 0.5, torch.zeros_like(REAL)).pixels) == alike
 
 
 @pytest.mark.parametrize(
@@ -150,18 +150,18 @@ def test_projecting_on_a_motion_blur_would_amplify() -> None:
 
 
 def test_models_that_do_not_fit() -> None:
-    def grey(pixels: Tensor) -> Tensor:
-        return pixels.mean(1, keepdim=True)
-
     class Grey(ClosedForm):
-        def encode(self, pixels: Tensor) -> Tensor:
-            return grey(pixels)
+        @property
+        def shape(self) -> tuple[int, int, int]:
+            return (1, *self.size)
 
     options: dict[str, Any] = {"denoise": Gaussian(), "levels": LEVELS, "size": (11, 13)}
     with pytest.raises(UserError, match="components colour need a model of colour images, and this one's are grey"):
         Factorized(components="colour", conditions=["none", "none"], guidance=1).check(Grey(**options), None)
-    with pytest.raises(UserError, match="components are made of pixels, and the model works on latents"):
-        Factorized(components="hybrid", conditions=[0, 1]).check(model(0.5, space="latent"), None)
+    with pytest.raises(
+        UserError, match="components colour are made of the colours of pixels, and the model works on latents"
+    ):
+        Factorized(components="colour", conditions=[0, 1]).check(model(0.5, space="latent"), None)
     with pytest.raises(UserError, match="condition 3 is no class"):
         Factorized(components="hybrid", conditions=[0, 3]).check(model(0.5), None)
     Factorized(components="colour", conditions=[0, 1]).check(model(0.5), None)

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pipeline.diffusion.levels import levels_from_scheduler
-from pipeline.errors import UserError
 from pipeline.models.gaussian import ClosedForm, Gaussian
 from pipeline.noise import KeyedNoise
 from pipeline.operators import Given, Inpaint
@@ -120,7 +119,7 @@ def moments(steps: int, jump_length: int, resamples: int) -> tuple[float, float]
 def sampled(operator: Inpaint, train_steps: int, count: int = 20000) -> tuple[float, float]:
     model = ClosedForm(denoise=correlated, levels=levels(train_steps), size=(count, 2))
     z, mask = torch.full((1, 1, count, 2), KNOWN), torch.tensor([0.0, 1.0]).expand(1, 1, count, 2)
-    out = operator(model, z, Given(mask=mask), KeyedNoise(b"salt", ["k"], "inpaint", 0)).z
+    out = operator(model, z, Given(mask=mask), KeyedNoise(b"salt", ["k"], "inpaint", 0)).pixels
     assert torch.equal(out[..., 0], z[..., 0])
     return out[..., 1].mean().item(), out[..., 1].var().item()
 
@@ -153,7 +152,7 @@ def normal(seed: int, channels: int = 3) -> Tensor:
 
 
 def apply(operator: Inpaint, z: Tensor, mask: Tensor) -> Tensor:
-    return operator(SMALL, z, Given(mask=mask), KeyedNoise(b"salt", ["a", "b", "c"], "inpaint", 0)).z
+    return operator(SMALL, z, Given(mask=mask), KeyedNoise(b"salt", ["a", "b", "c"], "inpaint", 0)).pixels
 
 
 @pytest.mark.parametrize("solver", ["ancestral", "euler", "heun", "dpmpp_2m", "dpmpp_2m_sde"])
@@ -187,6 +186,3 @@ def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(ValidationError, match="jumps of 5 steps need more than 5 steps"):
         Inpaint(steps=5)
     Inpaint(steps=5, resamples=1)
-    latent = ClosedForm(denoise=SMALL.denoise, levels=levels(), size=(5, 7), space="latent")
-    with pytest.raises(UserError, match="mask lies in pixels"):
-        Inpaint().check(latent, None)

@@ -36,7 +36,7 @@ Z, GUIDE = draw(0), draw(1)
 
 
 def between(guide: Tensor | None = GUIDE, **settings: Any) -> Transformed:
-    operator = Interpolate(**{"label": "none", "steps": 60, **settings})
+    operator = Interpolate(**{"condition": "none", "steps": 60, **settings})
     operator.check(MODEL, None)
     assert (guide is None) <= ("guide" not in operator.needs)
     return operator(MODEL, Z, Given(guide=guide), KeyedNoise(b"salt", KEYS, "interpolate", 0))
@@ -44,14 +44,14 @@ def between(guide: Tensor | None = GUIDE, **settings: Any) -> Transformed:
 
 def test_the_ends_are_the_two_images() -> None:
     for share, end in ((0, Z), (1, GUIDE)):
-        torch.testing.assert_close(between(share=share).z, end, atol=1e-3, rtol=0)
-        torch.testing.assert_close(between(share=share, towards="b", label="a").z, end, atol=1e-3, rtol=0)
+        torch.testing.assert_close(between(share=share).pixels, end, atol=1e-3, rtol=0)
+        torch.testing.assert_close(between(share=share, towards="b", condition="a").pixels, end, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5])
 def test_between_gaussian_images_it_is_the_great_circle(share: float) -> None:
     """The flow of a Gaussian is affine, so slerp of latents is slerp of images about the mean, from far up."""
-    found = between(share=share, steps=200, level={"sigma": 1e4}).z
+    found = between(share=share, steps=200, level={"sigma": 1e4}).pixels
     expected = MEAN + slerp(Z - MEAN, GUIDE - MEAN, torch.full((3,), share))
     torch.testing.assert_close(found, expected, atol=3e-3, rtol=0)
 
@@ -59,18 +59,18 @@ def test_between_gaussian_images_it_is_the_great_circle(share: float) -> None:
 def test_between_conditions_the_estimates_are_mixed() -> None:
     """Of one width: the latent of N(m_a) comes down to N(m_a + a·(m_b − m_a))."""
     share = torch.tensor([0.3, 0.3, 0.3], dtype=F64)
-    found = between(None, label="a", towards="b", share=0.3, steps=200, level={"sigma": 1e4}).z
+    found = between(None, condition="a", towards="b", share=0.3, steps=200, level={"sigma": 1e4}).pixels
     torch.testing.assert_close(found, Z + (share * (-0.2 - 0.5))[:, None, None, None], atol=3e-3, rtol=0)
 
 
 @pytest.mark.parametrize("guide", [None, GUIDE])
 def test_a_path_is_its_shares_one_by_one(guide: Tensor | None) -> None:
-    way = {"towards": "b", "label": "a", "steps": 5}
+    way = {"towards": "b", "condition": "a", "steps": 5}
     done = between(guide, path=3, share=0.25, **way)
     assert list(done.others) == ["path-1", "path-2", "path-3"]
     for image, share in zip(done.others.values(), (0, 0.5, 1), strict=True):
-        torch.testing.assert_close(image, between(guide, share=share, **way).z)
-    assert torch.equal(done.z, between(guide, share=0.25, **way).z)
+        torch.testing.assert_close(image, between(guide, share=share, **way).pixels)
+    assert torch.equal(done.pixels, between(guide, share=0.25, **way).pixels)
     assert list(between(path=1).others) == ["path-1"]
 
 
@@ -81,7 +81,7 @@ def test_each_sample_draws_its_share_and_says_so() -> None:
     assert len(set(shares)) == 3
     assert all(0.2 <= share <= 0.8 for share in shares)
     for row, share in enumerate(shares):
-        torch.testing.assert_close(done.z[row], between(share=share, steps=5).z[row])
+        torch.testing.assert_close(done.pixels[row], between(share=share, steps=5).pixels[row])
 
 
 def test_a_level_drawn_is_apart_from_the_share_drawn() -> None:

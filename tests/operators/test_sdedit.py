@@ -38,18 +38,18 @@ LABELS = torch.tensor([0, 1, 0])
 
 
 @pytest.mark.parametrize("level", [0.0, 0.5, [0.2, 0.9], {"sigma": 0.7}, 1.0])
-@pytest.mark.parametrize("how", [{}, {"solver": "heun", "steps": 3}, {"eta": 0.3, "guidance": 2}, {"label": 1}])
+@pytest.mark.parametrize("how", [{}, {"solver": "heun", "steps": 3}, {"eta": 0.3, "guidance": 2}, {"condition": 1}])
 def test_without_mask_guide_and_repeats_it_is_boomerang(level: Any, how: dict[str, Any]) -> None:
     given = Given(labels=LABELS)
     edited = SDEdit(t0=level, **how)(MODEL, Z, given, noise())
     boomerang = Boomerang(t_boom=level, **how)(MODEL, Z, given, noise())
-    assert torch.equal(edited.z, boomerang.z)
+    assert torch.equal(edited.pixels, boomerang.pixels)
     assert torch.equal(edited.sigmas, boomerang.sigmas)
 
 
 def test_a_guide_takes_the_image_s_place() -> None:
     edited = SDEdit()(MODEL, Z, Given(labels=LABELS, guide=GUIDE), noise())
-    assert torch.equal(edited.z, Boomerang(t_boom=0.5)(MODEL, GUIDE, Given(labels=LABELS), noise()).z)
+    assert torch.equal(edited.pixels, Boomerang(t_boom=0.5)(MODEL, GUIDE, Given(labels=LABELS), noise()).pixels)
 
 
 @pytest.mark.parametrize("guide", [None, GUIDE])
@@ -57,7 +57,7 @@ def test_a_guide_takes_the_image_s_place() -> None:
 @pytest.mark.parametrize("level", [0.0, 0.6])
 def test_kept_pixels_are_the_image_s_bit_for_bit(guide: Tensor | None, solver: Any, level: Any) -> None:
     operator = SDEdit(t0=level, repeats=2, solver=solver, steps=3)
-    out = operator(MODEL, Z, Given(mask=MASK, guide=guide), noise()).z
+    out = operator(MODEL, Z, Given(mask=MASK, guide=guide), noise()).pixels
     changed = MASK.bool().expand_as(Z)
     assert torch.equal(out[~changed], Z[~changed])
     start = Z if guide is None else guide
@@ -66,7 +66,8 @@ def test_kept_pixels_are_the_image_s_bit_for_bit(guide: Tensor | None, solver: A
 
 def test_with_a_mask_that_keeps_nothing_it_is_as_without() -> None:
     masked, free = (
-        SDEdit(repeats=2)(MODEL, Z, Given(mask=mask, guide=GUIDE), noise()).z for mask in (torch.ones_like(MASK), None)
+        SDEdit(repeats=2)(MODEL, Z, Given(mask=mask, guide=GUIDE), noise()).pixels
+        for mask in (torch.ones_like(MASK), None)
     )
     assert torch.equal(masked, free)
 
@@ -90,14 +91,14 @@ def test_it_is_the_paper_s_algorithm() -> None:
             x = mean + (beta * (1 - then) / (1 - now)).sqrt() * draw(Z).double()
             x = (1 - keep) * x + keep * (then.sqrt() * Z.double() + (1 - then).sqrt() * e)
         x0 = (1 - keep) * x + keep * Z.double()
-    out = SDEdit(steps=steps, repeats=repeats)(MODEL, Z, Given(mask=MASK, guide=GUIDE), noise()).z
+    out = SDEdit(steps=steps, repeats=repeats)(MODEL, Z, Given(mask=MASK, guide=GUIDE), noise()).pixels
     torch.testing.assert_close(out.double(), x0, rtol=1e-5, atol=1e-5)
 
 
 def test_every_repeat_leads_further_from_the_guide() -> None:
     """Closed form: with the Gaussian's own flow each pass of Euler contracts by s/√(s²+σ²)."""
-    operator = [SDEdit(t0={"sigma": 0.5}, steps=60, repeats=k, label="none") for k in (1, 2, 3)]
-    far = [(op(MODEL, Z + 9, Given(), noise()).z - 0.3).mean().item() for op in operator]
+    operator = [SDEdit(t0={"sigma": 0.5}, steps=60, repeats=k, condition="none") for k in (1, 2, 3)]
+    far = [(op(MODEL, Z + 9, Given(), noise()).pixels - 0.3).mean().item() for op in operator]
     assert far[1] / far[0] == pytest.approx(far[2] / far[1], rel=0.03)
     assert far[1] / far[0] == pytest.approx(0.5, abs=0.02)  # both halves draw: s²/(s²+σ²)
 
@@ -107,4 +108,4 @@ def test_levels_out_of_range_are_refused_and_latents_are_not() -> None:
         SDEdit(t0=1.2)  # type: ignore[arg-type]
     latent = ClosedForm(denoise=MODEL.denoise, levels=LEVELS, size=(5, 7), space="latent")
     SDEdit().check(latent, None)
-    assert SDEdit()(latent, Z, Given(), noise()).z.isfinite().all()
+    assert SDEdit()(latent, Z, Given(), noise()).pixels.isfinite().all()

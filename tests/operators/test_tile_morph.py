@@ -16,8 +16,9 @@ from torch import Tensor
 
 from pipeline.diffusion.levels import levels_from_scheduler
 from pipeline.errors import UserError
+from pipeline.models.config import ModelConfig
+from pipeline.models.families import load_model
 from pipeline.models.gaussian import ClosedForm, Gaussian
-from pipeline.models.pixel import ModelConfig, load_pixel_model
 from pipeline.noise import KeyedNoise
 from pipeline.operators.contract import Given, Transformed
 from pipeline.operators.mosaic import Mosaic
@@ -77,7 +78,7 @@ def test_two_sharp_classes_meet_in_the_mean_of_their_matched_tiles(solver: str) 
     done = apply(operator, images(), model=two_gaussians(means, 1e-6))
     expected = laid(first), laid([first[k] for k in way])
     for row in range(3):
-        torch.testing.assert_close(done.z[row], expected[0], rtol=0, atol=1e-4)
+        torch.testing.assert_close(done.pixels[row], expected[0], rtol=0, atol=1e-4)
         torch.testing.assert_close(done.others["image-2"][row], expected[1], rtol=0, atol=1e-4)
         assert done.details is not None
         assert done.details[row]["made"]["image-2"]["tile"] == list(way)
@@ -95,7 +96,7 @@ def test_classes_that_are_rearrangements_of_each_other_are_both_met_and_keep_the
     done = apply(operator, images(40), keys=keys, model=model)
     assert done.details is not None
     assert all(row["made"]["image-2"]["tile"] == way for row in done.details)
-    left = done.z - laid(a)
+    left = done.pixels - laid(a)
     assert left.mean().item() == pytest.approx(0, abs=0.02)
     assert std / 2 < left.std().item() < std
 
@@ -119,7 +120,7 @@ def test_generated_images_are_assemblies_of_the_first(cut: Any, repeats: Any) ->
     assert done.others.keys() == {"image-2", "image-3"}
     for other in done.others.values():
         for row in range(3):
-            pool = {tuple(p) for p in done.z[row].flatten(1).T.tolist()}
+            pool = {tuple(p) for p in done.pixels[row].flatten(1).T.tolist()}
             found = [tuple(p) for p in other[row].flatten(1).T.tolist()]
             assert set(found) <= pool
             if repeats == 1:
@@ -133,9 +134,9 @@ def test_a_fixed_source_is_only_rearranged_and_provenance_gives_the_picture_agai
     done = apply(TileMorph(conditions=(1, 2), tiles=cut, source="image", steps=4), z)
     assert done.details is not None
     bytes_of = [
-        (t * 127.5 + 127.5).round().byte().permute(0, 2, 3, 1).numpy() for t in (z, done.z, done.others["image-2"])
+        (t * 127.5 + 127.5).round().byte().permute(0, 2, 3, 1).numpy() for t in (z, done.pixels, done.others["image-2"])
     ]
-    assert not torch.equal(done.z, z)
+    assert not torch.equal(done.pixels, z)
     for row in range(3):
         details = json.loads(json.dumps(done.details[row]))
         assert details["sources"] == ["input"]
@@ -155,7 +156,7 @@ def test_a_guide_gives_its_tiles_too() -> None:
         assert done.details[0]["sources"] == names
         used = {t // 4 for row in done.details for t in row["made"]["image-2"]["tile"]}
         assert used == {0, 1}
-        first = z if source == "image" else done.z
+        first = z if source == "image" else done.pixels
         for row in range(3):
             pool = {tuple(p) for t in (first, guide) for p in t[row].flatten(1).T.tolist()}
             assert {tuple(p) for p in done.others["image-2"][row].flatten(1).T.tolist()} <= pool
@@ -171,8 +172,8 @@ def test_three_sources_make_nearer_images_than_one() -> None:
     assert three.details[0]["sources"] == ["input", "guide", "guide-2"]
     assert {t // (H * W) for t in three.details[0]["made"]["output"]["tile"]} == {0, 1, 2}
     wanted = normal(3, H, W, seed=5) / 2
-    assert (three.z - wanted).square().sum() < (one.z - wanted).square().sum()
-    files = [(t[0] * 127.5 + 127.5).round().byte().permute(1, 2, 0).numpy() for t in (z, *more, three.z)]
+    assert (three.pixels - wanted).square().sum() < (one.pixels - wanted).square().sum()
+    files = [(t[0] * 127.5 + 127.5).round().byte().permute(1, 2, 0).numpy() for t in (z, *more, three.pixels)]
     assert (reassemble(three.details[0], files[:3]) == files[3]).all()
 
 
@@ -191,7 +192,7 @@ def test_the_rollout_is_the_budget(rollout: int, match_from: float, calls: int) 
     settings = {"conditions": ("none", "none"), "tiles": 2, "guidance": 1, "steps": 4}
     done = apply(TileMorph(rollout=rollout, match_from=match_from, **settings), images(), model=model)
     assert len(asked) == calls
-    pool = {tuple(p) for p in done.z[0].flatten(1).T.tolist()}
+    pool = {tuple(p) for p in done.pixels[0].flatten(1).T.tolist()}
     assert {tuple(p) for p in done.others["image-2"][0].flatten(1).T.tolist()} == pool
 
 
@@ -200,7 +201,7 @@ def test_rows_do_not_see_one_another() -> None:
     z, labels = images(), torch.tensor([2, 0, 1])
     together = apply(operator, z, Given(labels=labels))
     alone = apply(operator, z[1:2], Given(labels=labels[1:2]), keys=["b"])
-    torch.testing.assert_close(alone.z[0], together.z[1])
+    torch.testing.assert_close(alone.pixels[0], together.pixels[1])
     torch.testing.assert_close(alone.others["image-2"][0], together.others["image-2"][1])
     assert alone.details is not None
     assert together.details is not None
@@ -228,7 +229,7 @@ def test_settings_that_are_refused(settings: dict[str, Any], sentence: str) -> N
         (4, "l2", {}, "4 × 4 tiles don't divide an image of 6×10"),
         ({"count": 2, "turns": True}, "l2", {}, "turns need square tiles"),
         (2, "features", {}, "match features: the model gives none"),
-        (2, "l2", {"space": "latent"}, "tiles are made of pixels, and the model works on latents"),
+        (2, "features", {"space": "latent"}, "match features: the model gives none"),
     ],
 )
 def test_models_that_are_refused(tiles: Any, match: Any, changes: dict[str, Any], sentence: str) -> None:
@@ -241,7 +242,7 @@ def test_models_that_are_refused(tiles: Any, match: Any, changes: dict[str, Any]
 
 def test_features_of_a_network_follow_the_pixels() -> None:
     """Half of the picture is changed: far from the edge, the other half looks as before."""
-    model = load_pixel_model(ModelConfig(path="embedded:fashion_mnist/model"), "cpu")
+    model = load_model(ModelConfig(path="embedded:fashion_mnist/model"), "cpu")
     z = normal(2, 1, 28, 28).clamp(-1, 1)
     z[1, :, :, :14] = z[0, :, :, :14]
     with torch.inference_mode():
@@ -252,7 +253,7 @@ def test_features_of_a_network_follow_the_pixels() -> None:
     apart = (seen[0] - seen[1]).abs().mean((0, 1))
     assert apart[:6].max() < 0.1 * apart[20:].mean()
     done = apply(TileMorph(conditions=(0, 8), tiles=7, match="features", steps=1), z, keys=["a", "b"], model=model)
-    assert torch.equal(done.z.flatten(1).sort(1)[0], done.others["image-2"].flatten(1).sort(1)[0])
+    assert torch.equal(done.pixels.flatten(1).sort(1)[0], done.others["image-2"].flatten(1).sort(1)[0])
 
 
 # --- mosaic ---
@@ -263,9 +264,9 @@ def test_features_of_a_network_follow_the_pixels() -> None:
 def test_a_mosaic_finds_the_rearrangement_of_a_picture(cut: Any, tiles_of: Any) -> None:
     """The guide is the image rearranged, by a morph; the mosaic of either from the other is exact."""
     image = images()
-    guide = apply(TileMorph(conditions=(1,), tiles=cut, source="image", steps=2), image).z
+    guide = apply(TileMorph(conditions=(1,), tiles=cut, source="image", steps=2), image).pixels
     done = apply(Mosaic(tiles=cut, tiles_of=tiles_of), image, Given(guide=guide))
-    assert torch.equal(done.z, guide if tiles_of == "image" else image)
+    assert torch.equal(done.pixels, guide if tiles_of == "image" else image)
     assert done.sigmas.tolist() == [[0.0]] * 3
     assert done.details is not None
     assert done.details[0]["sources"] == ["input" if tiles_of == "image" else "guide"]
@@ -276,7 +277,7 @@ def test_a_mosaic_is_nearer_to_the_guide_and_nearest_with_unlimited_repeats() ->
     away = [(image - guide).square().sum().item()]
     for repeats in (1, 2, "unlimited"):
         done = apply(Mosaic(tiles="pixels", repeats=repeats), image, Given(guide=guide))
-        away.append((done.z - guide).square().sum().item())
+        away.append((done.pixels - guide).square().sum().item())
     assert away == sorted(away, reverse=True)
 
 
@@ -284,5 +285,5 @@ def test_a_grey_model_moves_its_one_channel() -> None:
     z = images()[:, :1]
     grey = ClosedForm(denoise=Gaussian(std=0.5), levels=LEVELS, size=(H, W))
     done = apply(TileMorph(conditions=("none", "none"), tiles="pixels", guidance=1, steps=2), z, model=grey)
-    assert done.z.shape == z.shape
-    assert torch.equal(done.z.flatten(1).sort(1)[0], done.others["image-2"].flatten(1).sort(1)[0])
+    assert done.pixels.shape == z.shape
+    assert torch.equal(done.pixels.flatten(1).sort(1)[0], done.others["image-2"].flatten(1).sort(1)[0])

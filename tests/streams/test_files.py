@@ -106,7 +106,7 @@ def test_damage_is_told_from_storage_that_fails(error: Exception, local: bool, d
 def test_the_registry_of_inputs_is_the_union_that_configurations_take(tmp_path: Path) -> None:
     adapter: TypeAdapter[BaseModel] = TypeAdapter(AnyInput)
     for name, kind in INPUTS.items():
-        value = {"format": name, "urls" if name == "webdataset" else "path": "x"}
+        value = {"format": name, "urls" if name in ("webdataset", "captions") else "path": "x"}
         assert type(adapter.validate_python(value)) is kind
     with pytest.raises(ValidationError, match="'webdataset', 'hub', 'folder'"):
         adapter.validate_python({"format": "zip", "path": "x"})

@@ -1,0 +1,55 @@
+"""What all diffusers backbones have in common: a VAE or none, prompts or classes, one network, and its own way to be called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.diffusion.denoisers import Denoiser, Prediction, per_row, to_x0
+from pipeline.diffusion.model import Rows
+from pipeline.models.prompts import Embedding
+from pipeline.models.sketch import Sketch
+from pipeline.models.vae import Vae
+
+Predict = Callable[[Tensor, Tensor, Embedding], Tensor]
+"""`predict(x [B, C, h, w], timestep float32 [B], embedding [B, …]) -> [B, ≥ C, h, w]`, x in the network's own scale
+and dtype."""
+
+
+def unlimited(x0: Tensor) -> Tensor:
+    return x0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone(Sketch):
+    """See `pipeline.diffusion.model.Model`. A family's file says how rows are embedded and the network is called."""
+
+    network: nn.Module
+    predict: Predict
+    embed: Callable[[Rows], Embedding]
+    vae: Vae | None
+    """None: z is the image itself."""
+    prediction: Prediction
+    limit: Callable[[Tensor], Tensor] = unlimited
+    dtype: torch.dtype = torch.float32
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return self.vae.encode(pixels) if self.vae else pixels
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.vae.decode(z) if self.vae else z
+
+    def denoiser(self, rows: Rows) -> Denoiser:
+        embedding = self.embed(rows)
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            given = (x * per_row(self.levels.scale(sigma), x)).to(self.dtype)
+            own = {name: tensor.expand(len(x), *tensor.shape[1:]) for name, tensor in embedding.items()}
+            output = self.predict(given, self.levels.timestep(sigma).float(), own)
+            mean = output[:, : x.shape[1]]  # what follows it is a learned variance
+            return to_x0(mean.to(x.dtype), x, sigma, self.prediction)
+
+        return denoise

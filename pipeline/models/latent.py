@@ -1,0 +1,50 @@
+"""Stable Diffusion 1.x and 2.x: a UNet on the latents of a VAE, conditioned on hidden states of CLIP (2112.10752)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.models.backbone import Backbone
+from pipeline.models.config import DTYPES, ModelConfig
+from pipeline.models.loading import hash_of, load_pipeline
+from pipeline.models.prompts import Embedding, Prompts
+from pipeline.models.schedule import levels_of, prediction_of
+from pipeline.models.sizes import image_size, latent_grid
+from pipeline.models.sketch import Sketch
+from pipeline.models.vae import vae_of
+
+
+def sketch_latent(folder: Path, config: ModelConfig) -> Sketch:
+    side, unet = latent_grid(folder, "unet")
+    size = image_size(folder, config, trained=unet["sample_size"], cell=side, multiple=side)
+    return Sketch(
+        levels=levels_of(folder),
+        size=size,
+        shape=(unet["in_channels"], size[0] // side, size[1] // side),
+        hash=hash_of(folder, config),
+    )
+
+
+def load_latent(folder: Path, config: ModelConfig, device: str) -> Backbone:
+    sketch = sketch_latent(folder, config)
+    pipe = load_pipeline(folder, config, device)
+
+    def embed(prompt: str | None) -> Embedding:
+        hidden, _ = pipe.encode_prompt(prompt or "", device, 1, False)
+        return {"encoder_hidden_states": hidden[0]}
+
+    def predict(x: Tensor, timestep: Tensor, embedding: Embedding) -> Tensor:
+        return pipe.unet(x, timestep, embedding["encoder_hidden_states"], return_dict=False)[0]
+
+    return Backbone(
+        **vars(sketch) | {"levels": sketch.levels.to(device)},
+        network=pipe.unet,
+        predict=predict,
+        embed=Prompts(torch.inference_mode()(embed)),
+        vae=vae_of(pipe),
+        prediction=prediction_of(folder),
+        dtype=DTYPES[config.dtype],
+    )

@@ -1,0 +1,126 @@
+"""Loading a diffusers pipeline folder with care: known classes, safetensors, every component that is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.models.config import DTYPES, ModelConfig
+from pipeline.models.folder import PICKLED, hash_model, read_json
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+INDEX = "model_index.json"
+LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "watermarker")
+"""Components that no operator asks for."""
+LIBRARIES = ("diffusers", "transformers")
+NO_WEIGHTS = ("Scheduler", "Tokenizer", "Processor", "TokenizerFast", "SchedulerFast")
+
+
+def load_pipeline(folder: Path, config: ModelConfig, device: str) -> DiffusionPipeline:
+    """The pipeline that model_index.json names, with LoRA and textual inversion, ready on `device`.
+
+    Raises `UserError` for what is missing, pickled or unknown in the folder.
+    """
+    import diffusers
+
+    index = read_json(folder / INDEX)
+    wanted = components(folder, index, config.variant)
+    try:
+        pipe = getattr(diffusers, index["_class_name"]).from_pretrained(
+            folder, torch_dtype=DTYPES[config.dtype], variant=config.variant, use_safetensors=True,
+            local_files_only=True, **{name: None for name in index if name in LEFT_OUT and name not in wanted},
+        )  # fmt: skip
+    except Exception as error:  # damaged weights and senseless options break the loader anywhere
+        raise UserError(f"{folder}: the pipeline cannot be loaded ({' '.join(str(error).split())[:200]})") from None
+    pipe.set_progress_bar_config(disable=True)
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module):
+            part.eval().requires_grad_(False)
+    adapt(pipe, config)
+    if getattr(pipe, "vae", None) is not None:
+        if config.vae.slicing:
+            pipe.vae.enable_slicing()
+        if config.vae.tiling:
+            pipe.vae.enable_tiling()
+    return place(pipe, config, device)
+
+
+def adapt(pipe: Any, config: ModelConfig) -> None:
+    """LoRA is merged into the weights; textual inversion adds words to the tokenizers."""
+    for inversion in config.textual_inversion:
+        file = safetensors_file(inversion.path, "model.textual_inversion")
+        try:
+            pipe.load_textual_inversion(str(file.parent), weight_name=file.name, token=inversion.token)
+        except Exception as error:
+            raise UserError(f"model.textual_inversion: {file} does not fit the model ({first_line(error)})") from None
+    for lora in config.lora:
+        file = safetensors_file(lora.path, "model.lora")
+        try:
+            pipe.load_lora_weights(str(file.parent), weight_name=file.name)
+            pipe.fuse_lora(lora_scale=lora.scale)
+            pipe.unload_lora_weights()
+        except Exception as error:
+            raise UserError(f"model.lora: {file} does not fit the model ({first_line(error)})") from None
+
+
+def place(pipe: Any, config: ModelConfig, device: str) -> Any:
+    if config.offload != "none" and device == "cpu":
+        raise UserError(f"model.offload is {config.offload}, and the device is the CPU: there is nothing to relieve")
+    if config.offload == "model":
+        pipe.enable_model_cpu_offload(device=device)
+    elif config.offload == "sequential":
+        pipe.enable_sequential_cpu_offload(device=device)
+    else:
+        pipe.to(device)
+    return pipe
+
+
+def components(folder: Path, index: dict[str, Any], variant: str | None) -> list[str]:
+    """Names of the parts that are loaded, all checked. Raises `UserError`."""
+    found = []
+    for name, value in index.items():
+        if not isinstance(value, list) or len(value) != 2 or value == [None, None] or name in LEFT_OUT:
+            continue
+        library, kind = value
+        if library not in LIBRARIES:
+            raise UserError(f"{folder / INDEX}: {name} comes from {library!r}; allowed are {', '.join(LIBRARIES)}")
+        if not (folder / name).is_dir():
+            raise UserError(f"{folder / name} is missing: {INDEX} lists it as a {kind}")
+        if not kind.endswith(NO_WEIGHTS):
+            check_weights(folder / name, variant)
+        found.append(name)
+    return found
+
+
+def check_weights(folder: Path, variant: str | None) -> None:
+    there = sorted(p.name for p in folder.iterdir() if p.suffix == ".safetensors")
+    if variant and not any(f".{variant}." in name for name in there):
+        raise UserError(f"{folder}: no weights of variant {variant!r} (there are {', '.join(there) or 'none'})")
+    if not there:
+        pickled = ", ".join(sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED))
+        raise UserError(f"{folder} holds {f'only pickled weights ({pickled})' if pickled else 'no weights'}; "
+                        "only .safetensors are loaded")  # fmt: skip
+
+
+def safetensors_file(path: str, option: str) -> Path:
+    file = Path(path).expanduser()
+    if file.suffix != ".safetensors" or not file.is_file():
+        what = "no .safetensors file" if file.is_file() else "no file"
+        raise UserError(f"{option}: {path!r} is {what}; a .safetensors file is expected")
+    return file
+
+
+def hash_of(folder: Path, config: ModelConfig) -> str:
+    """Of the folder's weights and of what is loaded on top of them."""
+    paths = [lora.path for lora in config.lora] + [inversion.path for inversion in config.textual_inversion]
+    extra = [safetensors_file(path, "model") for path in paths]
+    return hash_model(folder, extra)
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,23 @@
+"""What a model folder's configuration tells of the model, without its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.diffusion.levels import Levels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sketch:
+    """See `pipeline.diffusion.model.Outline`."""
+
+    levels: Levels
+    size: tuple[int, int]
+    shape: tuple[int, ...]
+    space: Literal["pixel", "latent"] = "latent"
+    conditioning: Literal["none", "class", "text"] = "text"
+    classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    unconditional: bool = True
+    hash: str = ""

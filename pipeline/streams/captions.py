@@ -1,0 +1,146 @@
+"""Captions as input, for jobs that start from text: one sample per line of a jsonl file, its image a blank."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from pipeline.records import Rejected, Sample
+from pipeline.streams.contract import InputStream
+from pipeline.streams.files import (
+    HashedReader,
+    content_hash,
+    expand_urls,
+    fingerprint,
+    open_url,
+    shard_names,
+)
+from pipeline.streams.lines import LONGEST_LINE, Line, read_lines
+from pipeline.streams.names import unsafe
+
+KEPT_OF_LONGER = 1 << 12
+"""Bytes of a refused longer line that go to the quarantine: what is rejected stays in memory until the shard ends."""
+LONGEST_KEY = 200
+"""Bytes in UTF-8: a file name has 255, and copies and extensions come behind the key."""
+
+BLANK_PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c"
+    "49444154789c636868680000030401814bd3d2100000000049454e44ae426082"
+)
+"""One grey pixel, stored in colour so that `image.mode: source` does not turn what is painted over it grey."""
+
+
+class CaptionsInput(BaseModel):
+    """jsonl files, plain or gzipped, local or by any fsspec URL; every line a JSON object, blank lines passed over.
+
+    Each sample has the members `json` (the line) and `txt` (the caption), a blank image and no label.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["captions"] = "captions"
+    urls: tuple[str, ...]
+    """One or many; globs and braces are expanded. Each file is a shard."""
+    prompt: str = "caption"
+    """Field that holds the caption."""
+    id: str = "id"
+    """Field that holds the key, text or a whole number; a line without it gets `FILE-000017`, its line number."""
+
+    @field_validator("urls", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    def open(self) -> InputStream:
+        urls = expand_urls(self.urls)
+        names = shard_names([re.sub(r"(?<=[^/])\.(jsonl|ndjson|json)(\.gz)?$", "", url.split("?")[0]) for url in urls])
+        return InputStream(shards=[CaptionShard(url, name, self) for url, name in zip(urls, names, strict=True)])
+
+
+class CaptionShard:
+    def __init__(self, url: str, name: str, options: CaptionsInput) -> None:
+        self.url, self.name, self.options = url, name, options
+        self._hash: str | None = None
+
+    def fingerprint(self) -> str:
+        return fingerprint(self.url)
+
+    def content_hash(self) -> str:
+        return self._hash or content_hash(self.url)
+
+    def read(self) -> Iterator[Sample | Rejected]:
+        seen = set[str]()
+        with open_url(self.url) as file:
+            hashed = HashedReader(file)
+            lines = read_lines(cast(BinaryIO, hashed), local="://" not in self.url)
+            for number, line in enumerate(lines, start=1):
+                if isinstance(line, Exception):
+                    reason = f"the file is cut off or damaged: nothing can be read from line {number} on ({line})"
+                    yield self._reject(number, reason, "undecodable", {})
+                elif line.start.strip() or line.too_long:
+                    yield self._sample(line, number, seen)
+            self._hash = hashed.sha256()
+
+    def _sample(self, line: Line, number: int, seen: set[str]) -> Sample | Rejected:
+        """Adds the key to `seen`."""
+        kept = {"line": line.start}
+        if line.too_long:
+            reason = f"the line has {line.size} bytes; {LONGEST_LINE} are allowed"
+            return self._reject(number, reason, "undecodable", {"line": line.start[:KEPT_OF_LONGER]})
+        try:
+            content = json.loads(line.start.decode("utf-8-sig"))
+        except (ValueError, RecursionError) as error:
+            return self._reject(number, f"the line is no JSON ({error})", "undecodable", kept)
+        if not isinstance(content, dict):
+            return self._reject(number, f"a JSON object is expected, found {line.start[:40]!r}", "undecodable", kept)
+        key = content.get(self.options.id, self._key(number))
+        if (problem := _key_problem(key) or _caption_problem(content, self.options.prompt)) is not None:
+            return self._reject(number, problem, "refused", kept)
+        if (key := str(key)) in seen:
+            return self._reject(number, f"duplicate key {key!r} in this shard", "refused", kept)
+        seen.add(key)
+        members = {"json": line.start, "txt": content[self.options.prompt].encode()}
+        return Sample(key=key, image=BLANK_PNG, image_ext="png", members=members, origin=self._origin(number))
+
+    def _reject(
+        self, number: int, reason: str, kind: Literal["undecodable", "refused"], kept: dict[str, bytes]
+    ) -> Rejected:
+        return Rejected(key=self._key(number), reason=reason, kind=kind, origin=self._origin(number), members=kept)
+
+    def _key(self, number: int) -> str:
+        return f"{self.name}-{number:06d}"
+
+    def _origin(self, number: int) -> str:
+        return f"{self.name}:line {number}"
+
+
+def _key_problem(key: Any) -> str | None:
+    if isinstance(key, bool) or not isinstance(key, str | int):
+        return f"the key must be text or a whole number, found {repr(key)[:80]}"
+    name = str(key)
+    if not name.rpartition("/")[2] or unsafe(name) or not _encodable(name) or len(name.encode()) > LONGEST_KEY:
+        return f"the key {repr(key)[:80]} cannot name a sample (at most {LONGEST_KEY} bytes, no unsafe path)"
+    return None
+
+
+def _caption_problem(content: dict[str, Any], field: str) -> str | None:
+    if field not in content:
+        return f"field {field!r} is missing (fields: {', '.join(map(repr, content))[:200]})"
+    caption = content[field]
+    if not isinstance(caption, str):
+        return f"field {field!r} must be text, found {repr(caption)[:80]}"
+    if not caption.strip():
+        return f"field {field!r} is empty"
+    return None if _encodable(caption) else f"field {field!r} holds half a surrogate pair, which is no text"
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
