@@ -48,6 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
     _recipe(run)
     run.add_argument("--limit", type=int, metavar="N", help="only the first N samples")
     run.add_argument("--dry-run", action="store_true", help="print the resolved recipe and what it would cost")
+    run.add_argument(
+        "--forbid-noncommercial", action="store_true", help="refuse weights that forbid commercial use"
+    )
     change = run.add_mutually_exclusive_group()
     change.add_argument("--overwrite", action="store_true", help="remove what the job wrote before, and start anew")
     change.add_argument("--keep-finished", action="store_true", help="keep finished shards although something changed")
@@ -77,6 +80,7 @@ def run_command(args: argparse.Namespace) -> int:
 
     limit = [f"limit={args.limit}"] if args.limit is not None else []
     job = make_job(load_config(JobConfig, args.recipe, [*args.set, *limit]))
+    mind_licences(job, forbid=args.forbid_noncommercial)
     if args.dry_run:
         from pipeline.estimate import estimate
 
@@ -91,6 +95,17 @@ def run_command(args: argparse.Namespace) -> int:
         f"{counts['quarantined'] + counts['undecodable']} in quarantine"
     )
     return outcome(manifest)
+
+
+def mind_licences(job: Job, *, forbid: bool) -> None:
+    """One line for weights that must not be used commercially. Raises `UserError` where the user forbids them."""
+    for path, licence in job.licences.items():
+        if licence.noncommercial and forbid:
+            raise UserError(f"{path}: its licence is {licence.name}, and --forbid-noncommercial was given")
+        if licence.noncommercial:
+            print(
+                f"doppel: {path}: non-commercial licence {licence.name}; it may bind the outputs too", file=sys.stderr
+            )
 
 
 def preview_command(args: argparse.Namespace) -> int:

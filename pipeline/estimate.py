@@ -8,7 +8,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from pipeline.config import dump
-from pipeline.engines.local import resolve_devices
+from pipeline.engines.local import fitted, resolve_devices
+from pipeline.memory import BatchSize
 from pipeline.reading import Reader
 from pipeline.run import load_models, transform
 
@@ -25,15 +26,16 @@ def estimate(job: Job) -> str:
     config = job.config
     stream = config.input.open()
     device, *others = resolve_devices(config.run.devices)
-    models = load_models(config, device)
+    job = fitted(job, device, None)
+    models, size = load_models(config, device), BatchSize(job.batch_size)
     lines = [dump(config).rstrip(), f"# shards: {len(stream.shards)}, device: {', '.join([device, *others])}"]
     if not stream.shards:
         return "\n".join(lines)
     with ThreadPoolExecutor(config.run.workers) as pool:
         for batch in islice(Reader(job, models.first, pool)(stream.shards[:1]), 1):
-            transform(batch, models, job, device)
+            transform(batch, models, job, device, size)
             started = time.perf_counter()
-            transform(batch, models, job, device)
+            transform(batch, models, job, device, size)
             seconds = (time.perf_counter() - started) / max(len(batch.rows), 1)
     first = sum(1 for _ in stream.shards[0].read())
     total = min(first * len(stream.shards), config.limit or first * len(stream.shards))

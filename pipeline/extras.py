@@ -94,6 +94,16 @@ class CaptionConfig(BaseModel):
         return self
 
 
+class JudgeConfig(BaseModel):
+    """The CLIP that compares images and texts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    """A transformers CLIP folder, or a hub id."""
+    revision: str | None = None
+
+
 class NoCaption(Exception):
     """What the sample lacks."""
 

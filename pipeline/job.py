@@ -6,21 +6,24 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipeline.diffusion.model import Outline
 from pipeline.errors import UserError
-from pipeline.extras import CaptionConfig, GuideConfig, MaskConfig, file_guide, file_mask
+from pipeline.extras import CaptionConfig, GuideConfig, JudgeConfig, MaskConfig, file_guide, file_mask
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import sketch_model
+from pipeline.models.folder import find_model, hash_model
+from pipeline.models.licence import Licence, read_licence
 from pipeline.operators import AnyOperator
+from pipeline.operators.contract import Extra
 from pipeline.pixels import Codec, Fit
 from pipeline.streams import AnyInput, OutputFormat
 
@@ -71,6 +74,9 @@ class JobConfig(Section):
     operator: AnyOperator | None = None
     caption: CaptionConfig | None = None
     """Each sample's own prompt; models that take none have no use for it."""
+    edited: CaptionConfig | None = None
+    """The caption of each sample as it is to become; condition `edited`."""
+    judge: JudgeConfig | None = None
     mask: MaskConfig | None = None
     guide: GuideConfig | None = None
     clip: str | None = None
@@ -90,7 +96,7 @@ class JobConfig(Section):
 
     @model_validator(mode="after")
     def _extras_are_used(self) -> JobConfig:
-        extras = {"mask": self.mask, "guide": self.guide, "second_model": self.second_model}
+        extras = {name: getattr(self, name) for name in get_args(Extra)}
         given = {name for name, section in extras.items() if section is not None}
         needs, accepts = (self.operator.needs, self.operator.accepts) if self.operator else (frozenset(), frozenset())
         name = self.operator.name if self.operator else "none"
@@ -112,9 +118,9 @@ class JobConfig(Section):
             raise ValueError(f"no valid regular expression ({error})") from None
         return clip
 
-    def wants_own(self, model: Outline, kind: Literal["class", "text"]) -> bool:
+    def wants(self, model: Outline, kind: Literal["class", "text"], condition: str = "own") -> bool:
         """Whether the job conditions the model on the samples' own labels (captions)."""
-        return model.conditioning == kind and self.operator is not None and "own" in self.operator.conditions_used()
+        return model.conditioning == kind and self.operator is not None and condition in self.operator.conditions_used()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,12 +130,19 @@ class Job:
     config: JobConfig
     salt: bytes
     hashes: dict[str, str]
+    licences: dict[str, Licence]
+    """Of each model's weights, by its path."""
+    fitted: int | None = None
+    """The batch size that was found, where the recipe's is auto."""
 
     @property
     def batch_size(self) -> int:
         """Of a job with a model."""
         size = self.config.model.batch_size if self.config.model else 1
-        assert isinstance(size, int)
+        if isinstance(size, str):
+            size = self.fitted or 0
+        if not size:
+            raise RuntimeError("the batch size was not found yet: see engines.local.fitted")
         return size
 
     @property
@@ -150,8 +163,10 @@ def make_job(config: JobConfig) -> Job:
     model, second = (sketch_model(c) if c else None for c in (config.model, config.second_model))
     if model and config.operator:
         config.operator.check(model, second)
-        if config.wants_own(model, "text") and config.caption is None:
-            raise UserError("condition own: the model takes prompts; give the operator a prompt, or a section caption")
+        for condition, section in (("own", "caption"), ("edited", "edited")):
+            if config.wants(model, "text", condition) and getattr(config, section) is None:
+                advice = f"give the recipe a section {section}, or the operator a prompt"
+                raise UserError(f"condition {condition}: the model takes prompts; {advice}")
         if config.mask and config.mask.file:
             file_mask(config.mask.file, model.size)
         if config.guide and config.guide.file:
@@ -160,11 +175,24 @@ def make_job(config: JobConfig) -> Job:
         "config": hash_json({k: v for k, v in identity(config).items() if k not in ("input", "limit")}),
         "model": model.hash if model else "",
         "second_model": second.hash if second else "",
+        "judge": hash_model(find_model(ModelConfig(**config.judge.model_dump()))) if config.judge else "",
         "files": hash_files(section.file for section in (config.mask, config.guide) if section),
         "code": code_hash(),
         "salt": salt_check(salt),
     }
-    return Job(config=config, salt=salt, hashes=hashes)
+    folders = {path: find_model(ModelConfig(path=path, revision=revision)) for path, revision in weights(config)}
+    licences = {path: read_licence(folder) for path, folder in folders.items()}
+    return Job(config=config, salt=salt, hashes=hashes, licences=licences)
+
+
+def weights(config: JobConfig) -> Iterator[tuple[str, str | None]]:
+    """Path and revision of all weights that a job loads."""
+    for model in (config.model, config.second_model):
+        if model is not None:
+            yield model.path, model.revision
+            yield from ((upscaler.path, upscaler.revision) for upscaler in model.upscalers)
+    if config.judge is not None:
+        yield config.judge.path, config.judge.revision
 
 
 def hash_files(files: Iterable[str | None]) -> str:
@@ -181,7 +209,7 @@ def identity(config: JobConfig) -> dict[str, Any]:
     model_place = {"path": True, "revision": True, "local_files_only": True, "lora": files, "textual_inversion": files}
     places: Any = {
         "run": True, "output": {"path"}, "model": model_place, "second_model": model_place,
-        "mask": {"file"}, "guide": {"file"},
+        "mask": {"file"}, "guide": {"file"}, "judge": {"path", "revision"},
     }  # fmt: skip
     return config.model_dump(mode="json", exclude=places)
 

@@ -14,6 +14,7 @@ from pipeline.config import load_config
 from pipeline.engines.local import resolve_devices
 from pipeline.errors import UserError
 from pipeline.job import Job, JobConfig, make_job
+from pipeline.memory import BatchSize
 from pipeline.reading import Reader
 from pipeline.records import Output, Rejected
 from pipeline.report.animate import animate
@@ -50,14 +51,14 @@ def try_out(job: Job, count: int) -> tuple[list[list[Output]], list[Rejected]]:
     if config.model is not None:
         config = config.model_copy(update={"model": config.model.model_copy(update={"batch_size": count})})
     job, device = replace(job, config=config), resolve_devices(config.run.devices)[0]
-    models = load_models(config, device)
+    models, size = load_models(config, device), BatchSize(count)
     names = config.input.open().label_names
     by_key: dict[str, list[Output]] = {}
     rejected: list[Rejected] = []
     with ThreadPoolExecutor(config.run.workers) as pool:
         for batch in Reader(job, models.first, pool, names)(config.input.open().shards):
             some = replace(batch, rows=batch.rows[: count - len(by_key)])
-            outputs, refused = transform(some, models, job, device)
+            outputs, refused = transform(some, models, job, device, size)
             rejected += batch.rejected + refused
             for output in outputs:
                 by_key.setdefault(output.row.sample.key, []).append(output)

@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from typing import Literal
 
 from pipeline.diffusion.model import Outline
 from pipeline.errors import UserError
-from pipeline.extras import NoCaption, clip_of, read_caption, read_guide, read_mask
+from pipeline.extras import CaptionConfig, NoCaption, clip_of, read_caption, read_guide, read_mask
 from pipeline.job import Job
 from pipeline.pixels import Undecodable, decode
 from pipeline.records import Batch, Rejected, Row, Sample
@@ -67,7 +68,8 @@ class Reader:
         if noise_key is None:
             return reject(sample, f"the key does not match clip {config.clip!r}", undecodable=False)
         try:
-            caption = self.caption(sample)
+            caption = self.caption(sample, "own", config.caption)
+            edited = self.caption(sample, "edited", config.edited)
         except NoCaption as error:
             return reject(sample, f"no caption: {error}", undecodable=False)
         try:
@@ -76,7 +78,7 @@ class Reader:
             return reject(sample, str(error), undecodable=True)
         if config.image.mode == "RGB":
             frame = replace(frame, mode="RGB")
-        row = Row(sample=sample, frame=frame, image=image, noise_key=noise_key, caption=caption)
+        row = Row(sample=sample, frame=frame, image=image, noise_key=noise_key, caption=caption, edited=edited)
         try:
             if config.mask and self.model:
                 mask = read_mask(config.mask, sample, frame, self.model.size, fit, self.job.salt, noise_key)
@@ -88,15 +90,14 @@ class Reader:
             return reject(sample, str(error), undecodable=False)
         return row
 
-    def caption(self, sample: Sample) -> str | None:
-        """The sample's own prompt, where the job needs it. Raises `NoCaption`, or `UserError` if that ends the job."""
-        config = self.job.config
-        if self.model is None or config.caption is None or not config.wants_own(self.model, "text"):
+    def caption(self, sample: Sample, condition: Literal["own", "edited"], config: CaptionConfig | None) -> str | None:
+        """The sample's prompt, where the job needs it. Raises `NoCaption`, or `UserError` if that ends the job."""
+        if self.model is None or config is None or not self.job.config.wants(self.model, "text", condition):
             return None
         try:
-            return read_caption(config.caption, sample, self.label_names)
+            return read_caption(config, sample, self.label_names)
         except NoCaption as error:
-            if config.caption.on_missing == "skip":
+            if config.on_missing == "skip":
                 raise
             raise UserError(
                 f"caption: {error} ({sample.origin or sample.key}); on_missing: skip or default goes on without"
@@ -105,7 +106,7 @@ class Reader:
     def label_problem(self, label: int | None) -> str | None:
         """Why a sample with this label can't be used. Without need for labels, −1 is the convention for "none"."""
         names = self.label_names
-        if self.model is not None and self.job.config.wants_own(self.model, "class"):
+        if self.model is not None and self.job.config.wants(self.model, "class"):
             highest = (self.model.classes or 0) - 1
             if label is None:
                 way_out = " (operator.condition: none goes without)" if self.model.unconditional else ""

@@ -76,6 +76,8 @@ class Row:
     """0 or 1, `[H, W]`; 1 where the image is to change."""
     caption: str | None = None
     """Its prompt, where the model takes one."""
+    edited: str | None = None
+    """The same of what it is to become."""
     guides: tuple[Pixels8, ...] = ()
     """`[H, W, 3]` each."""
 
@@ -103,3 +105,5 @@ class Output:
     key: str
     image: Pixels8
     provenance: Mapping[str, Any]
+    beside: Mapping[str, Pixels8] = field(default_factory=dict)
+    """Further images of the same sample, by name."""

@@ -123,3 +123,18 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"tiles": {"shape": "rings", "count": 3, "flips": True}},
     ],
 }
+
+TEXT_SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "pairs": [
+        {"copies": 2, "steps": 3},
+        {"share": [0, 1], "guidance": [1, 3], "maps": "both", "mode": "replace", "steps": 1, "solver": "heun"},
+        {"maps": "self", "thresholds": {"images": 0.5}, "keep": 1, "steps": 2, "solver": "dpmpp_2m_sde"},
+    ],
+    "prompt_to_prompt": [
+        {"steps": 3},
+        {"source": "a cat", "target": "a dog", "mode": "replace", "start": [0.2, 0.8], "steps": 2, "solver": "heun"},
+        {"reweight": {"cat": 2}, "cross_share": 1, "self_share": 0.0, "steps": 2, "solver": "ancestral", "guidance": 1},
+        {"source": "none", "target": "own", "invert": True, "steps": 3, "guidance": {"scale": 2, "negative": "a cat"}},
+    ],
+}
+"""Of operators that edit attention to the words of prompts."""

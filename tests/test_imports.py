@@ -30,8 +30,10 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"diffusion.regions", "errors", "records"},
     "job": {"diffusion.model", "errors", "extras", "models", "operators", "pixels", "streams"},
     "reading": {"diffusion.model", "errors", "extras", "job", "models", "pixels", "records", "streams"},
+    "memory": {"errors"},
     "run": {
         "diffusion",
+        "memory",
         "errors",
         "job",
         "models",
@@ -44,9 +46,9 @@ ALLOWED: dict[str, set[str]] = {
         "report.flicker",
         "streams",
     },
-    "engines": {"errors", "job", "run", "streams"},
-    "estimate": {"config", "engines", "job", "reading", "run"},
-    "preview": {"config", "engines", "job", "reading", "records", "report", "run", "errors"},
+    "engines": {"errors", "job", "memory", "run", "streams"},
+    "estimate": {"config", "engines", "job", "memory", "reading", "run"},
+    "preview": {"config", "engines", "job", "memory", "reading", "records", "report", "run", "errors"},
     "demo": {"config", "diffusion", "job", "models", "noise", "operators", "pixels", "records", "report", "streams"},
     "cli": {
         "errors",

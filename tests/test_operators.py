@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from operator_settings import SETTINGS
+from operator_settings import SETTINGS, TEXT_SETTINGS
+from text_model import Judge, Prompted
 
 from pipeline.diffusion.levels import levels_from_scheduler
 from pipeline.models.gaussian import ClosedForm, Gaussian
@@ -21,10 +22,14 @@ MODEL = ClosedForm(
     size=(12, 12),
 )
 SECOND = ClosedForm(denoise=Gaussian(mean=-0.2, std=0.4), by_class=MODEL.by_class, levels=LEVELS, size=(12, 12))
+PROMPTED = Prompted(denoise=MODEL.denoise, levels=LEVELS, size=(12, 12))
+CAPTIONS = ["a cat", "a dog, two birds", "one"]
+EDITED = ["a dog", "a dog, three birds", "two"]
+ALL = SETTINGS | TEXT_SETTINGS
 KEYS = ["a", "b.c", "d/e"]
 CASES = [
     pytest.param(name, settings, everything, id=f"{name}-{i}{'-with-all' * everything}")
-    for name, several in SETTINGS.items()
+    for name, several in ALL.items()
     for i, settings in enumerate(several)
     for everything in ([False, True] if OPERATORS[name].accepts else [False])
 ]
@@ -42,18 +47,22 @@ def apply(operator: Operator, rows: list[int], everything: bool, copy: int = 0) 
     extras = operator.needs | (operator.accepts if everything else frozenset())
     given = Given(
         labels=LABELS[rows],
+        captions=[CAPTIONS[row] for row in rows],
+        edited=[EDITED[row] for row in rows] if "edited" in extras else None,
+        judge=Judge() if "judge" in extras else None,
         mask=MASK[rows] if "mask" in extras else None,
         guide=GUIDE[rows] if "guide" in extras else None,
         second=SECOND if "second_model" in extras else None,
     )
-    operator.check(MODEL, given.second)
+    model = PROMPTED if operator.name in TEXT_SETTINGS else MODEL
+    operator.check(model, given.second)
     noise = KeyedNoise(b"salt", [KEYS[row] for row in rows], operator.name, copy)
-    return operator(MODEL, Z[rows], given, noise)
+    return operator(model, Z[rows], given, noise)
 
 
 def test_every_operator_has_settings_and_states_what_it_is() -> None:
-    assert SETTINGS.keys() == OPERATORS.keys()
-    for name, several in SETTINGS.items():
+    assert ALL.keys() == OPERATORS.keys()
+    for name, several in ALL.items():
         operator = OPERATORS[name].model_validate(several[0])  # the name is its default
         assert operator.name == name
         assert isinstance(operator.stochastic, bool)
@@ -70,7 +79,8 @@ def test_contract(name: str, settings: dict[str, Any], everything: bool) -> None
     again, turned = apply(operator, [0, 1, 2], everything), apply(operator, [2, 0], everything)
     assert done.sigmas.shape[0] == len(Z)
     assert done.sigmas.dtype == torch.float64
-    for image, same, some in zip(*([t.pixels, *t.others.values()] for t in (done, again, turned)), strict=True):
+    images = [[t.pixels, *t.others.values(), *t.beside.values()] for t in (done, again, turned)]
+    for image, same, some in zip(*images, strict=True):
         assert (image.shape, image.dtype) == (Z.shape, Z.dtype)
         assert image.isfinite().all()
         assert torch.equal(image, same)  # same keys, same output
@@ -85,7 +95,7 @@ def test_contract(name: str, settings: dict[str, Any], everything: bool) -> None
 
 
 def test_deterministic_operators_give_the_same_copy_twice() -> None:
-    for name, several in SETTINGS.items():
+    for name, several in ALL.items():
         operator = OPERATORS[name](name=name, **several[0])
         if not operator.stochastic:
             copies = [apply(operator, [0, 1], False, copy=copy).pixels for copy in (0, 1)]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 Unit = Literal["fraction", "sigma", "log_snr"]
-Spacing = Literal["trailing", "leading", "linspace", "karras"]
+Spacing = Literal["trailing", "leading", "linspace", "karras", "consistency"]
 
 SIGMA_PURE_NOISE = 1e8
 """Stands for σ = ∞ (zero terminal SNR, flow at s = 1): the signal is then below float32 resolution, and a
@@ -46,6 +46,11 @@ class Levels(Protocol):
     @property
     def offset(self) -> int:
         """`steps_offset` of a leading grid, in levels."""
+        ...
+
+    @property
+    def distilled(self) -> int:
+        """How many levels a consistency model has seen: LCM's `original_inference_steps`."""
         ...
 
     def sigma(self, fraction: Tensor) -> Tensor: ...
@@ -75,6 +80,7 @@ class DiscreteLevels:
     """float64 `[T+1]`: 0, then σ of level 0 … T−1, ascending."""
     spacing: Spacing = "trailing"
     offset: int = 0
+    distilled: int = 50
 
     @property
     def steps(self) -> int:
@@ -113,6 +119,7 @@ class FlowLevels:
     shift: float = 1.0
     spacing: Spacing = "trailing"
     offset: int = 0
+    distilled: int = 50
 
     def sigma(self, fraction: Tensor) -> Tensor:
         u = fraction.double().clamp(0, 1)
@@ -156,6 +163,7 @@ def levels_from_scheduler(config: Mapping[str, Any], image_tokens: int | None = 
         knots=torch.cat([sigmas.new_zeros(1), sigmas]),
         spacing=spacing,
         offset=int(config.get("steps_offset", 0)),
+        distilled=int(config.get("original_inference_steps", 50)),
     )
 
 
@@ -188,13 +196,16 @@ def grid(levels: Levels, start: Tensor, steps: int, spacing: Spacing | None = No
     trailing   p, p − p/n, p − 2p/n …
     linspace   from p to level 0
     leading    whole strides ⌊p/n⌋ up from level 0 + `offset` (p/n where that is less than 1). It begins about
-               one stride *below* the start, as diffusers' img2img does: noise the image to `grid(…)[:, 0]`
+               one stride *below* the start, as diffusers' img2img does
     karras     linear in σ^(1/7) from the start to level 0 (2206.00364, eq. 5); not for pure noise
+    consistency  n of the `distilled` levels that the model has seen, evenly chosen from the highest that is not
+               above the start (LCM, 2310.04378, section 4.3); trailing where there are fewer than n
 
-    All but `leading` begin exactly at the start. For p = T these are the levels of diffusers, with four
-    exceptions. It rounds trailing grids to whole levels (DDIM and DDPM linspace, too): visible where n does
-    not divide T. Its linspace of one step is level 0. Its DPM-Solver spreads leading and linspace over n+1
-    levels and leaves out the last. Its flow matching is a linspace that ends at a level 0 shifted twice.
+    All but `leading` and `consistency` begin exactly at the start: noise the image to `grid(…)[:, 0]`. For p = T
+    these are the levels of diffusers, with four exceptions. It rounds trailing grids to whole levels (DDIM and
+    DDPM linspace, too): visible where n does not divide T. Its linspace of one step is level 0. Its DPM-Solver
+    spreads leading and linspace over n+1 levels and leaves out the last. Its flow matching is a linspace that
+    ends at a level 0 shifted twice.
     """
     first = start.double()[:, None]
     if steps == 0:
@@ -215,14 +226,21 @@ def grid(levels: Levels, start: Tensor, steps: int, spacing: Spacing | None = No
     elif spacing == "karras":
         high, low = first ** (1 / 7), levels.sigma(level_0 / levels.steps).minimum(first) ** (1 / 7)
         sigmas = (high + (low - high) * ramp) ** 7
+    elif spacing == "consistency":
+        apart = max(levels.steps // levels.distilled, 1)
+        seen = torch.floor(p / apart + 1e-4)
+        chosen = apart * (seen - torch.floor(i * (seen / steps)))
+        sigmas = levels.sigma(torch.where(seen >= steps, chosen, p * (steps - i) / steps) / levels.steps)
     else:
         raise ValueError(f"spacing is {spacing!r}: known are {', '.join(get_args(Spacing))}")
     sigmas = sigmas.minimum(first)
-    begin = sigmas[:, :1] if spacing == "leading" else first
+    begin = sigmas[:, :1] if spacing in ("leading", "consistency") else first
     return torch.cat([begin, sigmas[:, 1:], torch.zeros_like(first)], dim=1)
 
 
 def _spacing(config: Mapping[str, Any]) -> Spacing:
+    if "original_inference_steps" in config:
+        return "consistency"
     if config.get("use_karras_sigmas"):
         return "karras"
     spacing = config.get("timestep_spacing", "trailing")

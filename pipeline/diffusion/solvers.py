@@ -1,4 +1,4 @@
-"""One loop, five step functions. In σ-space Euler *is* DDIM (η = 0) and ancestral Euler *is* DDPM (η = 1).
+"""One loop, six step functions. In σ-space Euler *is* DDIM (η = 0) and ancestral Euler *is* DDPM (η = 1).
 
 Every step is written as a blend of the estimate and the current point, `x' = x0 + (σ'/σ)(x − x0)`, not as
 `x + (σ' − σ)·d`: the two agree, but the second loses all digits when it starts from pure noise.
@@ -133,6 +133,17 @@ def _descend(x0: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: No
     return blend(x0, x, ratio * kept) + per_row(sigma_next * fresh, x) * noise(x)
 
 
+def consistency(
+    denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Noise, past: Past | None
+) -> tuple[Tensor, Tensor]:
+    """Multistep consistency sampling (2303.01469, algorithm 1): `x' = x0 + σ'·ε`, all of the noise drawn afresh.
+
+    For models whose estimate is the end of the ODE's path, not the mean of all images that x may come from.
+    """
+    x0 = denoiser(x, sigma)
+    return add_noise(x0, sigma_next, noise), x0
+
+
 def heun(
     denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Noise, past: Past | None
 ) -> tuple[Tensor, Tensor]:
@@ -181,4 +192,5 @@ SOLVERS: dict[str, Solver] = {
     "heun": heun,
     "dpmpp_2m": dpmpp_2m,
     "dpmpp_2m_sde": dpmpp_2m_sde,
+    "consistency": consistency,
 }

@@ -9,12 +9,15 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.job import Job, identity
-from pipeline.run import Event, ShardDone, process
+from pipeline.memory import remembered
+from pipeline.run import Event, ShardDone, process, try_sizes
 from pipeline.streams.contract import InputShard
 from pipeline.streams.ledger import Ledger, OnChange
 
@@ -33,8 +36,10 @@ def run_job(
     """
     stream = job.config.input.open()
     devices = resolve_devices(job.config.run.devices)
-    facts = {"config": identity(job.config), "hashes": job.hashes}
+    licences = {path: asdict(licence) for path, licence in job.licences.items()}
+    facts = {"config": identity(job.config), "hashes": job.hashes, "licences": licences}
     with Ledger(Path(job.config.output.path)).open(facts, on_change) as ledger:
+        job = fitted(job, devices[0], ledger)
         todo = ledger.pending(stream.shards, on_change)
         total = len(stream.shards)
         begin(total - len(todo), total)
@@ -55,6 +60,14 @@ def run_job(
             manifest = ledger.write_manifest(facts, total)
             ledger.log("stop", **manifest["shards"], **manifest["counts"])
         return manifest
+
+
+def fitted(job: Job, device: str, ledger: Ledger | None) -> Job:
+    """The job with its batch size; `auto` is found out once, and remembered beside the ledger."""
+    if job.config.model is None or job.config.model.batch_size != "auto":
+        return job
+    find = partial(try_sizes, job, device)
+    return replace(job, fitted=find() if ledger is None else remembered(ledger.root / "batch_size.json", find))
 
 
 def resolve_devices(names: Sequence[str]) -> list[str]:

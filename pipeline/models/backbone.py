@@ -1,15 +1,18 @@
-"""What all diffusers backbones have in common: a VAE or none, prompts or classes, one network, and its own way to be called."""
+"""What all diffusers backbones have in common: VAE (or none), prompts or classes, one network, its way to be called."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.diffusion.denoisers import Denoiser, Prediction, per_row, to_x0
+from pipeline.diffusion.editing import AttentionEdit
 from pipeline.diffusion.model import Rows
+from pipeline.models.attention import following
 from pipeline.models.prompts import Embedding
 from pipeline.models.sketch import Sketch
 from pipeline.models.vae import Vae
@@ -35,6 +38,13 @@ class Backbone(Sketch):
     prediction: Prediction
     limit: Callable[[Tensor], Tensor] = unlimited
     dtype: torch.dtype = torch.float32
+    tokenizer: Any = None
+    """Of the text that the network attends to; only where `attention` is set."""
+    edit: AttentionEdit | None = None
+
+    def edited(self, edit: AttentionEdit) -> Backbone:
+        """See `pipeline.diffusion.editing.EditsAttention`."""
+        return replace(self, edit=edit)
 
     def encode(self, pixels: Tensor) -> Tensor:
         return self.vae.encode(pixels) if self.vae else pixels
@@ -52,4 +62,9 @@ class Backbone(Sketch):
             mean = output[:, : x.shape[1]]  # what follows it is a learned variance
             return to_x0(mean.to(x.dtype), x, sigma, self.prediction)
 
-        return denoise
+        if self.edit is None:
+            return denoise
+        assert rows is not None
+        assert not isinstance(rows, Tensor)
+        text = embedding["encoder_hidden_states"]
+        return following(denoise, self.network, self.tokenizer, rows, self.edit, text)

@@ -8,7 +8,11 @@ from pathlib import Path
 
 from pipeline.diffusion.model import Model, Outline
 from pipeline.errors import UserError
+from pipeline.models.cascade import STAGES, load_cascade, sketch_cascade
 from pipeline.models.config import ModelConfig
+from pipeline.models.deepfloyd import load_deepfloyd, sketch_deepfloyd
+from pipeline.models.dit import load_dit, load_pixart, sketch_dit, sketch_pixart
+from pipeline.models.few_step import load_few_step, sketch_few_step
 from pipeline.models.flow import load_flux, load_sd3, sketch_flux, sketch_sd3
 from pipeline.models.folder import find_model, read_json
 from pipeline.models.latent import load_latent, sketch_latent
@@ -26,21 +30,32 @@ class Family:
 
 PIXEL = Family(sketch_pixel_model, load_pixel_model)
 LATENT = Family(sketch_latent, load_latent)
+DIT = Family(sketch_dit, load_dit)
+PIXART = Family(sketch_pixart, load_pixart)
+FEW_STEP = Family(sketch_few_step, load_few_step)
 LATENT_XL = Family(sketch_latent_xl, load_latent_xl)
 SD3 = Family(sketch_sd3, load_sd3)
 FLUX = Family(sketch_flux, load_flux)
+DEEPFLOYD = Family(sketch_deepfloyd, load_deepfloyd)
 FAMILIES: dict[str, Family] = {
     "DDPMPipeline": PIXEL,
     "DDIMPipeline": PIXEL,
     "PNDMPipeline": PIXEL,
     "StableDiffusionPipeline": LATENT,
     "StableDiffusionImg2ImgPipeline": LATENT,
+    "LatentConsistencyModelPipeline": FEW_STEP,
+    "LatentConsistencyModelImg2ImgPipeline": FEW_STEP,
+    "DiTPipeline": DIT,
+    "PixArtAlphaPipeline": PIXART,
+    "PixArtSigmaPipeline": PIXART,
     "StableDiffusionXLPipeline": LATENT_XL,
     "StableDiffusionXLImg2ImgPipeline": LATENT_XL,
     "StableDiffusion3Pipeline": SD3,
     "StableDiffusion3Img2ImgPipeline": SD3,
     "FluxPipeline": FLUX,
     "FluxImg2ImgPipeline": FLUX,
+    "IFPipeline": DEEPFLOYD,
+    "IFImg2ImgPipeline": DEEPFLOYD,
 }
 
 
@@ -49,6 +64,10 @@ def family_of(folder: Path) -> Family:
     if not (folder / INDEX).exists():
         return PIXEL
     name = read_json(folder / INDEX).get("_class_name")
+    if name in STAGES:
+        raise UserError(
+            f"model.path: {folder} holds an upper stage of a cascade ({name}): it belongs under model.upscalers"
+        )
     if name not in FAMILIES:
         raise UserError(f"{folder / INDEX}: _class_name is {name!r}; known are {', '.join(FAMILIES)}")
     return FAMILIES[name]
@@ -57,9 +76,11 @@ def family_of(folder: Path) -> Family:
 def load_model(config: ModelConfig, device: str) -> Model:
     """Raises `UserError` for what is missing or unknown in the folder."""
     folder = find_model(config)
-    return family_of(folder).load(folder, config, device)
+    model = family_of(folder).load(folder, config, device)
+    return load_cascade(model, config, device) if config.upscalers else model
 
 
 def sketch_model(config: ModelConfig) -> Outline:
     folder = find_model(config)
-    return family_of(folder).sketch(folder, config)
+    sketch = family_of(folder).sketch(folder, config)
+    return sketch_cascade(sketch, config) if config.upscalers else sketch

@@ -24,6 +24,7 @@ def sketch_latent(folder: Path, config: ModelConfig) -> Sketch:
         levels=levels_of(folder),
         size=size,
         shape=(unet["in_channels"], size[0] // side, size[1] // side),
+        attention=True,
         hash=hash_of(folder, config),
     )
 
@@ -47,4 +48,5 @@ def load_latent(folder: Path, config: ModelConfig, device: str) -> Backbone:
         vae=vae_of(pipe),
         prediction=prediction_of(folder),
         dtype=DTYPES[config.dtype],
+        tokenizer=pipe.tokenizer,
     )

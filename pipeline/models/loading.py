@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 INDEX = "model_index.json"
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "watermarker")
 """Components that no operator asks for."""
+DISPENSABLE = ("text_encoder_3", "tokenizer_3")
+"""Components that the pipeline works without, and yet misses where its folder has none: the T5 of SD 3."""
 LIBRARIES = ("diffusers", "transformers")
 NO_WEIGHTS = ("Scheduler", "Tokenizer", "Processor", "TokenizerFast", "SchedulerFast")
 
@@ -30,10 +35,12 @@ def load_pipeline(folder: Path, config: ModelConfig, device: str) -> DiffusionPi
 
     index = read_json(folder / INDEX)
     wanted = components(folder, index, config.variant)
+    absent = [name for name in index if name in LEFT_OUT + DISPENSABLE and name not in wanted]
     try:
-        pipe = getattr(diffusers, index["_class_name"]).from_pretrained(
+        with quiet():
+            pipe = getattr(diffusers, index["_class_name"]).from_pretrained(
             folder, torch_dtype=DTYPES[config.dtype], variant=config.variant, use_safetensors=True,
-            local_files_only=True, **{name: None for name in index if name in LEFT_OUT and name not in wanted},
+            local_files_only=True, **dict.fromkeys(absent),
         )  # fmt: skip
     except Exception as error:  # damaged weights and senseless options break the loader anywhere
         raise UserError(f"{folder}: the pipeline cannot be loaded ({' '.join(str(error).split())[:200]})") from None
@@ -48,6 +55,24 @@ def load_pipeline(folder: Path, config: ModelConfig, device: str) -> DiffusionPi
         if config.vae.tiling:
             pipe.vae.enable_tiling()
     return place(pipe, config, device)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without bars for every file, and without what diffusers says of its own future options."""
+    import diffusers
+    import transformers
+
+    bars = (diffusers.utils.logging, transformers.utils.logging)
+    for bar in bars:
+        bar.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        for bar in bars:
+            bar.enable_progress_bar()
 
 
 def adapt(pipe: Any, config: ModelConfig) -> None:
@@ -117,9 +142,9 @@ def safetensors_file(path: str, option: str) -> Path:
 
 def hash_of(folder: Path, config: ModelConfig) -> str:
     """Of the folder's weights and of what is loaded on top of them."""
-    paths = [lora.path for lora in config.lora] + [inversion.path for inversion in config.textual_inversion]
-    extra = [safetensors_file(path, "model") for path in paths]
-    return hash_model(folder, extra)
+    loras = [safetensors_file(lora.path, "model.lora") for lora in config.lora]
+    words = [safetensors_file(inversion.path, "model.textual_inversion") for inversion in config.textual_inversion]
+    return hash_model(folder, [*loras, *words])
 
 
 def first_line(error: Exception) -> str:

@@ -20,4 +20,6 @@ class Sketch:
     classes: int | None = None
     class_names: tuple[str, ...] | None = None
     unconditional: bool = True
+    attention: bool = False
+    """It is a UNet that attends to a prompt, word by word: see `pipeline.diffusion.editing`."""
     hash: str = ""

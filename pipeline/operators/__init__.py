@@ -15,6 +15,8 @@ from pipeline.operators.ilvr import ILVR
 from pipeline.operators.inpaint import Inpaint
 from pipeline.operators.interpolate import Interpolate
 from pipeline.operators.mosaic import Mosaic
+from pipeline.operators.pairs import Pairs
+from pipeline.operators.prompt_to_prompt import PromptToPrompt
 from pipeline.operators.sdedit import SDEdit
 from pipeline.operators.tile_morph import TileMorph
 
@@ -29,6 +31,8 @@ OPERATORS: dict[str, type[Operator]] = {
     "inpaint": Inpaint,
     "interpolate": Interpolate,
     "mosaic": Mosaic,
+    "pairs": Pairs,
+    "prompt_to_prompt": PromptToPrompt,
     "sdedit": SDEdit,
     "tile_morph": TileMorph,
 }
@@ -43,6 +47,8 @@ AnyOperator = Annotated[
     | Inpaint
     | Interpolate
     | Mosaic
+    | Pairs
+    | PromptToPrompt
     | SDEdit
     | TileMorph,
     Field(discriminator="name"),
@@ -64,6 +70,8 @@ __all__ = [
     "Interpolate",
     "Mosaic",
     "Operator",
+    "Pairs",
+    "PromptToPrompt",
     "SDEdit",
     "TileMorph",
     "Transformed",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field, model_validator
@@ -13,11 +14,25 @@ from pipeline.diffusion.denoisers import per_row, with_alternating_views, with_v
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.model import Model, Outline
 from pipeline.diffusion.solvers import add_noise, integrate
+from pipeline.diffusion.view import Moves
 from pipeline.diffusion.views import AnyView
 from pipeline.errors import UserError
 from pipeline.noise import KeyedNoise
 from pipeline.operators.conditions import Guidance, check_conditions, conditioned, joint
 from pipeline.operators.contract import Condition, Descent, Given, Transformed
+
+
+@runtime_checkable
+class SeesBeside(Protocol):
+    """A model that sees something beside the noisy image: an upper stage of a cascade, the small image."""
+
+    def viewed(self, views: Sequence[Moves]) -> Model:
+        """For the rows of all `views`, view by view: what it sees beside is viewed like the noisy image."""
+        ...
+
+
+def viewed(model: Model, views: Sequence[Moves]) -> Model:
+    return model.viewed(views) if isinstance(model, SeesBeside) else model
 
 
 class Anagram(Descent):
@@ -66,9 +81,10 @@ class Anagram(Descent):
         x = add_noise(torch.where(per_row(below, z).bool(), z, 0), sigmas[:, 0], noise)
         views = views_on(model, self.views)
         if self.reduce == "mean":
-            denoiser = with_views(joint(model, self.conditions, self.guidance, given, z), views)
+            denoiser = with_views(joint(viewed(model, views), self.conditions, self.guidance, given, z), views)
         else:
-            each = [conditioned(model, condition, self.guidance, given, z) for condition in self.conditions]
+            pairs = zip(views, self.conditions, strict=True)
+            each = [conditioned(viewed(model, [view]), c, self.guidance, given, z) for view, c in pairs]
             denoiser = with_alternating_views(each, views, sigmas.to(z))
         out = model.decode(integrate(denoiser, x, sigmas.to(z), solver=self.stepper(), noise=noise))
         others = {f"view-{i}": view(out) for i, view in enumerate(self.views) if view.name != "identity"}

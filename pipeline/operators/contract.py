@@ -104,6 +104,8 @@ class Operator(BaseModel):
     accepts: ClassVar[frozenset[Extra]] = frozenset()
     """Beside what it needs."""
     several_guides: ClassVar[bool] = False
+    image_name: ClassVar[str] = ""
+    """Of the image among those beside it: member NAME.png."""
 
     name: str
     copies: int = Field(default=1, ge=1)
@@ -130,7 +132,7 @@ class Descent(Operator):
 
     steps: int = Field(default=20, ge=1)
     """Denoising steps actually taken, whatever level they start from."""
-    solver: Literal["ancestral", "euler", "heun", "dpmpp_2m", "dpmpp_2m_sde"] = "ancestral"
+    solver: Literal["ancestral", "euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "consistency"] = "ancestral"
     eta: float = Field(default=1.0, ge=0)
     """Of the ancestral solver: 1 is DDPM, 0 is DDIM."""
     spacing: Spacing | Literal["model"] = "trailing"

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
-from pipeline.diffusion.denoisers import mixture
+from pipeline.diffusion.denoisers import Denoiser, guided, mixture
 from pipeline.diffusion.inversion import Inversion, slerp
-from pipeline.diffusion.model import Model, Outline
+from pipeline.diffusion.levels import to_sigma
+from pipeline.diffusion.model import Between, Model, Outline, Row
+from pipeline.errors import UserError
 from pipeline.noise import KeyedNoise
-from pipeline.operators.conditions import Guidance, check_conditions, conditioned
+from pipeline.operators.conditions import Guidance, check_conditions, conditioned, rows_for, together
 from pipeline.operators.contract import Condition, Extra, Given, Operator, Transformed
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -24,7 +26,8 @@ def both_ends(value: Any) -> Any:
 
 
 class Interpolate(Inversion, Operator):
-    """Image and partner up the ODE, a point between their latents down again, by `(1 − a)·D_condition + a·D_towards`.
+    """Image and partner up the ODE, a point between their latents down again, by `(1 − a)·D_condition + a·D_towards`,
+    or by the estimate under a point between the embeddings of both prompts.
 
     The partner is the guide. Without one, only the estimates are mixed, at the image's own latent.
     """
@@ -39,10 +42,18 @@ class Interpolate(Inversion, Operator):
     condition: Condition = "own"
     towards: Condition | None = None
     """Of the partner; the same as `condition` if not given."""
+    mix: Literal["estimates", "embeddings"] = "estimates"
+    """`embeddings`: the model is given `(1 − a)·condition + a·towards`, two prompts, and runs once."""
     guidance: Guidance = Guidance()
     """On the way down; the ends are then no longer the two images."""
     path: int = Field(default=0, ge=0)
     """Also write this many images evenly from one end to the other, as path-1, path-2 …"""
+
+    @model_validator(mode="after")
+    def _two_embeddings(self) -> Interpolate:
+        if self.mix == "embeddings" and self.towards is None:
+            raise ValueError("mix embeddings goes from one prompt to another: the second is missing, towards")
+        return self
 
     @property
     def needs(self) -> frozenset[Extra]:  # type: ignore[override]
@@ -55,6 +66,10 @@ class Interpolate(Inversion, Operator):
 
     def check(self, model: Outline, second: Outline | None) -> None:
         check_conditions(model, self.conditions_used(), self.guidance)
+        if self.mix == "embeddings" and model.conditioning != "text":
+            raise UserError("interpolate: mix embeddings: the model takes no prompts; mix estimates takes classes, too")
+        if self.mix == "embeddings" and "none" in self.conditions_used()[:2]:
+            raise UserError("interpolate: mix embeddings: none is no prompt that has a place between prompts")
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         uniform = noise.uniform().to(z.device)
@@ -70,8 +85,29 @@ class Interpolate(Inversion, Operator):
 
         def between(a: Tensor) -> Tensor:
             denoiser = first if self.towards is None else mixture(first, second, a)
+            if self.mix == "embeddings":
+                denoiser = self._under(model, self._rows(model, given, a), given, z)
             return self.walk(denoiser, slerp(here, there, a), down)
 
         frames = torch.linspace(0, 1, self.path, dtype=torch.float64, device=z.device)
         others = {f"path-{i}": model.decode(between(a.expand(len(z)))) for i, a in enumerate(frames, 1)}
         return Transformed(model.decode(between(share)), down, others, [{"share": a} for a in share.tolist()])
+
+    def _rows(self, model: Model, given: Given, share: Tensor) -> list[Row]:
+        """The prompts between the two of each row: `share [B]`."""
+        ends = [rows_for(model, condition, given, len(share)) for condition in self.conditions_used()[:2]]
+        return [Between(str(p), str(q), a) for p, q, a in zip(*ends, share.tolist(), strict=True)]
+
+    def _under(self, model: Model, rows: list[Row], given: Given, z: Tensor) -> Denoiser:
+        """The (guided) estimate of rows that no condition names."""
+        if not self.guidance.acts:
+            estimate = together(model, [rows])
+        else:
+            interval = self.guidance.interval
+            ends = torch.tensor([interval.low, interval.high], dtype=torch.float64)
+            low, high = sorted(to_sigma(ends.to(z.device), interval.unit, model.levels).tolist())
+            away = rows_for(model, self.guidance.negative, given, len(rows))
+            estimate = guided(
+                together(model, [rows, away]), self.guidance.scale, rescale=self.guidance.rescale, interval=(low, high)
+            )
+        return lambda x, sigma: model.limit(estimate([x], sigma)[0])

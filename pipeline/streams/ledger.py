@@ -131,7 +131,7 @@ class Ledger:
             for file in record["files"]:
                 (self.root / file).unlink(missing_ok=True)
         listed = (self.root / "provenance").glob("*.provenance.jsonl")
-        for file in (self.root / "manifest.json", self._events, *listed):
+        for file in (self.root / "manifest.json", self.root / "batch_size.json", self._events, *listed):
             file.unlink(missing_ok=True)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from pipeline.diffusion.denoisers import to_x0
+from pipeline.diffusion.denoisers import Denoiser, to_x0
 from pipeline.diffusion.levels import SIGMA_PURE_NOISE, FlowLevels, grid
 from pipeline.diffusion.solvers import SOLVERS, Ancestral, Noise, Solver, add_noise, integrate
 from pipeline.models.gaussian import Gaussian, GaussianMixture
@@ -39,6 +39,10 @@ def replay(draws: Iterable[Tensor]) -> Noise:
     """Noise that returns the given tensors, one a step."""
     waiting = iter(draws)
     return lambda like: next(waiting).to(like)
+
+
+def at(value: float) -> Tensor:
+    return torch.tensor([value], dtype=F64)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -92,7 +96,7 @@ def test_ddib_between_gaussians_is_the_affine_map() -> None:
 # --- stochastic solvers: on a Gaussian they are affine, so their law is exact, without sampling ---
 
 
-def law(solver: Solver, schedule: Tensor) -> tuple[float, float, float]:
+def law(solver: Solver, schedule: Tensor, denoiser: Denoiser = MODEL) -> tuple[float, float, float]:
     """Of the output given the noisy start x: its value at x = μ, its slope in x, and its variance.
 
     One row starts at μ, one at μ + 1, and one for each step starts at μ and gets one unit of noise there.
@@ -101,7 +105,7 @@ def law(solver: Solver, schedule: Tensor) -> tuple[float, float, float]:
     x = torch.full((steps + 2, 1), MEAN, dtype=F64)
     x[1] += 1
     impulses = torch.cat([torch.zeros(steps, 2, dtype=F64), torch.eye(steps, dtype=F64)], dim=1)
-    out = integrate(MODEL, x, rows(schedule, len(x)), solver=solver, noise=replay(impulses[:, :, None]))[:, 0]
+    out = integrate(denoiser, x, rows(schedule, len(x)), solver=solver, noise=replay(impulses[:, :, None]))[:, 0]
     return out[0].item(), (out[1] - out[0]).item(), (out[2:] - out[0]).square().sum().item()
 
 
@@ -191,6 +195,17 @@ def test_a_stochastic_solver_rises_as_its_ode(name: str) -> None:
     ode = {"ancestral": "euler", "dpmpp_2m_sde": "dpmpp_2m"}[name]
     up = integrate(MODEL, x, sigmas, solver=SOLVERS[name], noise=torch.randn_like)
     torch.testing.assert_close(up, integrate(MODEL, x, sigmas, solver=SOLVERS[ode]), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("sigma", [0.2, 3.0])
+def test_consistency_sampling_gives_data_in_any_number_of_steps(sigma: float, steps: int) -> None:
+    """Where the estimate is the end of the ODE's path. What a later step starts from has fresh noise only."""
+    schedule = torch.cat([ladder(sigma, 0.1, steps - 1) if steps > 1 else at(sigma), at(0.0)])
+    mean, slope, variance = law(SOLVERS["consistency"], schedule, lambda x, s: MODEL.flow(x, s, 0 * s))
+    assert mean == pytest.approx(MEAN)
+    assert slope**2 * (STD**2 + sigma**2) + variance == pytest.approx(STD**2)
+    assert (variance > 0) == (steps > 1)
 
 
 # --- schedules ---

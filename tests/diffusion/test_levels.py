@@ -7,6 +7,8 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, LCMScheduler
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -38,6 +40,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 LEVELS = {name: levels_from_scheduler(config) for name, config in CONFIGS.items()}
 SPACINGS: tuple[Spacing, ...] = get_args(Spacing)
+BELOW_THE_START = ("leading", "consistency")
 
 every_table = pytest.mark.parametrize("levels", LEVELS.values(), ids=LEVELS)
 every_spacing = pytest.mark.parametrize("spacing", SPACINGS)
@@ -137,6 +140,7 @@ def test_pure_noise_is_finite_and_exactly_the_last_level(name: str) -> None:
         ({"beta_schedule": "laplace"}, ["beta_schedule", "laplace", "scaled_linear", "squaredcos_cap_v2"]),
         ({"timestep_spacing": "cosine"}, ["timestep_spacing", "cosine", "leading", "trailing", "linspace"]),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}, ["dynamic"]),
+        ({"shift": 1.0, "use_dynamic_shifting": True}, ["dynamic", "image size"]),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift_terminal": 0.02}, ["shift_terminal"]),
         ({"_class_name": "EDMEulerScheduler", "sigma_data": 0.5}, ["sigma_data"]),
     ],
@@ -145,6 +149,31 @@ def test_unknown_options_are_named(config: dict[str, Any], words: list[str]) -> 
     with pytest.raises(ValueError, match="scheduler option") as caught:
         levels_from_scheduler(config)
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_unknown_kind_of_dynamic_shift_is_named() -> None:
+    config = {"shift": 3.0, "use_dynamic_shifting": True, "time_shift_type": "cubic"}
+    with pytest.raises(ValueError, match=r"time_shift_type is 'cubic': known are exponential, linear"):
+        levels_from_scheduler(config, image_tokens=256)
+
+
+@pytest.mark.parametrize("kind", ["exponential", "linear"])
+@pytest.mark.parametrize("constants", [{}, {"base_shift": 0.3, "max_shift": 2.0, "base_image_seq_len": 100}])
+@pytest.mark.parametrize("image_tokens", [96, 256, 1000, 4096, 9216])
+def test_a_dynamic_shift_is_that_of_diffusers(kind: Any, constants: dict[str, Any], image_tokens: int) -> None:
+    """The levels of the trailing grid, as the pipelines of Flux and SD 3.5 ask their scheduler for them."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True, time_shift_type=kind, **constants)
+    keys = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+    mu = calculate_shift(image_tokens, *(scheduler.config[key] for key in keys))
+    scheduler.set_timesteps(sigmas=[1 - i / 10 for i in range(10)], mu=mu)
+    levels = levels_from_scheduler(scheduler.config, image_tokens=image_tokens)
+    sigmas = grid(levels, largest(levels)[None], 10)[0]
+    torch.testing.assert_close((sigmas / (1 + sigmas)).float(), scheduler.sigmas)
+    torch.testing.assert_close(levels.timestep(sigmas[:-1]).float(), scheduler.timesteps)
+
+
+def test_a_fixed_shift_is_the_same_at_all_sizes() -> None:
+    assert levels_from_scheduler(CONFIGS["flow_shift_3"], image_tokens=4096) == LEVELS["flow_shift_3"]
 
 
 def test_unknown_spacing_of_a_grid_is_named() -> None:
@@ -182,7 +211,7 @@ def test_grids(levels: Levels, data: st.DataObject, steps: int, spacing: Spacing
     assert (sigmas.diff(dim=1) <= 0).all()
     if steps:
         assert (sigmas[:, -1] == 0).all()
-    if spacing != "leading" or steps == 0:
+    if spacing not in BELOW_THE_START or steps == 0:
         assert torch.equal(sigmas[:, 0], start)
     assert (sigmas <= start[:, None]).all()
     for row, alone in zip(sigmas, start, strict=True):  # torch's x**y may differ in the last bit
@@ -195,7 +224,7 @@ def test_grids_of_0_1_and_2_steps(levels: Levels, spacing: Spacing) -> None:
     start = levels.sigma(torch.tensor([0.0, 0.8], dtype=F64))
     none, one, two = (grid(levels, start, steps, spacing) for steps in (0, 1, 2))
     assert torch.equal(none, start[:, None])
-    if spacing != "leading":
+    if spacing not in BELOW_THE_START:
         assert torch.equal(one, torch.stack([start, 0 * start], dim=1))
     assert (two[1].diff() < 0).all()
     assert (two[0] == 0).all()
@@ -255,3 +284,28 @@ def test_a_transposed_schedule_gives_no_warning() -> None:
             LEVELS["linear"].timestep(sigmas)
     finally:
         torch.set_warn_always(False)
+
+
+# --- the grid of consistency models ---
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5, 0.33])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 6, 7, 12])
+@pytest.mark.parametrize("distilled", [50, 100, 37])
+def test_a_consistency_grid_is_that_of_the_lcm_scheduler(distilled: int, steps: int, strength: float) -> None:
+    scheduler = LCMScheduler(original_inference_steps=distilled)
+    scheduler.set_timesteps(steps, strength=strength)
+    levels = levels_from_scheduler(scheduler.config)
+    assert (levels.spacing, levels.distilled) == ("consistency", distilled)
+    # of 37 levels, 27 apart, the highest is 999: a fraction of T is not a fraction of them
+    top = strength * distilled * (1000 // distilled) / 1000
+    sigmas = grid(levels, levels.sigma(at(top))[None], steps)[0]
+    torch.testing.assert_close(levels.timestep(sigmas[:-1]), scheduler.timesteps.double(), rtol=0, atol=1e-8)
+
+
+def test_a_consistency_grid_with_fewer_levels_than_steps_is_trailing() -> None:
+    start = LEVELS["stable_diffusion"].sigma(torch.tensor([0.05, 0.7], dtype=F64))  # 2 levels, 35 levels
+    sigmas, trailing = (grid(LEVELS["stable_diffusion"], start, 4, spacing) for spacing in ("consistency", "trailing"))
+    assert torch.equal(sigmas[0], trailing[0])
+    whole = LEVELS["stable_diffusion"].timestep(sigmas[1, :-1]) + 1
+    torch.testing.assert_close(whole, torch.tensor([700, 540, 360, 180], dtype=F64))

@@ -19,13 +19,15 @@ from pipeline.diffusion.levels import grid
 from pipeline.diffusion.solvers import SOLVERS, integrate
 from pipeline.errors import UserError
 from pipeline.models.codec import LinearPatch
-from pipeline.models.pixel import ModelConfig, PixelModel, load_pixel_model
+from pipeline.models.config import ModelConfig
+from pipeline.models.families import load_model
+from pipeline.models.pixel import PixelModel
 from tests.training.toy import COLOURS, Configure
 from training.denoiser import train_denoiser
 
 
 def load(output: Path) -> PixelModel:
-    return load_pixel_model(ModelConfig(path=str(output / "model")), "cpu")
+    return load_model(ModelConfig(path=str(output / "model")), "cpu")
 
 
 def test_the_loss_falls_and_samples_have_the_colours_of_their_class(

@@ -1,0 +1,85 @@
+"""How many images fit: the batch size that a job begins with, and what happens where memory runs out all the same."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from pipeline.errors import UserError
+
+LARGEST, ON_CPU = 512, 8
+"""Of `batch_size: auto`. Main memory cannot be tried out safely, and larger batches gain a CPU little."""
+
+TOO_SMALL = "out of memory with one image: try model.dtype bfloat16, model.offload, model.vae.tiling or model.size"
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+log = logging.getLogger("doppel")
+
+
+@dataclass
+class BatchSize:
+    """The images that go through the model at once; halves when memory runs out, and stays halved."""
+
+    images: int
+
+    def each(self, items: Sequence[Item], work: Callable[[list[Item]], Result]) -> Iterator[tuple[list[Item], Result]]:
+        """`work` on so many items at a time, in order; fewer are padded with the last, so that work sees one size.
+
+        Yields what came of them with the items that are no padding. Raises `UserError` where a single one is too much.
+        """
+        start = 0
+        while start < len(items):
+            some = list(items[start : start + self.images])
+            try:
+                result = work(some + some[-1:] * (self.images - len(some)))
+            except torch.OutOfMemoryError:
+                self._halve()
+                continue
+            yield some, result
+            start += len(some)
+
+    def _halve(self) -> None:
+        if self.images == 1:
+            raise UserError(TOO_SMALL)
+        self.images = (self.images + 1) // 2
+        log.warning("out of memory: going on with model.batch_size %d", self.images)
+        free()
+
+
+def free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def largest_batch(work: Callable[[int], object], largest: int = LARGEST) -> int:
+    """The largest power of two for which `work(images)` fits. Raises `UserError` where not even one does."""
+    size = 0
+    while (trial := max(1, 2 * size)) <= largest:
+        try:
+            work(trial)
+        except torch.OutOfMemoryError:
+            break
+        finally:
+            free()
+        size = trial
+    if size == 0:
+        raise UserError(TOO_SMALL)
+    return size
+
+
+def remembered(file: Path, find: Callable[[], int]) -> int:
+    """What an earlier run of the job found, else what `find` finds now, for the next one."""
+    if file.exists():
+        return int(json.loads(file.read_text())["batch_size"])
+    size = find()
+    file.write_text(json.dumps({"batch_size": size}) + "\n")
+    return size

@@ -1,0 +1,92 @@
+"""Consistency models on latents: an image in 1 to 8 steps, its guidance told to the network (2310.04378)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.denoisers import Denoiser, per_row
+from pipeline.diffusion.model import Rows
+from pipeline.models.backbone import Backbone
+from pipeline.models.config import ModelConfig
+from pipeline.models.folder import read_json
+from pipeline.models.latent import load_latent, sketch_latent
+from pipeline.models.latent_xl import refuse_distilled_guidance
+from pipeline.models.prompts import Embedding
+from pipeline.models.schedule import read_scheduler
+from pipeline.models.sketch import Sketch
+
+GUIDANCE = 8.5
+"""LCM's own; 1 is none."""
+SIGMA_DATA = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consistency(Backbone):
+    """A network whose estimate is a consistency function: at t = 0 it is the point itself."""
+
+    time_scale: float
+    """`timestep_scaling` of the scheduler: the larger, the less of the point is left above t = 0."""
+
+    def denoiser(self, rows: Rows) -> Denoiser:
+        estimate = super().denoiser(rows)
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            skip, out = boundary(self.levels.timestep(sigma) * self.time_scale)
+            return per_row(out, x) * estimate(x, sigma) + per_row(skip * self.levels.scale(sigma), x) * x
+
+        return denoise
+
+
+def boundary(time: Tensor) -> tuple[Tensor, Tensor]:
+    """Shares of the noisy point and of the network's estimate: c_skip, c_out (2310.04378, appendix A)."""
+    spread = time**2 + SIGMA_DATA**2
+    return SIGMA_DATA**2 / spread, time / spread.sqrt()
+
+
+def bounded_at_0(model: Backbone, folder: Path) -> Backbone:
+    """The model as its own scheduler reads it: a consistency function where that is LCM's."""
+    scale = read_scheduler(folder).get("timestep_scaling")
+    return model if scale is None else Consistency(**vars(model), time_scale=scale)
+
+
+def guidance_embedding(scale: float, width: int) -> Tensor:
+    """float32 `[width]`: sines and cosines of 1000·(scale − 1), in the float32 steps that LCM was distilled with."""
+    half = width // 2
+    waves = torch.exp(-torch.arange(half) * (torch.log(torch.tensor(1e4)) / (half - 1)))
+    angles = torch.tensor(scale - 1) * 1000 * waves
+    return torch.nn.functional.pad(torch.cat([angles.sin(), angles.cos()]), (0, width % 2))
+
+
+def sketch_few_step(folder: Path, config: ModelConfig) -> Sketch:
+    if width_of(folder) is None:
+        refuse_distilled_guidance(folder, config)
+    return sketch_latent(folder, config)
+
+
+def load_few_step(folder: Path, config: ModelConfig, device: str) -> Backbone:
+    """Stable Diffusion, distilled: with guidance as a number, with LCM's scheduler, or both."""
+    sketch_few_step(folder, config)
+    model = bounded_at_0(load_latent(folder, config, device), folder)
+    width = width_of(folder)
+    if width is None:
+        return model
+    guidance = GUIDANCE if config.distilled_guidance is None else config.distilled_guidance
+    told = guidance_embedding(guidance, width).to(device, model.dtype)
+
+    def predict(x: Tensor, timestep: Tensor, embedding: Embedding) -> Tensor:
+        own = told.expand(len(x), -1)
+        prompts = embedding["encoder_hidden_states"]
+        output: tuple[Tensor] = model.network(x, timestep, prompts, timestep_cond=own, return_dict=False)
+        return output[0]
+
+    return replace(model, predict=predict)
+
+
+def width_of(folder: Path) -> int | None:
+    """Of the embedding in which the network is told its guidance."""
+    width: int | None = read_json(folder / "unet" / "config.json").get("time_cond_proj_dim")
+    return width

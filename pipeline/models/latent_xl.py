@@ -1,0 +1,80 @@
+"""Stable Diffusion XL and its refiner: two text encoders, and the size of the image as a condition (2307.01952)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.models.backbone import Backbone
+from pipeline.models.config import DTYPES, ModelConfig
+from pipeline.models.latent import sketch_latent
+from pipeline.models.loading import load_pipeline
+from pipeline.models.prompts import Embedding, Prompts
+from pipeline.models.schedule import prediction_of
+from pipeline.models.sketch import Sketch
+from pipeline.models.vae import vae_of
+
+SCORE, UNCONDITIONAL_SCORE = 6.0, 2.5
+"""Aesthetic scores that the refiner is asked for, diffusers' defaults: a negative prompt, too, is a prompt here."""
+
+
+def sketch_latent_xl(folder: Path, config: ModelConfig) -> Sketch:
+    refuse_distilled_guidance(folder, config)
+    return sketch_latent(folder, config)
+
+
+def load_latent_xl(folder: Path, config: ModelConfig, device: str) -> Backbone:
+    sketch = sketch_latent_xl(folder, config)
+    pipe = load_pipeline(folder, config, device)
+    scored = bool(pipe.config.get("requires_aesthetics_score"))
+    numbers = (pipe.unet.add_embedding.linear_1.in_features - pipe.text_encoder_2.config.projection_dim) / (
+        pipe.unet.config.addition_time_embed_dim
+    )
+    if numbers != (asked := len(size_numbers(sketch.size, None, scored))):
+        raise UserError(
+            f"{folder}: the UNet takes {numbers:g} numbers beside the prompt, and requires_aesthetics_score of "
+            f"model_index.json, which is {str(scored).lower()}, asks for {asked}"
+        )
+
+    def embed(prompt: str | None) -> Embedding:
+        hidden, _, pooled, _ = pipe.encode_prompt(prompt or "", device=device, do_classifier_free_guidance=False)
+        if prompt is None and pipe.config.force_zeros_for_empty_prompt:
+            hidden, pooled = torch.zeros_like(hidden), torch.zeros_like(pooled)
+        numbers = torch.tensor(size_numbers(sketch.size, prompt, scored), device=device)
+        return {"encoder_hidden_states": hidden[0], "text_embeds": pooled[0], "time_ids": numbers}
+
+    def predict(x: Tensor, timestep: Tensor, embedding: Embedding) -> Tensor:
+        hidden = embedding["encoder_hidden_states"]
+        added = {name: embedding[name] for name in ("text_embeds", "time_ids")}
+        return pipe.unet(x, timestep, hidden, added_cond_kwargs=added, return_dict=False)[0]
+
+    return Backbone(
+        **vars(sketch) | {"levels": sketch.levels.to(device)},
+        network=pipe.unet,
+        predict=predict,
+        embed=Prompts(torch.inference_mode()(embed)),
+        vae=vae_of(pipe),
+        prediction=prediction_of(folder),
+        dtype=DTYPES[config.dtype],
+    )
+
+
+def size_numbers(size: tuple[int, int], prompt: str | None, scored: bool) -> list[float]:
+    """Original size, top and left of the crop, then the target size, or a `scored` model's aesthetic score.
+
+    The image is asked for as one that was neither scaled nor cropped.
+    """
+    end = [UNCONDITIONAL_SCORE if prompt is None else SCORE] if scored else size
+    return [float(number) for number in (*size, 0, 0, *end)]
+
+
+def refuse_distilled_guidance(folder: Path, config: ModelConfig) -> None:
+    """Raises `UserError` where it is given; for models that take none."""
+    if config.distilled_guidance is not None:
+        raise UserError(
+            f"model.distilled_guidance is {config.distilled_guidance:g}, and {folder} takes no guidance as a number; "
+            "operators have guidance of their own"
+        )

@@ -1,0 +1,122 @@
+"""Batches that fit: the size is found once, kept by the job, and halved where it was too much all the same."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import builders
+import pytest
+import torch
+
+from pipeline.config import validate
+from pipeline.errors import UserError
+from pipeline.job import JobConfig, make_job
+from pipeline.memory import BatchSize, largest_batch, remembered
+from pipeline.models.pixel import PixelModel
+from pipeline.run import try_sizes
+from tests.test_run import run
+
+
+def fits(limit: int) -> Any:
+    def work(items: list[int]) -> list[int]:
+        if len(items) > limit:
+            raise torch.OutOfMemoryError("no")
+        return [10 * item for item in items]
+
+    return work
+
+
+@pytest.mark.parametrize(("images", "limit", "left"), [(8, 8, 8), (8, 5, 4), (7, 1, 1), (9, 2, 2)])
+def test_every_item_is_done_once_and_in_order(images: int, limit: int, left: int, caplog: Any) -> None:
+    size = BatchSize(images)
+    seen = [pair for items, made in size.each(range(20), fits(limit)) for pair in zip(items, made, strict=False)]
+    assert seen == [(i, 10 * i) for i in range(20)]
+    assert size.images == left
+    assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
+        f"out of memory: going on with model.batch_size {n}" for n in halves(images, left)
+    ]
+
+
+def halves(start: int, end: int) -> list[int]:
+    found = []
+    while start > end:
+        start = (start + 1) // 2
+        found.append(start)
+    return found
+
+
+def test_work_sees_one_size_only() -> None:
+    sizes: list[int] = []
+    list(BatchSize(4).each(range(6), lambda items: sizes.append(len(items))))
+    assert sizes == [4, 4]
+
+
+def test_one_image_that_does_not_fit_is_said() -> None:
+    with pytest.raises(UserError, match="out of memory with one image: try"):
+        list(BatchSize(4).each(range(6), fits(0)))
+    with pytest.raises(UserError, match="out of memory with one image: try"):
+        largest_batch(lambda images: fits(0)([0] * images))
+
+
+@pytest.mark.parametrize(("limit", "found"), [(1, 1), (5, 4), (64, 64), (9999, 512)])
+def test_the_largest_power_of_two_that_fits(limit: int, found: int) -> None:
+    assert largest_batch(lambda images: fits(limit)([0] * images)) == found
+
+
+def test_it_is_found_once(tmp_path: Path) -> None:
+    asked: list[int] = []
+    for _ in range(3):
+        assert remembered(tmp_path / "batch_size.json", lambda: asked.append(1) or 16) == 16  # type: ignore[func-returns-value]
+    assert asked == [1]
+
+
+def test_a_job_goes_on_with_half_and_the_batch_size_stands_in_the_provenance(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = builders.shard(tmp_path / "in.tar", 7)
+    encode = PixelModel.encode
+
+    def scarce(self: PixelModel, pixels: torch.Tensor) -> torch.Tensor:
+        if len(pixels) > 2:
+            raise torch.OutOfMemoryError("no")
+        return encode(self, pixels)
+
+    run(builders.recipe(source, tmp_path / "plain", model, **{"model.batch_size": 2}))
+    monkeypatch.setattr(PixelModel, "encode", scarce)
+    counts = run(builders.recipe(source, tmp_path / "out", model, **{"model.batch_size": 4}))["counts"]
+    assert counts["written"] == 7
+    made, plain = (builders.members_of(tmp_path / out / "data" / "in.tar") for out in ("out", "plain"))
+    assert {n: c for n, c in made.items() if n.endswith("png")} == {n: c for n, c in plain.items() if n.endswith("png")}
+    assert {json.loads(c)["batch_size"] for n, c in made.items() if n.endswith("doppel.json")} == {2}
+
+
+def test_auto_is_remembered_in_the_job(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = builders.shard(tmp_path / "in.tar", 5)
+    run(builders.recipe(source, tmp_path / "out", model, **{"model.batch_size": "auto"}))
+    assert json.loads((tmp_path / "out" / "batch_size.json").read_text()) == {"batch_size": 8}
+    (tmp_path / "out" / "batch_size.json").write_text('{"batch_size": 3}')
+    (tmp_path / "out" / "shards" / "in.json").unlink()
+    run(builders.recipe(source, tmp_path / "out", model, **{"model.batch_size": "auto"}))
+    made = builders.members_of(tmp_path / "out" / "data" / "in.tar")
+    assert {json.loads(c)["batch_size"] for n, c in made.items() if n.endswith("doppel.json")} == {3}
+
+
+def test_auto_tries_real_batches_with_all_that_the_recipe_gives(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a CUDA device: the operator runs on blank images until memory is out."""
+    encode, sizes = PixelModel.encode, list[int]()
+
+    def scarce(self: PixelModel, pixels: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(pixels))
+        if len(pixels) > 11:
+            raise torch.OutOfMemoryError("no")
+        return encode(self, pixels)
+
+    monkeypatch.setattr(PixelModel, "encode", scarce)
+    changes = {"operator": {"name": "sdedit", "steps": 50}, "mask": {"shape": "half"}, "guide": {"previous": 1}}
+    recipe = builders.recipe(tmp_path / "in.tar", tmp_path / "out", model, **changes, **{"model.batch_size": "auto"})
+    job = make_job(validate(JobConfig, recipe, "test"))
+    assert try_sizes(job, "cpu:0") == 8
+    assert set(sizes) == {1, 2, 4, 8, 16}
