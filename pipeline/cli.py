@@ -48,9 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     _recipe(run)
     run.add_argument("--limit", type=int, metavar="N", help="only the first N samples")
     run.add_argument("--dry-run", action="store_true", help="print the resolved recipe and what it would cost")
-    run.add_argument(
-        "--forbid-noncommercial", action="store_true", help="refuse weights that forbid commercial use"
-    )
+    run.add_argument("--forbid-noncommercial", action="store_true", help="refuse weights that forbid commercial use")
     change = run.add_mutually_exclusive_group()
     change.add_argument("--overwrite", action="store_true", help="remove what the job wrote before, and start anew")
     change.add_argument("--keep-finished", action="store_true", help="keep finished shards although something changed")
@@ -66,6 +64,10 @@ def build_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="real images through the embedded model: shards, contact sheet, numbers")
     demo.add_argument("--out", default="demo_out", help="output folder (default: demo_out)")
     demo.set_defaults(command=demo_command)
+
+    edits = commands.add_parser("edits", help="captions into edits with instructions, as input for paired data")
+    _recipe(edits)
+    edits.set_defaults(command=edits_command)
 
     train = commands.add_parser("train-denoiser", help="train a diffusion model on any configured data set")
     _recipe(train)
@@ -126,6 +128,15 @@ def demo_command(args: argparse.Namespace) -> int:
     from pipeline.demo import demo
 
     return outcome(demo(args.out, run_with_progress))
+
+
+def edits_command(args: argparse.Namespace) -> int:
+    from pipeline.config import load_config
+    from pipeline.edits import EditsConfig, edits
+
+    config = load_config(EditsConfig, args.recipe, args.set)
+    print(f"{config.output}: {edits(config)} edits")
+    return 0
 
 
 def train_command(args: argparse.Namespace) -> int:

@@ -199,7 +199,7 @@ def pass_through(root: Path, repeats: int, shards: int, images: int) -> None:
 def memory(root: Path, shards: int) -> None:
     urls = make_photographs(root / "stream", shards, 32, 64)
     content = job(root / "memory", urls, steps=2, batch=32)
-    content["operator"]["label"] = "none"
+    content["operator"]["condition"] = "none"
     sizes: list[int] = []
     run(content, lambda event: sizes.append(resident()) if isinstance(event, ShardDone) else None)
     how = f"{sizes[4] / 2**20:.0f} MiB, {len(sizes)} shards"

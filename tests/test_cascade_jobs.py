@@ -271,8 +271,14 @@ def test_two_cascades_mix_stage_by_stage(models: dict[str, Any], configs: dict[s
     check(DDIB(source=CAT, target=DOG), sketch_model(configs["IF"]), sketch_model(configs["I"]))
 
 
-def test_every_stage_is_checked(configs: dict[str, ModelConfig]) -> None:
+def test_every_stage_is_checked(configs: dict[str, ModelConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     outline = sketch_model(configs["IF+x4"])
+    for operator, sizes in ((Compose(terms=({"condition": CAT},)), [16, 32]), (DDIB(source=CAT), [16])):  # type: ignore[arg-type]
+        asked: list[int] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(type(operator), "check", lambda self, model, second, asked=asked: asked.append(model.size[0]))
+            check(operator, outline, None)
+        assert asked == sizes
     check(Boomerang(condition=CAT, guidance=3), outline, None)
     check(Mosaic(tiles=4), outline, None)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="takes prompts"):
@@ -304,7 +310,7 @@ def test_a_whole_job_runs_at_full_size(configs: dict[str, ModelConfig], tmp_path
             assert decode(member)[0].shape == (128, 128, 3)
 
 
-def test_any_model_may_be_the_first(configs: dict[str, ModelConfig], tmp_path: Path) -> None:
+def test_any_model_may_be_the_first(models: dict[str, Any], configs: dict[str, ModelConfig], tmp_path: Path) -> None:
     """Latents, then latents; a LoRA is the first's alone."""
     sd = tiny.sd(tmp_path / "sd")
     lora: Any = [{"path": str(tiny.lora(tmp_path / "lora", sd))}]
@@ -313,3 +319,5 @@ def test_any_model_may_be_the_first(configs: dict[str, ModelConfig], tmp_path: P
     assert isinstance(model, Cascade)
     assert (model.size, model.shape, model.hash) == ((128, 128), (4, 16, 16), sketch_model(config).hash)
     assert run(Boomerang(steps=1), model).pixels.shape == (2, 3, 128, 128)
+    plain, beside = (m.stages[-1].backbone.network.state_dict() for m in (models["IF+x4"], model))
+    assert all(torch.equal(plain[name], beside[name]) for name in plain)

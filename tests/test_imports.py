@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "job": {"diffusion.model", "errors", "extras", "models", "operators", "pixels", "streams"},
     "reading": {"diffusion.model", "errors", "extras", "job", "models", "pixels", "records", "streams"},
     "memory": {"errors"},
+    "edits": {"extras", "instructions", "records", "streams"},
     "run": {
         "diffusion",
         "memory",
@@ -56,6 +57,7 @@ ALLOWED: dict[str, set[str]] = {
         "job",
         "estimate",
         "demo",
+        "edits",
         "preview",
         "engines",
         "report",

@@ -16,6 +16,7 @@ from PIL import Image
 from pipeline.assets import ROOT as ASSETS
 from pipeline.cli import build_parser, main
 from pipeline.config import RECIPES, load_config, validate
+from pipeline.edits import EditsConfig
 from pipeline.job import JobConfig
 from pipeline.operators import OPERATORS
 from pipeline.pixels import decode
@@ -69,8 +70,8 @@ def test_every_operator_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_recipes_are_valid(recipe: Path) -> None:
-    kind: Any = DenoiserConfig if recipe.stem.startswith("train_") else JobConfig
-    load_config(kind, recipe.stem)
+    kinds: dict[str, Any] = {"train": DenoiserConfig, "edits": EditsConfig}
+    load_config(kinds.get(recipe.stem.split("_")[0], JobConfig), recipe.stem)
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "colour_mnist"])
@@ -134,7 +135,8 @@ def test_the_whole_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert float(re.search(r"[\d.]+", said[name])[0]) == pytest.approx(number, abs=1), name  # type: ignore[index]
 
 
-JOBS = sorted(p.stem for p in RECIPES.glob("*.yaml") if "operator" in yaml.safe_load(p.read_text()))
+TEXTS = {p.stem: p.read_text() for p in sorted(RECIPES.glob("*.yaml"))}
+JOBS = [name for name, text in TEXTS.items() if "path: embedded:" in text and "operator:" in text]
 
 
 @pytest.mark.slow

@@ -83,8 +83,8 @@ def followed(mode: Mode, source: Tokens, target: Tokens, length: int) -> tuple[T
 
     replace: word by word; a word of n tokens gives each of its partner's m tokens 1/m of its maps together, or one to
     one where n = m. So M moves attention and loses none: its rows sum to 1 (but where a prompt is cut off).
-    refine: token by token, of those that `align` finds in both. In both modes mark follows mark, and padding follows
-    padding, counted from the end mark. Raises `ValueError` for replace with unequal numbers of words.
+    refine: token by token, of those that `align` finds in both. In both modes mark follows mark, and padding the
+    padding in the same place. Raises `ValueError` for replace with unequal numbers of words.
     """
     matrix = torch.zeros(length, length)
     marks = torch.arange(min(source.first, target.first))
@@ -103,10 +103,13 @@ def followed(mode: Mode, source: Tokens, target: Tokens, length: int) -> tuple[T
             if i >= 0:
                 matrix[source.first + i, target.first + j] = 1
     old_end, new_end = source.end(length), target.end(length)
-    both = torch.arange(length - max(old_end, new_end))
-    matrix[old_end + both, new_end + both] = 1
-    matrix[old_end + len(both) :, -1] = 1  # padding that the target has no room for
-    return matrix, matrix.any(0) if mode == "refine" else torch.ones(length, dtype=torch.bool)
+    matrix[old_end, new_end] = 1
+    padding = torch.arange(max(old_end, new_end) + 1, length)
+    matrix[padding, padding] = 1
+    if mode == "refine":
+        return matrix, matrix.any(0)
+    matrix[old_end + 1 : new_end + 1, new_end] = 1  # padding where the target still has words
+    return matrix, torch.ones(length, dtype=torch.bool)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,11 +108,9 @@ def size_below(first: Outline, stages: list[Any]) -> tuple[int, int]:
 
 
 def stage_config(config: ModelConfig, upscaler: Upscaler) -> ModelConfig:
-    """How a stage is loaded: like the first, but for what belongs to the first's weights and size."""
+    """How a stage is loaded: like the first, but for what belongs to the first's weights."""
     place = {"path": upscaler.path, "revision": upscaler.revision, "variant": upscaler.variant}
-    return config.model_copy(
-        update=place | {"size": None, "lora": (), "textual_inversion": (), "upscalers": (), "distilled_guidance": None}
-    )
+    return config.model_copy(update=place | {"lora": (), "textual_inversion": (), "upscalers": ()})
 
 
 def find_stage(config: ModelConfig, i: int) -> tuple[Path, StageFamily]:

@@ -19,6 +19,7 @@ from pipeline.models.latent import load_latent, sketch_latent
 from pipeline.models.latent_xl import load_latent_xl, sketch_latent_xl
 from pipeline.models.loading import INDEX
 from pipeline.models.pixel import load_pixel_model, sketch_pixel_model
+from pipeline.models.video import load_video, sketch_video
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ LATENT_XL = Family(sketch_latent_xl, load_latent_xl)
 SD3 = Family(sketch_sd3, load_sd3)
 FLUX = Family(sketch_flux, load_flux)
 DEEPFLOYD = Family(sketch_deepfloyd, load_deepfloyd)
+VIDEO = Family(sketch_video, load_video)
 FAMILIES: dict[str, Family] = {
     "DDPMPipeline": PIXEL,
     "DDIMPipeline": PIXEL,
@@ -56,6 +58,7 @@ FAMILIES: dict[str, Family] = {
     "FluxImg2ImgPipeline": FLUX,
     "IFPipeline": DEEPFLOYD,
     "IFImg2ImgPipeline": DEEPFLOYD,
+    "AnimateDiffPipeline": VIDEO,
 }
 
 

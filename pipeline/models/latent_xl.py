@@ -59,6 +59,7 @@ def load_latent_xl(folder: Path, config: ModelConfig, device: str) -> Backbone:
         vae=vae_of(pipe),
         prediction=prediction_of(folder),
         dtype=DTYPES[config.dtype],
+        tokenizer=pipe.tokenizer_2,
     )
 
 

@@ -23,7 +23,6 @@ LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "watermarker
 DISPENSABLE = ("text_encoder_3", "tokenizer_3")
 """Components that the pipeline works without, and yet misses where its folder has none: the T5 of SD 3."""
 LIBRARIES = ("diffusers", "transformers")
-NO_WEIGHTS = ("Scheduler", "Tokenizer", "Processor", "TokenizerFast", "SchedulerFast")
 
 
 def load_pipeline(folder: Path, config: ModelConfig, device: str) -> DiffusionPipeline:
@@ -116,7 +115,7 @@ def components(folder: Path, index: dict[str, Any], variant: str | None) -> list
             raise UserError(f"{folder / INDEX}: {name} comes from {library!r}; allowed are {', '.join(LIBRARIES)}")
         if not (folder / name).is_dir():
             raise UserError(f"{folder / name} is missing: {INDEX} lists it as a {kind}")
-        if not kind.endswith(NO_WEIGHTS):
+        if (folder / name / "config.json").exists():  # a network's, not a tokenizer's or a scheduler's
             check_weights(folder / name, variant)
         found.append(name)
     return found

@@ -56,7 +56,7 @@ class Stage(Sketch):
         """The model that enlarges `low [R, 3, h, w]`, about [-1, 1]: scaled to z (bilinear, as IF does; the ×4 upscaler
         has z in the size of `low` already) and noised once, with R rows of `noise`."""
         sized = interpolate(low, size=self.shape[-2:], mode="bilinear", align_corners=True)
-        level = torch.full((len(low),), (self.noise_level + 4) / self.noising.steps, dtype=torch.float64)
+        level = torch.full((len(low),), (self.noise_level + 1) / self.noising.steps, dtype=torch.float64)
         sigma = self.noising.sigma(level.to(low.device))
         noised = add_noise(sized, sigma, noise) * per_row(self.noising.scale(sigma), sized)
         return Enlarging(**vars(self.backbone), low=noised)

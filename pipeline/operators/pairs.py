@@ -43,6 +43,7 @@ class Pairs(Descent):
     stochastic: ClassVar[bool] = True
     invertible: ClassVar[bool] = False
     needs: ClassVar[frozenset[Extra]] = frozenset({"edited", "judge"})
+    image_name: ClassVar[str] = "before"
 
     name: Literal["pairs"] = "pairs"
     copies: int = Field(default=100, ge=1)

@@ -303,8 +303,8 @@ def test_a_consistency_grid_is_that_of_the_lcm_scheduler(distilled: int, steps: 
     torch.testing.assert_close(levels.timestep(sigmas[:-1]), scheduler.timesteps.double(), rtol=0, atol=1e-8)
 
 
-def test_a_consistency_grid_with_fewer_levels_than_steps_is_trailing() -> None:
-    start = LEVELS["stable_diffusion"].sigma(torch.tensor([0.05, 0.7], dtype=F64))  # 2 levels, 35 levels
+def test_a_consistency_grid_begins_at_a_level_that_was_seen_or_is_trailing() -> None:
+    start = LEVELS["stable_diffusion"].sigma(torch.tensor([0.05, 0.71], dtype=F64))  # 2 levels, 35 levels
     sigmas, trailing = (grid(LEVELS["stable_diffusion"], start, 4, spacing) for spacing in ("consistency", "trailing"))
     assert torch.equal(sigmas[0], trailing[0])
     whole = LEVELS["stable_diffusion"].timestep(sigmas[1, :-1]) + 1

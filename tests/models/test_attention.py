@@ -73,11 +73,11 @@ def x_of(unet: Any, side: int = 16) -> Tensor:
 @pytest.mark.parametrize("side", [16, 20, 18])
 def test_layers_are_on_the_grids_they_run_on(unet: Any, side: int) -> None:
     seen: dict[Any, int] = {}
-    hooks = [
-        m.register_forward_pre_hook(lambda m, args: seen.update({m: args[0].flatten(2).shape[2 if args[0].ndim == 4 else 1]}))
-        for m in unet.modules()
-        if isinstance(m, Attention)
-    ]
+
+    def count(module: Any, args: Any) -> None:
+        seen[module] = args[0].shape[2:].numel() if args[0].ndim == 4 else args[0].shape[1]
+
+    hooks = [m.register_forward_pre_hook(count) for m in unet.modules() if isinstance(m, Attention)]
     plain(unet)(x_of(unet, side), SIGMA)
     for hook in hooks:
         hook.remove()
@@ -90,9 +90,7 @@ def test_processors_that_change_nothing_are_those_of_diffusers(unet: Any) -> Non
     tokens = [read(tiny.clip_tokenizer(), prompt) for prompt in PROMPTS]
     never = torch.zeros(2, dtype=torch.bool)
     words = word_maps(tokens[:2], tokens[2:4], edit(), TEXT)
-    how = {
-        m: Following(kind=kind, cross=never, own=never, words=words) for m, kind, _ in layers_of(unet, (16, 16))
-    }
+    how = {m: Following(kind=kind, cross=never, own=never, words=words) for m, kind, _ in layers_of(unet, (16, 16))}
     for x in (x_of(unet), x_of(unet)[:4]):  # without guidance no rows are left alone
         with installed(how):
             ours = plain(unet)(x, SIGMA[: len(x)])
@@ -102,8 +100,8 @@ def test_processors_that_change_nothing_are_those_of_diffusers(unet: Any) -> Non
 def test_only_targets_change_and_only_above_their_level(unet: Any) -> None:
     x, before = x_of(unet), plain(unet)(x_of(unet), SIGMA)
     for how, changed in (
-        (edit(0.0, 0.0), [2, 3]), (edit(2.0, 2.0), [3]), (edit(9.0, 2.0), [3]), (edit(2.0, 9.0), [3]), (edit(9.0, 9.0), []),
-        (edit(9.0, 9.0, blend=Blend(["cat"])), []),
+        (edit(0.0, 0.0), [2, 3]), (edit(2.0, 2.0), [3]), (edit(9.0, 2.0), [3]), (edit(2.0, 9.0), [3]),
+        (edit(9.0, 9.0), []), (edit(9.0, 9.0, blend=Blend(["cat"])), []),
     ):  # fmt: skip
         apart = (edited(unet, how)(x, SIGMA) - before).abs().amax((1, 2, 3))
         assert [i for i, a in enumerate(apart.tolist()) if a > 1e-4] == changed
@@ -150,13 +148,30 @@ def test_the_maps_are_the_source_s_and_none_outlives_its_layer(unet: Any, monkey
     assert most == 0  # nor at the time of the next layer
 
 
+def test_in_fine_joint_layers_only_the_text_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tiny._seeded(3):
+        unet = UNETS["deepfloyd"]().eval()
+    own, sizes = Following.edited, set()
+
+    def watched(self: Following, source: Tensor, target: Tensor) -> Tensor:
+        out = own(self, source, target)
+        assert torch.equal(out[..., :LENGTH], source[..., :LENGTH])
+        follows = source if source.shape[2] <= 16**2 else target
+        assert torch.equal(out[..., LENGTH:], follows[..., LENGTH:])
+        sizes.add(source.shape[2])
+        return out
+
+    monkeypatch.setattr(Following, "edited", watched)
+    for side in (16, 40):
+        edited(unet, edit())(x_of(unet, side), SIGMA)
+    assert sizes == {8**2, 20**2}
+
+
 def test_layers_that_are_not_edited_keep_their_fused_attention(unet: Any) -> None:
     layers = layers_of(unet, (40, 40))  # 40², 20²: too fine for self-attention to follow; 10² and below
     fused = (AttnProcessor2_0, AttnAddedKVProcessor2_0)
     seen: list[Any] = []
-    hooks = [
-        layer.module.register_forward_hook(lambda m, *_: seen.append((m, type(m.processor)))) for layer in layers
-    ]
+    hooks = [layer.module.register_forward_hook(lambda m, *_: seen.append((m, type(m.processor)))) for layer in layers]
     try:
         for cross, own, follow in (
             (0, 9, {layer.module for layer in layers if layer.kind != "self"}),
@@ -220,7 +235,7 @@ def test_blend_sees_its_words_in_both_prompts(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Following, "edited", watched)
     edited(unet, edit(blend=blend))(x_of(unet), SIGMA)
-    assert len(shown) == len(maps) == 5
+    assert len(shown) == len(maps) == 7
     for sums, both in zip(shown, maps, strict=True):
         side = int(both.shape[3] ** 0.5)
         for row, place in ((0, 2), (1, 3)):  # a cat/dog; a red/blue dog
@@ -241,9 +256,9 @@ def test_words_are_read_as_the_encoder_reads_the_prompt(kind: str) -> None:
 
 def test_a_learned_word_has_all_its_vectors(tmp_path: Path) -> None:
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(tiny.sd(tmp_path / "sd"), safety_checker=None)
-    file = tiny.textual_inversion(tmp_path / "ti", "<Toy>", 32, vectors=3)
-    pipe.load_textual_inversion(str(file.parent), weight_name=file.name, token="<Toy>")
-    prompt = "a <Toy> on grass"
+    file = tiny.textual_inversion(tmp_path / "ti", "<toy>", 32, vectors=3)
+    pipe.load_textual_inversion(str(file.parent), weight_name=file.name, token="<toy>")
+    prompt = "a <toy> on grass"
     whole = pipe.tokenizer(pipe.maybe_convert_prompt(prompt, pipe.tokenizer)).input_ids
     tokens = read(pipe.tokenizer, prompt)
     assert [len(word) for word in tokens.ids] == [1, 3, 1, 1]

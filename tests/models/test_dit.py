@@ -273,10 +273,15 @@ def test_the_sketch_is_the_model(
 
 
 def test_classes_of_a_dit(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
-    config = ModelConfig(path=str(folder_of("dit")))
-    sketch = sketch_model(config)
+    sketch = sketch_model(ModelConfig(path=str(folder_of("dit"))))
     assert (sketch.conditioning, sketch.classes, sketch.class_names) == ("class", 1000, tiny.LABELS)
     assert sketch.unconditional
+
+
+def test_names_are_in_the_order_of_labels_not_of_the_file(tmp_path: Path) -> None:
+    folder, names = tiny.dit(tmp_path / "dit"), [f"{(7 * i) % 12}, class" for i in range(12)]
+    edit(folder / "model_index.json", id2label={key: names[int(key)] for key in sorted(map(str, range(12)))})
+    assert sketch_model(ModelConfig(path=str(folder))).class_names == tuple(names)
 
 
 @pytest.mark.parametrize("named", [{"0": "cat", "2": "dog"}, {"one": "cat"}])

@@ -164,9 +164,14 @@ def test_stable_diffusion_with_an_lcm_lora(folder_of: Callable[[str], Path], tmp
     pipe = quiet(diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None))
     pipe.load_lora_weights(str(lora.parent), weight_name=lora.name)
     theirs = pipe(
-        PROMPTS, num_inference_steps=4, guidance_scale=guidance, generator=generator(), output_type="pt"
+        PROMPTS,
+        num_inference_steps=4,
+        guidance_scale=guidance,
+        generator=generator(),
+        output_type="pt",
+        cross_attention_kwargs={"scale": 0.3},
     ).images
-    model = load_model(ModelConfig(path=str(folder), lora=(Lora(path=str(lora)),)), "cpu")
+    model = load_model(ModelConfig(path=str(folder), lora=(Lora(path=str(lora), scale=0.3),)), "cpu")
     operator = Boomerang(t_boom=1, steps=4, solver="consistency", spacing="model", guidance=guidance)
     error = apart(sampled(model, operator), theirs)
     assert error < TOLERANCE, error

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from text_model import Prompted, mean_of
 from torch import Tensor
 
 from pipeline.diffusion.inversion import slerp
@@ -103,3 +104,48 @@ def test_bad_input() -> None:
         Interpolate(towards="c").check(MODEL, None)
     assert Interpolate().needs == {"guide"}
     assert Interpolate(towards="a").needs == frozenset()
+
+
+PROMPTED = Prompted(denoise=Gaussian(), levels=MODEL.levels, size=(5, 7))
+CAPTIONS = ["a cat", "a dog", "two birds"]
+
+
+def moved(guidance: Any = 1.0, **settings: Any) -> Transformed:
+    settings = {"towards": "a fox", "mix": "embeddings", "steps": 40, "guidance": guidance, **settings}
+    operator = Interpolate(**settings)
+    operator.check(PROMPTED, None)
+    given = Given(captions=CAPTIONS)
+    return operator(PROMPTED, Z.float(), given, KeyedNoise(b"salt", KEYS, "interpolate", 0))
+
+
+def test_embeddings_move_from_one_prompt_to_the_other() -> None:
+    """Up under each row's caption; down under a prompt between it and the other: a shift of the mean."""
+    done = moved(share=[0.2, 0.9], path=3)
+    assert done.details is not None
+    frames = [done.others[f"path-{i}"] for i in (1, 2, 3)]
+    for image, shares in (
+        (done.pixels, [row["share"] for row in done.details]),
+        *zip(frames, ([0] * 3, [0.5] * 3, [1] * 3), strict=True),
+    ):
+        for row, caption, start, share in zip(image, CAPTIONS, Z.float(), shares, strict=True):
+            shift = share * (mean_of("a fox") - mean_of(caption))
+            torch.testing.assert_close(row, start + shift, atol=2e-2, rtol=0)
+
+
+def test_the_guidance_of_embeddings_is_that_of_estimates_at_the_ends() -> None:
+    how = {"scale": 2.5, "rescale": 0.3, "interval": {"sigma": [0.1, 5]}, "negative": "a pig"}
+    for share in (0, 1):
+        ends = [moved(how, share=share, mix=mix, steps=5).pixels for mix in ("embeddings", "estimates")]
+        torch.testing.assert_close(*ends, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(moved(how, steps=5).pixels, moved(steps=5).pixels, atol=1e-3)
+
+
+def test_embeddings_need_two_prompts() -> None:
+    with pytest.raises(ValidationError, match="mix embeddings goes from one prompt to another"):
+        Interpolate(mix="embeddings")
+    for model, settings, why in (
+        (MODEL, {"condition": "a", "towards": "b"}, "mix embeddings: the model takes no prompts"),
+        (PROMPTED, {"towards": "none"}, "mix embeddings: none is no prompt"),
+    ):
+        with pytest.raises(UserError, match=why):
+            Interpolate(mix="embeddings", **settings).check(model, None)  # type: ignore[arg-type]

@@ -1,0 +1,94 @@
+"""AnimateDiff: Stable Diffusion 1.x with layers between that let each place see itself in all frames (2307.04725)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.models.backbone import Backbone
+from pipeline.models.config import DTYPES, ModelConfig
+from pipeline.models.folder import read_json
+from pipeline.models.latent import sketch_latent
+from pipeline.models.loading import load_pipeline
+from pipeline.models.prompts import Embedding, Prompts
+from pipeline.models.schedule import prediction_of
+from pipeline.models.sketch import Sketch
+from pipeline.models.vae import vae_of
+
+TRAINED_FRAMES = 16
+"""Of all motion modules that were published; their tables of positions are often longer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoSketch(Sketch):
+    """Of a model of clips, as `pipeline.frames.OfClips` says: pixels are `[B, 3, F, H, W]`, z is `[B, C, F, h, w]`.
+
+    `shape` is `(C, F, h, w)`, for the F of its training.
+    """
+
+    frames: int
+    most_frames: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoBackbone(VideoSketch, Backbone):
+    """A row is a window of frames, under one condition; the autoencoder sees frame by frame."""
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return unfolded(super().encode(folded(pixels)), len(pixels))
+
+    def decode(self, z: Tensor) -> Tensor:
+        return unfolded(super().decode(folded(z)), len(z))
+
+
+def folded(clips: Tensor) -> Tensor:
+    """`[B, C, F, H, W]` → `[B·F, C, H, W]`"""
+    return clips.transpose(1, 2).flatten(0, 1)
+
+
+def unfolded(frames: Tensor, clips: int) -> Tensor:
+    """`[B·F, C, H, W]` → `[B, C, F, H, W]`, B = `clips`"""
+    return frames.unflatten(0, (clips, -1)).transpose(1, 2)
+
+
+def sketch_video(folder: Path, config: ModelConfig) -> VideoSketch:
+    """Raises `UserError` for a cascade: no stage above sees frames together."""
+    if config.upscalers:
+        raise UserError(f"model.upscalers: {folder} is a model of clips, and they enlarge single images")
+    image, unet = sketch_latent(folder, config), read_json(folder / "unet" / "config.json")
+    if "motion_max_seq_length" not in unet:  # a UNet of images, with the motion modules beside it
+        unet = read_json(folder / "motion_adapter" / "config.json")
+    most = unet["motion_max_seq_length"]
+    frames = min(TRAINED_FRAMES, most)
+    channels, *grid = image.shape
+    own = {"shape": (channels, frames, *grid), "attention": False, "frames": frames, "most_frames": most}
+    return VideoSketch(**vars(image) | own)
+
+
+def load_video(folder: Path, config: ModelConfig, device: str) -> VideoBackbone:
+    sketch = sketch_video(folder, config)
+    pipe: Any = load_pipeline(folder, config, device)
+
+    def embed(prompt: str | None) -> Embedding:
+        hidden, _ = pipe.encode_prompt(prompt or "", device, 1, False)
+        return {"encoder_hidden_states": hidden[0]}
+
+    def predict(x: Tensor, timestep: Tensor, embedding: Embedding) -> Tensor:
+        each_frame = embedding["encoder_hidden_states"].repeat_interleave(x.shape[2], 0)
+        output: Tensor = pipe.unet(x, timestep, each_frame, return_dict=False)[0]
+        return output
+
+    return VideoBackbone(
+        **vars(sketch) | {"levels": sketch.levels.to(device)},
+        network=pipe.unet,
+        predict=predict,
+        embed=Prompts(torch.inference_mode()(embed)),
+        vae=vae_of(pipe),
+        prediction=prediction_of(folder),
+        dtype=DTYPES[config.dtype],
+    )
