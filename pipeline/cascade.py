@@ -87,9 +87,9 @@ def again(
     images = [done.pixels, *done.others.values()] if operator.name in IMAGES else [done.pixels]
     low, drawn = torch.cat(images), blockwise(noise, len(done.pixels))
     model, own = stage.on(low, drawn), scaled(given, stage.size)
-    assert own.pixels is not None
     if partner is not None:
         own = replace(own, second=partner.on(low, drawn))
+    assert own.pixels is not None
     return operator(model, model.encode(own.pixels), own, noise)._replace(sigmas=done.sigmas)
 
 

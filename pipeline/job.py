@@ -15,17 +15,20 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from pipeline.cascade import check
 from pipeline.diffusion.model import Outline
 from pipeline.errors import UserError
 from pipeline.extras import CaptionConfig, GuideConfig, JudgeConfig, MaskConfig, file_guide, file_mask
+from pipeline.frames import OfClips
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import sketch_model
 from pipeline.models.folder import find_model, hash_model
 from pipeline.models.licence import Licence, read_licence
-from pipeline.operators import AnyOperator
+from pipeline.operators import DDIB, AnyOperator, Operator
 from pipeline.operators.contract import Extra
 from pipeline.pixels import Codec, Fit
 from pipeline.streams import AnyInput, OutputFormat
+from pipeline.streams.shards import CLIP_EXTENSIONS, IMAGE_EXTENSIONS
 
 PUBLIC_SALT = b"doppel: no secret salt was given"
 SALT_VARIABLE, SHORTEST_SALT = "DOPPEL_SALT", 16
@@ -64,6 +67,16 @@ class RunConfig(Section):
     """File with the secret that noise is derived from (or the variable DOPPEL_SALT); at least 16 bytes."""
 
 
+class VideoConfig(Section):
+    """Samples whose image is a clip, .mp4 or .gif, are read with all their frames, and written as clips again.
+
+    `output.codec` and `quality` are of images, and say nothing of clips.
+    """
+
+    frames: int | None = Field(default=None, ge=1)
+    """That a model of clips sees at once; by default as many as it was trained with."""
+
+
 class JobConfig(Section):
     """What `doppel run` reads. Without `model` and `operator` the job passes images through."""
 
@@ -82,6 +95,7 @@ class JobConfig(Section):
     clip: str | None = None
     """Regular expression for the keys of frames; its first group names the clip. The frames of a clip share their
     noise."""
+    video: VideoConfig | None = None
     image: ImageConfig = ImageConfig()
     output: OutputConfig
     run: RunConfig = RunConfig()
@@ -108,6 +122,27 @@ class JobConfig(Section):
             raise ValueError(f"operator {name} takes one guide; guide.previous is {self.guide.previous}")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _clips_in_folders(cls, content: Any) -> Any:
+        match content:
+            case {"video": video, "input": {"format": "folder", **given}} if video is not None:
+                extensions = {"extensions": (*IMAGE_EXTENSIONS, *CLIP_EXTENSIONS)}
+                return {**content, "input": {"format": "folder", **extensions, **given}}
+        return content
+
+    @model_validator(mode="after")
+    def _clips_stay_whole(self) -> JobConfig:
+        if self.video is None:
+            return self
+        if self.output.format == "parquet":
+            raise ValueError("video: a parquet file holds images; output.format must be webdataset or folder")
+        if self.guide and self.guide.previous:
+            raise ValueError("video: guide.previous would be an earlier frame of the clip, and the first has none")
+        if self.operator and type(self.operator).choose is not Operator.choose:
+            raise ValueError(f"video: operator {self.operator.name} keeps other copies of each frame")
+        return self
+
     @field_validator("clip")
     @classmethod
     def _one_group(cls, clip: str | None) -> str | None:
@@ -121,6 +156,12 @@ class JobConfig(Section):
     def wants(self, model: Outline, kind: Literal["class", "text"], condition: str = "own") -> bool:
         """Whether the job conditions the model on the samples' own labels (captions)."""
         return model.conditioning == kind and self.operator is not None and condition in self.operator.conditions_used()
+
+    def window(self, model: Outline) -> int | None:
+        """Frames that the model sees at once; None for a model of single images."""
+        if not isinstance(model, OfClips):
+            return None
+        return self.video.frames if self.video and self.video.frames else model.frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +203,8 @@ def make_job(config: JobConfig) -> Job:
     salt = read_salt(config.run)
     model, second = (sketch_model(c) if c else None for c in (config.model, config.second_model))
     if model and config.operator:
-        config.operator.check(model, second)
+        check(config.operator, model, second)
+        check_clips(config, model, second)
         for condition, section in (("own", "caption"), ("edited", "edited")):
             if config.wants(model, "text", condition) and getattr(config, section) is None:
                 advice = f"give the recipe a section {section}, or the operator a prompt"
@@ -183,6 +225,38 @@ def make_job(config: JobConfig) -> Job:
     folders = {path: find_model(ModelConfig(path=path, revision=revision)) for path, revision in weights(config)}
     licences = {path: read_licence(folder) for path, folder in folders.items()}
     return Job(config=config, salt=salt, hashes=hashes, licences=licences)
+
+
+SINGLE_IMAGES = {
+    "enhance": "measures squares of single images",
+    "ilvr": "measures squares of single images",
+    "mosaic": "lays the tiles of single images",
+    "tile_morph": "lays the tiles of single images",
+}
+"""Why an operator doesn't work with a model of clips. All else is done to each frame's last two dimensions, or row by
+row, and a row may have frames."""
+
+
+def check_clips(config: JobConfig, model: Outline, second: Outline | None) -> None:
+    """Raises `UserError` where a model of clips gets none, or is asked for what only one of images can do."""
+    operator, asked = config.operator, config.video.frames if config.video else None
+    if second is not None and isinstance(model, OfClips) != isinstance(second, OfClips):
+        raise UserError("second_model: one of both models works on clips, the other on single images")
+    if not isinstance(model, OfClips):
+        if asked is not None:
+            raise UserError(f"video.frames is {asked}, and the model works on single images: each frame goes alone")
+        return
+    if config.video is None and config.clip is None:
+        raise UserError("the model works on clips: give the recipe video: {}, or clip where frames are samples")
+    for one in (model, second):
+        if asked is not None and isinstance(one, OfClips) and asked > one.most_frames:
+            raise UserError(f"video.frames is {asked}; the model can take at most {one.most_frames}")
+    if config.mask is not None:
+        raise UserError("mask: the model works on clips, and masks are of single images")
+    if operator is not None and (why := SINGLE_IMAGES.get(operator.name)):
+        raise UserError(f"operator {operator.name} {why}, and the model works on clips")
+    if isinstance(operator, DDIB) and any(stage.name == "rotate" for stage in (*operator.image, *operator.latent)):
+        raise UserError("ddib: rotate turns single images, and the model works on clips")
 
 
 def weights(config: JobConfig) -> Iterator[tuple[str, str | None]]:
@@ -206,7 +280,10 @@ def identity(config: JobConfig) -> dict[str, Any]:
     The hash in the provenance leaves out the input too: the same shard gives the same bytes wherever it lies.
     """
     files: Any = {"__all__": {"path"}}
-    model_place = {"path": True, "revision": True, "local_files_only": True, "lora": files, "textual_inversion": files}
+    model_place = {
+        "path": True, "revision": True, "local_files_only": True, "lora": files, "textual_inversion": files,
+        "upscalers": {"__all__": {"path", "revision"}},
+    }  # fmt: skip
     places: Any = {
         "run": True, "output": {"path"}, "model": model_place, "second_model": model_place,
         "mask": {"file"}, "guide": {"file"}, "judge": {"path", "revision"},

@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.job import Job, JobConfig, make_job
 from pipeline.memory import BatchSize
 from pipeline.reading import Reader
-from pipeline.records import Output, Rejected
+from pipeline.records import Output, Rejected, reject
 from pipeline.report.animate import animate
 from pipeline.report.sheet import contact_sheet
 from pipeline.run import load_models, transform
@@ -46,25 +46,31 @@ def preview(
 
 
 def try_out(job: Job, count: int) -> tuple[list[list[Output]], list[Rejected]]:
-    """All outputs of each of the first `count` usable samples, and the samples that were refused on the way."""
-    config = job.config
-    if config.model is not None:
-        config = config.model_copy(update={"model": config.model.model_copy(update={"batch_size": count})})
-    job, device = replace(job, config=config), resolve_devices(config.run.devices)[0]
+    """All outputs of each of the first `count` usable samples, and the samples that were refused on the way.
+
+    Of clips, each frame counts.
+    """
+    config, device = job.config, resolve_devices(job.config.run.devices)[0]
     models, size = load_models(config, device), BatchSize(count)
+    if config.model is not None and models.first is not None:
+        if config.window(models.first) is not None:
+            size = BatchSize(1)
+        own = config.model.model_copy(update={"batch_size": size.images})
+        job = replace(job, config=config.model_copy(update={"model": own}))
     names = config.input.open().label_names
-    by_key: dict[str, list[Output]] = {}
+    usable: list[list[Output]] = []
     rejected: list[Rejected] = []
     with ThreadPoolExecutor(config.run.workers) as pool:
         for batch in Reader(job, models.first, pool, names)(config.input.open().shards):
-            some = replace(batch, rows=batch.rows[: count - len(by_key)])
-            outputs, refused = transform(some, models, job, device, size)
-            rejected += batch.rejected + refused
-            for output in outputs:
-                by_key.setdefault(output.row.sample.key, []).append(output)
-            if len(by_key) >= count:
+            rejected += batch.rejected
+            for row, result in zip(batch.rows, transform(batch, models, job, device, size), strict=True):
+                if isinstance(result, str):
+                    rejected.append(reject(row.sample, result, undecodable=False))
+                else:
+                    usable.append(result)
+            if len(usable) >= count:
                 break
-    return list(by_key.values()), rejected
+    return usable[:count], rejected
 
 
 def animate_first(made: list[Output], path: Path) -> None:

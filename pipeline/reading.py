@@ -1,4 +1,4 @@
-"""From shards to decoded batches: each sample's image, mask and guide, or why the sample cannot be used."""
+"""From shards to decoded batches: each sample's image (or frames), mask and guide, or why it cannot be used."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
-from typing import Literal
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Literal
 
+from pipeline.clips import is_clip, read_clip
 from pipeline.diffusion.model import Outline
 from pipeline.errors import UserError
 from pipeline.extras import CaptionConfig, NoCaption, clip_of, read_caption, read_guide, read_mask
+from pipeline.frames import fit_frame, windows
 from pipeline.job import Job
 from pipeline.pixels import Undecodable, decode
-from pipeline.records import Batch, Rejected, Row, Sample
+from pipeline.records import Batch, Frame, Reel, Rejected, Row, Sample, reject
 from pipeline.streams.contract import InputShard
+
+if TYPE_CHECKING:
+    from pipeline.records import Pixels8
 
 PASS_THROUGH_BATCH = 64
 
@@ -31,9 +36,14 @@ class Reader:
     label_names: tuple[str, ...] | None = None
 
     def __call__(self, shards: Iterable[InputShard], remaining: int | None = None) -> Iterator[Batch]:
-        """Batches never cross a shard; every shard ends with a batch marked `last`."""
+        """Batches never cross a shard; every shard ends with a batch marked `last`.
+
+        For a model of clips a batch is so many windows.
+        """
         config = self.job.config
         size = self.job.batch_size if config.model else PASS_THROUGH_BATCH
+        frames = config.window(self.model) if self.model else None
+        at_once = config.run.workers if config.video else size  # decoded clips are large
         for shard in shards:
             if remaining == 0:
                 return
@@ -41,23 +51,26 @@ class Reader:
             batch = partial(Batch, shard=shard.name, fingerprint=fingerprint)
             samples = islice(shard.read(), remaining)
             before = deque[Row](maxlen=config.guide.previous or 0 if config.guide else 0)
-            while chunk := list(islice(samples, size)):
+            while chunk := list(islice(samples, at_once)):
                 count += len(chunk)
-                for item in self.pool.map(self.decode_row, chunk):
-                    used = follow(item, before) if isinstance(item, Row) and before.maxlen else item
-                    if isinstance(used, Row):
-                        rows.append(used)
-                    else:
-                        rejected.append(used)
+                for item in self.pool.map(self.decode_rows, chunk):
+                    for row in [item] if isinstance(item, Rejected) else item:
+                        used = follow(row, before) if isinstance(row, Row) and before.maxlen else row
+                        if isinstance(used, Row):
+                            rows.append(used)
+                        else:
+                            rejected.append(used)
                 if remaining is not None:
                     remaining -= len(chunk)
-                if len(rows) >= size:
-                    yield batch(rows=rows[:size], rejected=rejected, read=count, last=False)
-                    rows, rejected, count = rows[size:], [], 0
+                ready = windows(rows, frames)
+                while len(ready) >= size + (frames is not None):  # the last window may go on
+                    yield batch(rows=list(chain(*ready[:size])), rejected=rejected, read=count, last=False)
+                    ready, rejected, count = ready[size:], [], 0
+                rows = list(chain(*ready))
             yield batch(rows=rows, rejected=rejected, read=count, last=True)
 
-    def decode_row(self, sample: Sample | Rejected) -> Row | Rejected:
-        """A sample's images, fitted to the model, or why the sample cannot be used."""
+    def decode_rows(self, sample: Sample | Rejected) -> list[Row] | Rejected:
+        """A sample's image, or the frames of its clip, fitted to the model, or why the sample cannot be used."""
         if isinstance(sample, Rejected):
             return sample
         config, fit = self.job.config, self.job.config.image.fit
@@ -73,22 +86,48 @@ class Reader:
         except NoCaption as error:
             return reject(sample, f"no caption: {error}", undecodable=False)
         try:
-            image, frame = decode(sample.image, self.model.size if self.model else None, fit)
+            reel, pictures = self.pictures(sample)
         except Undecodable as error:
             return reject(sample, str(error), undecodable=True)
-        if config.image.mode == "RGB":
-            frame = replace(frame, mode="RGB")
-        row = Row(sample=sample, frame=frame, image=image, noise_key=noise_key, caption=caption, edited=edited)
+        rows = list[Row]()
+        mask = None
         try:
-            if config.mask and self.model:
-                mask = read_mask(config.mask, sample, frame, self.model.size, fit, self.job.salt, noise_key)
-                row = replace(row, mask=mask)
-            if config.guide and self.model:
-                guide = read_guide(config.guide, sample, image, self.model.size, fit)
-                row = row if guide is None else replace(row, guides=(guide,))
+            for index, (image, frame) in enumerate(pictures):
+                if config.mask and self.model and mask is None:  # all frames have the same
+                    mask = read_mask(config.mask, sample, frame, self.model.size, fit, self.job.salt, noise_key)
+                guide = None
+                if config.guide and self.model:
+                    guide = read_guide(config.guide, sample, image, self.model.size, fit)
+                rows.append(
+                    Row(
+                        sample=sample,
+                        frame=replace(frame, mode="RGB") if config.image.mode == "RGB" else frame,
+                        image=image,
+                        noise_key=noise_key,
+                        mask=mask,
+                        caption=caption,
+                        edited=edited,
+                        guides=() if guide is None else (guide,),
+                        reel=reel,
+                        index=index,
+                    )
+                )
         except Undecodable as error:
             return reject(sample, str(error), undecodable=False)
-        return row
+        return rows
+
+    def pictures(self, sample: Sample) -> tuple[Reel | None, list[tuple[Pixels8, Frame]]]:
+        """The image of a sample, or the frames of the clip that the recipe takes it for. Raises `Undecodable`."""
+        size, fit = self.model.size if self.model else None, self.job.config.image.fit
+        if not is_clip(sample.image_ext):
+            return None, [decode(sample.image, size, fit)]
+        if self.job.config.video is None:
+            if sample.image_ext.lower().endswith("mp4"):
+                raise Undecodable("it is a clip, and the recipe has no section video")
+            return None, [decode(sample.image, size, fit)]
+        clip = read_clip(sample.image, sample.image_ext)
+        reel = Reel(container=clip.container, seconds=clip.seconds, loop=clip.loop)
+        return reel, [fit_frame(picture, size, fit) for picture in clip.frames]
 
     def caption(self, sample: Sample, condition: Literal["own", "edited"], config: CaptionConfig | None) -> str | None:
         """The sample's prompt, where the job needs it. Raises `NoCaption`, or `UserError` if that ends the job."""
@@ -126,13 +165,3 @@ def follow(row: Row, before: deque[Row]) -> Row | Rejected:
         return replace(row, guides=guides)
     why = f"sample {len(guides) + 1} of its shard: not enough lie before it to be its {before.maxlen} guides"
     return reject(row.sample, why, undecodable=False)
-
-
-def reject(sample: Sample, reason: str, *, undecodable: bool) -> Rejected:
-    return Rejected(
-        key=sample.key,
-        reason=reason,
-        kind="undecodable" if undecodable else "refused",
-        origin=sample.origin,
-        members={sample.image_ext: sample.image, **sample.members},
-    )

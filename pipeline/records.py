@@ -50,6 +50,26 @@ class Rejected:
     members: Mapping[str, bytes] = field(default_factory=dict)
 
 
+def reject(sample: Sample, reason: str, *, undecodable: bool) -> Rejected:
+    return Rejected(
+        key=sample.key,
+        reason=reason,
+        kind="undecodable" if undecodable else "refused",
+        origin=sample.origin,
+        members={sample.image_ext: sample.image, **sample.members},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reel:
+    """A clip without its frames; see `pipeline.clips.Clip`."""
+
+    container: Literal["mp4", "gif"]
+    seconds: tuple[float, ...]
+    """How long each frame is shown."""
+    loop: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Frame:
     """How an image was fitted to the model's size, so that it can be undone (sizes are width, height)."""
@@ -65,7 +85,7 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A sample and its decoded image, uint8 `[H, W, 3]`."""
+    """A sample and its decoded image, uint8 `[H, W, 3]`; of a sample that is a clip, one of its frames."""
 
     sample: Sample
     frame: Frame
@@ -80,11 +100,23 @@ class Row:
     """The same of what it is to become."""
     guides: tuple[Pixels8, ...] = ()
     """`[H, W, 3]` each."""
+    reel: Reel | None = None
+    """Of the clip that the sample is."""
+    index: int = 0
+    """Of the frame in its clip."""
+
+    @property
+    def ends(self) -> bool:
+        """It is the last of its sample."""
+        return self.reel is None or self.index == len(self.reel.seconds) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Some of the rows of one shard, in order; all images have one size where a model will see them."""
+    """Some of the rows of one shard, in order; all images have one size where a model will see them.
+
+    The frames of a clip follow each other, and may go on in the next batch.
+    """
 
     shard: str
     fingerprint: str
@@ -107,3 +139,7 @@ class Output:
     provenance: Mapping[str, Any]
     beside: Mapping[str, Pixels8] = field(default_factory=dict)
     """Further images of the same sample, by name."""
+
+
+Result = list[Output] | str
+"""The outputs of a row, or why there are none."""

@@ -10,30 +10,38 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.cascade import through
+from pipeline.clips import Clip, write_clip
 from pipeline.diffusion.level_range import describe
 from pipeline.diffusion.model import Model
 from pipeline.errors import UserError
+from pipeline.frames import Done, filled, unfit_frame, whole, windows
 from pipeline.job import Job, JobConfig
 from pipeline.memory import ON_CPU, BatchSize, largest_batch
 from pipeline.models.clip import ClipJudge, load_clip
 from pipeline.models.families import load_model
+from pipeline.models.video import folded, unfolded
 from pipeline.noise import KeyedNoise
 from pipeline.operators import Given, Operator, Transformed
 from pipeline.pixels import encode, from_pixels, image_ext, to_pixels
 from pipeline.prefetch import prefetch
-from pipeline.reading import Reader, reject
-from pipeline.records import PROVENANCE, Batch, Frame, Output, Rejected, Row, Sample
+from pipeline.reading import Reader
+from pipeline.records import PROVENANCE, Batch, Frame, Output, Rejected, Result, Row, Sample
 from pipeline.report.flicker import Flicker
 from pipeline.streams import open_writer
 from pipeline.streams.contract import InputShard, InputStream, ShardWriter
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.quarantine import write_quarantine
+
+if TYPE_CHECKING:
+    from pipeline.records import Pixels8
 
 AHEAD = 2
 """Batches that wait between two stages."""
@@ -41,7 +49,7 @@ AHEAD = 2
 
 @dataclass(frozen=True)
 class Progress:
-    """Some images of a shard are through."""
+    """Some images of a shard are through; a clip counts as one."""
 
     images: int
     rejected: int
@@ -70,8 +78,8 @@ def process(
     with (
         ThreadPoolExecutor(job.config.run.workers) as pool,
         closing(prefetch(Reader(job, model, pool, stream.label_names)(shards, remaining), AHEAD)) as decoded,
-        closing(prefetch(((b, *transform(b, models, job, device, size)) for b in decoded), AHEAD)) as transformed,
-        closing(prefetch(encode_all(transformed, job.config, pool), AHEAD)) as encoded,
+        closing(prefetch(((b, transform(b, models, job, device, size)) for b in decoded), AHEAD)) as transformed,
+        closing(prefetch(encode_all(whole(transformed), job.config, pool), AHEAD)) as encoded,
     ):
         yield from write(encoded, job, stream, ledger)
 
@@ -88,66 +96,78 @@ def load_models(config: JobConfig, device: str) -> Models:
     return Models(first, second, judge)
 
 
-def transform(
-    batch: Batch, models: Models, job: Job, device: str, size: BatchSize
-) -> tuple[list[Output], list[Rejected]]:
-    """All images of a batch, sample by sample; rows whose result is not finite, or not chosen, are refused.
+def transform(batch: Batch, models: Models, job: Job, device: str, size: BatchSize) -> list[Result]:
+    """What becomes of each row of a batch.
 
     A short batch is padded to full size, so that a row's bytes don't depend on how many came with it.
     """
-    outputs, refused = list[Output](), list[Rejected]()
     if models.first is None:
         facts = {"operator": None, "code": job.code, "config": job.hashes["config"]}
-        return [Output(row=r, key=r.sample.key, image=r.image, provenance=facts) for r in batch.rows], []
-    for rows, made in size.each(batch.rows, lambda rows: transform_rows(rows, models, job, device)):
-        for row, result in zip(rows, made, strict=False):
-            if isinstance(result, str):
-                refused.append(reject(row.sample, result, undecodable=False))
-            else:
-                outputs += result
-    return outputs, refused
+        return [[Output(row=r, key=r.sample.key, image=r.image, provenance=facts)] for r in batch.rows]
+    together = windows(batch.rows, job.config.window(models.first))
+    results = list[Result]()
+    for some, made in size.each(together, lambda some: transform_windows(some, models, job, device)):
+        results += [result for window in made[: len(some)] for result in window]
+    return results
 
 
 @torch.inference_mode()
-def transform_rows(rows: Sequence[Row], models: Models, job: Job, device: str) -> list[list[Output] | str]:
-    """The outputs of each row, or why there are none."""
+def transform_windows(together: Sequence[Sequence[Row]], models: Models, job: Job, device: str) -> list[list[Result]]:
+    """Windows of as many rows as the model sees at once, or fewer: of single images, one. What becomes of each row.
+
+    All windows of a clip get the noise of its key: what stands still from one to the next stays alike.
+    """
     config, model, operator = job.config, models.first, job.config.operator
     assert model is not None
     assert operator is not None
-    facts: dict[str, Any] = {"code": job.code, "config": job.hashes["config"], "batch_size": len(rows)}
+    frames = config.window(model)
+    rows = [row for window in together for row in filled(window, frames)]
+    facts: dict[str, Any] = {"code": job.code, "config": job.hashes["config"], "batch_size": len(together)}
     if models.second is not None:
         facts["second_model"] = models.second.hash
-    pixels = to_pixels([row.image for row in rows], device)
-    z0, given = model.encode(pixels), gather(rows, pixels, config, models, device)
+    if frames is not None:
+        facts["frames"] = frames
+    given = gather(together, rows, config, models, device)
+    assert given.pixels is not None
+    z0 = model.encode(given.pixels)
     copies: list[list[list[Output]]] = [[] for _ in rows]
     details: list[list[Mapping[str, Any]]] = [[] for _ in rows]
-    finite = torch.ones(len(rows), dtype=torch.bool, device=device)
+    finite = torch.ones(len(together), dtype=torch.bool, device=device)
     for copy in range(operator.copies):
-        noise = KeyedNoise(job.salt, [row.noise_key for row in rows], operator.name, copy)
-        done = operator(model, z0, given, noise)
+        noise = KeyedNoise(job.salt, [window[0].noise_key for window in together], operator.name, copy)
+        done = through(operator, model, z0, given, noise)
         made_so = provenance(operator, done, model, copy)
-        beside = {name: from_pixels(images) for name, images in done.beside.items()}
+        beside = {name: from_pixels(single(images)) for name, images in done.beside.items()}
         for images in (done.pixels, *done.others.values(), *done.beside.values()):
             finite &= images.isfinite().flatten(1).all(1)
-        made = {name: from_pixels(images) for name, images in {"": done.pixels, **done.others}.items()}
+        made = {name: from_pixels(single(images)) for name, images in {"": done.pixels, **done.others}.items()}
         for i, row in enumerate(rows):
+            own = i // (frames or 1)
             number = [str(copy)] if operator.copies > 1 else []
-            details[i].append(done.details[i] if done.details else {})
+            details[i].append(done.details[own] if done.details else {})
             copies[i].append([
                 Output(
                     row=row,
                     key="-".join([row.sample.key, *number, *([name] if name else [])]),
                     image=images[i],
-                    provenance=made_so[i] | ({"image": name} if name else {})
-                    | ({"clip": row.noise_key} if config.clip else {}) | facts,
+                    provenance=made_so[own] | ({"image": name} if name else {})
+                    | ({"clip": row.noise_key} if config.clip or row.reel else {}) | facts,
                     beside={} if name else {other: images[i] for other, images in beside.items()},
                 )
                 for name, images in made.items()
             ])  # fmt: skip
-    return [
+    sound = finite.repeat_interleave(frames or 1).tolist()
+    results = [
         chosen(operator, made, how) if ok else "the model's output is not finite"
-        for made, how, ok in zip(copies, details, finite.tolist(), strict=True)
+        for made, how, ok in zip(copies, details, sound, strict=True)
     ]
+    starts = range(0, len(rows), frames or 1)
+    return [results[start : start + len(window)] for start, window in zip(starts, together, strict=True)]
+
+
+def single(images: Tensor) -> Tensor:
+    """`[B, 3, H, W]`, or the frames of windows `[B, 3, F, H, W]` → `[B·F, 3, H, W]`"""
+    return images if images.ndim == 4 else folded(images)
 
 
 def chosen(
@@ -169,8 +189,8 @@ def try_sizes(job: Job, device: str) -> int:
     job = replace(job, config=job.config.model_copy(update={"operator": operator}))
     models = load_models(job.config, device)
     assert models.first is not None
-    row = blank_row(job.config, models.first.size)
-    return largest_batch(lambda images: transform_rows([row] * images, models, job, device))
+    window = [blank_row(job.config, models.first.size)]  # filled up to what the model sees at once
+    return largest_batch(lambda count: transform_windows([window] * count, models, job, device))
 
 
 def blank_row(config: JobConfig, size: tuple[int, int]) -> Row:
@@ -204,20 +224,28 @@ def provenance(operator: Operator, done: Transformed, model: Model, copy: int) -
     ]  # fmt: skip
 
 
-def gather(rows: Sequence[Row], pixels: Tensor, config: JobConfig, models: Models, device: str) -> Given:
-    """What comes with the images, as the operator takes it."""
-    model = models.first
+def gather(
+    together: Sequence[Sequence[Row]], rows: Sequence[Row], config: JobConfig, models: Models, device: str
+) -> Given:
+    """What the operator takes for windows of `rows`, which may be padded: all frames of one have its first's label and
+    captions."""
+    model, firsts = models.first, [window[0] for window in together]
+    assert model is not None
+
+    def windowed(images: Tensor) -> Tensor:
+        return images if config.window(model) is None else unfolded(images, len(together))
+
     labels = mask = None
-    if model is not None and config.wants(model, "class"):
-        labels = torch.tensor([row.sample.label for row in rows], device=device)
+    if config.wants(model, "class"):
+        labels = torch.tensor([row.sample.label for row in firsts], device=device)
     masks = [row.mask for row in rows if row.mask is not None]
     if masks:
-        mask = torch.from_numpy(np.stack(masks)).to(device).float()[:, None]
-    guides = [to_pixels(images, device) for images in zip(*(row.guides for row in rows), strict=True)]
-    captions = [row.caption for row in rows if row.caption is not None]
-    edited = [row.edited for row in rows if row.edited is not None]
+        mask = windowed(torch.from_numpy(np.stack(masks)).to(device).float()[:, None])
+    guides = [windowed(to_pixels(images, device)) for images in zip(*(row.guides for row in rows), strict=True)]
+    captions = [row.caption for row in firsts if row.caption is not None]
+    edited = [row.edited for row in firsts if row.edited is not None]
     return Given(
-        pixels=pixels,
+        pixels=windowed(to_pixels([row.image for row in rows], device)),
         labels=labels,
         captions=captions or None,
         edited=edited or None,
@@ -230,34 +258,46 @@ def gather(rows: Sequence[Row], pixels: Tensor, config: JobConfig, models: Model
 
 
 def encode_all(
-    transformed: Iterable[tuple[Batch, list[Output], list[Rejected]]], config: JobConfig, pool: ThreadPoolExecutor
-) -> Iterator[tuple[Batch, list[Output], list[Sample], list[Rejected]]]:
-    for batch, outputs, refused in transformed:
-        yield batch, outputs, list(pool.map(partial(to_sample, config=config), outputs)), refused
+    batches: Iterable[Done], config: JobConfig, pool: ThreadPoolExecutor
+) -> Iterator[tuple[Done, list[Sample]]]:
+    for done in batches:
+        yield done, list(pool.map(partial(to_sample, config=config), done.outputs))
 
 
-def to_sample(output: Output, config: JobConfig) -> Sample:
-    """The encoded output with everything that belonged to its source, and its provenance."""
-    source, name = output.row.sample, config.operator.image_name if config.operator else ""
-    encoded = partial(
-        encode,
-        frame=output.row.frame,
+def to_sample(frames: Sequence[Output], config: JobConfig) -> Sample:
+    """The encoded output with everything that belonged to its source, and its provenance; of a clip, all its frames."""
+    output, name = frames[0], config.operator.image_name if config.operator else ""
+    source = output.row.sample
+    member = partial(to_member, row=output.row, config=config)
+    extension, data = member(name, [frame.image for frame in frames])
+    if extension in source.members:  # a mask of that name is there already
+        extension = f"{source.image_ext}.{extension}"
+    provenance = dict(output.provenance)
+    if output.row.reel and "details" in provenance:
+        provenance["details"] = [frame.provenance["details"] for frame in frames]
+    if PROVENANCE in source.members:
+        provenance["before"] = source.members[PROVENANCE].decode(errors="replace")
+    beside = dict(member(other, [frame.beside[other] for frame in frames]) for other in output.beside)
+    members = {**source.members, **beside, PROVENANCE: json.dumps(provenance).encode()}
+    return replace(source, key=output.key, image=data, image_ext=extension, members=members)
+
+
+def to_member(name: str, images: Sequence[Pixels8], row: Row, config: JobConfig) -> tuple[str, bytes]:
+    """Extension and bytes of an image, or of a clip in the container of its source."""
+    extension = f"{name}.{row.sample.image_ext}" if name else row.sample.image_ext
+    if row.reel is not None:
+        pictures = np.stack([unfit_frame(image, row.frame, config.image.restore_size) for image in images])
+        reel = row.reel
+        clip = Clip(frames=pictures, seconds=reel.seconds, container=reel.container, loop=reel.loop)
+        return extension, write_clip(clip)
+    data, codec = encode(
+        images[0],
+        row.frame,
         codec=None if config.output.codec == "auto" else config.output.codec,
         quality=config.output.quality,
         restore_size=config.image.restore_size,
     )
-    data, codec = encoded(output.image)
-    extension = image_ext(f"{name}.{source.image_ext}" if name else source.image_ext, codec)
-    if extension in source.members:  # a mask of that name is there already
-        extension = f"{source.image_ext}.{extension}"
-    provenance = dict(output.provenance)
-    if PROVENANCE in source.members:
-        provenance["before"] = source.members[PROVENANCE].decode(errors="replace")
-    beside = {
-        image_ext(f"{other}.{source.image_ext}", codec): encoded(image)[0] for other, image in output.beside.items()
-    }
-    members = {**source.members, **beside, PROVENANCE: json.dumps(provenance).encode()}
-    return replace(source, key=output.key, image=data, image_ext=extension, members=members)
+    return image_ext(extension, codec), data
 
 
 class OpenShard:
@@ -269,18 +309,18 @@ class OpenShard:
         self.rejected: list[Rejected] = []
         self.flicker = Flicker()
 
-    def add(self, batch: Batch, outputs: Iterable[Output], samples: Iterable[Sample], refused: list[Rejected]) -> None:
-        for output in outputs:
+    def add(self, done: Done, samples: Iterable[Sample]) -> None:
+        for output in chain(*done.outputs):
             if "clip" in output.provenance and not output.provenance.get("image"):
                 self.flicker.add(f"{output.row.noise_key}-{output.provenance['copy']}", output.row.image, output.image)
         for sample in samples:
             self.writer.add(sample)
             self.counts["images"] += 1
-        rejected = batch.rejected + refused
+        rejected = done.batch.rejected + done.refused
         undecodable = sum(bad.kind == "undecodable" for bad in rejected)
         self.rejected += rejected
         self.counts.update(
-            read=batch.read, written=len(batch.rows) - len(refused),
+            read=done.batch.read, written=done.written,
             quarantined=len(rejected) - undecodable, undecodable=undecodable,
         )  # fmt: skip
 
@@ -300,24 +340,21 @@ class OpenShard:
 
 
 def write(
-    encoded: Iterable[tuple[Batch, list[Output], list[Sample], list[Rejected]]],
-    job: Job,
-    stream: InputStream,
-    ledger: Ledger,
+    encoded: Iterable[tuple[Done, list[Sample]]], job: Job, stream: InputStream, ledger: Ledger
 ) -> Iterator[Event]:
     """A shard is published and recorded when its last batch is through."""
     shards = {shard.name: shard for shard in stream.shards}
     output: OpenShard | None = None
     try:
-        for batch, outputs, samples, refused in encoded:
-            shard = shards[batch.shard]
+        for done, samples in encoded:
+            batch, shard = done.batch, shards[done.batch.shard]
             if output is None:
                 made = open_writer(
                     job.config.output.format, data=ledger.data, parts=ledger.parts, name=shard.name, stream=stream
                 )
                 output = OpenShard(made)
-            output.add(batch, outputs, samples, refused)
-            yield Progress(images=len(samples), rejected=len(batch.rejected) + len(refused))
+            output.add(done, samples)
+            yield Progress(images=len(samples), rejected=len(batch.rejected) + len(done.refused))
             if batch.last:
                 if shard.fingerprint() != batch.fingerprint:
                     raise UserError(f"input shard {shard.name} changed while it was read; run again when it is still")

@@ -1,4 +1,4 @@
-"""Writes the README's tables from scripts/evidence/operators.json, between its `evidence` markers.
+"""Writes the README's tables from scripts/evidence/operators.json and models.json, between its `evidence` markers.
 
 python scripts/evidence_tables.py
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = Path(__file__).parent / "evidence" / "operators.json"
+RESULTS = Path(__file__).parent / "evidence"
 VIEWS = ("flip_vertical", "rotate_90", "jigsaw", "inner_circle", "patch_permutation")
 CUTS = ("2×2 tiles", "4×4 tiles", "7×7 tiles", "14×14 tiles", "single pixels")
 CASES = ("one source", "one source, unlimited copies", "three sources")
@@ -92,15 +92,43 @@ def enhance(found: dict[str, Any]) -> str:
     return table(["4×, 400 garments", "PSNR", "Fréchet distance, judge's features", "label read"], rows)
 
 
+FAMILIES = {
+    "sd": ("Stable Diffusion 1.x, 2.x", "`StableDiffusionPipeline`", "prompt"),
+    "sdxl": ("SDXL, its refiner", "`StableDiffusionXLPipeline`, `…Img2ImgPipeline`", "prompt"),
+    "turbo": ("SD and SDXL Turbo", "the same; `spacing: model`, 1 to 4 steps", "prompt"),
+    "lcm": ("LCM, LCM-LoRA", "`LatentConsistencyModelPipeline`; `solver: consistency`", "prompt"),
+    "sd3": ("Stable Diffusion 3, 3.5", "`StableDiffusion3Pipeline`", "prompt"),
+    "flux": ("Flux dev, schnell", "`FluxPipeline`", "prompt"),
+    "dit": ("DiT", "`DiTPipeline`", "class"),
+    "pixart": ("PixArt α, Σ", "`PixArtAlphaPipeline`, `PixArtSigmaPipeline`", "prompt"),
+    "deepfloyd": ("DeepFloyd IF, any ×4 upscaler", "`IFPipeline`; the others under `upscalers`", "prompt"),
+    "animatediff": ("AnimateDiff (clips)", "`AnimateDiffPipeline`", "prompt"),
+}
+
+
+def models(found: dict[str, Any]) -> str:
+    rows = []
+    for name, (family, classes, conditions) in FAMILIES.items():
+        refused = [f"`{operator}`" for operator, said in found["operators"][name].items() if said != "yes"]
+        errors = [error for what, error in found["parity"].items() if what.split(":")[0] == name]
+        speed = found["speed"].get(name)
+        rows.append([
+            family, classes, conditions, f"all but {', '.join(refused)}" if refused else "all",
+            f"{max(errors):.1e}", f"{speed['ratio']:.2f}" if speed else "–",
+        ])  # fmt: skip
+    return table(["model", "folder's class", "condition", "operators", "parity", "speed"], rows)
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "ddib": ddib, "anagrams": anagrams, "tile_morphs": tile_morphs, "mosaics": mosaics, "inpaint": inpaint,
-    "enhance": enhance,
+    "enhance": enhance, "models": models,
 }  # fmt: skip
 
 
 def with_tables(readme: str) -> str:
     """The README's text with every marked table as the results have it."""
-    results = json.loads(RESULTS.read_text())
+    results = json.loads((RESULTS / "operators.json").read_text())
+    results["models"] = json.loads((RESULTS / "models.json").read_text())
 
     def fresh(match: re.Match[str]) -> str:
         return f"<!-- evidence {match[1]} -->\n{SECTIONS[match[1]](results[match[1]])}\n<!-- end -->"

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-import pipeline.run
 from pipeline.cascade import check, scaled, through
 from pipeline.config import validate
 from pipeline.diffusion.denoisers import dynamic_threshold
@@ -296,7 +295,6 @@ def test_rows_do_not_depend_on_who_came_with_them(models: dict[str, Any]) -> Non
     assert (alone.pixels - both.pixels[1:]).abs().max() < 1e-3
 
 
-@pytest.mark.skipif(not hasattr(pipeline.run, "through"), reason="pipeline/run.py does not call `through` yet")
 def test_a_whole_job_runs_at_full_size(configs: dict[str, ModelConfig], tmp_path: Path) -> None:
     builders.shard(tmp_path / "in" / "a.tar", 3)
     content = builders.recipe(str(tmp_path / "in" / "*.tar"), tmp_path / "out", Path(configs["IF"].path))

@@ -525,3 +525,17 @@ def textual_inversion(folder: Path, token: str, dim: int, *, vectors: int = 1, s
     path = folder / "learned_embeds.safetensors"
     save_file({token: learned[0].clone() if vectors == 1 else learned}, path)
     return path
+
+
+FAMILIES = {
+    "sd": sd, "sdxl": sdxl, "sd3": sd3, "flux": flux, "dit": dit, "pixart": pixart, "deepfloyd": deepfloyd,
+    "deepfloyd_upscaler": deepfloyd_upscaler, "upscaler": upscaler, "lcm": lcm, "turbo": turbo,
+    "animatediff": animatediff,
+}  # fmt: skip
+
+
+if __name__ == "__main__":  # python tests/tiny.py FOLDER: one of each, to try recipes on
+    import sys
+
+    for name, build in FAMILIES.items():
+        build(Path(sys.argv[1]) / name)

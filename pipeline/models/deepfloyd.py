@@ -93,7 +93,14 @@ def limit_of(folder: Path) -> Callable[[Tensor], Tensor]:
 
 def _sketch(folder: Path, config: ModelConfig, size: tuple[int, int]) -> Sketch:
     shape = (CHANNELS, *size)
-    return Sketch(levels=levels_of(folder), size=size, shape=shape, space="pixel", hash=hash_of(folder, config))
+    return Sketch(
+        levels=levels_of(folder),
+        size=size,
+        shape=shape,
+        space="pixel",
+        attention=True,
+        hash=hash_of(folder, config),
+    )
 
 
 def _backbone(
@@ -113,6 +120,7 @@ def _backbone(
     return Backbone(
         **vars(sketch) | {"levels": sketch.levels.to(device)},
         network=pipe.unet,
+        tokenizer=pipe.tokenizer,
         predict=predict,
         embed=Prompts(torch.inference_mode()(embed)),
         vae=None,

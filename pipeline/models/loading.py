@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from pipeline.errors import UserError
@@ -38,9 +39,9 @@ def load_pipeline(folder: Path, config: ModelConfig, device: str) -> DiffusionPi
     try:
         with quiet():
             pipe = getattr(diffusers, index["_class_name"]).from_pretrained(
-            folder, torch_dtype=DTYPES[config.dtype], variant=config.variant, use_safetensors=True,
-            local_files_only=True, **dict.fromkeys(absent),
-        )  # fmt: skip
+                folder, torch_dtype=DTYPES[config.dtype], variant=config.variant, use_safetensors=True,
+                local_files_only=True, **dict.fromkeys(absent),
+            )  # fmt: skip
     except Exception as error:  # damaged weights and senseless options break the loader anywhere
         raise UserError(f"{folder}: the pipeline cannot be loaded ({' '.join(str(error).split())[:200]})") from None
     pipe.set_progress_bar_config(disable=True)
@@ -53,7 +54,7 @@ def load_pipeline(folder: Path, config: ModelConfig, device: str) -> DiffusionPi
             pipe.vae.enable_slicing()
         if config.vae.tiling:
             pipe.vae.enable_tiling()
-    return place(pipe, config, device)
+    return hasten(place(pipe, config, device), config)
 
 
 @contextmanager
@@ -101,6 +102,15 @@ def place(pipe: Any, config: ModelConfig, device: str) -> Any:
         pipe.enable_sequential_cpu_offload(device=device)
     else:
         pipe.to(device)
+    return pipe
+
+
+def hasten(pipe: Any, config: ModelConfig) -> Any:
+    network = pipe.transformer if hasattr(pipe, "transformer") else pipe.unet
+    if config.channels_last:
+        network.to(memory_format=torch.channels_last)
+    if config.compile:
+        network.forward = torch.compile(network.forward)
     return pipe
 
 

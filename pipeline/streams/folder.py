@@ -36,7 +36,7 @@ class FolderInput(BaseModel):
     format: Literal["folder"] = "folder"
     path: str
     extensions: tuple[str, ...] = IMAGE_EXTENSIONS
-    """What counts as an image, in any case."""
+    """What counts as an image, in any case; `mp4` too, by default, in a recipe with a section `video`."""
     shard_size: int = Field(default=1000, ge=1)
     """Images per shard."""
     labels: Literal["directories", "none"] = "directories"

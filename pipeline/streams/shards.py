@@ -18,6 +18,8 @@ from pipeline.streams.files import HashedReader, content_hash, expand_urls, fing
 from pipeline.streams.names import Split, escape_dots
 from pipeline.streams.tarstream import Group, read_groups
 
+CLIP_EXTENSIONS = ("mp4",)
+"""Of files that hold nothing but clips; a GIF is an image, too."""
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif")
 
 
@@ -30,7 +32,7 @@ class WebDatasetInput(BaseModel):
     urls: tuple[str, ...]
     """One or many; globs and braces are expanded."""
     image: str | None = None
-    """Extension of the image member; by default the only one with an image extension."""
+    """Extension of the image member; by default the only one with an image extension, else the only .mp4."""
     label: str = "cls"
     """Member that holds the class number, or `member:field` of a JSON member (`json:label`)."""
     label_names: tuple[str, ...] | None = None
@@ -126,8 +128,9 @@ def _sample(key: str, members: Group, origin: str, options: WebDatasetInput) -> 
 
 
 def find_image(members: Group) -> str | None:
-    """The one image extension; `png` before `seg.png`."""
+    """The one image extension; `png` before `seg.png`; without any, the one clip."""
     images = [e for e in members if e.rpartition(".")[2].lower() in IMAGE_EXTENSIONS]
+    images = images or [e for e in members if e.rpartition(".")[2].lower() in CLIP_EXTENSIONS]
     plain = [e for e in images if "." not in e]
     candidates = plain or images
     return candidates[0] if len(candidates) == 1 else None

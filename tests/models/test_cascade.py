@@ -24,10 +24,10 @@ from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model, sketch_model
 from pipeline.noise import KeyedNoise
 from pipeline.operators import Boomerang, Given
+from tests.models.parity import assert_parity
 
 CAT, DOG = "a photo of a cat", "a photo of a dog"
 STEPS = 5
-TOLERANCE = 1e-4
 SMALL = (16, 16)
 
 
@@ -118,7 +118,7 @@ def test_stage_one_samples_as_diffusers_does(folders: dict[str, Path], cascade: 
     ).images  # fmt: skip
     ours = sampled(cascade.first, Replay(3), guidance, "ancestral")
     error = float((ours - reference).abs().max())
-    assert error <= TOLERANCE, f"{error:.1e}"
+    assert_parity(float(error))
     assert isinstance(cascade.first, Backbone)
     free = sampled(replace(cascade.first, limit=unlimited), Replay(3), guidance, "ancestral")
     assert (free - reference).abs().max() > 0.01  # thresholding had something to do
@@ -149,7 +149,7 @@ def test_stage_two_samples_as_diffusers_does(folders: dict[str, Path], guidance:
             return after.pop() if after else super().__call__(like)
 
     error = float((sampled(upper, Then(), guidance, "ancestral") - reference).abs().max())
-    assert error <= TOLERANCE, f"{error:.1e}"
+    assert_parity(float(error))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
@@ -167,7 +167,7 @@ def test_the_upscaler_samples_as_diffusers_does(folders: dict[str, Path], guidan
     noise = Replay(3)
     ours = sampled(model.stages[0].on(small_images(), noise), noise, guidance, "euler")
     error = float((ours.clamp(-1, 1) - (reference * 2 - 1)).abs().max())
-    assert error <= TOLERANCE, f"{error:.1e}"
+    assert_parity(float(error))
 
 
 def test_the_sketch_agrees_with_the_model(config: ModelConfig, cascade: Cascade) -> None:

@@ -21,10 +21,10 @@ from pipeline.models.backbone import Backbone
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model, sketch_model
 from pipeline.operators import Boomerang, Given
+from tests.models.parity import assert_parity
 
 PROMPTS = ["a photo of a cat", "a red car in the snow"]
 LINEAR = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "clip_sample": False}
-TOLERANCE = 1e-4
 
 
 @dataclass
@@ -140,7 +140,7 @@ def test_dit_samples_as_its_pipeline(
     operator = Boomerang(t_boom=1, steps=5, solver="euler", spacing="model", guidance=guidance)
     given = Given(labels=torch.tensor([1, 3]))
     error = apart(sampled(loaded("dit"), operator, noise(), given), theirs)
-    assert error < TOLERANCE, error
+    assert_parity(float(error))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.5])
@@ -158,7 +158,7 @@ def test_pixart_samples_as_its_pipeline(
         t_boom=1, steps=5, solver="euler", spacing="model", guidance={"scale": guidance, "negative": "a dog"}
     )
     error = apart(sampled(loaded(family), operator, noise(), Given(captions=PROMPTS)), theirs)
-    assert error < TOLERANCE, error
+    assert_parity(float(error))
 
 
 def test_the_size_is_told_where_the_network_asks_for_it(

@@ -21,10 +21,10 @@ from pipeline.models.config import Lora, ModelConfig
 from pipeline.models.families import load_model, sketch_model
 from pipeline.models.few_step import Consistency, boundary, guidance_embedding, load_few_step
 from pipeline.operators import Boomerang, Given, SDEdit
+from tests.models.parity import assert_parity
 
 PROMPTS = ["a photo of a cat", "a red car in the snow"]
 GIVEN = Given(captions=PROMPTS)
-TOLERANCE = 1e-4
 
 
 class Drawn:
@@ -140,7 +140,7 @@ def test_lcm_samples_as_its_pipeline(folder_of: Callable[[str], Path], steps: in
     theirs = pipe(PROMPTS, num_inference_steps=steps, generator=generator(), output_type="pt", **told).images
     model = load_model(ModelConfig(path=str(folder_of("lcm")), distilled_guidance=guidance), "cpu")
     error = apart(sampled(model, Boomerang(t_boom=1, steps=steps, solver="consistency", spacing="model")), theirs)
-    assert error < TOLERANCE, error
+    assert_parity(float(error))
 
 
 @pytest.mark.parametrize(("steps", "strength"), [(4, 0.5), (3, 0.3)])
@@ -154,7 +154,7 @@ def test_lcm_edits_as_its_pipeline(folder_of: Callable[[str], Path], lcm: Any, s
     ).images
     operator = SDEdit(t0=strength, steps=steps, solver="consistency", spacing="model")
     error = apart(edited(lcm, operator, pixels), theirs)
-    assert error < TOLERANCE, error
+    assert_parity(float(error))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
@@ -174,7 +174,7 @@ def test_stable_diffusion_with_an_lcm_lora(folder_of: Callable[[str], Path], tmp
     model = load_model(ModelConfig(path=str(folder), lora=(Lora(path=str(lora), scale=0.3),)), "cpu")
     operator = Boomerang(t_boom=1, steps=4, solver="consistency", spacing="model", guidance=guidance)
     error = apart(sampled(model, operator), theirs)
-    assert error < TOLERANCE, error
+    assert_parity(float(error))
 
 
 # --- Turbo ---
@@ -193,7 +193,7 @@ def test_turbo_samples_as_its_pipeline(folder_of: Callable[[str], Path], family:
     with torch.inference_mode():  # theirs starts at σ·ε, as ours: no rescaling
         ours = operator(model, torch.zeros(2, *model.shape), GIVEN, noise).pixels.clamp(-1, 1)
     error = apart(ours, theirs)
-    assert error < TOLERANCE, error
+    assert_parity(float(error))
 
 
 @every_turbo
@@ -211,7 +211,7 @@ def test_turbo_edits_as_its_pipeline(folder_of: Callable[[str], Path], family: s
     ).images  # fmt: skip
     operator = SDEdit(t0=0.5, steps=steps // 2, solver="euler", spacing="model")
     error = apart(edited(model, operator, pixels), theirs)
-    assert error < TOLERANCE, error
+    assert_parity(float(error))
 
 
 # --- parts ---

@@ -271,6 +271,16 @@ def test_inversion_brings_the_image_back_without_guidance(model: Backbone) -> No
     assert errors[1] < 0.3 * errors[0]
 
 
+def test_below_1_both_start_from_the_image(model: Backbone) -> None:
+    image = model.decode(normal(3, *model.shape)[:2])
+    off = []
+    for start in (0.0, 0.05, 0.5):
+        done = apply(model, {"start": start, "guidance": 1, "steps": 2})
+        off.append(max(apart(done.pixels, image), apart(done.beside["source"], image)))
+    assert off[0] < 1e-5
+    assert off[0] < off[1] < off[2]
+
+
 def test_outside_of_its_words_the_target_is_its_source(model: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     left = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
     left[..., :8] = True
@@ -365,6 +375,7 @@ def test_shares_are_levels_of_each_row() -> None:
     sigmas = torch.tensor([[9.0, 5, 2, 1, 0.0], [4, 3, 2, 0.5, 0]])
     assert until(sigmas, 0).tolist() == [9, 4]
     assert until(sigmas, 0.5).tolist() == [2, 2]
+    assert until(sigmas, 0.7).tolist() == [2, 2]  # whole steps
     assert until(sigmas, 1).tolist() == [0, 0]
     assert until(sigmas, torch.tensor([0.3, 0.8])).tolist() == [5, 0.5]
     assert until(torch.zeros(1, 11), 0.7).tolist() == [0]
