@@ -46,6 +46,19 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mosaic": {"tiles": 2},
     "prompt_to_prompt": {"source": "own", "target": "own"},
 }
+TESTS = {
+    r"test_dit_": "dit",
+    r"test_pixart_": "pixart",
+    r"test_lcm_|lcm_lora": "lcm",
+    r"test_turbo_": "turbo",
+    r"test_cascade\.py": "deepfloyd",
+    r"test_video\.py": "animatediff",
+    r"test_flow\.py.*flux|test_guidance_of_flux": "flux",
+    r"test_flow\.py.*(sd3|negative)": "sd3",
+    r"test_latent\.py.*xl": "sdxl",
+    r"test_latent\.py(?!.*xl)": "sd",
+}
+"""Which family a parity test is about, by its name."""
 MODELS: dict[str, dict[str, Any]] = {
     "sd": {}, "sdxl": {}, "sd3": {}, "flux": {"size": [32, 32]}, "dit": {}, "pixart": {}, "lcm": {}, "turbo": {},
     "deepfloyd": {"upscalers": ["deepfloyd_upscaler", "upscaler"]}, "animatediff": {},

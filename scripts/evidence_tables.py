@@ -110,11 +110,10 @@ def models(found: dict[str, Any]) -> str:
     rows = []
     for name, (family, classes, conditions) in FAMILIES.items():
         refused = [f"`{operator}`" for operator, said in found["operators"][name].items() if said != "yes"]
-        errors = [error for what, error in found["parity"].items() if what.split(":")[0] == name]
         speed = found["speed"].get(name)
         rows.append([
             family, classes, conditions, f"all but {', '.join(refused)}" if refused else "all",
-            f"{max(errors):.1e}", f"{speed['ratio']:.2f}" if speed else "–",
+            f"{max(found['parity'][name].values()):.1e}", f"{speed['ratio']:.2f}" if speed else "–",
         ])  # fmt: skip
     return table(["model", "folder's class", "condition", "operators", "parity", "speed"], rows)
 

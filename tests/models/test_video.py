@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,10 +24,11 @@ from pipeline.models.config import ModelConfig, Upscaler
 from pipeline.models.families import sketch_model
 from pipeline.models.video import folded, unfolded
 from pipeline.noise import KeyedNoise
-from pipeline.operators import OPERATORS, AnyOperator, Boomerang, Given, Operator, SDEdit
+from pipeline.operators import OPERATORS, AnyOperator, Given, Operator, SDEdit
 from tests.models.backbones import PROMPTS, SIZE, STEPS, TOLERANCE, generator, load, open_pipeline, pipeline_of, rewrite
 
-FRAMES = 5
+FRAMES = 3
+MOTION = re.compile(r"motion_modules\.\d+\.proj_out$")
 PIXELS = torch.rand(2, 3, FRAMES, *SIZE, generator=torch.Generator().manual_seed(7)) * 1.8 - 0.9
 
 
@@ -61,9 +63,27 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     return made
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def folder(folder_of: Callable[[str], Path]) -> Path:
     return folder_of("one unet")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Any:
+    """Read only."""
+    return load(folder)
+
+
+@pytest.fixture(scope="module")
+def still(folder: Path) -> Any:
+    """Its motion modules see nothing: only what is not the network can bring frames together."""
+    model = load(folder)
+    modules = [module for name, module in model.network.named_modules() if MOTION.search(name)]
+    assert len(modules) == 7
+    for module in modules:
+        torch.nn.init.zeros_(module.weight)  # type: ignore[arg-type]
+        torch.nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+    return model
 
 
 class Replayed:
@@ -117,8 +137,8 @@ def run(model: Any, keys: Sequence[str], captions: Sequence[str], pixels: Tensor
     return done.pixels, done.sigmas
 
 
-def test_each_window_is_as_if_alone(folder: Path) -> None:
-    model, captions = load(folder), [*PROMPTS, "a dog"]
+def test_each_window_is_as_if_alone(model: Any) -> None:
+    captions = [*PROMPTS, "a dog"]
     clips = torch.cat([PIXELS, PIXELS[:1].flip(2)])
     pixels, sigmas = run(model, "abc", captions, clips)
     assert len(set(sigmas[:, 0].tolist())) == 3
@@ -133,23 +153,21 @@ def test_each_window_is_as_if_alone(folder: Path) -> None:
     assert (other[1] - pixels[1]).abs().max() > 1e-3
 
 
-def test_frames_of_a_window_see_each_other(folder: Path) -> None:
-    """Each frame by itself, or among others: AnimateDiff is no loop over frames."""
-    model, changed = load(folder), PIXELS.clone()
+def test_frames_of_a_window_see_each_other(model: Any) -> None:
+    changed = PIXELS.clone()
     changed[0, :, -1] *= -1
     (here, _), (there, _) = (run(model, "ab", PROMPTS, clips) for clips in (PIXELS, changed))
     assert (here[0, :, 0] - there[0, :, 0]).abs().max() > 1e-4
     assert torch.equal(here[1], there[1])
 
 
-def test_frames_are_encoded_one_by_one_and_in_order(folder: Path) -> None:
-    model = load(folder)
+def test_frames_are_encoded_one_by_one_and_in_order(model: Any) -> None:
     with torch.inference_mode():
         z = model.encode(PIXELS)
         for i in range(FRAMES):
-            frame = model.vae.encode(PIXELS[:, :, i])  # type: ignore[union-attr]
+            frame = model.vae.encode(PIXELS[:, :, i])
             torch.testing.assert_close(z[:, :, i], frame)
-            torch.testing.assert_close(model.decode(z)[:, :, i], model.vae.decode(frame))  # type: ignore[union-attr]
+            torch.testing.assert_close(model.decode(z)[:, :, i], model.vae.decode(frame))
     clips = torch.arange(2 * 3 * 5 * 7 * 11).reshape(2, 3, 5, 7, 11)
     assert torch.equal(folded(clips)[5 + 3], clips[1, :, 3])
     assert torch.equal(unfolded(folded(clips), 2), clips)
@@ -166,11 +184,11 @@ def test_the_sketch_agrees_with_the_model(folder_of: Callable[[str], Path], name
     assert torch.equal(sketch.levels.sigma(u), model.levels.sigma(u))
     assert (sketch.frames, sketch.most_frames, sketch.attention) == (16, 32, False)
     with torch.inference_mode():
-        assert model.encode(PIXELS.repeat(1, 1, 4, 1, 1)[:, :, :16]).shape == (2, *sketch.shape)
+        assert model.encode(PIXELS.repeat(1, 1, 6, 1, 1)[:, :, :16]).shape == (2, *sketch.shape)
 
 
 def test_the_network_is_called_once_a_step_and_each_text_read_once(folder: Path) -> None:
-    model, pipeline = load(folder), pipeline_of(folder)
+    model, pipeline = load(folder), pipeline_of(folder)  # with no text embedded yet
     rows: list[int] = []
     model.network.register_forward_hook(lambda module, given, output: rows.append(len(output[0])))
     original, texts = pipeline.encode_prompt, []
@@ -187,38 +205,32 @@ def test_the_network_is_called_once_a_step_and_each_text_read_once(folder: Path)
     assert texts == ["one", "zero"]
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision(folder: Path, dtype: str) -> None:
-    pixels = edit(load(folder, dtype=dtype), guidance=2)
+def test_half_precision(folder: Path, model: Any) -> None:
+    pixels = edit(load(folder, dtype="bfloat16"), guidance=2)
     assert pixels.dtype == torch.float32
-    assert (pixels - edit(load(folder), guidance=2)).abs().mean() < 0.05
+    assert (pixels - edit(model, guidance=2)).abs().mean() < 0.05
 
 
 def test_it_is_no_stage_of_a_cascade(folder: Path) -> None:
-    with pytest.raises(UserError, match="model.upscalers: .* is a model of clips"):
+    with pytest.raises(UserError, match=r"model\.upscalers: .* is a model of clips"):
         sketch_model(ModelConfig(path=str(folder), upscalers=(Upscaler(path="x"),)))
 
 
 # --- operators ---
 
-TWO = {"conditions": ["a cat", "a dog"], "steps": 2, "guidance": 2}
-WORK: list[dict[str, Any]] = [
+TWO = {"conditions": ["a cat", "a dog"], "steps": 1, "guidance": 2}
+FRAME_BY_FRAME: list[dict[str, Any]] = [
     {"name": "boomerang", "steps": 2},
-    {"name": "sdedit", "steps": 2, "repeats": 2, "guidance": {"scale": 3, "rescale": 0.7}},
-    {"name": "compose", "steps": 2, "terms": [{"condition": "a cat"}, {"condition": "a dog", "weight": -1}]},
-    {"name": "ddib", "steps": 2, "target": "a dog", "round_trip": True, "image": [{"name": "blur", "sigma": 1}]},
-    {
-        "name": "ddib",
-        "steps": 2,
-        "latent": [
-            {"name": "normalise", "over": "channel"},
-            {"name": "noise", "amount": 0.1},
-            {"name": "checkerboard", "square": 2, "other": "noise"},
-        ],
-    },
-    {"name": "interpolate", "steps": 2, "towards": "a dog", "mix": "embeddings", "path": 1},
+    {"name": "sdedit", "steps": 1, "repeats": 2, "guidance": 3},
+    {"name": "compose", "steps": 1, "terms": [{"condition": "a cat"}, {"condition": "a dog", "weight": -1}]},
+    {"name": "ddib", "steps": 1, "level": 0.5, "target": "a dog", "image": [{"name": "blur", "sigma": 1}]},
     {"name": "anagram", "views": ["identity", "rotate_180"], **TWO},
     {"name": "factorized", "components": "hybrid", **TWO},
+]
+OVER_WINDOWS: list[dict[str, Any]] = [
+    {"name": "ddib", "steps": 1, "latent": [{"name": "normalise"}, {"name": "noise", "amount": 0.1}]},
+    {"name": "interpolate", "steps": 1, "towards": "a dog", "mix": "embeddings", "path": 1},
+    {"name": "sdedit", "steps": 1, "guidance": {"scale": 3, "rescale": 0.7}},
 ]
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"name": "enhance"}, "enhance measures squares of single images, and the model works on clips"),
@@ -235,68 +247,77 @@ ANY: TypeAdapter[Operator] = TypeAdapter(AnyOperator)
 
 
 def test_every_operator_is_tried_here() -> None:
-    assert {given["name"] for given in WORK} | {given["name"] for given, _ in REFUSED} == set(OPERATORS)
+    works = {options["name"] for options in FRAME_BY_FRAME + OVER_WINDOWS}
+    assert works | {options["name"] for options, _ in REFUSED} == set(OPERATORS)
 
 
-@pytest.mark.parametrize("options", WORK, ids=lambda options: options["name"])
-def test_operators_see_frames_of_a_window_as_one_row(folder: Path, options: dict[str, Any]) -> None:
-    """With motion that sees nothing, a window is edited as its frames are one by one."""
-    model, operator = load(folder), ANY.validate_python(options)
-    for name, module in model.network.named_modules():
-        if name.endswith("motion_modules.0.proj_out"):
-            torch.nn.init.zeros_(module.weight)  # type: ignore[arg-type]
-            torch.nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+class OneFrame:
+    """Of the noise of whole windows, that of one frame."""
+
+    def __init__(self, whole: KeyedNoise, index: int) -> None:
+        self.whole, self.index, self.uniform = whole, index, whole.uniform
+
+    def __call__(self, like: Tensor) -> Tensor:
+        return self.whole(like.expand(-1, -1, FRAMES, -1, -1))[:, :, [self.index]]
+
+
+@torch.inference_mode()
+def operate(options: dict[str, Any], model: Any, pixels: Tensor, index: int | None) -> list[Tensor]:
+    """All images that the operator makes of windows, or of the frame at `index` in them."""
+    operator, whole = ANY.validate_python(options), KeyedNoise(b"salt", ["a", "b"], options["name"], 0)
     operator.check(model, None)
+    noise: Any = whole if index is None else OneFrame(whole, index)
+    done = operator(model, model.encode(pixels), Given(pixels=pixels, captions=PROMPTS), noise)
+    return [done.pixels, *done.others.values()]
 
-    class Frame:
-        """Of the noise of whole windows, that of one frame."""
 
-        def __init__(self, index: int | None) -> None:
-            self.whole, self.index = KeyedNoise(b"salt", ["a", "b"], options["name"], 0), index
-            self.uniform = self.whole.uniform
-
-        def __call__(self, like: Tensor) -> Tensor:
-            if self.index is None:
-                return self.whole(like)
-            return self.whole(like.expand(-1, -1, FRAMES, -1, -1))[:, :, [self.index]]
-
-    def done(pixels: Tensor, index: int | None) -> list[Tensor]:
-        given = Given(pixels=pixels, captions=PROMPTS)
-        with torch.inference_mode():
-            made = operator(model, model.encode(pixels), given, Frame(index))  # type: ignore[arg-type]
-        return [made.pixels, *made.others.values()]
-
-    together = done(PIXELS, None)
-    statistics_of_all = {"normalise", "rescale", "slerp", "noise"} & set(str(options).replace("'", " ").split())
-    if statistics_of_all or options["name"] == "interpolate":
-        assert all(images.isfinite().all() and images.shape == PIXELS.shape for images in together)
-        return
+@pytest.mark.parametrize("options", FRAME_BY_FRAME, ids=lambda options: options["name"])
+def test_what_an_operator_does_to_a_window_it_does_to_each_frame(still: Any, options: dict[str, Any]) -> None:
+    together = operate(options, still, PIXELS, None)
     for i in range(FRAMES):
-        for images, alone in zip(together, done(PIXELS[:, :, [i]], i), strict=True):
+        for images, alone in zip(together, operate(options, still, PIXELS[:, :, [i]], i), strict=True):
             torch.testing.assert_close(images[:, :, [i]], alone, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(("options", "sentence"), REFUSED, ids=lambda value: value["name"] if "name" in value else "")
+@pytest.mark.parametrize("options", OVER_WINDOWS, ids=lambda options: options["name"])
+def test_statistics_and_patterns_may_be_those_of_a_window(model: Any, options: dict[str, Any]) -> None:
+    for images in operate(options, model, PIXELS, None):
+        assert images.shape == PIXELS.shape
+        assert images.isfinite().all()
+
+
+def check_all(config: JobConfig, model: Any) -> None:
+    assert config.operator is not None
+    config.operator.check(model, None)
+    check_clips(config, model, None)
+
+
+@pytest.mark.parametrize(("options", "sentence"), REFUSED, ids=[options["name"] for options, _ in REFUSED])
 def test_operators_that_need_single_images_are_refused(folder: Path, options: dict[str, Any], sentence: str) -> None:
     model: dict[str, Any] = {"path": str(folder)}
     extras: dict[str, Any] = {"mask": {"shape": "half"}} if "mask" in sentence else {}
     extras |= {"guide": {"strokes": {}}} if options["name"] == "mosaic" else {}
     extras |= {"edited": "a dog"} if options["name"] in ("pairs", "prompt_to_prompt") else {}
     extras |= {"judge": {"path": "x"}} if options["name"] == "pairs" else {}
-    content = {"input": {"urls": "x.tar"}, "output": {"path": "x"}, "model": model, "clip": "(.)", "operator": options}
+    content = {
+        "input": {"format": "webdataset", "urls": "x.tar"},
+        "output": {"path": "x"},
+        "model": model,
+        "clip": "(.)",
+        "operator": options,
+    }
     config = validate(JobConfig, content | extras, "test")
     sketch = sketch_model(ModelConfig(path=str(folder)))
     with pytest.raises(UserError, match=sentence):
-        config.operator.check(sketch, None)  # type: ignore[union-attr]
-        check_clips(config, sketch, None)
+        check_all(config, sketch)
 
 
 def test_clips_and_models_of_clips_must_meet(folder: Path, tmp_path: Path) -> None:
     clips, images = sketch_model(ModelConfig(path=str(folder))), sketch_model(ModelConfig(path=str(tiny.sd(tmp_path))))
 
     def config(**sections: Any) -> JobConfig:
-        content = {"input": {"urls": "x.tar"}, "output": {"path": "x"}, "model": {"path": "x"}}
-        return validate(JobConfig, content | {"operator": Boomerang().model_dump()} | sections, "test")
+        content = {"input": {"format": "webdataset", "urls": "x.tar"}, "output": {"path": "x"}, "model": {"path": "x"}}
+        return validate(JobConfig, content | {"operator": {"name": "boomerang"}} | sections, "test")
 
     for sections in ({"video": {}}, {"video": {"frames": 32}}, {"clip": "(.)"}):
         check_clips(config(**sections), clips, None)

@@ -10,8 +10,10 @@ from pydantic import ValidationError
 from text_model import Prompted, mean_of
 from torch import Tensor
 
+from pipeline.diffusion.denoisers import Denoiser, per_row
 from pipeline.diffusion.inversion import slerp
 from pipeline.diffusion.levels import levels_from_scheduler
+from pipeline.diffusion.model import Rows
 from pipeline.errors import UserError
 from pipeline.models.gaussian import ClosedForm, Gaussian
 from pipeline.noise import KeyedNoise
@@ -106,16 +108,24 @@ def test_bad_input() -> None:
     assert Interpolate(towards="a").needs == frozenset()
 
 
+class Uneven(Prompted):
+    """Estimates under two prompts differ in contrast, too."""
+
+    def denoiser(self, rows: Rows) -> Denoiser:
+        denoise, contrast = super().denoiser(rows), torch.tensor([1 + mean_of(row) for row in rows or []])
+        return lambda x, sigma: per_row(contrast, x) * denoise(x, sigma)
+
+
 PROMPTED = Prompted(denoise=Gaussian(), levels=MODEL.levels, size=(5, 7))
 CAPTIONS = ["a cat", "a dog", "two birds"]
 
 
-def moved(guidance: Any = 1.0, **settings: Any) -> Transformed:
+def moved(guidance: Any = 1.0, model: Prompted = PROMPTED, **settings: Any) -> Transformed:
     settings = {"towards": "a fox", "mix": "embeddings", "steps": 40, "guidance": guidance, **settings}
     operator = Interpolate(**settings)
-    operator.check(PROMPTED, None)
+    operator.check(model, None)
     given = Given(captions=CAPTIONS)
-    return operator(PROMPTED, Z.float(), given, KeyedNoise(b"salt", KEYS, "interpolate", 0))
+    return operator(model, Z.float(), given, KeyedNoise(b"salt", KEYS, "interpolate", 0))
 
 
 def test_embeddings_move_from_one_prompt_to_the_other() -> None:
@@ -134,8 +144,9 @@ def test_embeddings_move_from_one_prompt_to_the_other() -> None:
 
 def test_the_guidance_of_embeddings_is_that_of_estimates_at_the_ends() -> None:
     how = {"scale": 2.5, "rescale": 0.3, "interval": {"sigma": [0.1, 5]}, "negative": "a pig"}
+    uneven = Uneven(denoise=Gaussian(), levels=MODEL.levels, size=(5, 7))
     for share in (0, 1):
-        ends = [moved(how, share=share, mix=mix, steps=5).pixels for mix in ("embeddings", "estimates")]
+        ends = [moved(how, uneven, share=share, mix=mix, steps=5).pixels for mix in ("embeddings", "estimates")]
         torch.testing.assert_close(*ends, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(moved(how, steps=5).pixels, moved(steps=5).pixels, atol=1e-3)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -129,8 +128,6 @@ def test_other_unets(kind: str, tmp_path: Path) -> None:
     folder = getattr(tiny, kind)(tmp_path / kind)
     other = load_model(ModelConfig(path=str(folder)), "cpu")
     assert isinstance(other, Backbone)
-    if kind == "deepfloyd" and not other.attention:  # until deepfloyd.py says so itself
-        other = replace(other, attention=True, tokenizer=tiny.t5_tokenizer())
     assert other.attention
     same, edited = (apply(other, {"steps": 2}, edited=captions) for captions in (CAPTIONS, EDITED))
     assert apart(same.pixels, same.beside["source"]) <= 1e-6
