@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -80,3 +83,12 @@ class ModelConfig(Section):
     """The further stages of a cascade."""
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 64
     """Images in one call of the network; the last batch of a shard is padded to it. `auto`: the largest that fits."""
+
+
+def refuse_distilled_guidance(folder: Path, config: ModelConfig) -> None:
+    """Raises `UserError` where it is given; for models that take none."""
+    if config.distilled_guidance is not None:
+        raise UserError(
+            f"model.distilled_guidance is {config.distilled_guidance:g}, and {folder} takes no guidance as a number; "
+            "operators have guidance of their own"
+        )

@@ -11,10 +11,9 @@ from torch import Tensor
 from pipeline.diffusion.model import Rows, labels_of
 from pipeline.errors import UserError
 from pipeline.models.backbone import Backbone
-from pipeline.models.config import DTYPES, ModelConfig
+from pipeline.models.config import DTYPES, ModelConfig, refuse_distilled_guidance
 from pipeline.models.few_step import bounded_at_0
 from pipeline.models.folder import read_json
-from pipeline.models.latent_xl import refuse_distilled_guidance
 from pipeline.models.loading import INDEX, hash_of, load_pipeline
 from pipeline.models.prompts import Embedding, Prompts
 from pipeline.models.schedule import levels_of, prediction_of

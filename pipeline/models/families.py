@@ -12,11 +12,10 @@ from pipeline.models.cascade import STAGES, load_cascade, sketch_cascade
 from pipeline.models.config import ModelConfig
 from pipeline.models.deepfloyd import load_deepfloyd, sketch_deepfloyd
 from pipeline.models.dit import load_dit, load_pixart, sketch_dit, sketch_pixart
-from pipeline.models.few_step import load_few_step, sketch_few_step
 from pipeline.models.flow import load_flux, load_sd3, sketch_flux, sketch_sd3
 from pipeline.models.folder import find_model, read_json
 from pipeline.models.latent import load_latent, sketch_latent
-from pipeline.models.latent_xl import load_latent_xl, sketch_latent_xl
+from pipeline.models.latent_xl import load_latent_xl
 from pipeline.models.loading import INDEX
 from pipeline.models.pixel import load_pixel_model, sketch_pixel_model
 from pipeline.models.video import load_video, sketch_video
@@ -33,8 +32,7 @@ PIXEL = Family(sketch_pixel_model, load_pixel_model)
 LATENT = Family(sketch_latent, load_latent)
 DIT = Family(sketch_dit, load_dit)
 PIXART = Family(sketch_pixart, load_pixart)
-FEW_STEP = Family(sketch_few_step, load_few_step)
-LATENT_XL = Family(sketch_latent_xl, load_latent_xl)
+LATENT_XL = Family(sketch_latent, load_latent_xl)
 SD3 = Family(sketch_sd3, load_sd3)
 FLUX = Family(sketch_flux, load_flux)
 DEEPFLOYD = Family(sketch_deepfloyd, load_deepfloyd)
@@ -45,8 +43,8 @@ FAMILIES: dict[str, Family] = {
     "PNDMPipeline": PIXEL,
     "StableDiffusionPipeline": LATENT,
     "StableDiffusionImg2ImgPipeline": LATENT,
-    "LatentConsistencyModelPipeline": FEW_STEP,
-    "LatentConsistencyModelImg2ImgPipeline": FEW_STEP,
+    "LatentConsistencyModelPipeline": LATENT,
+    "LatentConsistencyModelImg2ImgPipeline": LATENT,
     "DiTPipeline": DIT,
     "PixArtAlphaPipeline": PIXART,
     "PixArtSigmaPipeline": PIXART,

@@ -13,11 +13,7 @@ from pipeline.diffusion.model import Rows
 from pipeline.models.backbone import Backbone
 from pipeline.models.config import ModelConfig
 from pipeline.models.folder import read_json
-from pipeline.models.latent import load_latent, sketch_latent
-from pipeline.models.latent_xl import refuse_distilled_guidance
-from pipeline.models.prompts import Embedding
 from pipeline.models.schedule import read_scheduler
-from pipeline.models.sketch import Sketch
 
 GUIDANCE = 8.5
 """LCM's own; 1 is none."""
@@ -61,29 +57,14 @@ def guidance_embedding(scale: float, width: int) -> Tensor:
     return torch.nn.functional.pad(torch.cat([angles.sin(), angles.cos()]), (0, width % 2))
 
 
-def sketch_few_step(folder: Path, config: ModelConfig) -> Sketch:
-    if width_of(folder) is None:
-        refuse_distilled_guidance(folder, config)
-    return sketch_latent(folder, config)
-
-
-def load_few_step(folder: Path, config: ModelConfig, device: str) -> Backbone:
-    """Stable Diffusion, distilled: with guidance as a number, with LCM's scheduler, or both."""
-    sketch_few_step(folder, config)
-    model = bounded_at_0(load_latent(folder, config, device), folder)
-    width = width_of(folder)
+def distilled(model: Backbone, folder: Path, config: ModelConfig) -> Backbone:
+    """Stable Diffusion or SDXL, distilled: with guidance as a number, with LCM's scheduler, with both, or neither."""
+    model, width = bounded_at_0(model, folder), width_of(folder)
     if width is None:
         return model
     guidance = GUIDANCE if config.distilled_guidance is None else config.distilled_guidance
-    told = guidance_embedding(guidance, width).to(device, model.dtype)
-
-    def predict(x: Tensor, timestep: Tensor, embedding: Embedding) -> Tensor:
-        own = told.expand(len(x), -1)
-        prompts = embedding["encoder_hidden_states"]
-        output: tuple[Tensor] = model.network(x, timestep, prompts, timestep_cond=own, return_dict=False)
-        return output[0]
-
-    return replace(model, predict=predict)
+    told = guidance_embedding(guidance, width)[None].to(next(model.network.parameters()).device, model.dtype)
+    return replace(model, embed=lambda rows: {**model.embed(rows), "timestep_cond": told})
 
 
 def width_of(folder: Path) -> int | None:

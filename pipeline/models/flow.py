@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from pipeline.diffusion.levels import Levels, levels_from_scheduler
 from pipeline.errors import UserError
 from pipeline.models.backbone import Backbone
-from pipeline.models.config import DTYPES, ModelConfig
-from pipeline.models.latent_xl import refuse_distilled_guidance
+from pipeline.models.config import DTYPES, ModelConfig, refuse_distilled_guidance
 from pipeline.models.loading import hash_of, load_pipeline
 from pipeline.models.prompts import Embedding, Prompts
-from pipeline.models.schedule import prediction_of, read_scheduler
+from pipeline.models.schedule import levels_of, prediction_of
 from pipeline.models.sizes import image_size, latent_grid
 from pipeline.models.sketch import Sketch
 from pipeline.models.vae import vae_of
@@ -120,16 +118,8 @@ def _sketch(
 ) -> Sketch:
     height, width = size[0] // side, size[1] // side
     return Sketch(
-        levels=_levels(folder, (height // patch) * (width // patch)),
+        levels=levels_of(folder, (height // patch) * (width // patch)),
         size=size,
         shape=(channels, height, width),
         hash=hash_of(folder, config),
     )
-
-
-def _levels(folder: Path, image_tokens: int) -> Levels:
-    """Raises `UserError` for a schedule that is not known here."""
-    try:
-        return levels_from_scheduler(read_scheduler(folder), image_tokens)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{folder}: scheduler_config.json: {error}") from None

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pipeline.models.backbone import Backbone
-from pipeline.models.config import DTYPES, ModelConfig
+from pipeline.models.config import DTYPES, ModelConfig, refuse_distilled_guidance
+from pipeline.models.few_step import distilled, width_of
 from pipeline.models.loading import hash_of, load_pipeline
 from pipeline.models.prompts import Embedding, Prompts
 from pipeline.models.schedule import levels_of, prediction_of
@@ -18,6 +19,8 @@ from pipeline.models.vae import vae_of
 
 
 def sketch_latent(folder: Path, config: ModelConfig) -> Sketch:
+    if width_of(folder) is None:
+        refuse_distilled_guidance(folder, config)
     side, unet = latent_grid(folder, "unet")
     size = image_size(folder, config, trained=unet["sample_size"], cell=side, multiple=side)
     return Sketch(
@@ -38,9 +41,10 @@ def load_latent(folder: Path, config: ModelConfig, device: str) -> Backbone:
         return {"encoder_hidden_states": hidden[0]}
 
     def predict(x: Tensor, timestep: Tensor, embedding: Embedding) -> Tensor:
-        return pipe.unet(x, timestep, embedding["encoder_hidden_states"], return_dict=False)[0]
+        told = embedding.get("timestep_cond")
+        return pipe.unet(x, timestep, embedding["encoder_hidden_states"], timestep_cond=told, return_dict=False)[0]
 
-    return Backbone(
+    model = Backbone(
         **vars(sketch) | {"levels": sketch.levels.to(device)},
         network=pipe.unet,
         predict=predict,
@@ -50,3 +54,4 @@ def load_latent(folder: Path, config: ModelConfig, device: str) -> Backbone:
         dtype=DTYPES[config.dtype],
         tokenizer=pipe.tokenizer,
     )
+    return distilled(model, folder, config)

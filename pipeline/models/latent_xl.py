@@ -10,24 +10,19 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.models.backbone import Backbone
 from pipeline.models.config import DTYPES, ModelConfig
+from pipeline.models.few_step import distilled
 from pipeline.models.latent import sketch_latent
 from pipeline.models.loading import load_pipeline
 from pipeline.models.prompts import Embedding, Prompts
 from pipeline.models.schedule import prediction_of
-from pipeline.models.sketch import Sketch
 from pipeline.models.vae import vae_of
 
 SCORE, UNCONDITIONAL_SCORE = 6.0, 2.5
 """Aesthetic scores that the refiner is asked for, diffusers' defaults: a negative prompt, too, is a prompt here."""
 
 
-def sketch_latent_xl(folder: Path, config: ModelConfig) -> Sketch:
-    refuse_distilled_guidance(folder, config)
-    return sketch_latent(folder, config)
-
-
 def load_latent_xl(folder: Path, config: ModelConfig, device: str) -> Backbone:
-    sketch = sketch_latent_xl(folder, config)
+    sketch = sketch_latent(folder, config)
     pipe = load_pipeline(folder, config, device)
     scored = bool(pipe.config.get("requires_aesthetics_score"))
     numbers = (pipe.unet.add_embedding.linear_1.in_features - pipe.text_encoder_2.config.projection_dim) / (
@@ -49,9 +44,10 @@ def load_latent_xl(folder: Path, config: ModelConfig, device: str) -> Backbone:
     def predict(x: Tensor, timestep: Tensor, embedding: Embedding) -> Tensor:
         hidden = embedding["encoder_hidden_states"]
         added = {name: embedding[name] for name in ("text_embeds", "time_ids")}
-        return pipe.unet(x, timestep, hidden, added_cond_kwargs=added, return_dict=False)[0]
+        told = embedding.get("timestep_cond")
+        return pipe.unet(x, timestep, hidden, timestep_cond=told, added_cond_kwargs=added, return_dict=False)[0]
 
-    return Backbone(
+    model = Backbone(
         **vars(sketch) | {"levels": sketch.levels.to(device)},
         network=pipe.unet,
         predict=predict,
@@ -61,6 +57,7 @@ def load_latent_xl(folder: Path, config: ModelConfig, device: str) -> Backbone:
         dtype=DTYPES[config.dtype],
         tokenizer=pipe.tokenizer_2,
     )
+    return distilled(model, folder, config)
 
 
 def size_numbers(size: tuple[int, int], prompt: str | None, scored: bool) -> list[float]:
@@ -70,12 +67,3 @@ def size_numbers(size: tuple[int, int], prompt: str | None, scored: bool) -> lis
     """
     end = [UNCONDITIONAL_SCORE if prompt is None else SCORE] if scored else size
     return [float(number) for number in (*size, 0, 0, *end)]
-
-
-def refuse_distilled_guidance(folder: Path, config: ModelConfig) -> None:
-    """Raises `UserError` where it is given; for models that take none."""
-    if config.distilled_guidance is not None:
-        raise UserError(
-            f"model.distilled_guidance is {config.distilled_guidance:g}, and {folder} takes no guidance as a number; "
-            "operators have guidance of their own"
-        )

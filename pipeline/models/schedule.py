@@ -38,10 +38,10 @@ def read_scheduler(folder: Path) -> dict[str, Any]:
     return {"_class_name": name} | {key: found.get(key, option.default) for key, option in options.items()}
 
 
-def levels_of(folder: Path) -> Levels:
-    """Raises `UserError` for a schedule that is not known here."""
+def levels_of(folder: Path, image_tokens: int | None = None) -> Levels:
+    """`image_tokens`: of an image, where the schedule depends on its size. Raises `UserError` for an unknown one."""
     try:
-        return levels_from_scheduler(read_scheduler(folder))
+        return levels_from_scheduler(read_scheduler(folder), image_tokens)
     except (ValueError, TypeError) as error:
         raise UserError(f"{folder}: scheduler_config.json: {error}") from None
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Vae:
@@ -41,5 +43,8 @@ def vae_of(pipe: Any) -> Vae:
     """The pipeline's autoencoder, in float32 where float16 would overflow and its configuration says so."""
     if pipe.vae.config.get("force_upcast") and pipe.vae.dtype == torch.float16:
         pipe.vae.to(torch.float32)
+    for option in ("latents_mean", "latents_std"):
+        if pipe.vae.config.get(option) is not None:
+            raise UserError(f"vae/config.json: {option} is given; known are scaling_factor and shift_factor")
     shift = pipe.vae.config.get("shift_factor") or 0.0
     return Vae(module=pipe.vae, scale=pipe.vae.config.scaling_factor, shift=shift)

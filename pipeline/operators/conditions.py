@@ -93,7 +93,11 @@ def rows_for(model: Outline, condition: Condition, given: Given, count: int) -> 
 
 def joint(model: Model, conditions: Sequence[Condition], guidance: Guidance, given: Given, z: Tensor) -> Joint:
     """One guided estimate for each condition, all from one call of the model, each within the model's limits."""
-    rows = [rows_for(model, condition, given, len(z)) for condition in conditions]
+    return led(model, [rows_for(model, condition, given, len(z)) for condition in conditions], guidance, given, z)
+
+
+def led(model: Model, rows: Sequence[Sequence[Row]], guidance: Guidance, given: Given, z: Tensor) -> Joint:
+    """`joint` for rows that are resolved already."""
     if guidance.acts:
         away = rows_for(model, guidance.negative, given, len(z))
         ends = torch.tensor([guidance.interval.low, guidance.interval.high], dtype=torch.float64)

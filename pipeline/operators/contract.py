@@ -71,6 +71,8 @@ class Transformed(NamedTuple):
     """For each row, what its provenance shall also say; JSON."""
     beside: Mapping[str, Tensor] = {}
     """Images that belong into the same sample as `pixels`: members NAME.png."""
+    refused: Mapping[int, str] = {}
+    """Rows that what is given with them makes impossible, and why; their images are not written."""
 
 
 def image_of(model: Model, z: Tensor, given: Given) -> Tensor:

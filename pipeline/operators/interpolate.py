@@ -8,13 +8,12 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
-from pipeline.diffusion.denoisers import Denoiser, guided, mixture
+from pipeline.diffusion.denoisers import mixture
 from pipeline.diffusion.inversion import Inversion, slerp
-from pipeline.diffusion.levels import to_sigma
 from pipeline.diffusion.model import Between, Model, Outline, Row
 from pipeline.errors import UserError
 from pipeline.noise import KeyedNoise
-from pipeline.operators.conditions import Guidance, check_conditions, conditioned, rows_for, together
+from pipeline.operators.conditions import Guidance, check_conditions, conditioned, led, rows_for
 from pipeline.operators.contract import Condition, Extra, Given, Operator, Transformed
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -86,7 +85,8 @@ class Interpolate(Inversion, Operator):
         def between(a: Tensor) -> Tensor:
             denoiser = first if self.towards is None else mixture(first, second, a)
             if self.mix == "embeddings":
-                denoiser = self._under(model, self._rows(model, given, a), given, z)
+                estimate = led(model, [self._rows(model, given, a)], self.guidance, given, z)
+                denoiser = lambda x, sigma: estimate([x], sigma)[0]  # noqa: E731
             return self.walk(denoiser, slerp(here, there, a), down)
 
         frames = torch.linspace(0, 1, self.path, dtype=torch.float64, device=z.device)
@@ -97,17 +97,3 @@ class Interpolate(Inversion, Operator):
         """The prompts between the two of each row: `share [B]`."""
         ends = [rows_for(model, condition, given, len(share)) for condition in self.conditions_used()[:2]]
         return [Between(str(p), str(q), a) for p, q, a in zip(*ends, share.tolist(), strict=True)]
-
-    def _under(self, model: Model, rows: list[Row], given: Given, z: Tensor) -> Denoiser:
-        """The (guided) estimate of rows that no condition names."""
-        if not self.guidance.acts:
-            estimate = together(model, [rows])
-        else:
-            interval = self.guidance.interval
-            ends = torch.tensor([interval.low, interval.high], dtype=torch.float64)
-            low, high = sorted(to_sigma(ends.to(z.device), interval.unit, model.levels).tolist())
-            away = rows_for(model, self.guidance.negative, given, len(rows))
-            estimate = guided(
-                together(model, [rows, away]), self.guidance.scale, rescale=self.guidance.rescale, interval=(low, high)
-            )
-        return lambda x, sigma: model.limit(estimate([x], sigma)[0])

@@ -22,11 +22,11 @@ from pipeline.diffusion.editing import (
     until,
 )
 from pipeline.diffusion.level_range import LevelRange
-from pipeline.diffusion.model import Model, Outline
+from pipeline.diffusion.model import Model, Outline, Row
 from pipeline.diffusion.solvers import add_noise, euler, integrate, unconstrained
 from pipeline.errors import UserError
 from pipeline.noise import KeyedNoise
-from pipeline.operators.conditions import NO_GUIDANCE, Guidance, check_conditions, conditioned, joint
+from pipeline.operators.conditions import NO_GUIDANCE, Guidance, check_conditions, conditioned, led, rows_for
 from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -116,11 +116,24 @@ class PromptToPrompt(Descent):
             blend=blend,
         )
         assert isinstance(model, EditsAttention)
-        both = side_by_side(joint(model.edited(edit), (self.source, self.target), self.guidance, given, z))
+        rows, refused = self._rows(model, given, len(z))
+        both = side_by_side(led(model.edited(edit), rows, self.guidance, given, z))
         x = self._begin(model, z, given, sigmas, noise)[:, None].expand(-1, 2, *z.shape[1:])
         out = integrate(both, x, levels, solver=self.stepper(), noise=alike(noise), constraint=blend or unconstrained)
         source, target = (model.decode(image) for image in out.unbind(1))
-        return Transformed(target, sigmas, beside={"source": source})
+        return Transformed(target, sigmas, beside={"source": source}, refused=refused)
+
+    def _rows(self, model: Model, given: Given, count: int) -> tuple[list[list[Row]], dict[int, str]]:
+        """Source and target of each image; where they can't be matched word by word the image stays as it is."""
+        source, target = (rows_for(model, condition, given, count) for condition in (self.source, self.target))
+        refused: dict[int, str] = {}
+        for i, (old, new) in enumerate(zip(source, target, strict=True)):
+            try:
+                if self.mode == "replace":
+                    require_same_words(str(old or "").split(), str(new or "").split())
+            except ValueError as error:
+                target[i], refused[i] = old, str(error)
+        return [source, target], refused
 
     def _begin(self, model: Model, z: Tensor, given: Given, sigmas: Tensor, noise: KeyedNoise) -> Tensor:
         """The point `[B, …]` at `sigmas[:, 0]` that both start from."""

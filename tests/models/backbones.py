@@ -21,12 +21,12 @@ from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model, sketch_model
 from pipeline.noise import KeyedNoise
 from pipeline.operators import Given, SDEdit
+from tests.models.parity import TOLERANCE, assert_parity  # noqa: F401
 
 SIZE = (32, 48)
 STEPS = 4
 PROMPTS = ("a photo of a cat", "a red house in snow")
 PIXELS = torch.rand(2, 3, *SIZE, generator=torch.Generator().manual_seed(7)) * 1.8 - 0.9
-TOLERANCE = 1e-4
 """Largest difference of decoded images in [-1, 1]."""
 
 
@@ -81,8 +81,7 @@ def edit_by_diffusers(pipe: Any, *, prompts: Sequence[str] = PROMPTS, **call: An
 def assert_same(mine: Tensor, other: Tensor) -> None:
     assert mine.shape == other.shape == PIXELS.shape
     assert (mine.abs() < 1).float().mean() > 0.5, "clamped images hide differences"
-    error = (mine - other).abs().max().item()
-    assert error <= TOLERANCE, f"largest difference {error:.1e}"
+    assert_parity((mine - other).abs().max().item())
 
 
 def rewrite(file: Path, **values: Any) -> None:

@@ -19,7 +19,8 @@ from pipeline.errors import UserError
 from pipeline.models.backbone import Backbone
 from pipeline.models.config import Lora, ModelConfig
 from pipeline.models.families import load_model, sketch_model
-from pipeline.models.few_step import Consistency, boundary, guidance_embedding, load_few_step
+from pipeline.models.few_step import Consistency, boundary, guidance_embedding
+from pipeline.models.latent import load_latent
 from pipeline.operators import Boomerang, Given, SDEdit
 from tests.models.parity import assert_parity
 
@@ -246,12 +247,12 @@ def test_guidance_is_told_as_lcm_tells_it(folder_of: Callable[[str], Path], widt
 def test_a_model_that_takes_no_guidance_says_so(folder_of: Callable[[str], Path]) -> None:
     config = ModelConfig(path=str(folder_of("lcm_lora")), distilled_guidance=2.0)
     with pytest.raises(UserError, match=r"model\.distilled_guidance is 2, and .* takes no guidance"):
-        load_few_step(folder_of("lcm_lora"), config, "cpu")
+        load_latent(folder_of("lcm_lora"), config, "cpu")
 
 
 def test_the_scheduler_makes_a_plain_network_a_consistency_function(folder_of: Callable[[str], Path]) -> None:
     names = ("lcm", "turbo", "lcm_lora")
-    models = [load_few_step(folder_of(name), ModelConfig(path=str(folder_of(name))), "cpu") for name in names]
+    models = [load_latent(folder_of(name), ModelConfig(path=str(folder_of(name))), "cpu") for name in names]
     assert [type(model) for model in models] == [Consistency, Backbone, Consistency]
     assert [model.levels.spacing for model in models] == ["consistency", "trailing", "consistency"]
 

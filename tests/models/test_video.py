@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import builders
 import pytest
 import tiny
 import torch
@@ -294,19 +295,12 @@ def check_all(config: JobConfig, model: Any) -> None:
 
 @pytest.mark.parametrize(("options", "sentence"), REFUSED, ids=[options["name"] for options, _ in REFUSED])
 def test_operators_that_need_single_images_are_refused(folder: Path, options: dict[str, Any], sentence: str) -> None:
-    model: dict[str, Any] = {"path": str(folder)}
     extras: dict[str, Any] = {"mask": {"shape": "half"}} if "mask" in sentence else {}
     extras |= {"guide": {"strokes": {}}} if options["name"] == "mosaic" else {}
     extras |= {"edited": "a dog"} if options["name"] in ("pairs", "prompt_to_prompt") else {}
     extras |= {"judge": {"path": "x"}} if options["name"] == "pairs" else {}
-    content = {
-        "input": {"format": "webdataset", "urls": "x.tar"},
-        "output": {"path": "x"},
-        "model": model,
-        "clip": "(.)",
-        "operator": options,
-    }
-    config = validate(JobConfig, content | extras, "test")
+    content = builders.recipe("x.tar", Path("x"), folder, clip="(.)", operator=options, **extras)
+    config = validate(JobConfig, content, "test")
     sketch = sketch_model(ModelConfig(path=str(folder)))
     with pytest.raises(UserError, match=sentence):
         check_all(config, sketch)
@@ -316,8 +310,7 @@ def test_clips_and_models_of_clips_must_meet(folder: Path, tmp_path: Path) -> No
     clips, images = sketch_model(ModelConfig(path=str(folder))), sketch_model(ModelConfig(path=str(tiny.sd(tmp_path))))
 
     def config(**sections: Any) -> JobConfig:
-        content = {"input": {"format": "webdataset", "urls": "x.tar"}, "output": {"path": "x"}, "model": {"path": "x"}}
-        return validate(JobConfig, content | {"operator": {"name": "boomerang"}} | sections, "test")
+        return validate(JobConfig, builders.recipe("x.tar", Path("x"), folder, **sections), "test")
 
     for sections in ({"video": {}}, {"video": {"frames": 32}}, {"clip": "(.)"}):
         check_clips(config(**sections), clips, None)
