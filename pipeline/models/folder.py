@@ -13,6 +13,7 @@ from pipeline.assets import PREFIX, resolve
 from pipeline.errors import UserError
 from pipeline.models.config import ModelConfig
 
+VARIANTS = ("fp16", "bf16", "fp32", "non_ema", "ema")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 HASHED = (".json", ".safetensors", ".txt", ".model")
 
@@ -69,18 +70,30 @@ def hash_file(file: Path, changed: int) -> bytes:
 
 
 def _from_hub(config: ModelConfig) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    repository, wanted = config.path, ["*.json", "*.safetensors", "*.txt", "*.model", "*.md"]
+    allowed, ignored = hub_patterns(config.variant)
     try:
         found = snapshot_download(
-            repository, revision=config.revision, allow_patterns=wanted, local_files_only=config.local_files_only
-        )
+            config.path, revision=config.revision, allow_patterns=allowed, ignore_patterns=ignored,
+            local_files_only=config.local_files_only,
+        )  # fmt: skip
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"model.path: {repository!r} is no local folder, and the hub did not give it ({why}); "
-            "download it elsewhere and name the folder"
+            f"model.path: {config.path!r} is no local folder, and the hub did not give it ({why}); put "
+            "model_index.json and each component's folder (config.json, .safetensors) into one folder and name that, "
+            f"or bring the download of another machine to {constants.HF_HUB_CACHE}"
         ) from None
     return Path(found)
+
+
+def hub_patterns(variant: str | None) -> tuple[list[str], list[str]]:
+    """What is taken of a hub repository, and what of that is not: one variant of the weights, and no checkpoints of
+    other programs beside them."""
+    words = ["*.json", "*.txt", "*.model", "*.md"]
+    if variant is not None:
+        return [*words, f"*.{variant}.safetensors", f"*.{variant}-*.safetensors"], []
+    single = ["diffusion_pytorch_model*.safetensors", "model*.safetensors", "codec.safetensors"]
+    return [*words, "*/*.safetensors", *single], [f"*.{other}*" for other in VARIANTS]

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import UserError
 from pipeline.models.codec import SpaceToDepth, save_codec
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
-from pipeline.models.folder import find_model, hash_model
+from pipeline.models.folder import find_model, hash_model, hub_patterns
 from tests.models.networks import MakeFolder
 
 UNET, WEIGHTS = "unet/config.json", "unet/diffusion_pytorch_model.safetensors"
@@ -137,13 +138,18 @@ def test_offline_a_hub_id_is_one_sentence(path: str, tmp_path: Path, monkeypatch
     with pytest.raises(UserError, match="the hub did not give it") as caught:
         find_model(ModelConfig(path=path))
     assert repr(path) in str(caught.value)
+    assert "model_index.json" in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_hub_id_is_asked_for_without_pickles(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, asked = make_folder(), []
 
-    def give(repository: str, revision: str | None, allow_patterns: list[str], local_files_only: bool) -> str:
+    def give(
+        repository: str, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str],
+        local_files_only: bool,
+    ) -> str:  # fmt: skip
         asked.append((repository, revision))
         assert not any(pattern.endswith((".bin", ".pt", ".py", "*")) for pattern in allow_patterns)
         return str(folder)
@@ -151,6 +157,34 @@ def test_a_hub_id_is_asked_for_without_pickles(make_folder: MakeFolder, monkeypa
     monkeypatch.setattr("huggingface_hub.snapshot_download", give)
     assert find_model(ModelConfig(path="google/ddpm", revision="main")) == folder
     assert asked == [("google/ddpm", "main")]
+
+
+HELD = [
+    "model_index.json", "README.md", "v1-5-pruned.safetensors", "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors",
+    "unet/diffusion_pytorch_model.non_ema.safetensors", "unet/diffusion_pytorch_model.bin", "tokenizer/vocab.json",
+    "tokenizer/spiece.model", "text_encoder/model-00001-of-00002.safetensors",
+    "text_encoder/model.fp16-00001-of-00002.safetensors", "run.py",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("variant", "weights"),
+    [
+        (None, {"unet/diffusion_pytorch_model.safetensors", "text_encoder/model-00001-of-00002.safetensors"}),
+        (
+            "fp16",
+            {"unet/diffusion_pytorch_model.fp16.safetensors", "text_encoder/model.fp16-00001-of-00002.safetensors"},
+        ),
+    ],
+)
+def test_of_a_repository_one_variant_is_taken(variant: str | None, weights: set[str]) -> None:
+    allowed, ignored = hub_patterns(variant)
+    taken = set(filter_repo_objects(HELD, allow_patterns=allowed, ignore_patterns=ignored))
+    words = {"model_index.json", "README.md", "unet/config.json", "tokenizer/vocab.json", "tokenizer/spiece.model"}
+    assert taken == words | weights
+    single = ["diffusion_pytorch_model.safetensors", "config.json"]
+    assert variant or set(filter_repo_objects(single, allow_patterns=allowed, ignore_patterns=ignored)) == set(single)
 
 
 def test_every_byte_of_weights_and_configuration_counts(make_folder: MakeFolder) -> None:
