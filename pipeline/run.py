@@ -132,14 +132,17 @@ def transform_windows(together: Sequence[Sequence[Row]], models: Models, job: Jo
     z0 = model.encode(given.pixels)
     copies: list[list[list[Output]]] = [[] for _ in rows]
     details: list[list[Mapping[str, Any]]] = [[] for _ in rows]
-    finite = torch.ones(len(together), dtype=torch.bool, device=device)
+    refused: dict[int, str] = {}
     for copy in range(operator.copies):
         noise = KeyedNoise(job.salt, [window[0].noise_key for window in together], operator.name, copy)
         done = through(operator, model, z0, given, noise)
         made_so = provenance(operator, done, model, copy)
         beside = {name: from_pixels(single(images)) for name, images in done.beside.items()}
+        finite = torch.ones(len(together), dtype=torch.bool, device=device)
         for images in (done.pixels, *done.others.values(), *done.beside.values()):
             finite &= images.isfinite().flatten(1).all(1)
+        refused |= dict.fromkeys((~finite).nonzero().flatten().tolist(), "the model's output is not finite")
+        refused |= done.refused
         made = {name: from_pixels(single(images)) for name, images in {"": done.pixels, **done.others}.items()}
         for i, row in enumerate(rows):
             own = i // (frames or 1)
@@ -156,10 +159,9 @@ def transform_windows(together: Sequence[Sequence[Row]], models: Models, job: Jo
                 )
                 for name, images in made.items()
             ])  # fmt: skip
-    sound = finite.repeat_interleave(frames or 1).tolist()
     results = [
-        chosen(operator, made, how) if ok else "the model's output is not finite"
-        for made, how, ok in zip(copies, details, sound, strict=True)
+        refused.get(i // (frames or 1)) or chosen(operator, made, how)
+        for i, (made, how) in enumerate(zip(copies, details, strict=True))
     ]
     starts = range(0, len(rows), frames or 1)
     return [results[start : start + len(window)] for start, window in zip(starts, together, strict=True)]

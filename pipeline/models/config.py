@@ -37,8 +37,8 @@ class TextualInversion(Section):
 class VaeConfig(Section):
     """Of models of latents."""
 
-    slicing: bool = True
-    """Decode one image of the batch at a time: the memory of one, at hardly any cost."""
+    slicing: bool = False
+    """One image at a time; else as many as have two megapixels together."""
     tiling: bool = False
     """Decode large images in overlapping tiles."""
 

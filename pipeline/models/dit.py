@@ -74,7 +74,7 @@ def load_dit(folder: Path, config: ModelConfig, device: str) -> Backbone:
         network=pipe.transformer,
         predict=predict,
         embed=embed,
-        vae=vae_of(pipe),
+        vae=vae_of(pipe, sketch.size, config),
         prediction=prediction_of(folder),
         dtype=DTYPES[config.dtype],
     )
@@ -110,7 +110,7 @@ def load_pixart(folder: Path, config: ModelConfig, device: str) -> Backbone:
         network=pipe.transformer,
         predict=predict,
         embed=Prompts(torch.inference_mode()(embed)),
-        vae=vae_of(pipe),
+        vae=vae_of(pipe, sketch.size, config),
         prediction=prediction_of(folder),
         dtype=dtype,
     )

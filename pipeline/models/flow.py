@@ -55,7 +55,7 @@ def load_sd3(folder: Path, config: ModelConfig, device: str) -> Backbone:
         network=pipe.transformer,
         predict=predict,
         embed=Prompts(torch.inference_mode()(embed)),
-        vae=vae_of(pipe),
+        vae=vae_of(pipe, sketch.size, config),
         prediction=prediction_of(folder),
         dtype=DTYPES[config.dtype],
     )
@@ -101,7 +101,7 @@ def load_flux(folder: Path, config: ModelConfig, device: str) -> Backbone:
         network=pipe.transformer,
         predict=predict,
         embed=Prompts(torch.inference_mode()(embed)),
-        vae=vae_of(pipe),
+        vae=vae_of(pipe, sketch.size, config),
         prediction=prediction_of(folder),
         dtype=DTYPES[config.dtype],
     )

@@ -52,7 +52,7 @@ def load_latent_xl(folder: Path, config: ModelConfig, device: str) -> Backbone:
         network=pipe.unet,
         predict=predict,
         embed=Prompts(torch.inference_mode()(embed)),
-        vae=vae_of(pipe),
+        vae=vae_of(pipe, sketch.size, config),
         prediction=prediction_of(folder),
         dtype=DTYPES[config.dtype],
         tokenizer=pipe.tokenizer_2,

@@ -49,11 +49,6 @@ def load_pipeline(folder: Path, config: ModelConfig, device: str) -> DiffusionPi
         if isinstance(part, nn.Module):
             part.eval().requires_grad_(False)
     adapt(pipe, config)
-    if getattr(pipe, "vae", None) is not None:
-        if config.vae.slicing:
-            pipe.vae.enable_slicing()
-        if config.vae.tiling:
-            pipe.vae.enable_tiling()
     return hasten(place(pipe, config, device), config)
 
 

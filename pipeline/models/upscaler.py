@@ -53,7 +53,7 @@ def load_upscaler(
         network=pipe.unet,
         predict=predict,
         embed=Prompts(torch.inference_mode()(embed)),
-        vae=vae_of(pipe),
+        vae=vae_of(pipe, sketch.size, config),
         prediction=prediction_of(folder),
         dtype=DTYPES[config.dtype],
     )

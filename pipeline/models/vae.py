@@ -10,6 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.models.config import ModelConfig
+
+AT_ONCE = 2**21
+"""Pixels that an autoencoder is given in one call."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +28,21 @@ class Vae:
     def dtype(self) -> torch.dtype:
         return next(self.module.parameters()).dtype
 
+    at_once: int
+    """Images in one call: at full size an autoencoder needs far more memory for each than the network."""
+
     def encode(self, pixels: Tensor) -> Tensor:
         """float32 `[B, 3, H, W]` in [-1, 1] → `[B, C, h, w]`: the mode of the posterior, so that it draws nothing."""
+        return torch.cat([self._encode(some) for some in pixels.split(self.at_once)])
+
+    def decode(self, z: Tensor) -> Tensor:
+        return torch.cat([self._decode(some) for some in z.split(self.at_once)])
+
+    def _encode(self, pixels: Tensor) -> Tensor:
         encoded: Any = self.module.encode(pixels.to(self.dtype))  # type: ignore[operator]
         return (encoded.latent_dist.mode().to(pixels.dtype) - self.shift) * self.scale
 
-    def decode(self, z: Tensor) -> Tensor:
+    def _decode(self, z: Tensor) -> Tensor:
         decoded: Any = self.module.decode((z / self.scale + self.shift).to(self.dtype))  # type: ignore[operator]
         return decoded.sample.to(z.dtype)
 
@@ -39,12 +52,15 @@ def downscaling(config: Mapping[str, Any]) -> int:
     return int(2 ** (len(config["block_out_channels"]) - 1))
 
 
-def vae_of(pipe: Any) -> Vae:
-    """The pipeline's autoencoder, in float32 where float16 would overflow and its configuration says so."""
+def vae_of(pipe: Any, size: tuple[int, int], config: ModelConfig) -> Vae:
+    """The pipeline's autoencoder for images of `size`, in float32 where float16 would overflow and it says so."""
     if pipe.vae.config.get("force_upcast") and pipe.vae.dtype == torch.float16:
         pipe.vae.to(torch.float32)
     for option in ("latents_mean", "latents_std"):
         if pipe.vae.config.get(option) is not None:
             raise UserError(f"vae/config.json: {option} is given; known are scaling_factor and shift_factor")
     shift = pipe.vae.config.get("shift_factor") or 0.0
-    return Vae(module=pipe.vae, scale=pipe.vae.config.scaling_factor, shift=shift)
+    if config.vae.tiling:
+        pipe.vae.enable_tiling()
+    at_once = 1 if config.vae.slicing else max(1, AT_ONCE // (size[0] * size[1]))
+    return Vae(module=pipe.vae, scale=pipe.vae.config.scaling_factor, shift=shift, at_once=at_once)

@@ -57,10 +57,12 @@ def unfolded(frames: Tensor, clips: int) -> Tensor:
 
 
 def sketch_video(folder: Path, config: ModelConfig) -> VideoSketch:
-    """Raises `UserError` for a cascade: no stage above sees frames together."""
+    """Raises `UserError` for a cascade (no stage above sees frames together), and guidance told to the network."""
     if config.upscalers:
         raise UserError(f"model.upscalers: {folder} is a model of clips, and they enlarge single images")
     image, unet = sketch_latent(folder, config), read_json(folder / "unet" / "config.json")
+    if unet.get("time_cond_proj_dim") is not None:
+        raise UserError(f"{folder}: unet/config.json: time_cond_proj_dim is given; known are networks without")
     if "motion_max_seq_length" not in unet:  # a UNet of images, with the motion modules beside it
         unet = read_json(folder / "motion_adapter" / "config.json")
     most = unet["motion_max_seq_length"]
@@ -88,7 +90,7 @@ def load_video(folder: Path, config: ModelConfig, device: str) -> VideoBackbone:
         network=pipe.unet,
         predict=predict,
         embed=Prompts(torch.inference_mode()(embed)),
-        vae=vae_of(pipe),
+        vae=vae_of(pipe, sketch.size, config),
         prediction=prediction_of(folder),
         dtype=DTYPES[config.dtype],
     )

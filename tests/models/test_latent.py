@@ -256,3 +256,15 @@ def test_a_learned_word_is_that_of_diffusers(folder_of: Callable[[str], Path], v
     plain = load(folder_of("sd"))
     assert (edit(plain, guidance=3, prompts=prompts) - found).abs().max() > 1e-3
     assert model.hash != plain.hash
+
+
+@pytest.mark.parametrize("options", [{"slicing": True}, {"tiling": True}])
+def test_slicing_and_tiling_of_the_vae_change_memory_only(folder_of: Callable[[str], Path], options: Any) -> None:
+    """One image at a time; in tiles where an image is larger than one, which these are not."""
+    plain, careful = load(folder_of("sd")), load(folder_of("sd"), vae=options)
+    assert (plain.vae.at_once, careful.vae.at_once) == (1365, 1 if "slicing" in options else 1365)  # type: ignore[union-attr]
+    assert careful.vae.module.use_tiling == ("tiling" in options)  # type: ignore[union-attr]
+    with torch.inference_mode():
+        z = careful.encode(PIXELS)
+        torch.testing.assert_close(z, plain.encode(PIXELS), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(careful.decode(z), plain.decode(z), rtol=1e-4, atol=1e-5)

@@ -217,6 +217,15 @@ def test_it_is_no_stage_of_a_cascade(folder: Path) -> None:
         sketch_model(ModelConfig(path=str(folder), upscalers=(Upscaler(path="x"),)))
 
 
+def test_guidance_is_not_told_to_the_network(tmp_path: Path) -> None:
+    folder = tiny.animatediff(tmp_path)
+    with pytest.raises(UserError, match=r"model\.distilled_guidance is 3"):
+        sketch_model(ModelConfig(path=str(folder), distilled_guidance=3))
+    rewrite(folder / "unet" / "config.json", time_cond_proj_dim=8)
+    with pytest.raises(UserError, match="time_cond_proj_dim is given"):
+        sketch_model(ModelConfig(path=str(folder)))
+
+
 # --- operators ---
 
 TWO = {"conditions": ["a cat", "a dog"], "steps": 1, "guidance": 2}
