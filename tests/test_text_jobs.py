@@ -66,9 +66,7 @@ def test_a_template_over_labels_is_the_same_as_saying_it(shard: Path, sd: Path, 
 
 
 def test_missing_captions_end_the_job_take_the_default_or_are_skipped(shard: Path, sd: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"caption: json:caption is missing \(in:3\); on_missing: skip"
-    ):
+    with pytest.raises(UserError, match=r"caption: json:caption is missing \(in:3\); on_missing: skip"):
         run(recipe(shard, tmp_path / "error", sd, {"steps": 1}, caption="{json:caption}"))
     default = {"template": "{txt}", "on_missing": "default", "default": "a photo of a horse"}
     assert run(recipe(shard, tmp_path / "default", sd, {"steps": 1}, caption=default))["counts"]["written"] == 5

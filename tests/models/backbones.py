@@ -21,7 +21,7 @@ from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model, sketch_model
 from pipeline.noise import KeyedNoise
 from pipeline.operators import Given, SDEdit
-from tests.models.parity import TOLERANCE, assert_parity  # noqa: F401
+from tests.models.parity import assert_parity
 
 SIZE = (32, 48)
 STEPS = 4

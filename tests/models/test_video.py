@@ -26,7 +26,8 @@ from pipeline.models.families import sketch_model
 from pipeline.models.video import folded, unfolded
 from pipeline.noise import KeyedNoise
 from pipeline.operators import OPERATORS, AnyOperator, Given, Operator, SDEdit
-from tests.models.backbones import PROMPTS, SIZE, STEPS, TOLERANCE, generator, load, open_pipeline, pipeline_of, rewrite
+from tests.models.backbones import PROMPTS, SIZE, STEPS, generator, load, open_pipeline, pipeline_of, rewrite
+from tests.models.parity import assert_parity
 
 FRAMES = 3
 MOTION = re.compile(r"motion_modules\.\d+\.proj_out$")
@@ -127,7 +128,7 @@ def test_an_edit_is_that_of_diffusers(folder_of: Callable[[str], Path], name: st
     assert mine.shape == other.shape == PIXELS.shape
     assert (mine.abs() < 1).float().mean() > 0.5, "clamped images hide differences"
     error = (mine - (other * 2 - 1)).abs().max().item()
-    assert error <= TOLERANCE, f"largest difference {error:.1e}"
+    assert_parity(float(error))
 
 
 @torch.inference_mode()
