@@ -11,7 +11,7 @@ from pipeline.config import dump
 from pipeline.engines.local import fitted, resolve_devices
 from pipeline.memory import BatchSize
 from pipeline.reading import Reader
-from pipeline.run import load_models, transform
+from pipeline.transforming import load_models, transform
 
 if TYPE_CHECKING:
     from pipeline.job import Job
@@ -36,7 +36,8 @@ def estimate(job: Job) -> str:
             transform(batch, models, job, device, size)
             started = time.perf_counter()
             transform(batch, models, job, device, size)
-            seconds = (time.perf_counter() - started) / max(len(batch.rows), 1)
+            frames = sum(len(row.reel.seconds) if row.reel else 1 for row in batch.rows) / max(len(batch.rows), 1)
+            seconds = frames * (time.perf_counter() - started) / max(len(batch.rows), 1)
     first = sum(1 for _ in stream.shards[0].read())
     total = min(first * len(stream.shards), config.limit or first * len(stream.shards))
     copies = config.operator.copies if config.operator else 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from pipeline.pixels import Fit, _fitted, _resize
+from pipeline.pixels import Fit, fitted, resized
 from pipeline.records import Batch, Frame, Output, Rejected, Result, Row, reject
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _at(index: int, reason: str, frames: int) -> str:
 def fit_frame(picture: Pixels8, size: tuple[int, int] | None, fit: Fit) -> tuple[Pixels8, Frame]:
     """A frame uint8 `[H, W, 3]` as `pipeline.pixels.decode` gives an image."""
     image = Image.fromarray(picture)
-    pixels, seen, box = _fitted(image, size, fit, Image.Resampling.BICUBIC)
+    pixels, seen, box = fitted(image, size, fit, Image.Resampling.BICUBIC)
     return pixels, Frame(mode="RGB", full=image.size, size=seen, box=box)
 
 
@@ -104,4 +104,4 @@ def unfit_frame(pixels: Pixels8, frame: Frame, restore_size: bool) -> Pixels8:
     """The way back, as in `pipeline.pixels.encode`."""
     left, top, right, bottom = frame.box
     image = Image.fromarray(pixels[top:bottom, left:right])
-    return np.asarray(_resize(image, frame.size) if restore_size else image)
+    return np.asarray(resized(image, frame.size) if restore_size else image)

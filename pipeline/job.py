@@ -1,16 +1,11 @@
-"""The configuration of a job, and the hashes that tell whether two jobs would make the same bytes."""
+"""The configuration of a job, and all that can be known to be wrong with it before work starts."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -20,6 +15,7 @@ from pipeline.diffusion.model import Outline
 from pipeline.errors import UserError
 from pipeline.extras import CaptionConfig, GuideConfig, JudgeConfig, MaskConfig, file_guide, file_mask
 from pipeline.frames import OfClips
+from pipeline.identity import code_hash, hash_files, hash_json, identity, read_salt, salt_check
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import sketch_model
 from pipeline.models.folder import find_model, hash_model
@@ -29,9 +25,6 @@ from pipeline.operators.contract import Extra
 from pipeline.pixels import Codec, Fit
 from pipeline.streams import AnyInput, OutputFormat
 from pipeline.streams.shards import CLIP_EXTENSIONS, IMAGE_EXTENSIONS
-
-PUBLIC_SALT = b"doppel: no secret salt was given"
-SALT_VARIABLE, SHORTEST_SALT = "DOPPEL_SALT", 16
 
 
 class Section(BaseModel):
@@ -251,8 +244,6 @@ def check_clips(config: JobConfig, model: Outline, second: Outline | None) -> No
     for one in (model, second):
         if asked is not None and isinstance(one, OfClips) and asked > one.most_frames:
             raise UserError(f"video.frames is {asked}; the model can take at most {one.most_frames}")
-    if config.mask is not None:
-        raise UserError("mask: the model works on clips, and masks are of single images")
     if operator is not None and (why := SINGLE_IMAGES.get(operator.name)):
         raise UserError(f"operator {operator.name} {why}, and the model works on clips")
     if isinstance(operator, DDIB) and any(stage.name == "rotate" for stage in (*operator.image, *operator.latent)):
@@ -267,60 +258,3 @@ def weights(config: JobConfig) -> Iterator[tuple[str, str | None]]:
             yield from ((upscaler.path, upscaler.revision) for upscaler in model.upscalers)
     if config.judge is not None:
         yield config.judge.path, config.judge.revision
-
-
-def hash_files(files: Iterable[str | None]) -> str:
-    contents = [Path(file).expanduser().read_bytes() for file in files if file]
-    return hashlib.sha256(b"".join(hashlib.sha256(c).digest() for c in contents)).hexdigest() if contents else ""
-
-
-def identity(config: JobConfig) -> dict[str, Any]:
-    """The part of a configuration that decides the bytes, without places: the model is told by its hash.
-
-    The hash in the provenance leaves out the input too: the same shard gives the same bytes wherever it lies.
-    """
-    files: Any = {"__all__": {"path"}}
-    model_place = {
-        "path": True, "revision": True, "local_files_only": True, "lora": files, "textual_inversion": files,
-        "upscalers": {"__all__": {"path", "revision"}},
-    }  # fmt: skip
-    places: Any = {
-        "run": True, "output": {"path"}, "model": model_place, "second_model": model_place,
-        "mask": {"file"}, "guide": {"file"}, "judge": {"path", "revision"},
-    }  # fmt: skip
-    return config.model_dump(mode="json", exclude=places)
-
-
-def read_salt(run: RunConfig) -> bytes:
-    """The secret of `run.salt_file` or `$DOPPEL_SALT`; without one, a public constant: repeatable, not secret."""
-    if run.salt_file is not None:
-        try:
-            salt, source = Path(run.salt_file).expanduser().read_bytes().strip(), "run.salt_file"
-        except OSError as error:
-            raise UserError(f"run.salt_file: cannot read {run.salt_file!r} ({error.strerror})") from None
-    elif SALT_VARIABLE in os.environ:
-        salt, source = os.environb[SALT_VARIABLE.encode()], f"${SALT_VARIABLE}"
-    else:
-        return PUBLIC_SALT
-    if len(salt) < SHORTEST_SALT:
-        raise UserError(f"{source} holds {len(salt)} bytes; at least {SHORTEST_SALT} are needed")
-    return salt
-
-
-def salt_check(salt: bytes) -> str:
-    """Tells two salts apart without giving either away: slow to guess from, 32 bits."""
-    return hashlib.scrypt(salt, salt=b"doppel salt check", n=2**14, r=8, p=1, dklen=4).hex()
-
-
-@cache
-def code_hash() -> str:
-    """sha256 over the package's own sources."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parent
-    for file in sorted(root.rglob("*.py")):
-        digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
-
-
-def hash_json(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

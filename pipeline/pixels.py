@@ -39,7 +39,7 @@ def decode(data: bytes, size: tuple[int, int] | None = None, fit: Fit = "resize"
     `Undecodable`.
     """
     image = _open(data)
-    pixels, seen, box = _fitted(image, size, fit, Image.Resampling.BICUBIC)
+    pixels, seen, box = fitted(image, size, fit, Image.Resampling.BICUBIC)
     mode: Literal["L", "RGB"] = "L" if image.mode == "L" else "RGB"
     return pixels, Frame(mode=mode, full=image.size, size=seen, box=box)
 
@@ -58,13 +58,13 @@ def decode_mask(data: bytes, full: tuple[int, int], size: tuple[int, int], fit: 
         mask = Image.fromarray(read_mask(np.asarray(image)).astype(np.uint8))
     except ValueError as error:
         raise Undecodable(str(error)) from None
-    return _fitted(mask, size, fit if image.size == full else "resize", Image.Resampling.NEAREST)[0][..., 0]
+    return fitted(mask, size, fit if image.size == full else "resize", Image.Resampling.NEAREST)[0][..., 0]
 
 
 Box = tuple[int, int, int, int]
 
 
-def _fitted(
+def fitted(
     image: Image.Image, size: tuple[int, int] | None, fit: Fit, resampling: Image.Resampling
 ) -> tuple[Pixels8, tuple[int, int], Box]:
     """uint8 `[H, W, 3]`, the size of the part that is seen, and where it lies; see `Frame`."""
@@ -82,7 +82,7 @@ def _fitted(
         inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
         left, top = (target[0] - inner[0]) // 2, (target[1] - inner[1]) // 2
         box = (left, top, left + inner[0], top + inner[1])
-    image = _resize(image, (box[2] - box[0], box[3] - box[1]), resampling)
+    image = resized(image, (box[2] - box[0], box[3] - box[1]), resampling)
     margins = (box[1], target[1] - box[3]), (box[0], target[0] - box[2])
     pixels = np.pad(_rgb(image), (*margins, (0, 0)), mode="edge") if fit == "pad" else _rgb(image)
     return pixels, seen, box
@@ -99,7 +99,7 @@ def encode(
     left, top, right, bottom = frame.box
     image = Image.fromarray(pixels[top:bottom, left:right])
     if restore_size:
-        image = _resize(image, frame.size)
+        image = resized(image, frame.size)
     if frame.mode == "L":
         image = image.convert("L")
     chosen: Codec = codec or ("png" if max(image.size) < SMALL else "jpeg")
@@ -185,7 +185,7 @@ def _plain(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _resize(
+def resized(
     image: Image.Image, size: tuple[int, int], resampling: Image.Resampling = Image.Resampling.BICUBIC
 ) -> Image.Image:
     return image if image.size == size else image.resize(size, resampling)

@@ -19,7 +19,7 @@ from pipeline.reading import Reader
 from pipeline.records import Output, Rejected, reject
 from pipeline.report.animate import animate
 from pipeline.report.sheet import contact_sheet
-from pipeline.run import load_models, transform
+from pipeline.transforming import load_models, transform
 
 if TYPE_CHECKING:
     from pipeline.records import Pixels8

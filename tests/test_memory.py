@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.job import JobConfig, make_job
 from pipeline.memory import BatchSize, largest_batch, remembered
 from pipeline.models.pixel import PixelModel
-from pipeline.run import try_sizes
+from pipeline.transforming import try_sizes
 from tests.test_run import run
 
 

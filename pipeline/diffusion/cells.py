@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn.functional import adaptive_max_pool2d
+from torch.nn.functional import adaptive_max_pool2d, adaptive_max_pool3d
 
 from pipeline.diffusion.model import Model, Outline
 from pipeline.diffusion.view import Moves, View
@@ -21,11 +21,14 @@ def cell_side(model: Outline) -> int:
 
 
 def to_cells(mask: Tensor, z: Tensor) -> Tensor:
-    """`mask [B, 1, H, W]` on the grid of `z [B, C, h, w]`: a cell is to change (1) where any of its pixels is.
+    """`mask [B, 1, H, W]` on the grid of `z [B, C, h, w]`: a cell is to change (1) where any of its pixels is. Of clips,
+    `[B, 1, F, H, W]` on `[B, C, F, h, w]`.
 
     So a kept cell holds nothing but kept pixels, and what must not be known of a changed pixel is not kept.
     """
-    return mask if mask.shape[-2:] == z.shape[-2:] else adaptive_max_pool2d(mask, z.shape[-2:])
+    if mask.shape[-2:] == z.shape[-2:]:
+        return mask
+    return adaptive_max_pool3d(mask, z.shape[-3:]) if z.ndim == 5 else adaptive_max_pool2d(mask, z.shape[-2:])
 
 
 def cell_order(view: View, model: Outline) -> Tensor:

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.job import Job, identity
+from pipeline.identity import identity
+from pipeline.job import Job
 from pipeline.memory import remembered
-from pipeline.run import Event, ShardDone, process, try_sizes
+from pipeline.run import Event, ShardDone, process
 from pipeline.streams.contract import InputShard
 from pipeline.streams.ledger import Ledger, OnChange
+from pipeline.transforming import try_sizes
 
 POLL_SECONDS = 1.0
 

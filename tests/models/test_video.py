@@ -237,7 +237,12 @@ FRAME_BY_FRAME: list[dict[str, Any]] = [
     {"name": "ddib", "steps": 1, "level": 0.5, "target": "a dog", "image": [{"name": "blur", "sigma": 1}]},
     {"name": "anagram", "views": ["identity", "rotate_180"], **TWO},
     {"name": "factorized", "components": "hybrid", **TWO},
+    {"name": "inpaint", "steps": 2, "jump_length": 1, "resamples": 2},
 ]
+MASK = torch.zeros(len(PIXELS), 1, *PIXELS.shape[2:])
+"""Another part of each frame."""
+for _i in range(FRAMES):
+    MASK[:, :, _i, 3 * _i :, : 5 + _i] = 1
 OVER_WINDOWS: list[dict[str, Any]] = [
     {"name": "ddib", "steps": 1, "latent": [{"name": "normalise"}, {"name": "noise", "amount": 0.1}]},
     {"name": "interpolate", "steps": 1, "towards": "a dog", "mix": "embeddings", "path": 1},
@@ -248,8 +253,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"name": "ilvr"}, "ilvr measures squares of single images, and the model works on clips"),
     ({"name": "mosaic", "tiles": 4}, "mosaic lays the tiles of single images"),
     ({"name": "tile_morph", "tiles": 4, **TWO}, "tile_morph lays the tiles of single images"),
-    ({"name": "inpaint"}, "mask: the model works on clips"),
-    ({"name": "sdedit"}, "mask: the model works on clips"),
     ({"name": "ddib", "latent": [{"name": "rotate", "degrees": 9}]}, "ddib: rotate turns single images"),
     ({"name": "pairs"}, "pairs: "),
     ({"name": "prompt_to_prompt"}, "prompt_to_prompt: "),
@@ -278,7 +281,9 @@ def operate(options: dict[str, Any], model: Any, pixels: Tensor, index: int | No
     operator, whole = ANY.validate_python(options), KeyedNoise(b"salt", ["a", "b"], options["name"], 0)
     operator.check(model, None)
     noise: Any = whole if index is None else OneFrame(whole, index)
-    done = operator(model, model.encode(pixels), Given(pixels=pixels, captions=PROMPTS), noise)
+    mask = MASK if index is None else MASK[:, :, [index]]
+    own = mask if operator.name in ("inpaint", "sdedit") else None
+    done = operator(model, model.encode(pixels), Given(pixels=pixels, captions=PROMPTS, mask=own), noise)
     return [done.pixels, *done.others.values()]
 
 
@@ -288,6 +293,14 @@ def test_what_an_operator_does_to_a_window_it_does_to_each_frame(still: Any, opt
     for i in range(FRAMES):
         for images, alone in zip(together, operate(options, still, PIXELS[:, :, [i]], i), strict=True):
             torch.testing.assert_close(images[:, :, [i]], alone, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["inpaint", "sdedit"])
+def test_what_the_mask_of_a_frame_keeps_is_its_own(still: Any, name: str) -> None:
+    (made,) = operate({"name": name, "steps": 6}, still, PIXELS, None)
+    kept = (MASK < 0.5).expand_as(made)
+    assert torch.equal(made[kept], PIXELS[kept])
+    assert not torch.isclose(made[~kept], PIXELS[~kept]).all()
 
 
 @pytest.mark.parametrize("options", OVER_WINDOWS, ids=lambda options: options["name"])
@@ -305,8 +318,7 @@ def check_all(config: JobConfig, model: Any) -> None:
 
 @pytest.mark.parametrize(("options", "sentence"), REFUSED, ids=[options["name"] for options, _ in REFUSED])
 def test_operators_that_need_single_images_are_refused(folder: Path, options: dict[str, Any], sentence: str) -> None:
-    extras: dict[str, Any] = {"mask": {"shape": "half"}} if "mask" in sentence else {}
-    extras |= {"guide": {"strokes": {}}} if options["name"] == "mosaic" else {}
+    extras: dict[str, Any] = {"guide": {"strokes": {}}} if options["name"] == "mosaic" else {}
     extras |= {"edited": "a dog"} if options["name"] in ("pairs", "prompt_to_prompt") else {}
     extras |= {"judge": {"path": "x"}} if options["name"] == "pairs" else {}
     content = builders.recipe("x.tar", Path("x"), folder, clip="(.)", operator=options, **extras)

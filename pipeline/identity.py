@@ -1,0 +1,76 @@
+"""What decides the bytes that a job writes: configuration, files, code and salt, as hashes that can be compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.job import JobConfig, RunConfig
+
+PUBLIC_SALT = b"doppel: no secret salt was given"
+SALT_VARIABLE, SHORTEST_SALT = "DOPPEL_SALT", 16
+
+
+def hash_files(files: Iterable[str | None]) -> str:
+    contents = [Path(file).expanduser().read_bytes() for file in files if file]
+    return hashlib.sha256(b"".join(hashlib.sha256(c).digest() for c in contents)).hexdigest() if contents else ""
+
+
+def identity(config: JobConfig) -> dict[str, Any]:
+    """The part of a configuration that decides the bytes, without places: the model is told by its hash.
+
+    The hash in the provenance leaves out the input too: the same shard gives the same bytes wherever it lies.
+    """
+    files: Any = {"__all__": {"path"}}
+    model_place = {
+        "path": True, "revision": True, "local_files_only": True, "lora": files, "textual_inversion": files,
+        "upscalers": {"__all__": {"path", "revision"}},
+    }  # fmt: skip
+    places: Any = {
+        "run": True, "output": {"path"}, "model": model_place, "second_model": model_place,
+        "mask": {"file"}, "guide": {"file"}, "judge": {"path", "revision"},
+    }  # fmt: skip
+    return config.model_dump(mode="json", exclude=places)
+
+
+def read_salt(run: RunConfig) -> bytes:
+    """The secret of `run.salt_file` or `$DOPPEL_SALT`; without one, a public constant: repeatable, not secret."""
+    if run.salt_file is not None:
+        try:
+            salt, source = Path(run.salt_file).expanduser().read_bytes().strip(), "run.salt_file"
+        except OSError as error:
+            raise UserError(f"run.salt_file: cannot read {run.salt_file!r} ({error.strerror})") from None
+    elif SALT_VARIABLE in os.environ:
+        salt, source = os.environb[SALT_VARIABLE.encode()], f"${SALT_VARIABLE}"
+    else:
+        return PUBLIC_SALT
+    if len(salt) < SHORTEST_SALT:
+        raise UserError(f"{source} holds {len(salt)} bytes; at least {SHORTEST_SALT} are needed")
+    return salt
+
+
+def salt_check(salt: bytes) -> str:
+    """Tells two salts apart without giving either away: slow to guess from, 32 bits."""
+    return hashlib.scrypt(salt, salt=b"doppel salt check", n=2**14, r=8, p=1, dklen=4).hex()
+
+
+@cache
+def code_hash() -> str:
+    """sha256 over the package's own sources."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for file in sorted(root.rglob("*.py")):
+        digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def hash_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
