@@ -53,7 +53,7 @@ TESTS = {
     r"test_turbo_": "turbo",
     r"test_cascade\.py": "deepfloyd",
     r"test_video\.py": "animatediff",
-    r"test_flow\.py.*(flux|dev|schnell)": "flux",
+    r"test_flow\.py.*(flux|dev|schnell|merged_lora)": "flux",
     r"test_flow\.py": "sd3",
     r"test_latent\.py.*(xl|refiner)": "sdxl",
     r"test_latent\.py": "sd",

@@ -21,8 +21,9 @@ def cell_side(model: Outline) -> int:
 
 
 def to_cells(mask: Tensor, z: Tensor) -> Tensor:
-    """`mask [B, 1, H, W]` on the grid of `z [B, C, h, w]`: a cell is to change (1) where any of its pixels is. Of clips,
-    `[B, 1, F, H, W]` on `[B, C, F, h, w]`.
+    """`mask [B, 1, H, W]` on the grid of `z [B, C, h, w]`: a cell is to change (1) where any of its pixels is.
+
+    Of clips, `[B, 1, F, H, W]` on `[B, C, F, h, w]`.
 
     So a kept cell holds nothing but kept pixels, and what must not be known of a changed pixel is not kept.
     """
