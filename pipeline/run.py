@@ -19,7 +19,7 @@ from pipeline.clips import Clip, write_clip
 from pipeline.errors import UserError
 from pipeline.frames import Done, unfit_frame, whole
 from pipeline.job import Job, JobConfig
-from pipeline.memory import BatchSize
+from pipeline.models.families import sketch_model
 from pipeline.pixels import encode, image_ext
 from pipeline.prefetch import prefetch
 from pipeline.reading import Reader
@@ -29,7 +29,7 @@ from pipeline.streams import open_writer
 from pipeline.streams.contract import InputShard, InputStream, ShardWriter
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.quarantine import write_quarantine
-from pipeline.transforming import load_models, transform
+from pipeline.transforming import transform_all
 
 if TYPE_CHECKING:
     from pipeline.records import Pixels8
@@ -61,15 +61,14 @@ def process(
 
     Closing the generator leaves finished shards finished and nothing else behind.
     """
-    models, size = load_models(job.config, device), BatchSize(job.batch_size)
-    model = models.first
+    model = sketch_model(job.config.model) if job.config.model else None
     if stream.label_names is None and model is not None and job.config.wants(model, "class"):
         stream = replace(stream, label_names=model.class_names)
     remaining = job.config.limit and job.config.limit - sum(r["counts"]["read"] for r in ledger.records())
     with (
         ThreadPoolExecutor(job.config.run.workers) as pool,
         closing(prefetch(Reader(job, model, pool, stream.label_names)(shards, remaining), AHEAD)) as decoded,
-        closing(prefetch(((b, transform(b, models, job, device, size)) for b in decoded), AHEAD)) as transformed,
+        closing(prefetch(transform_all(decoded, job, device), AHEAD)) as transformed,
         closing(prefetch(encode_all(whole(transformed), job.config, pool), AHEAD)) as encoded,
     ):
         yield from write(encoded, job, stream, ledger)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,6 +38,17 @@ def load_models(config: JobConfig, device: str) -> Models:
     first, second = (load_model(c, device) if c else None for c in (config.model, config.second_model))
     judge = load_clip(config.judge.path, config.judge.revision, device) if config.judge else None
     return Models(first, second, judge)
+
+
+def transform_all(batches: Iterable[Batch], job: Job, device: str) -> Generator[tuple[Batch, list[Result]], None, None]:
+    """Each batch with what becomes of its rows.
+
+    Loads the models itself: on a CPU, they are to be the affair of one thread from the first tensor on. Where another
+    thread has computed before, OpenMP has threads for both, more than cores, and lets them sleep between small steps.
+    """
+    models, size = load_models(job.config, device), BatchSize(job.batch_size)
+    for batch in batches:
+        yield batch, transform(batch, models, job, device, size)
 
 
 def transform(batch: Batch, models: Models, job: Job, device: str, size: BatchSize) -> list[Result]:

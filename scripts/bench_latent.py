@@ -7,7 +7,7 @@
 Weights are random: they have the speed of real ones, and nothing is downloaded. t_boom .4 on a grid of 50 steps, so 20
 steps; guidance off; JPEG in, JPEG out.
 
-1. the whole job (tar in, tar out) against the img2img pipeline, batched in a loop with PIL in and out
+1. the whole job (tar in, tar out; after its first batch) against the img2img pipeline, batched in a loop with PIL in and out
 2. the whole job against the bare loop on preloaded tensors: VAE, network and solver alone
 3. share of the bare loop outside network and VAE
 4. the floor: FLOPs of network and VAE at the rate that large matrix products reach on this machine
@@ -31,7 +31,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from bench_throughput import make_photographs, report, run
+from bench_throughput import alone, make_photographs, report, steady_rate
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils.flop_counter import FlopCounterMode
@@ -203,6 +203,12 @@ class Bare:
         return timed
 
 
+def bare_rate(folder: Path, args: argparse.Namespace, device: str) -> float:
+    bare = Bare(folder, args, device)
+    bare.once()
+    return args.batch * args.batches / bare.seconds(args.batches)
+
+
 def matrix_rate(device: str, dtype: torch.dtype) -> float:
     """FLOP/s of a large matrix product."""
     side = 1024 if device == "cpu" else 8192
@@ -243,20 +249,19 @@ def main() -> None:
 def measure(root: Path, side: int, args: argparse.Namespace, device: str) -> None:
     build(args.config, folder := root / "model", DTYPES[args.dtype])
     urls = make_photographs(root / "in", 1, args.batch * args.batches, side)
-    bare = Bare(folder, args, device)
-    bare.once()
-    images, rates = args.batch * args.batches, dict[str, list[float]](pipeline=[], bare=[], job=[])
+    rates = dict[str, list[float]](pipeline=[], bare=[], job=[])
     for i in range(args.repeats):
         if args.config != "dit":
-            rates["pipeline"].append(pipeline_loop(folder, sorted((root / "in").glob("*.tar")), args, device))
-        rates["bare"].append(images / bare.seconds(args.batches))
-        done, seconds = run(recipe(folder, urls, root / f"out{i}", args, device))
-        rates["job"].append(done / seconds)
+            rates["pipeline"].append(alone(pipeline_loop, folder, sorted((root / "in").glob("*.tar")), args, device))
+        rates["bare"].append(alone(bare_rate, folder, args, device))
+        rates["job"].append(alone(steady_rate, recipe(folder, urls, root / f"out{i}", args, device)))
     for number, other in enumerate(("pipeline", "bare"), 1):
         if rates[other]:
             ratio = statistics.median(j / o for j, o in zip(rates["job"], rates[other], strict=True))
             how = f"{statistics.median(rates['job']):.2f} / {statistics.median(rates[other]):.2f} images/s"
             report(f"{number}. whole job / {'img2img pipeline' if other == 'pipeline' else 'bare loop'}", ratio, how)
+    bare = Bare(folder, args, device)
+    bare.once()
     with bare.watched():
         seconds = bare.seconds(args.batches)
     report("3. bare loop: share outside network and VAE", 1 - bare.inside / seconds, f"{seconds:.1f} s")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import multiprocessing
 import os
 import platform
 import shutil
@@ -36,7 +37,7 @@ from pipeline.engines.local import resolve_devices, run_job
 from pipeline.job import JobConfig, make_job
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
-from pipeline.run import Event, ShardDone
+from pipeline.run import Event, Progress, ShardDone
 
 MODEL = "embedded:fashion_mnist/model"
 SAMPLE = "embedded:fashion_mnist/sample/t10k-*.tar.gz"
@@ -144,6 +145,25 @@ def webdataset_loop(urls: str, out: Path, images: int) -> float:
     return time.perf_counter() - started
 
 
+def steady_rate(content: dict[str, Any]) -> float:
+    """Images/s of a job from its first batch to the end: loading and compiling are left out."""
+    shutil.rmtree(content["output"]["path"], ignore_errors=True)
+    seen: list[tuple[float, int]] = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, Progress) and event.images:
+            seen.append((time.perf_counter(), event.images))
+
+    run_job(make_job(validate(JobConfig, content, "bench")), observe=observe)
+    return sum(images for _, images in seen[1:]) / (seen[-1][0] - seen[0][0])
+
+
+def alone(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a call in a process of its own: two threads that compute share one OpenMP badly."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
 def resident() -> int:
     """Bytes of this process in memory (Linux)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -175,8 +195,8 @@ def against_the_bare_loop(root: Path, repeats: int, steps: int, device: str) -> 
     """Returns the whole job's images per second. In turns, so that a slow minute of the machine meets both."""
     bare, whole = [], []
     for _ in range(repeats):
-        bare.append(1000 / bare_loop(1000, steps, device))
-        images, seconds = run(job(root / "job", SAMPLE, steps=steps))
+        bare.append(1000 / alone(bare_loop, 1000, steps, device))
+        images, seconds = alone(run, job(root / "job", SAMPLE, steps=steps))
         whole.append(images / seconds)
     ratio = statistics.median(w / b for w, b in zip(whole, bare, strict=True))
     rates = f"{statistics.median(whole):.1f} / {statistics.median(bare):.1f} images/s"

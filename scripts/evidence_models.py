@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -22,22 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_throughput import make_photographs
+from bench_throughput import alone, make_photographs, steady_rate
 
 from pipeline.cascade import check, through
 from pipeline.config import validate
-from pipeline.engines.local import run_job
 from pipeline.errors import UserError
-from pipeline.job import JobConfig, check_clips, make_job
+from pipeline.job import JobConfig, check_clips
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model, sketch_model
 from pipeline.noise import KeyedNoise
 from pipeline.operators import OPERATORS, Given
-from pipeline.run import Event, Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "scripts" / "evidence" / "models.json"
-BATCH, BATCHES, STEPS, REPEATS = 16, 12, 20, 3
+BATCH, BATCHES, STEPS, REPEATS = 16, 6, 20, 3
 SETTINGS: dict[str, dict[str, Any]] = {
     "anagram": {"views": ["identity", "rotate_180"], "conditions": ["own", "own"]},
     "factorized": {"components": "hybrid", "conditions": ["own", "own"]},
@@ -111,22 +108,10 @@ def recipe(config: dict[str, Any], folder: Path, urls: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def job_rate(content: dict[str, Any]) -> float:
-    """Images/s from the first batch to the end."""
-    shutil.rmtree(content["output"]["path"], ignore_errors=True)
-    seen: list[tuple[float, int]] = []
-
-    def observe(event: Event) -> None:
-        if isinstance(event, Progress) and event.images:
-            seen.append((time.perf_counter(), event.images))
-
-    run_job(make_job(validate(JobConfig, content, "evidence")), observe=observe)
-    return sum(images for _, images in seen[1:]) / (seen[-1][0] - seen[0][0])
-
-
 @torch.inference_mode()
-def bare_rate(model: Any, content: dict[str, Any]) -> float:
+def bare_rate(config: dict[str, Any], content: dict[str, Any]) -> float:
     """Images/s of encoder, network, solver and decoder on preloaded tensors, after the first batch."""
+    model = load_model(ModelConfig(**config), "cpu")
     name = content["operator"]["name"]
     operator = OPERATORS[name].model_validate(content["operator"])
     pixels = torch.zeros(BATCH, 3, *model.size)
@@ -148,9 +133,9 @@ def speed(config: dict[str, Any], root: Path) -> dict[str, float]:
     if not urls.exists():
         make_photographs(urls, 1, BATCH * BATCHES, side)
     content = recipe(config, root / "out", str(urls / "*.tar"))
-    model, ratios, rates = load_model(ModelConfig(**config), "cpu"), [], []
+    ratios, rates = [], []
     for _ in range(REPEATS):
-        bare, job = bare_rate(model, content), job_rate(content)
+        bare, job = alone(bare_rate, config, content), alone(steady_rate, content)
         ratios.append(job / bare)
         rates.append(job)
     return {"ratio": round(statistics.median(ratios), 3), "images_per_second": round(statistics.median(rates), 2)}
