@@ -7,7 +7,7 @@
 Weights are random: they have the speed of real ones, and nothing is downloaded. t_boom .4 on a grid of 50 steps, so 20
 steps; guidance off; JPEG in, JPEG out.
 
-1. the whole job (tar in, tar out; after its first batch) against the img2img pipeline, batched in a loop with PIL in and out
+1. the whole job (tar in, tar out; after its first batch) against the img2img pipeline, batched, PIL in and out
 2. the whole job against the bare loop on preloaded tensors: VAE, network and solver alone
 3. share of the bare loop outside network and VAE
 4. the floor: FLOPs of network and VAE at the rate that large matrix products reach on this machine
