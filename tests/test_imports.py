@@ -73,7 +73,7 @@ ALLOWED: dict[str, set[str]] = {
         "errors",
         "frames",
         "job",
-        "memory",
+        "models.families",
         "pixels",
         "prefetch",
         "reading",
