@@ -356,7 +356,7 @@ def enhance() -> dict[str, Any]:
     found = {mode: judged(made) for mode, made in modes.items()}
     shown = [("truth", truth[:10]), *((mode, made[:10]) for mode, made in modes.items())]
     for level, consistent in itertools.product((0.2, 0.4, 0.6, 0.8), (True, False)):
-        options = {"t_boom": level, "consistent": consistent, "label": "none", "steps": 15}
+        options = {"t_boom": level, "consistent": consistent, "condition": "none", "steps": 15}
         made = bench.run("enhance", range(count), **options)[""]
         name = f"t_boom {level}, {'consistent' if consistent else 'free'}"
         found[name] = judged(made)
