@@ -89,7 +89,7 @@ def operators(config: dict[str, Any]) -> dict[str, str]:
             check_clips(job, sketch, None)
             found[name] = "yes"
         except UserError as error:
-            found[name] = str(error)
+            found[name] = str(error).split(", found {")[0]
     return found
 
 
