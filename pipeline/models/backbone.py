@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +14,11 @@ from pipeline.diffusion.denoisers import Denoiser, Prediction, per_row, to_x0
 from pipeline.diffusion.editing import AttentionEdit
 from pipeline.diffusion.model import Rows
 from pipeline.models.attention import following
+from pipeline.models.config import DTYPES, ModelConfig
 from pipeline.models.prompts import Embedding
+from pipeline.models.schedule import prediction_of
 from pipeline.models.sketch import Sketch
-from pipeline.models.vae import Vae
+from pipeline.models.vae import Vae, vae_of
 
 Predict = Callable[[Tensor, Tensor, Embedding], Tensor]
 """`predict(x [B, C, h, w], timestep float32 [B], embedding [B, …]) -> [B, ≥ C, h, w]`, x in the network's own scale
@@ -68,3 +71,16 @@ class Backbone(Sketch):
         assert not isinstance(rows, Tensor)
         text = embedding["encoder_hidden_states"]
         return following(denoise, self.network, self.tokenizer, rows, self.edit, text)
+
+
+def parts(
+    sketch: Sketch, network: nn.Module, pipe: Any, folder: Path, config: ModelConfig, device: str
+) -> dict[str, Any]:
+    """What every family's `Backbone` takes from its sketch and its loaded pipeline of latents."""
+    return vars(sketch) | {
+        "levels": sketch.levels.to(device),
+        "network": network,
+        "vae": vae_of(pipe, sketch.size, config),
+        "prediction": prediction_of(folder),
+        "dtype": DTYPES[config.dtype],
+    }

@@ -10,16 +10,15 @@ from torch import Tensor
 
 from pipeline.diffusion.model import Rows, labels_of
 from pipeline.errors import UserError
-from pipeline.models.backbone import Backbone
+from pipeline.models.backbone import Backbone, parts
 from pipeline.models.config import DTYPES, ModelConfig, refuse_distilled_guidance
 from pipeline.models.few_step import bounded_at_0
 from pipeline.models.folder import read_json
 from pipeline.models.loading import INDEX, hash_of, load_pipeline
 from pipeline.models.prompts import Embedding, Prompts
-from pipeline.models.schedule import levels_of, prediction_of
+from pipeline.models.schedule import levels_of
 from pipeline.models.sizes import image_size, latent_grid
 from pipeline.models.sketch import Sketch
-from pipeline.models.vae import vae_of
 
 
 def sketch_pixart(folder: Path, config: ModelConfig) -> Sketch:
@@ -70,13 +69,9 @@ def load_dit(folder: Path, config: ModelConfig, device: str) -> Backbone:
         return output[0]
 
     return Backbone(
-        **vars(sketch) | {"levels": sketch.levels.to(device)},
-        network=pipe.transformer,
+        **parts(sketch, pipe.transformer, pipe, folder, config, device),
         predict=predict,
         embed=embed,
-        vae=vae_of(pipe, sketch.size, config),
-        prediction=prediction_of(folder),
-        dtype=DTYPES[config.dtype],
     )
 
 
@@ -106,12 +101,8 @@ def load_pixart(folder: Path, config: ModelConfig, device: str) -> Backbone:
         return output[0]
 
     model = Backbone(
-        **vars(sketch) | {"levels": sketch.levels.to(device)},
-        network=pipe.transformer,
+        **parts(sketch, pipe.transformer, pipe, folder, config, device),
         predict=predict,
         embed=Prompts(torch.inference_mode()(embed)),
-        vae=vae_of(pipe, sketch.size, config),
-        prediction=prediction_of(folder),
-        dtype=dtype,
     )
     return bounded_at_0(model, folder)

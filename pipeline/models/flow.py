@@ -9,14 +9,13 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from pipeline.errors import UserError
-from pipeline.models.backbone import Backbone
-from pipeline.models.config import DTYPES, ModelConfig, refuse_distilled_guidance
+from pipeline.models.backbone import Backbone, parts
+from pipeline.models.config import ModelConfig, refuse_distilled_guidance
 from pipeline.models.loading import hash_of, load_pipeline
 from pipeline.models.prompts import Embedding, Prompts
-from pipeline.models.schedule import levels_of, prediction_of
+from pipeline.models.schedule import levels_of
 from pipeline.models.sizes import image_size, latent_grid
 from pipeline.models.sketch import Sketch
-from pipeline.models.vae import vae_of
 
 FLUX_SIDE, FLUX_PATCH = 128, 2
 """Cells of latents a side of the images that Flux was trained on, and of what it sees as one token."""
@@ -51,13 +50,9 @@ def load_sd3(folder: Path, config: ModelConfig, device: str) -> Backbone:
         return pipe.transformer(x, hidden, pooled, timestep, return_dict=False)[0]
 
     return Backbone(
-        **vars(sketch) | {"levels": sketch.levels.to(device)},
-        network=pipe.transformer,
+        **parts(sketch, pipe.transformer, pipe, folder, config, device),
         predict=predict,
         embed=Prompts(torch.inference_mode()(embed)),
-        vae=vae_of(pipe, sketch.size, config),
-        prediction=prediction_of(folder),
-        dtype=DTYPES[config.dtype],
     )
 
 
@@ -97,13 +92,9 @@ def load_flux(folder: Path, config: ModelConfig, device: str) -> Backbone:
         return pixel_shuffle(output.mT.unflatten(2, (height, width)), FLUX_PATCH)
 
     return Backbone(
-        **vars(sketch) | {"levels": sketch.levels.to(device)},
-        network=pipe.transformer,
+        **parts(sketch, pipe.transformer, pipe, folder, config, device),
         predict=predict,
         embed=Prompts(torch.inference_mode()(embed)),
-        vae=vae_of(pipe, sketch.size, config),
-        prediction=prediction_of(folder),
-        dtype=DTYPES[config.dtype],
     )
 
 

@@ -7,15 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.models.backbone import Backbone
-from pipeline.models.config import DTYPES, ModelConfig, refuse_distilled_guidance
+from pipeline.models.backbone import Backbone, parts
+from pipeline.models.config import ModelConfig, refuse_distilled_guidance
 from pipeline.models.few_step import distilled, width_of
 from pipeline.models.loading import hash_of, load_pipeline
 from pipeline.models.prompts import Embedding, Prompts
-from pipeline.models.schedule import levels_of, prediction_of
+from pipeline.models.schedule import levels_of
 from pipeline.models.sizes import image_size, latent_grid
 from pipeline.models.sketch import Sketch
-from pipeline.models.vae import vae_of
 
 
 def sketch_latent(folder: Path, config: ModelConfig) -> Sketch:
@@ -45,13 +44,9 @@ def load_latent(folder: Path, config: ModelConfig, device: str) -> Backbone:
         return pipe.unet(x, timestep, embedding["encoder_hidden_states"], timestep_cond=told, return_dict=False)[0]
 
     model = Backbone(
-        **vars(sketch) | {"levels": sketch.levels.to(device)},
-        network=pipe.unet,
+        **parts(sketch, pipe.unet, pipe, folder, config, device),
         predict=predict,
         embed=Prompts(torch.inference_mode()(embed)),
-        vae=vae_of(pipe, sketch.size, config),
-        prediction=prediction_of(folder),
-        dtype=DTYPES[config.dtype],
         tokenizer=pipe.tokenizer,
     )
     return distilled(model, folder, config)

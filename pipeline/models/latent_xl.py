@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.models.backbone import Backbone
-from pipeline.models.config import DTYPES, ModelConfig
+from pipeline.models.backbone import Backbone, parts
+from pipeline.models.config import ModelConfig
 from pipeline.models.few_step import distilled
 from pipeline.models.latent import sketch_latent
 from pipeline.models.loading import load_pipeline
 from pipeline.models.prompts import Embedding, Prompts
-from pipeline.models.schedule import prediction_of
-from pipeline.models.vae import vae_of
 
 SCORE, UNCONDITIONAL_SCORE = 6.0, 2.5
 """Aesthetic scores that the refiner is asked for, diffusers' defaults: a negative prompt, too, is a prompt here."""
@@ -48,13 +46,9 @@ def load_latent_xl(folder: Path, config: ModelConfig, device: str) -> Backbone:
         return pipe.unet(x, timestep, hidden, timestep_cond=told, added_cond_kwargs=added, return_dict=False)[0]
 
     model = Backbone(
-        **vars(sketch) | {"levels": sketch.levels.to(device)},
-        network=pipe.unet,
+        **parts(sketch, pipe.unet, pipe, folder, config, device),
         predict=predict,
         embed=Prompts(torch.inference_mode()(embed)),
-        vae=vae_of(pipe, sketch.size, config),
-        prediction=prediction_of(folder),
-        dtype=DTYPES[config.dtype],
         tokenizer=pipe.tokenizer_2,
     )
     return distilled(model, folder, config)

@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.models.backbone import Backbone
-from pipeline.models.config import DTYPES, ModelConfig
+from pipeline.models.backbone import Backbone, parts
+from pipeline.models.config import ModelConfig
 from pipeline.models.folder import read_json
 from pipeline.models.loading import hash_of, load_pipeline
 from pipeline.models.prompts import Embedding, Prompts
-from pipeline.models.schedule import levels_of, prediction_of
+from pipeline.models.schedule import levels_of
 from pipeline.models.sketch import Sketch
 from pipeline.models.stage import Stage
-from pipeline.models.vae import downscaling, vae_of
+from pipeline.models.vae import downscaling
 
 NOISE_LEVEL = 20
 """Of the small image, in levels, if the recipe states none."""
@@ -49,13 +49,9 @@ def load_upscaler(
         return pipe.unet(x, timestep, embedding["encoder_hidden_states"], class_labels=noisy, return_dict=False)[0]
 
     backbone = Backbone(
-        **vars(sketch) | {"levels": sketch.levels.to(device)},
-        network=pipe.unet,
+        **parts(sketch, pipe.unet, pipe, folder, config, device),
         predict=predict,
         embed=Prompts(torch.inference_mode()(embed)),
-        vae=vae_of(pipe, sketch.size, config),
-        prediction=prediction_of(folder),
-        dtype=DTYPES[config.dtype],
     )
     noising = levels_of(folder / "low_res_scheduler").to(device)
     return Stage(**vars(sketch), backbone=backbone, noising=noising, noise_level=level)

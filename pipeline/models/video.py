@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.models.backbone import Backbone
-from pipeline.models.config import DTYPES, ModelConfig
+from pipeline.models.backbone import Backbone, parts
+from pipeline.models.config import ModelConfig
 from pipeline.models.folder import read_json
 from pipeline.models.latent import sketch_latent
 from pipeline.models.loading import load_pipeline
 from pipeline.models.prompts import Embedding, Prompts
-from pipeline.models.schedule import prediction_of
 from pipeline.models.sketch import Sketch
-from pipeline.models.vae import vae_of
 
 TRAINED_FRAMES = 16
 """Of all motion modules that were published; their tables of positions are often longer."""
@@ -86,11 +84,7 @@ def load_video(folder: Path, config: ModelConfig, device: str) -> VideoBackbone:
         return output
 
     return VideoBackbone(
-        **vars(sketch) | {"levels": sketch.levels.to(device)},
-        network=pipe.unet,
+        **parts(sketch, pipe.unet, pipe, folder, config, device),
         predict=predict,
         embed=Prompts(torch.inference_mode()(embed)),
-        vae=vae_of(pipe, sketch.size, config),
-        prediction=prediction_of(folder),
-        dtype=DTYPES[config.dtype],
     )
