@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import StringConstraints
 
 from pipeline.masks import read_mask
 from pipeline.records import Frame
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
     from pipeline.records import Pixels8
 
-Fit = Literal["resize", "crop", "pad"]
+Fit = Annotated[str, StringConstraints(pattern=r"^(resize|crop|pad|centre [1-9][0-9]{0,4})$")]
+"""How an image is brought to another size; see `decode`."""
 Codec = Literal["png", "jpeg", "webp"]
 EXTENSIONS: dict[Codec, tuple[str, ...]] = {"png": ("png",), "jpeg": ("jpg", "jpeg"), "webp": ("webp",)}
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
@@ -35,8 +37,8 @@ def decode(data: bytes, size: tuple[int, int] | None = None, fit: Fit = "resize"
     """Image bytes → uint8 `[H, W, 3]`, fitted to `size` (height, width) or left as it is (None), and its frame.
 
     The EXIF orientation is applied; transparency is laid over white; 16-bit grey is scaled to 8; of an animation,
-    the first frame counts. `resize` stretches; `crop` keeps the centre; `pad` repeats the border. Raises
-    `Undecodable`.
+    the first frame counts. `resize` stretches; `crop` keeps the centre; `centre 128` keeps 128
+    pixels (of the shorter side of `size`) around it, or all there are; `pad` repeats the border. Raises `Undecodable`.
     """
     image = _open(data)
     pixels, seen, box = fitted(image, size, fit, Image.Resampling.BICUBIC)
@@ -72,8 +74,10 @@ def fitted(
         return _rgb(image), image.size, (0, 0, *image.size)
     target, seen = (size[1], size[0]), image.size
     box = (0, 0, *target)
-    if fit == "crop":
+    if fit.startswith(("crop", "centre")):
         side = min(image.width / target[0], image.height / target[1])
+        if fit != "crop":
+            side = min(side, int(fit.split()[1]) / min(target))
         seen = max(1, round(target[0] * side)), max(1, round(target[1] * side))
         left, top = (image.width - seen[0]) // 2, (image.height - seen[1]) // 2
         image = image.crop((left, top, left + seen[0], top + seen[1]))
