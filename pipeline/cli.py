@@ -152,12 +152,14 @@ def train_command(args: argparse.Namespace) -> int:
 def run_with_progress(job: Job, on_change: OnChange) -> dict[str, Any]:
     from pipeline.engines.local import run_job
     from pipeline.report.progress import JobProgress
-    from pipeline.run import Event, Progress
+    from pipeline.run import Event, Progress, Scanned
 
     with JobProgress() as bar:
 
         def observe(event: Event) -> None:
-            if isinstance(event, Progress):
+            if isinstance(event, Scanned):
+                bar.scanned(event.images)
+            elif isinstance(event, Progress):
                 bar.add(event.images, event.rejected)
             else:
                 bar.shard_done()

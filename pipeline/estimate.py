@@ -33,9 +33,9 @@ def estimate(job: Job) -> str:
         return "\n".join(lines)
     with ThreadPoolExecutor(config.run.workers) as pool:
         for batch in islice(Reader(job, models.first, pool)(stream.shards[:1]), 1):
-            transform(batch, models, job, device, size)
+            transform(batch.rows, models, job, device, size)
             started = time.perf_counter()
-            transform(batch, models, job, device, size)
+            transform(batch.rows, models, job, device, size)
             frames = sum(len(row.reel.seconds) if row.reel else 1 for row in batch.rows) / max(len(batch.rows), 1)
             seconds = frames * (time.perf_counter() - started) / max(len(batch.rows), 1)
     first = sum(1 for _ in stream.shards[0].read())

@@ -37,6 +37,7 @@ def identity(config: JobConfig) -> dict[str, Any]:
     places: Any = {
         "run": True, "output": {"path"}, "model": model_place, "second_model": model_place,
         "mask": {"file"}, "guide": {"file"}, "judge": {"path", "revision"},
+        "anonymity": {"certificates", "workers"}, "release": True,
     }  # fmt: skip
     return config.model_dump(mode="json", exclude=places)
 

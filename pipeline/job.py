@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from pipeline.anonymity.config import AnonymityConfig
 from pipeline.cascade import check
 from pipeline.diffusion.model import Outline
 from pipeline.errors import UserError
@@ -23,6 +24,7 @@ from pipeline.models.licence import Licence, read_licence
 from pipeline.operators import DDIB, AnyOperator, Operator
 from pipeline.operators.contract import Extra
 from pipeline.pixels import Codec, Fit
+from pipeline.release import ReleaseConfig
 from pipeline.streams import AnyInput, OutputFormat
 from pipeline.streams.shards import CLIP_EXTENSIONS, IMAGE_EXTENSIONS
 
@@ -85,6 +87,10 @@ class JobConfig(Section):
     judge: JudgeConfig | None = None
     mask: MaskConfig | None = None
     guide: GuideConfig | None = None
+    anonymity: AnonymityConfig | None = None
+    """Verify each output's faces; without proof it is not written."""
+    release: ReleaseConfig | None = None
+    """Publish what was verified, without all that names people."""
     clip: str | None = None
     """Regular expression for the keys of frames; its first group names the clip. The frames of a clip share their
     noise."""
@@ -113,6 +119,28 @@ class JobConfig(Section):
             raise ValueError(f"operator {name} has no use for the section {', '.join(sorted(useless))}")
         if self.operator and self.guide and (self.guide.previous or 1) > 1 and not self.operator.several_guides:
             raise ValueError(f"operator {name} takes one guide; guide.previous is {self.guide.previous}")
+        return self
+
+    @model_validator(mode="after")
+    def _verified(self) -> JobConfig:
+        if self.release is not None and self.anonymity is None:
+            raise ValueError("release needs a section anonymity: only what was verified is released")
+        if self.anonymity is None:
+            return self
+        if self.operator is None:
+            raise ValueError("anonymity needs a model and an operator: an image as it came is never anonymous")
+        if self.operator.invertible:
+            raise ValueError(
+                f"operator {self.operator.name} can be undone: its outputs are never anonymous, whatever they look like"
+            )
+        if self.anonymity.ladder and self.operator.level is None:
+            raise ValueError(f"anonymity.ladder: operator {self.operator.name} has no level to raise")
+        if self.anonymity.faces_only and ("mask" not in self.operator.accepts or self.mask is not None):
+            raise ValueError("anonymity.faces_only makes the mask: take operator sdedit, and no section mask")
+        if self.video is not None or self.clip is not None:
+            raise ValueError("anonymity: faces are verified image by image; clips are not supported")
+        if self.output.format != "webdataset" and self.release is not None:
+            raise ValueError("release: output.format must be webdataset")
         return self
 
     @model_validator(mode="before")
@@ -166,6 +194,8 @@ class Job:
     hashes: dict[str, str]
     licences: dict[str, Licence]
     """Of each model's weights, by its path."""
+    gate: dict[str, Any] | None = None
+    """What the gate judges by, where the recipe asks for one."""
     fitted: int | None = None
     """The batch size that was found, where the recipe's is auto."""
 

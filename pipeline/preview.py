@@ -63,7 +63,7 @@ def try_out(job: Job, count: int) -> tuple[list[list[Output]], list[Rejected]]:
     with ThreadPoolExecutor(config.run.workers) as pool:
         for batch in Reader(job, models.first, pool, names)(config.input.open().shards):
             rejected += batch.rejected
-            for row, result in zip(batch.rows, transform(batch, models, job, device, size), strict=True):
+            for row, result in zip(batch.rows, transform(batch.rows, models, job, device, size), strict=True):
                 if isinstance(result, str):
                     rejected.append(reject(row.sample, result, undecodable=False))
                 else:

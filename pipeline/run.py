@@ -1,4 +1,8 @@
-"""The job, as its data flows: shard → decode → operator → encode → shard. Each stage runs beside the next."""
+"""The job, as its data flows: shard → decode → operator → (gate →) encode → shard. Each stage runs beside the next.
+
+Where the gate finds somebody recognisable, the row climbs: it goes round again at the next level, and in the end to
+quarantine.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,7 @@ from pipeline.clips import Clip, write_clip
 from pipeline.errors import UserError
 from pipeline.frames import Done, unfit_frame, whole
 from pipeline.job import Job, JobConfig
+from pipeline.ladder import climb
 from pipeline.models.families import sketch_model
 from pipeline.pixels import encode, image_ext
 from pipeline.prefetch import prefetch
@@ -51,7 +56,14 @@ class ShardDone:
     record: dict[str, Any]
 
 
-Event = Progress | ShardDone
+@dataclass(frozen=True)
+class Scanned:
+    """Some originals were scanned for faces."""
+
+    images: int
+
+
+Event = Scanned | Progress | ShardDone
 
 
 def process(
@@ -64,11 +76,12 @@ def process(
     model = sketch_model(job.config.model) if job.config.model else None
     if stream.label_names is None and model is not None and job.config.wants(model, "class"):
         stream = replace(stream, label_names=model.class_names)
+    transformed_by = transform_all if job.config.anonymity is None else climb
     remaining = job.config.limit and job.config.limit - sum(r["counts"]["read"] for r in ledger.records())
     with (
         ThreadPoolExecutor(job.config.run.workers) as pool,
         closing(prefetch(Reader(job, model, pool, stream.label_names)(shards, remaining), AHEAD)) as decoded,
-        closing(prefetch(transform_all(decoded, job, device), AHEAD)) as transformed,
+        closing(prefetch(transformed_by(decoded, job, device), AHEAD)) as transformed,
         closing(prefetch(encode_all(whole(transformed), job.config, pool), AHEAD)) as encoded,
     ):
         yield from write(encoded, job, stream, ledger)

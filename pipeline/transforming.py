@@ -48,26 +48,30 @@ def transform_all(batches: Iterable[Batch], job: Job, device: str) -> Generator[
     """
     models, size = load_models(job.config, device), BatchSize(job.batch_size)
     for batch in batches:
-        yield batch, transform(batch, models, job, device, size)
+        yield batch, transform(batch.rows, models, job, device, size)
 
 
-def transform(batch: Batch, models: Models, job: Job, device: str, size: BatchSize) -> list[Result]:
-    """What becomes of each row of a batch.
+def transform(
+    rows: Sequence[Row], models: Models, job: Job, device: str, size: BatchSize, attempt: int = 0
+) -> list[Result]:
+    """What becomes of each row; every attempt has noise of its own.
 
     A short batch is padded to full size, so that a row's bytes don't depend on how many came with it.
     """
     if models.first is None:
         facts = {"operator": None, "code": job.code, "config": job.hashes["config"]}
-        return [[Output(row=r, key=r.sample.key, image=r.image, provenance=facts)] for r in batch.rows]
-    together = windows(batch.rows, job.config.window(models.first))
+        return [[Output(row=r, key=r.sample.key, image=r.image, provenance=facts)] for r in rows]
+    together = windows(rows, job.config.window(models.first))
     results = list[Result]()
-    for some, made in size.each(together, lambda some: transform_windows(some, models, job, device)):
+    for some, made in size.each(together, lambda some: transform_windows(some, models, job, device, attempt)):
         results += [result for window in made[: len(some)] for result in window]
     return results
 
 
 @torch.inference_mode()
-def transform_windows(together: Sequence[Sequence[Row]], models: Models, job: Job, device: str) -> list[list[Result]]:
+def transform_windows(
+    together: Sequence[Sequence[Row]], models: Models, job: Job, device: str, attempt: int = 0
+) -> list[list[Result]]:
     """Windows of as many rows as the model sees at once, or fewer: of single images, one. What becomes of each row.
 
     All windows of a clip get the noise of its key: what stands still from one to the next stays alike.
@@ -85,11 +89,12 @@ def transform_windows(together: Sequence[Sequence[Row]], models: Models, job: Jo
     given = gather(together, rows, config, models, device)
     assert given.pixels is not None
     z0 = model.encode(given.pixels)
+    drawn = f"{operator.name}/{attempt}" if attempt else operator.name
     copies: list[list[list[Output]]] = [[] for _ in rows]
     details: list[list[Mapping[str, Any]]] = [[] for _ in rows]
     refused: dict[int, str] = {}
     for copy in range(operator.copies):
-        noise = KeyedNoise(job.salt, [window[0].noise_key for window in together], operator.name, copy)
+        noise = KeyedNoise(job.salt, [window[0].noise_key for window in together], drawn, copy)
         done = through(operator, model, z0, given, noise)
         made_so = provenance(operator, done, model, copy)
         beside = {name: from_pixels(single(images)) for name, images in done.beside.items()}

@@ -18,10 +18,11 @@ from pipeline.errors import UserError
 from pipeline.identity import identity
 from pipeline.job import Job
 from pipeline.memory import remembered
-from pipeline.run import Event, ShardDone, process
+from pipeline.run import Event, Scanned, ShardDone, process
 from pipeline.streams.contract import InputShard
 from pipeline.streams.ledger import Ledger, OnChange
 from pipeline.transforming import try_sizes
+from pipeline.verifying import open_gate, with_gate
 
 POLL_SECONDS = 1.0
 
@@ -38,6 +39,7 @@ def run_job(
     """
     stream = job.config.input.open()
     devices = resolve_devices(job.config.run.devices)
+    job = with_gate(job)
     licences = {path: asdict(licence) for path, licence in job.licences.items()}
     facts = {"config": identity(job.config), "hashes": job.hashes, "licences": licences}
     with Ledger(Path(job.config.output.path)).open(facts, on_change) as ledger:
@@ -46,6 +48,8 @@ def run_job(
         total = len(stream.shards)
         begin(total - len(todo), total)
         ledger.log("start", shards=total, todo=len(todo), devices=devices)
+        if job.config.anonymity is not None and todo:
+            scan_apart(job, devices[0], observe)
         if len(devices) == 1 or job.config.limit:
             events = process(todo, job, stream, ledger, devices[0])
         else:
@@ -91,35 +95,35 @@ def resolve_devices(names: Sequence[str]) -> list[str]:
     return found
 
 
+def scan_apart(job: Job, device: str, observe: Callable[[Event], None]) -> None:
+    """Scans the originals in a process of its own: what it computes with is gone when the models come."""
+    context = multiprocessing.get_context("spawn")
+    events = context.Queue()
+    worker = context.Process(target=_scan, args=(job, device, events))
+    worker.start()
+    try:
+        for event in received(events, [worker]):
+            observe(event)
+        worker.join()
+    finally:
+        worker.terminate()
+        worker.join()
+
+
 def process_on_many(todo: Sequence[InputShard], job: Job, devices: Sequence[str]) -> Generator[Event, None, None]:
     """One process a device; each takes the next shard when it has finished one."""
     context = multiprocessing.get_context("spawn")
     tasks, events = context.Queue(), context.Queue()
     for shard in todo:
         tasks.put(shard.name)
-    workers = [context.Process(target=_work, args=(job, device, tasks, events), daemon=True) for device in devices]
+    # a daemon may have no processes of its own, as the gate does; none of them outlives its parent
+    workers = [context.Process(target=_work, args=(job, device, tasks, events)) for device in devices]
     for _ in workers:
         tasks.put(None)
     for worker in workers:
         worker.start()
     try:
-        running = len(workers)
-        while running:
-            try:
-                event = events.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                dead = [w for w in workers if w.exitcode not in (None, 0)]
-                if dead:
-                    raise UserError(
-                        f"a worker process died (exit code {dead[0].exitcode}); finished shards are kept, run again"
-                    ) from None
-                continue
-            if event is None:
-                running -= 1
-            elif isinstance(event, UserError):
-                raise event
-            else:
-                yield event
+        yield from received(events, workers)
         for worker in workers:
             worker.join()
     finally:
@@ -129,9 +133,38 @@ def process_on_many(todo: Sequence[InputShard], job: Job, devices: Sequence[str]
             worker.join()
 
 
+def received(events: Any, workers: Sequence[Any]) -> Iterator[Event]:
+    """What the workers send, until each has sent None. Raises the `UserError` that one sends, or for one that died."""
+    running = len(workers)
+    while running:
+        try:
+            event = events.get(timeout=POLL_SECONDS)
+        except queue.Empty:
+            dead = [w for w in workers if w.exitcode not in (None, 0)]
+            if dead:
+                raise UserError(
+                    f"a worker process died (exit code {dead[0].exitcode}); finished shards are kept, run again"
+                ) from None
+            continue
+        if event is None:
+            running -= 1
+        elif isinstance(event, UserError):
+            raise event
+        else:
+            yield event
+
+
+def _scan(job: Job, device: str, events: Any) -> None:
+    _follow_parent()
+    try:
+        with open_gate(job, device, seen=lambda images: events.put(Scanned(images))):
+            events.put(None)
+    except UserError as error:
+        events.put(error)
+
+
 def _work(job: Job, device: str, tasks: Any, events: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _follow_parent()
     stream = job.config.input.open()
     shards = {shard.name: shard for shard in stream.shards}
 
@@ -147,6 +180,11 @@ def _work(job: Job, device: str, tasks: Any, events: Any) -> None:
         events.put(error)
     except OSError as error:
         events.put(UserError(f"{error.filename or device}: {error.strerror or error}"))
+
+
+def _follow_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
+    threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
 def _die_with_parent() -> None:

@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
+from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.levels import Spacing, grid
 from pipeline.diffusion.model import Model, Outline
 from pipeline.diffusion.solvers import SOLVERS, Ancestral, Solver
@@ -106,6 +107,8 @@ class Operator(BaseModel):
     accepts: ClassVar[frozenset[Extra]] = frozenset()
     """Beside what it needs."""
     several_guides: ClassVar[bool] = False
+    level: ClassVar[str | None] = None
+    """The option that says how far outputs go from their input, where there is one."""
     image_name: ClassVar[str] = ""
     """Of the image among those beside it: member NAME.png."""
 
@@ -123,6 +126,12 @@ class Operator(BaseModel):
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         """`z [B, C, h, w]` as `model.encode` made it."""
         raise NotImplementedError
+
+    def at(self, level: LevelRange) -> Operator:
+        """The same operator from another level. Raises `ValueError` where it has none."""
+        if self.level is None:
+            raise ValueError(f"operator {self.name} has no level")
+        return self.model_copy(update={self.level: level})
 
     def choose(self, copies: Sequence[Mapping[str, Any]]) -> list[int] | str:
         """Which copies of a sample to keep, by their `details`, the best first; or why none."""

@@ -37,15 +37,15 @@ class JobProgress:
     """A bar over shards, with images, images/s, time left and quarantined samples."""
 
     def __init__(self) -> None:
-        self.images = self.rejected = self.shards = 0
-        self.started = time.monotonic()
+        self.originals = self.images = self.rejected = self.shards = 0
+        self.started = self._opened = time.monotonic()
         self._bar = Progress(
-            TextColumn("{task.fields[shards]} shards"), BarColumn(), TextColumn("{task.fields[images]} images"),
+            TextColumn("{task.fields[shards]} shards"), BarColumn(), TextColumn("{task.fields[images]}"),
             TextColumn("{task.fields[rate]} images/s"), TextColumn("{task.fields[rejected]} quarantined"),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True),
             console=Console(stderr=True),
         )  # fmt: skip
-        self._task = self._bar.add_task("", total=None, shards="?", images=0, rate="–", rejected=0)
+        self._task = self._bar.add_task("", total=None, shards="?", images="0 images", rate="–", rejected=0)
         self._finished = self._total = self._at_last_shard = 0
 
     def __enter__(self) -> JobProgress:
@@ -65,6 +65,13 @@ class JobProgress:
         self.rejected += rejected
         self._show()
 
+    def scanned(self, images: int) -> None:
+        """Originals whose faces were looked for, before the job itself."""
+        self.originals += images
+        self.started = time.monotonic()
+        rate = self.originals / max(self.started - self._opened, 1e-9)
+        self._bar.update(self._task, images=f"{self.originals} originals scanned,", rate=f"{rate:.1f}")
+
     def shard_done(self) -> None:
         self.shards += 1
         self._at_last_shard = self.images
@@ -82,5 +89,5 @@ class JobProgress:
         opened = min((self.images - self._at_last_shard) / typical, 0.99) if typical else 0.0
         self._bar.update(
             self._task, total=self._total, completed=done + opened, shards=f"{done}/{self._total}",
-            images=self.images, rate=f"{self.rate:.1f}", rejected=self.rejected,
+            images=f"{self.images} images", rate=f"{self.rate:.1f}", rejected=self.rejected,
         )  # fmt: skip

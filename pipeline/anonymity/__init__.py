@@ -1,0 +1,1 @@
+"""Faces, what recognises them, and the evidence that it no longer does."""

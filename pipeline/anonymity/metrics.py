@@ -1,0 +1,150 @@
+"""How well a recogniser tells people apart, and how far an attacker gets: pure functions of distances.
+
+Genuine (mated) distances are between two images of one person, impostor (non-mated) ones between two people.
+Recognised ⇔ distance ≤ threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.floating]
+BINS = 100
+"""Of the histograms behind D_sys at most; each is to hold ten mated scores on average."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roc:
+    """Every point of the curve, from (0, 0) to (1, 1); `[T]` each."""
+
+    far: NDArray[np.float64]
+    """False acceptance rate: the share of impostor distances ≤ threshold."""
+    tar: NDArray[np.float64]
+    """True acceptance rate: the share of genuine distances ≤ threshold."""
+    threshold: Floats
+    """Ascending: one under all distances, then every distance that occurs."""
+
+
+def roc(genuine: Floats, impostor: Floats) -> Roc:
+    """Of distances `[A]` and `[B]`, neither empty. Raises `ValueError` for none, or for NaN among them."""
+    genuine, impostor = _distances(genuine, "genuine"), _distances(impostor, "impostor")
+    threshold = np.unique(np.concatenate([genuine, impostor]))
+    threshold = np.concatenate([[np.nextafter(threshold[0], threshold.dtype.type(-np.inf))], threshold])
+    return Roc(far=_share_within(impostor, threshold), tar=_share_within(genuine, threshold), threshold=threshold)
+
+
+def threshold_at_far(impostor: Floats, far: float) -> float:
+    """The largest threshold whose FAR is ≤ `far`, 0 ≤ far < 1: the last number before one more would be accepted."""
+    impostor = _distances(impostor, "impostor")
+    if not 0 <= far < 1:
+        raise ValueError(f"far is {far}; allowed is 0 ≤ far < 1")
+    count = len(impostor)
+    accepted = int(far * count)
+    accepted += (accepted + 1) / count <= far  # the product may round down
+    first_refused = np.partition(impostor, accepted)[accepted]
+    return float(np.nextafter(first_refused, impostor.dtype.type(-np.inf)))
+
+
+def tar_at_far(genuine: Floats, impostor: Floats, far: float) -> float:
+    """The share of genuine distances within `threshold_at_far`."""
+    return float(np.mean(_distances(genuine, "genuine") <= threshold_at_far(impostor, far)))
+
+
+def eer(genuine: Floats, impostor: Floats) -> float:
+    """Equal error rate: where FAR = 1 − TAR, between two points of the curve on the line through them."""
+    curve = roc(genuine, impostor)
+    excess = curve.far - (1 - curve.tar)  # from −1 to 1, never falling
+    after = int(np.argmax(excess >= 0))
+    share = -excess[after - 1] / (excess[after] - excess[after - 1])
+    return float(curve.far[after - 1] + share * (curve.far[after] - curve.far[after - 1]))
+
+
+def cmc(
+    distances: Floats, query_ids: ArrayLike, gallery_ids: ArrayLike, ranks: Sequence[int]
+) -> dict[int, NDArray[np.bool_]]:
+    """Identification: by rank r, whether one of the r nearest entries shows the query's person, `[Q]` each.
+
+    `distances [Q, G]`, `query_ids [Q]`, `gallery_ids [G]`. Of equal distances the first entry counts as nearer; inf
+    (no face, nothing to compare) is never a hit. Raises `ValueError` for NaN, or a query whose person is not in the
+    gallery.
+    """
+    distances, own = np.asarray(distances), _mated(query_ids, gallery_ids)
+    if np.isnan(distances).any():
+        raise ValueError("distances: NaN is no distance")
+    own_distances = np.where(own, distances, np.inf)
+    place = own_distances.argmin(1)[:, None] if len(own) else np.zeros((0, 1), np.int64)
+    best = np.take_along_axis(own_distances, place, 1)
+    ahead = (distances < best) | ((distances == best) & (np.arange(distances.shape[1]) < place))
+    before, comparable = ahead.sum(1), np.isfinite(best[:, 0])
+    return {rank: (before < rank) & comparable for rank in ranks}
+
+
+def chance(query_ids: ArrayLike, gallery_ids: ArrayLike, ranks: Sequence[int]) -> dict[int, float]:
+    """What `cmc` gives on average for random distances.
+
+    Of G entries with n of the person, r random ones miss them all with probability C(G − n, r) / C(G, r).
+    """
+    own = _mated(query_ids, gallery_ids)
+    total, mates = own.shape[1], own.sum(1)
+    drawn = np.arange(max(ranks, default=0))[:, None]
+    misses = np.clip(total - mates - drawn, 0, None) / np.maximum(total - drawn, 1)
+    missed = np.cumprod(misses, axis=0)
+    return {rank: float(np.mean(1 - missed[rank - 1])) for rank in ranks}
+
+
+def linkability(mated: Floats, nonmated: Floats, omega: float = 1.0) -> float:
+    """D_sys in [0, 1]: 0 where mated and non-mated scores are alike, 1 where they never meet.
+
+    Gomez-Barrero et al., "General framework to evaluate unlinkability in biometric template protection systems"
+    (TIFS 2018): ∫ p(s|mated) · D(s) ds with D(s) = 2·ω·LR / (1 + ω·LR) − 1 where ω·LR(s) > 1, else 0, and LR the
+    ratio of the two densities, here of histograms with common bins. `omega` = P(mated) / P(non-mated).
+    Histograms differ by chance: D_sys of alike distributions is .05 to .1 for a hundred to a thousand mated scores.
+    """
+    mated, nonmated = _distances(mated, "mated"), _distances(nonmated, "nonmated")
+    both = np.concatenate([mated, nonmated]).astype(np.float64)
+    edges = np.histogram_bin_edges(both, bins=int(np.clip(len(mated) // 10, 1, BINS)))
+    p_mated = np.histogram(mated, edges)[0] / len(mated)
+    p_nonmated = np.histogram(nonmated, edges)[0] / len(nonmated)
+    weighted = omega * p_mated
+    local = 2 * weighted / np.maximum(weighted + p_nonmated, np.finfo(np.float64).tiny) - 1
+    return float(min(1, np.sum(p_mated * np.maximum(local, 0))))
+
+
+def bootstrap_people(values: ArrayLike, people: ArrayLike, *, rounds: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """The 95 % percentile interval of the mean of `values [Q]`, `people [Q]` being drawn again with all their values.
+
+    Values of one person hang together: drawn one by one they would give too narrow an interval. Where all values are
+    equal so are both ends; of no hits among n people, about 3 / n is the upper end to quote. Raises `ValueError`
+    for fewer than 2 people.
+    """
+    _, person = np.unique(np.asarray(people), return_inverse=True)
+    counts = np.bincount(person)
+    if len(counts) < 2:
+        raise ValueError(f"people: {len(counts)} found; an interval needs 2 or more")
+    sums = np.bincount(person, weights=np.asarray(values, dtype=np.float64))
+    draws = np.random.default_rng(seed).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=rounds)
+    low, high = np.quantile((draws @ sums) / (draws @ counts), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _distances(values: Floats, name: str) -> Floats:
+    values = np.asarray(values)
+    if not values.size or not np.isfinite(values).all():
+        raise ValueError(f"{name}: one or more finite distances are expected, found {values.size}")
+    return values.ravel()
+
+
+def _share_within(values: Floats, thresholds: Floats) -> NDArray[np.float64]:
+    return np.searchsorted(np.sort(values), thresholds, side="right") / len(values)
+
+
+def _mated(query_ids: ArrayLike, gallery_ids: ArrayLike) -> NDArray[np.bool_]:
+    """`[Q, G]`: whether query and entry are of one person."""
+    own = np.asarray(query_ids)[:, None] == np.asarray(gallery_ids)[None]
+    if not own.any(1).all():
+        raise ValueError("query_ids: every query's person must be in the gallery")
+    return own

@@ -1,0 +1,6 @@
+"""`doppel audit`: is the release as it was sealed, and how far does every attack get? All it writes is private."""
+
+from pipeline.audit.examining import audit, examine
+from pipeline.audit.task import Audit
+
+__all__ = ["Audit", "audit", "examine"]

@@ -1,0 +1,133 @@
+"""The audit itself: faces of both sides → who was made from whom → attacks under T1 and T2, utility → files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.anonymity.faces import FaceFinder
+from pipeline.anonymity.photos import THREATS, UNKNOWN, Pairing
+from pipeline.anonymity.recognisers import load_recogniser
+from pipeline.anonymity.results import copies, findings, thresholds_of, under, undone
+from pipeline.audit.looking import Held, OnImages, gather
+from pipeline.audit.pictures import draw
+from pipeline.audit.task import Audit, check
+from pipeline.audit.undoing import paired_again, undo
+from pipeline.audit.usefulness import useful
+from pipeline.release.sealing import SEAL
+from pipeline.streams.files import content_hash
+
+if TYPE_CHECKING:
+    from pipeline.anonymity.recognisers import Recogniser
+
+VERSION = 1
+
+
+def silent(what: str, count: int) -> None:
+    pass
+
+
+def audit(
+    task: Audit,
+    *,
+    recognisers: Sequence[str] = ("Dlib", "lbph", "small"),
+    detector: str = "dlib",
+    workers: int = 2,
+    device: str = "cpu",
+    on_images: OnImages = silent,
+) -> dict[str, Any]:
+    """Writes `audit.json`, `report.html` and pictures into `task.out`, and returns what is in the first.
+
+    Raises `UserError` naming the file where the release is not as it was sealed, for folders that lie in each other,
+    and for a missing recogniser.
+    """
+    check(task)
+    with FaceFinder(detector, workers=workers) as finder:
+        loaded = [load_recogniser(name, device=device, workers=workers) for name in recognisers]
+        return examine(task, finder, loaded, device=device, on_images=on_images)
+
+
+def examine(
+    task: Audit,
+    finder: FaceFinder,
+    recognisers: Sequence[Recogniser],
+    *,
+    device: str = "cpu",
+    on_images: OnImages = silent,
+) -> dict[str, Any]:
+    """`audit` with detector and recognisers at hand, of a release that was checked."""
+    seen = gather(task, finder, recognisers, on_images)
+    thresholds = thresholds_of(seen.pairing, {one.name: one.threshold for one in recognisers})
+    results: dict[str, Any] = {
+        "version": VERSION,
+        "release": content_hash(str(task.release / SEAL)),
+        "made_with": {
+            "detector": finder.detector, "detector_weights": finder.weights, "size": list(seen.size), "fit": task.fit,
+            "recognisers": {one.name: one.weights for one in recognisers},
+        },
+        "counts": counts(seen.pairing),
+    }  # fmt: skip
+    for threat in THREATS:
+        results[threat] = under(threat, seen.pairing, thresholds, lambda name: on_images(f"attacks by {name}", 0))
+        results[threat]["inversion"] = {}
+    results["T2"] |= copies(seen.pairing, seen.outside, seen.outside_people)
+    for way, (figures, rows, images) in undo(task, seen.pairs, seen.size, device):
+        again = paired_again(seen.pairing, rows, images, finder, recognisers) if images else None
+        for threat in THREATS:
+            found = undone(again, threat) if again else None
+            results[threat]["inversion"][way] = {"figures": figures, "reidentification": found}
+    results["utility"] = useful(seen, finder)
+    results["not_measured"] = not_measured(task, seen.pairing, results)
+    results["findings"] = findings(results)
+    write(task.out, results, draw(seen.pairing, thresholds), seen.pairs)
+    return results
+
+
+def counts(pairing: Pairing) -> dict[str, int]:
+    people, each = np.unique(pairing.person[pairing.person != UNKNOWN], return_counts=True)
+    return {
+        "originals": len(pairing.originals.keys),
+        "originals_with_face": len(pairing.originals.first_faces()),
+        "released": len(pairing.released.keys),
+        "released_with_face": len(pairing.released.first_faces()),
+        "paired_with_source": int((pairing.source != UNKNOWN).sum()),
+        "people": len(people),
+        "people_with_two_photographs": int((each > 1).sum()),
+    }
+
+
+def not_measured(task: Audit, pairing: Pairing, results: Mapping[str, Any]) -> list[str]:
+    """What the audit says nothing of, and what it would need."""
+    reasons = [f"{threat}: {results[threat]['reason']}" for threat in THREATS if results[threat]["recognisers"] is None]
+    if task.others is None:
+        reasons.append("T2, membership: no images were given that were not in the input")
+    if task.model is None:
+        reasons.append("inverse ODE: the job's model was not given")
+    if results["utility"]["task"] is None:
+        reasons.append("task classifier: the release has fewer than two labels")
+    reasons += [
+        f"attribute {name}: {why}" for name, why in results["utility"]["attributes"].items() if isinstance(why, str)
+    ]
+    unpaired = int((pairing.source == UNKNOWN).sum())
+    if task.salt is not None and unpaired:
+        reasons.append(f"{unpaired} released images go back to none of these originals by this salt")
+    return reasons
+
+
+def write(out: Path, results: Mapping[str, Any], pictures: Mapping[str, tuple[str, bytes]], pairs: Held) -> None:
+    """`audit.json`, `report.html`, one PNG a picture, and `before_after.png`; `pictures`: file name → caption, PNG."""
+    from pipeline.report.audit_page import html_report
+    from pipeline.report.sheet import contact_sheet
+
+    out.mkdir(parents=True, exist_ok=True)
+    for name, (_, content) in pictures.items():
+        (out / name).write_bytes(content)
+    if len(pairs.rows):
+        shown = [("original", pairs.sources[:12]), ("released", pairs.released[:12])]
+        contact_sheet(shown, cell=96).save(out / "before_after.png")
+    (out / "report.html").write_text(html_report(results, dict(pictures.values())), encoding="utf-8")
+    (out / "audit.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,150 @@
+"""What an audit reads of both sides: which release is whose, how they look, and some pairs with all their pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.anonymity.photos import UNKNOWN, Floats, Ints, Pairing, layouts, main_faces
+from pipeline.anonymity.privacy import derive, release_key
+from pipeline.audit.task import Audit
+from pipeline.errors import UserError
+from pipeline.pixels import Fit, Undecodable, decode
+from pipeline.records import Rejected
+from pipeline.release.sealing import DATA
+from pipeline.scanning import image_stream, scan
+from pipeline.streams import AnyInput
+from pipeline.streams.shards import WebDatasetInput
+
+if TYPE_CHECKING:
+    from pipeline.anonymity.faces import FaceFinder
+    from pipeline.anonymity.recognisers import Recogniser
+    from pipeline.anonymity.table import FaceTable
+    from pipeline.records import Pixels8
+
+OnImages = Callable[[str, int], None]
+"""`on_images(what, count)`: what is being looked at, and how many more images of it were."""
+BATCH, HELD, HELD_BYTES = 256, 1000, 1 << 28
+"""Images at a time; pairs whose pixels are held, and what each side of them may take."""
+SUFFIXES = ("", *(f"-{copy}" for copy in range(16)), *(f"-image-{number}" for number in range(2, 9)))
+"""What a job adds to the key of a sample that it makes several images of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """What one pass over the pixels of a stream leaves; images are numbered as in its face table."""
+
+    layouts: Mapping[str, Floats]
+    labels: tuple[int | None, ...]
+    held: Mapping[int, Pixels8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """Pairs whose pixels are in memory."""
+
+    rows: Ints
+    """`[H]`: of the release."""
+    released: list[Pixels8]
+    sources: list[Pixels8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """All that an audit has read; images are numbered as in their face tables."""
+
+    size: tuple[int, int]
+    pairing: Pairing
+    pairs: Held
+    labels: tuple[int | None, ...]
+    """`[N]`: of the originals."""
+    released_labels: tuple[int | None, ...]
+    """`[R]`"""
+    outside: Mapping[str, Floats]
+    """Of images that were not in the input: vectors by recogniser or layout."""
+    outside_people: Mapping[str, Ints]
+    """Numbers of who is in them."""
+
+
+def gather(task: Audit, finder: FaceFinder, recognisers: Sequence[Recogniser], on_images: OnImages) -> Seen:
+    """Finds all faces (kept in `task.out/faces`, so that a second audit is short), then looks at all pixels."""
+    released = WebDatasetInput(urls=(str(task.release / DATA / "*.tar"),))
+    size = task.size or first_size(released)
+
+    def faces(source: AnyInput, name: str, fit: Fit, who: str | None) -> FaceTable:
+        return scan(
+            source, size=size, fit=fit, identity=who, finder=finder, recognisers=recognisers,
+            folder=task.out / "faces" / name, on_images=lambda count: on_images(name, count),
+        )  # fmt: skip
+
+    originals = faces(task.originals, "originals", task.fit, task.identity)
+    made = faces(released, "release", "resize", None)
+    source = sources_of(made.keys, originals.keys, task.salt)
+    held = np.flatnonzero(source != UNKNOWN)[: min(HELD, HELD_BYTES // (3 * size[0] * size[1]))]
+    before = look(task.originals, size, task.fit, set(source[held].tolist()))
+    after = look(released, size, "resize", set(held.tolist()))
+    sides = {name: (before.layouts[name], after.layouts[name]) for name in before.layouts}
+    outside, people = dict[str, Floats](), dict[str, Ints]()
+    if task.others is not None:
+        flat = look(task.others, size, task.fit, set()).layouts
+        outside, people = _outside(faces(task.others, "others", task.fit, task.identity), flat)
+    return Seen(
+        size=size,
+        pairing=Pairing(originals=originals, released=made, source=source, layouts=sides),
+        pairs=Held(rows=held, released=[after.held[i] for i in held], sources=[before.held[i] for i in source[held]]),
+        labels=before.labels,
+        released_labels=after.labels,
+        outside=outside,
+        outside_people=people,
+    )
+
+
+def look(source: AnyInput, size: tuple[int, int], fit: Fit, hold: set[int]) -> Looked:
+    images = enumerate(labelled(source, size, fit))
+    parts, labels, held = [layouts([])], list[int | None](), dict[int, "Pixels8"]()
+    while batch := list(islice(images, BATCH)):
+        parts.append(layouts([image for _, (_, image) in batch]))
+        labels += [label for _, (label, _) in batch]
+        held |= {number: image for number, (_, image) in batch if number in hold}
+    joined = {name: np.concatenate([part[name] for part in parts if len(part[name])] or [parts[0][name]])
+              for name in parts[0]}  # fmt: skip
+    return Looked(layouts=joined, labels=tuple(labels), held=held)
+
+
+def labelled(source: AnyInput, size: tuple[int, int], fit: Fit) -> Iterator[tuple[int | None, Pixels8]]:
+    """Every image that can be decoded, in the order of `scan`, with its label."""
+    for shard in source.open().shards:
+        for sample in shard.read():
+            if isinstance(sample, Rejected):
+                continue
+            try:
+                yield sample.label, decode(sample.image, size, fit)[0]
+            except Undecodable:
+                continue
+
+
+def first_size(released: AnyInput) -> tuple[int, int]:
+    for _, _, image in image_stream(released, None, "resize"):
+        return image.shape[0], image.shape[1]
+    raise UserError("the release holds no image that can be read")
+
+
+def sources_of(released: Sequence[str], originals: Sequence[str], salt: bytes | None) -> Ints:
+    """`[R]`: the original that each released key was made from by this salt; −1 where there is none."""
+    if salt is None:
+        return np.full(len(released), UNKNOWN, dtype=np.int64)
+    secret = derive(salt)
+    made = {release_key(secret, key + suffix): i for i, key in enumerate(originals) for suffix in SUFFIXES}
+    return np.array([made.get(key, UNKNOWN) for key in released], dtype=np.int64)
+
+
+def _outside(table: FaceTable, flat: Mapping[str, Floats]) -> tuple[dict[str, Floats], dict[str, Ints]]:
+    names = [name or f"\0{i}" for i, name in enumerate(table.identities)]
+    numbers = np.unique(names, return_inverse=True)[1]
+    seen = {name: main_faces(table, name) for name in table.embeddings}
+    vectors = {name: faces for name, (faces, _) in seen.items()} | dict(flat)
+    return vectors, {name: numbers[image] for name, (_, image) in seen.items()} | dict.fromkeys(flat, numbers)

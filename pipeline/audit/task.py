@@ -1,0 +1,43 @@
+"""What an audit compares with what, and what must hold before it may say anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.pixels import Fit
+from pipeline.release.sealing import verify
+from pipeline.streams import AnyInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """What is compared with what, and how it is read."""
+
+    originals: AnyInput
+    release: Path
+    out: Path
+    """Private folder of the evidence: it shows originals."""
+    salt: bytes | None = field(default=None, repr=False)
+    """The job's secret; without it nobody knows which release was made from which original."""
+    identity: str | None = None
+    """Who is in an original: `json:FIELD` or `key:REGEX`."""
+    size: tuple[int, int] | None = None
+    """Height and width at which all is compared; by default that of the first released image."""
+    fit: Fit = "resize"
+    """How the job fitted the originals to its model."""
+    others: AnyInput | None = None
+    """Images like the originals that were not in the input, to measure membership with."""
+    model: str | None = None
+    """The job's model, to go back along its ODE."""
+
+
+def check(task: Audit) -> None:
+    """The release is whole, and its folder and the private one lie apart."""
+    if problems := verify(task.release):
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(f"{task.release}: {problems[0]}{more}; nothing that follows from it would hold")
+    release, out = (path.expanduser().resolve() for path in (task.release, task.out))
+    if release == out or release in out.parents or out in release.parents:
+        raise UserError(f"{task.out}: the audit shows originals, and must lie outside the release {task.release}")

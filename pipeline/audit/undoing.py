@@ -1,0 +1,74 @@
+"""Attempts to undo the operator of a release, from what an attacker may know: some pairs, or the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.anonymity.inversion import best_permutation, invert_ode
+from pipeline.anonymity.photos import Ints, Pairing, layouts
+from pipeline.anonymity.table import tabulate
+from pipeline.audit.looking import Held
+from pipeline.audit.task import Audit
+from pipeline.errors import UserError
+from pipeline.pixels import from_pixels, to_pixels
+from pipeline.release.sealing import SEAL
+
+if TYPE_CHECKING:
+    from pipeline.anonymity.faces import FaceFinder
+    from pipeline.anonymity.recognisers import Recogniser
+    from pipeline.records import Pixels8
+
+UNDONE = 300
+"""Released images that are undone and looked at again."""
+
+
+def undo(
+    task: Audit, pairs: Held, size: tuple[int, int], device: str
+) -> Iterator[tuple[str, tuple[dict[str, Any], Ints, list[Pixels8]]]]:
+    """Ways back: (name, (figures, rows of the release, what was made of them)); no images where a way leads nowhere."""
+    if not len(pairs.rows):
+        return
+    found, figures = best_permutation(list(zip(pairs.sources, pairs.released, strict=True)))
+    tested = slice(1, 2 * UNDONE, 2)  # the other half taught the attacker
+    images = [found.undo(image) for image in pairs.released[tested]] if found else []
+    yield "permutation of tiles", (figures, pairs.rows[tested], images)
+    if task.model is not None:
+        level = usual_level(task.release)
+        images = back_along_the_ode(task.model, pairs.released[:UNDONE], level, size, device)
+        yield "inverse ODE", ({"level": level, "images": len(images)}, pairs.rows[:UNDONE], images)
+
+
+def usual_level(release: Path) -> float:
+    """The level, fraction of T, that most released images started from, by RELEASE.json; .5 where it has none."""
+    by_level = json.loads((release / SEAL).read_text())["counts"].get("by_level") or {}
+    numbers = {level: count for level, count in by_level.items() if level.replace(".", "", 1).isdigit()}
+    return float(max(numbers, key=lambda level: numbers[level])) if numbers else 0.5
+
+
+def back_along_the_ode(
+    path: str, images: Sequence[Pixels8], level: float, size: tuple[int, int], device: str
+) -> list[Pixels8]:
+    """Raises `UserError` for a model that works on another size."""
+    from pipeline.models.config import ModelConfig
+    from pipeline.models.families import load_model
+
+    model = load_model(ModelConfig(path=path), device)
+    if model.size != size:
+        raise UserError(
+            f"model: {path} works on {model.size[1]} × {model.size[0]} pixels, the release has {size[1]} × {size[0]}"
+        )
+    parts = [images[first : first + 16] for first in range(0, len(images), 16)]
+    return [image for part in parts for image in from_pixels(invert_ode(model, to_pixels(part, device), level))]
+
+
+def paired_again(
+    pairing: Pairing, rows: Ints, images: Sequence[Pixels8], finder: FaceFinder, recognisers: Sequence[Recogniser]
+) -> Pairing:
+    nobody: list[str | None] = [None] * len(images)
+    table = tabulate(images, [pairing.released.keys[i] for i in rows], nobody, finder, recognisers)
+    flat = layouts(images)
+    sides = {name: (clean, flat[name]) for name, (clean, _) in pairing.layouts.items()}
+    return Pairing(originals=pairing.originals, released=table, source=pairing.source[rows], layouts=sides)

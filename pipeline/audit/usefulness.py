@@ -1,0 +1,58 @@
+"""What the released images are good for, measured on what an audit has read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.anonymity import utility
+from pipeline.audit.looking import Held, Seen
+
+if TYPE_CHECKING:
+    from pipeline.anonymity.faces import FaceFinder
+    from pipeline.records import Pixels8
+
+JUDGED = 300
+"""Pairs whose attributes are compared."""
+
+
+def useful(seen: Seen, finder: FaceFinder) -> dict[str, Any]:
+    """Faces and pose of all, likeness and labels of the pairs that are held."""
+    pairs = seen.pairs
+    likeness = [utility.psnr(a, b) for a, b in zip(pairs.released, pairs.sources, strict=True)]
+    finite = [value for value in likeness if np.isfinite(value)]
+    attributes: dict[str, Any] = utility.attribute_agreement([], [])
+    if any(utility.present(file) for file in utility.ATTRIBUTES.values()):
+        attributes = utility.attribute_agreement(*_crops(pairs, finder))
+    return {
+        "faces": utility.detector_recall(seen.pairing),
+        "pose": utility.pose_error(seen.pairing),
+        "psnr": {"pairs": len(likeness), "mean": float(np.mean(finite)) if finite else None,
+                 "unchanged": len(likeness) - len(finite)},
+        "attributes": attributes,
+        "task": _task(seen),
+    }  # fmt: skip
+
+
+def _task(seen: Seen) -> dict[str, Any] | None:
+    """Trained on releases of every other original, tested on the originals between them."""
+    rows, pairs = seen.pairs.rows, seen.pairs
+    sources = seen.pairing.source[rows]
+    learnt, tested = list[tuple["Pixels8", int]](), list[tuple["Pixels8", int]]()
+    for i, (row, source) in enumerate(zip(rows, sources, strict=True)):
+        label, truth = seen.released_labels[row], seen.labels[source]
+        if source % 2 == 0 and label is not None:
+            learnt.append((pairs.released[i], label))
+        if source % 2 and truth is not None:
+            tested.append((pairs.sources[i], truth))
+    if not learnt or not tested:
+        return None
+    (images, labels), (real, truths) = zip(*learnt, strict=True), zip(*tested, strict=True)
+    return utility.task_accuracy(images, labels, real, truths)
+
+
+def _crops(pairs: Held, finder: FaceFinder) -> tuple[list[Pixels8], list[Pixels8]]:
+    found = [finder.find(side[:JUDGED]) for side in (pairs.released, pairs.sources)]
+    both = [(a[0].crop, b[0].crop) for a, b in zip(*found, strict=True) if a and b]
+    return [a for a, _ in both], [b for _, b in both]

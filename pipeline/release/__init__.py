@@ -1,0 +1,7 @@
+"""From a verified job to a public folder: what may be published, in what order it appears, and its seal."""
+
+from pipeline.release.config import ReleaseConfig, check_release
+from pipeline.release.publishing import Evidence, publish
+from pipeline.release.sealing import seal, verify
+
+__all__ = ["Evidence", "ReleaseConfig", "check_release", "publish", "seal", "verify"]

@@ -1,0 +1,78 @@
+"""The last look before a release is sealed: is any original, or a near-copy of one, among what would be published?"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.anonymity.gallery import nearest
+from pipeline.anonymity.phash import hamming
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pipeline.anonymity.table import FaceTable
+
+CHUNK = 1 << 16
+"""Originals compared at a time."""
+BITS = 64
+
+
+def closest(hashes: NDArray[np.uint64], originals: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """For each hash `[Q]`, how many bits it differs in from the nearest of `[G]`, 0 to 64; 64 where there is none."""
+    nearest_bits = np.full(len(hashes), BITS, dtype=np.uint8)
+    for start in range(0, len(originals), CHUNK):
+        bits = hamming(hashes, originals[start : start + CHUNK])
+        np.minimum(nearest_bits, bits.min(axis=1), out=nearest_bits)
+    return nearest_bits
+
+
+def check_near_copies(bits: NDArray[np.uint8], originals: int, near_copy: int) -> dict[str, Any]:
+    """What the scan found, for the manifest; `bits [M]` as `closest` gives them. Raises `UserError` for any near-copy.
+
+    A pixel-exact original differs in no bit.
+    """
+    found = int((bits <= near_copy).sum())
+    if found:
+        raise UserError(
+            f"{found} of {len(bits)} images to be released are near-copies of originals (pHash within {near_copy} "
+            "bits): nothing was released; raise anonymity.near_copy above release.near_copy, or the operator's level"
+        )
+    return {
+        "method": "perceptual hash (DCT, 64 bits) of each released image against all originals",
+        "within_bits": near_copy, "released": len(bits), "originals": originals, "found": found,
+        "closest_bits": int(bits.min(initial=BITS)),
+    }  # fmt: skip
+
+
+def check_faces(
+    originals: FaceTable, outputs: FaceTable, released: Collection[str], copy_distance: Mapping[str, float]
+) -> dict[str, Any]:
+    """The same for faces, by recogniser: `copy_distance` is the cosine distance that no two people come as near as.
+
+    `outputs` must hold all keys that are `released`. Raises `UserError` for any face that is nearer to an original's.
+    """
+    if not copy_distance:
+        raise ValueError("copy_distance names no recogniser: no face would be looked at")
+    if missing := len(set(released) - set(outputs.keys)):
+        raise UserError(f"{missing} of {len(released)} images to be released were not scanned for faces; scan them all")
+    kept = np.array([key in released for key in outputs.keys], dtype=bool)[outputs.image]
+    scans = {}
+    for name, least in sorted(copy_distance.items()):
+        faces = outputs.embeddings[name][kept]
+        gallery = originals.embeddings[name]
+        distances = nearest(faces, gallery, 1)[0][:, 0] if len(faces) and len(gallery) else np.full(len(faces), np.inf)
+        found = int((distances < least).sum())
+        if found:
+            raise UserError(
+                f"{found} of {len(faces)} faces to be released are as near to an original's as only the same face is "
+                f"({name}: cosine distance below {least:.4g}): nothing was released"
+            )
+        scans[name] = {
+            "nearer_than": least, "faces": len(faces), "originals": len(gallery), "found": found,
+            "closest": round(float(distances.min()), 4) if np.isfinite(distances).any() else None,
+        }  # fmt: skip
+    return scans

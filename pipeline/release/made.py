@@ -1,0 +1,173 @@
+"""What a finished job left behind: where in its tars each image and its members lie, and why others are missing."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from pipeline.errors import UserError
+from pipeline.records import PROVENANCE
+from pipeline.streams.files import content_hash
+from pipeline.streams.ledger import Ledger
+from pipeline.streams.names import unescape_dots
+from pipeline.streams.shards import read_label
+from pipeline.streams.tarstream import read_groups
+
+LABEL, REASON = "cls", "reason.json"
+OF_THE_GATE = ("recognisable", "undecided")
+"""Reasons that begin so are sentences without names and keys; of others only the kind is published."""
+RELEASED = ("anonymous", "undecided")
+"""Verdicts; undecided is in a job's output only where `anonymity.undecided` lets it pass, and is counted."""
+
+
+class Span(NamedTuple):
+    """Bytes in a tar."""
+
+    offset: int
+    size: int
+
+
+class Entry(NamedTuple):
+    """One image of the job."""
+
+    key: str
+    source: str
+    """Key of the original that it was made from."""
+    tar: Path
+    image_ext: str
+    image: Span
+    members: Mapping[str, Span]
+    """Those that may be published."""
+    label: int | None
+    level: str
+    """Fraction of T that it started from, in tenths; `none` where its operator has no level."""
+    verdict: str
+    """Of the gate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """The folder of a finished job."""
+
+    config: Mapping[str, Any]
+    tars: Mapping[Path, str]
+    """And their sha256."""
+    read: int
+    quarantined: Mapping[str, int]
+    """By reason."""
+
+    @classmethod
+    def by(cls, root: Path) -> Made:
+        """Raises `UserError` for a job that isn't finished, or files that are not those it wrote."""
+        ledger = Ledger(root)
+        try:
+            job, manifest = (json.loads((root / name).read_text()) for name in ("job.json", "manifest.json"))
+        except OSError as error:
+            raise UserError(f"{error.filename}: {error.strerror}; a release is made of a finished job") from None
+        finished = manifest["shards"]
+        if not manifest["complete"]:
+            raise UserError(
+                f"{root}: {finished['finished']} of {finished['total']} shards are done; finish the job first"
+            )
+        records = ledger.records()
+        if others := sum(record["hashes"] != job["hashes"] for record in records):
+            raise UserError(
+                f"{root}: {others} shards were kept from a job with other settings; start anew, --overwrite"
+            )
+        files = {root / name: digest for record in records for name, digest in record["files"].items()}
+        for file, digest in files.items():
+            if not file.is_file() or content_hash(str(file)) != digest:
+                raise UserError(
+                    f"{file} is missing, or not as the job wrote it; remove its record in shards/, run again"
+                )
+        return cls(
+            config=job["config"],
+            tars={file: digest for file, digest in files.items() if file.parent == ledger.data},
+            read=manifest["counts"].get("read", 0),
+            quarantined=_reasons(file for file in files if file.parent == ledger.quarantine),
+        )
+
+    def entries(self, members: Collection[str]) -> Iterator[Entry]:
+        """Every image in turn. Raises `UserError` for a member of no image, or an image without a verdict."""
+        for tar in self.tars:
+            with open(tar, "rb") as file:
+                for key, spans in grouped(tar):
+                    yield self._entry(key if self.verbatim else unescape_dots(key), spans, members, tar, file)
+
+    def _entry(self, key: str, spans: Mapping[str, Span], members: Collection[str], tar: Path, file: BinaryIO) -> Entry:
+        provenance = json.loads(read(file, spans[PROVENANCE]))
+        verdict = (provenance.get("anonymity") or {}).get("verdict")
+        if verdict not in RELEASED:
+            raise UserError(f"{tar}: an image has the verdict {verdict} of the gate, and may not be released")
+        label = self.config["input"].get("label", LABEL) if self.verbatim else LABEL
+        labelled = {e: read(file, spans[e]) for e in [label.partition(":")[0]] if e in spans}
+        image_ext = next(iter(spans))  # the writer puts it first
+        return Entry(
+            key=key,
+            source=source_key(key, provenance),
+            tar=tar,
+            image_ext=image_ext,
+            image=spans[image_ext],
+            members={e: span for e, span in spans.items() if e in members},
+            label=read_label(labelled, label),
+            level=_level(provenance),
+            verdict=verdict,
+        )
+
+    @property
+    def verbatim(self) -> bool:
+        """Keys are in the tar as they were in the source's."""
+        return bool(self.config["input"]["format"] == "webdataset")
+
+
+def grouped(tar: Path) -> Iterator[tuple[str, dict[str, Span]]]:
+    """(key, where its members lie) for each sample of one of our own tars.
+
+    Each sample has one member KEY.doppel.json, so that keys are known whatever rule their source's names followed.
+    """
+    with tarfile.open(tar, "r:") as archive:
+        spans = {info.name: Span(info.offset_data, info.size) for info in archive}
+    keys = {name.removesuffix(f".{PROVENANCE}") for name in spans if name.endswith(f".{PROVENANCE}")}
+    samples: dict[str, dict[str, Span]] = {}
+    for name, span in spans.items():
+        parts = name.split(".")
+        cut = next((i for i in range(len(parts) - 1, 0, -1) if ".".join(parts[:i]) in keys), None)
+        if cut is None:
+            raise UserError(f"{tar}: a member belongs to no image that doppel made; a release takes a job's own output")
+        samples.setdefault(".".join(parts[:cut]), {})[".".join(parts[cut:])] = span
+    yield from samples.items()
+
+
+def read(file: BinaryIO, span: Span) -> bytes:
+    file.seek(span.offset)
+    return file.read(span.size)
+
+
+def source_key(key: str, provenance: Mapping[str, Any]) -> str:
+    """The key without what the job added for a copy, or for the other image of a pair."""
+    if name := provenance.get("image"):
+        key = key.removesuffix(f"-{name}")
+    if (provenance.get("parameters") or {}).get("copies", 1) > 1:
+        key = key.removesuffix(f"-{provenance['copy']}")
+    return key
+
+
+def _level(provenance: Mapping[str, Any]) -> str:
+    fraction = (provenance.get("level") or {}).get("fraction")
+    return "none" if fraction is None else f"{fraction:.1f}"
+
+
+def _reasons(tars: Iterator[Path]) -> dict[str, int]:
+    """How many samples of the quarantine have each reason, in words that tell nothing of the sample."""
+    reasons = Counter[str]()
+    for tar in tars:
+        with open(tar, "rb") as file:
+            for _, members, _ in read_groups(file, "first"):
+                why = json.loads(members[REASON])
+                reasons[why["reason"] if why["reason"].startswith(OF_THE_GATE) else why["kind"]] += 1
+    return dict(sorted(reasons.items()))

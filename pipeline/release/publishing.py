@@ -1,0 +1,162 @@
+"""From a finished job to a folder that may be published: what is allowed, renamed, shuffled, and looked at once more.
+
+keys and labels → faces against all originals → images in secret order → pHash against all originals → card → manifest
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.anonymity.privacy import check_labels, job_token
+from pipeline.errors import UserError
+from pipeline.identity import code_hash
+from pipeline.release.card import THREAT_MODELS, card
+from pipeline.release.config import ReleaseConfig, secret_of
+from pipeline.release.copies import check_faces, check_near_copies, closest
+from pipeline.release.made import Entry, Made
+from pipeline.release.sealing import CARD, DATA, MARK, SEAL, ListedFile, Manifest, remove, staging, verify
+from pipeline.release.writing import Packer, write_shards
+from pipeline.streams.files import sync_file, sync_folder
+
+if TYPE_CHECKING:
+    from pipeline.anonymity.table import FaceTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What the job's images are compared with before they are published."""
+
+    originals: FaceTable
+    """All of them, whether or not anything was made from them."""
+    outputs: FaceTable
+    """Of the job's images, by their keys in the job."""
+    copy_distance: Mapping[str, float]
+    """Cosine distance, by recogniser, below which two faces are the same one."""
+    size: tuple[int, int]
+    """Height and width that the originals were hashed at; they were fitted as the job's own images."""
+
+
+def publish(
+    config: ReleaseConfig, job_output: Path, *, salt: bytes, evidence: Evidence, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Puts the release together beside its place, and returns what `seal` needs to finish it; RELEASE.json isn't there.
+
+    `facts`: what the public may know of operator, model and gate, JSON, without names, keys and places. A sealed
+    release of the same job is left as it is. Raises `UserError` where anything may not be published.
+    """
+    secret, made = secret_of(salt), Made.by(job_output)
+    release = Path(config.path).expanduser().resolve()
+    tars = {tar.name: digest for tar, digest in made.tars.items()}
+    options = config.model_dump(mode="json", exclude={"path", "audit"})
+    token = job_token(secret, {"tars": tars, "release": options, "facts": facts})
+    if (release / SEAL).exists():
+        return sealed_before(release, token)
+    check_facts(facts, evidence.originals)
+    entries = list(made.entries(config.members))
+    labels = labels_of(entries, evidence.originals, config.labels or ())
+    released = {entry.key for entry in entries}
+    faces = check_faces(evidence.originals, evidence.outputs, released, evidence.copy_distance)
+    staged = fresh(release)
+    packer = Packer(
+        secret=secret,
+        people=dict(zip(evidence.originals.keys, evidence.originals.identities, strict=True)),
+        quality=made.config["output"]["quality"],
+        size=evidence.size,
+        fit=made.config["image"]["fit"],
+    )
+    files, hashes = write_shards(packer, entries, labels, data=staged / DATA, shard_size=config.shard_size)
+    bits = closest(hashes, evidence.originals.phash)
+    copies = check_near_copies(bits, len(evidence.originals.keys), config.near_copy)
+    manifest = Manifest(
+        job=token,
+        files=files,
+        counts={
+            "read": made.read,
+            "released": len(entries),
+            "quarantined": dict(made.quarantined),
+            "released_by_level": dict(sorted(Counter(entry.level for entry in entries).items())),
+            "released_by_verdict": dict(sorted(Counter(entry.verdict for entry in entries).items())),
+        },
+        members=config.members,
+        labels=config.labels,
+        facts=json.loads(json.dumps(facts)),
+        scans={"faces": faces, "near_copies": copies},
+        threat_models=THREAT_MODELS,
+        code=f"{version('doppel')}+{code_hash()[:12]}",
+    )
+    listed = {**files, CARD: write_card(staged, card(manifest))}
+    return manifest.model_copy(update={"files": listed}).model_dump(mode="json")
+
+
+def sealed_before(release: Path, token: str) -> dict[str, Any]:
+    """The manifest of a release that is finished and sound. Raises `UserError` for another job's, or an altered one."""
+    if problems := verify(release):
+        raise UserError(f"release.path: {release} is no longer as it was sealed: {'; '.join(problems[:5])}")
+    manifest: dict[str, Any] = json.loads((release / SEAL).read_text())
+    if manifest["job"] != token:
+        raise UserError(
+            f"release.path: {release} holds a release of another job, or with another salt; name a new folder"
+        )
+    del manifest["digest"]
+    return manifest
+
+
+def check_facts(facts: Mapping[str, Any], originals: FaceTable) -> None:
+    """Raises `UserError` where a text in the facts is an absolute path, a source's key, or a person's name."""
+    private = {*originals.keys, *originals.identities}
+    if any(text in private or text.startswith(("/", "~", "file:")) for text in _texts(facts)):
+        raise UserError(
+            "what the release would say of its making holds a path of this machine, or a key or name out of the "
+            "source: nothing was released"
+        )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All keys and texts in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from (key, *_texts(part))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _texts(part)
+
+
+def labels_of(entries: Sequence[Entry], originals: FaceTable, allowed: Sequence[int]) -> list[int | None]:
+    """The label that each image is published with. Raises `UserError` for no image, a key twice, or a rare label."""
+    if not entries:
+        raise UserError("no image passed the gate: there is nothing to release")
+    if twice := len(entries) - len({entry.key for entry in entries}):
+        raise UserError(f"{twice} images of the job have a key that another has too; keys must be unique for a release")
+    labels = [entry.label if entry.label in allowed else None for entry in entries]
+    if allowed and all(label is None for label in labels):
+        raise UserError("release.labels: no image of the job has one of the labels to be published")
+    who = dict(zip(originals.keys, originals.identities, strict=True))
+    check_labels(labels, [who.get(entry.source) for entry in entries])
+    return labels
+
+
+def fresh(release: Path) -> Path:
+    """An empty folder beside the release's place; what an attempt before left is removed."""
+    staged = staging(release)
+    for left in (release, staged):
+        remove(left)
+    staged.mkdir(parents=True)
+    (staged / MARK).touch()
+    (staged / DATA).mkdir()
+    return staged
+
+
+def write_card(staged: Path, text: str) -> ListedFile:
+    (staged / CARD).write_text(text)
+    digest = sync_file(staged / CARD)
+    sync_folder(staged)
+    return ListedFile(sha256=digest, bytes=os.path.getsize(staged / CARD), images=0)

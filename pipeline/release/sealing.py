@@ -1,0 +1,156 @@
+"""RELEASE.json is written last and says what the release is made of; whoever has the folder can verify it.
+
+RELEASE/RELEASE.json   every file with its sha256, counts, how it was made and verified, threat models
+RELEASE/README.md      the same for people
+RELEASE/data/*.tar     the images
+RELEASE.part/          a release in the making, beside it; nobody should read there
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import UserError
+from pipeline.streams.files import content_hash, sync_folder
+
+SEAL, CARD, DATA = "RELEASE.json", "README.md", "data"
+MARK = f"{SEAL}.part"
+"""In a folder that is ours, and no release yet."""
+FILE_NAME = re.compile(rf"{CARD}|{DATA}/release-[0-9]{{5,}}\.tar")
+
+
+class ListedFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sha256: str
+    bytes: int
+    images: int
+
+
+class Manifest(BaseModel):
+    """RELEASE.json: no names, keys, places or times, so that the same job gives the same bytes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = 1
+    job: str
+    """Keyed hash of what it was made from: only who has the salt can compare it."""
+    files: dict[str, ListedFile]
+    counts: dict[str, Any]
+    members: tuple[str, ...]
+    labels: tuple[int, ...] | None
+    facts: dict[str, Any]
+    """Operator, model and licence, gate and certificates, as the job gives them."""
+    scans: dict[str, Any]
+    """What was looked for among the released images, and how close the closest came."""
+    threat_models: dict[str, str]
+    code: str
+
+
+def staging(release: Path) -> Path:
+    """Where a release is put together: on the same file system, out of its readers' sight."""
+    return release.with_name(f"{release.name}.part")
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether `folder` may be replaced: absent, empty, or left by an attempt that was never sealed."""
+    if not folder.is_dir():
+        return not folder.exists()
+    return not any(folder.iterdir()) or ((folder / MARK).is_file() and not (folder / SEAL).exists())
+
+
+def remove(folder: Path) -> None:
+    """Raises `UserError` where the folder holds something else than an attempt of ours."""
+    if not is_ours(folder):
+        raise UserError(f"release.path: {folder} is not empty and no unfinished release; name an empty folder")
+    if folder.exists():
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == MARK):  # the mark last: it says that we may
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        folder.rmdir()
+
+
+def text_of(manifest: Mapping[str, Any]) -> str:
+    """RELEASE.json, with the sha256 of all that comes before added, so that no byte of it can change unseen."""
+    body = {key: value for key, value in manifest.items() if key != "digest"}
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**body, "digest": digest}, sort_keys=True, indent=1) + "\n"
+
+
+def seal(release: Path, manifest: Mapping[str, Any]) -> None:
+    """Moves what was published into place, and writes RELEASE.json last. Does nothing to a sealed release of the same.
+
+    Raises `UserError` where the files are not as the manifest lists them, or the folder is in use.
+    """
+    release = release.expanduser().resolve()
+    staged, text = staging(release), text_of(Manifest.model_validate(manifest).model_dump(mode="json"))
+    if (release / SEAL).exists():
+        _check_same(release, text)
+        return
+    if problems := differing(staged, Manifest.model_validate(manifest), MARK):
+        raise UserError(f"release.path: {staged} is not as it was published: {'; '.join(problems[:5])}")
+    with open(staged / MARK, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(staged)
+    remove(release)
+    os.replace(staged, release)
+    sync_folder(release.parent)
+    os.replace(release / MARK, release / SEAL)
+    sync_folder(release)
+
+
+def verify(release: Path) -> list[str]:
+    """What is wrong with a release, one sentence each: RELEASE.json itself, and files missing, extra or altered."""
+    try:
+        text = (release / SEAL).read_bytes()
+    except OSError as error:
+        return [f"{SEAL} cannot be read ({error.strerror}): this is no finished release"]
+    try:
+        content = json.loads(text)
+        manifest = Manifest.model_validate({key: value for key, value in content.items() if key != "digest"})
+    except (ValueError, AttributeError, RecursionError, ValidationError) as error:
+        return [f"{SEAL} is malformed ({type(error).__name__})"]
+    altered = [] if text_of(content).encode() == text else [f"{SEAL} was altered: its own digest differs"]
+    return altered + differing(release, manifest, SEAL)
+
+
+def differing(folder: Path, manifest: Manifest, besides: str) -> list[str]:
+    """How the files in `folder` differ from the manifest's list and the file `besides`; links are never followed."""
+    strange = [name for name in manifest.files if not FILE_NAME.fullmatch(name)]
+    if strange:
+        return [f"{SEAL} lists {len(strange)} files that no release has"]
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
+    extra = [f"{name} is not listed" for name in found if name not in (*manifest.files, DATA, besides)]
+    extra += [f"{DATA} is no folder" for path in [found.get(DATA)] if path and (path.is_symlink() or not path.is_dir())]
+    return extra + [
+        f"{name} {problem}"
+        for name, listed in sorted(manifest.files.items())
+        if (problem := _problem(found.get(name), listed))
+    ]
+
+
+def _problem(path: Path | None, listed: ListedFile) -> str | None:
+    if path is None:
+        return "is missing"
+    if path.is_symlink() or not path.is_file():
+        return "is no regular file"
+    if path.stat().st_size != listed.bytes:
+        return f"was altered: {path.stat().st_size} bytes, {listed.bytes} are listed"
+    return "was altered: its sha256 differs" if content_hash(str(path)) != listed.sha256 else None
+
+
+def _check_same(release: Path, text: str) -> None:
+    if problems := verify(release):
+        raise UserError(f"release.path: {release} is no longer as it was sealed: {'; '.join(problems[:5])}")
+    if (release / SEAL).read_text() != text:
+        raise UserError(f"release.path: {release} holds a release of another job; name an empty folder")

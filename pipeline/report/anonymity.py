@@ -1,0 +1,155 @@
+"""Pictures of an audit. They show numbers only; whatever belongs to a threat model has a panel of its own."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Floats = NDArray[np.floating]
+Panels = Mapping[str, Mapping[str, Any]]
+"""Title of a panel → name of a curve → its data."""
+COLOURS = ("#3b6fb6", "#d1622b", "#3f8f4f", "#8a5fb0", "#b0903a", "#5f6b73", "#c2437f", "#2a9d9d", "#7a4b2a", "#999999")
+BINS, FIRST_FAR = 60, 1e-4
+WIDTH, HEIGHT = 4.6, 3.4
+"""Of a panel in inches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtLevel:
+    """What came of one level of noise, means over images with their standard errors."""
+
+    level: float
+    """t_boom, fraction of T."""
+    distance: float
+    distance_error: float
+    over: float
+    """Share of images farther from their source than the threshold."""
+    over_error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tradeoff:
+    """One release in the plane of privacy and utility, each with the ends of its 95 % interval."""
+
+    name: str
+    privacy: tuple[float, float, float]
+    """Share of people *not* found first: low, value, high."""
+    utility: tuple[float, float, float]
+
+
+def distance_histograms(panels: Panels, thresholds: Mapping[str, Mapping[str, float]]) -> Figure:
+    """`panels`: recogniser → series (`released to source`, `two people`, …) → distances `[n]`, as densities.
+
+    `thresholds`: recogniser → name → distance, as dashed lines.
+    """
+    figure, axes = _panels(list(panels))
+    for (title, series), axis in zip(panels.items(), axes, strict=True):
+        everything = [values for values in series.values() if len(values)]
+        top = float(np.quantile(np.concatenate(everything), 0.999)) if everything else 1.0
+        edges = np.linspace(0, max(top, 1e-3), BINS + 1)
+        for colour, (name, values) in zip(COLOURS, series.items(), strict=False):
+            if len(values):
+                share = np.histogram(np.clip(values, 0, edges[-1]), edges)[0] / len(values)
+                axis.stairs(share, edges, fill=True, alpha=0.35, color=colour, label=f"{name} ({len(values):,})")
+                axis.stairs(share, edges, color=colour, linewidth=0.8)
+        for style, (name, at) in zip(("--", ":", "-.", (0, (1, 4))), thresholds.get(title, {}).items(), strict=False):
+            axis.axvline(at, color="#333333", linestyle=style, linewidth=0.9, label=f"threshold {name}: {at:.3g}")
+        axis.set(xlabel="cosine distance", ylabel="share of pairs", ylim=(0, None))
+        axis.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def against_level(panels: Mapping[str, Sequence[AtLevel]]) -> Figure:
+    """Mean distance and share over the threshold against t_boom, as figure 5 of Boomerang (2210.12100).
+
+    `panels`: recogniser → its levels, ascending; error bars are standard errors.
+    """
+    figure, (left, right) = _panels(["distance to the source", "share over the threshold"])
+    for colour, (name, points) in zip(COLOURS, panels.items(), strict=False):
+        at = [point.level for point in points]
+        style: dict[str, Any] = {"color": colour, "label": name, "marker": "o", "markersize": 3, "capsize": 2}
+        left.errorbar(at, [p.distance for p in points], [p.distance_error for p in points], **style)
+        right.errorbar(at, [p.over for p in points], [p.over_error for p in points], **style)
+    left.set(xlabel="t_boom / T", ylabel="mean cosine distance", ylim=(0, None))
+    right.set(xlabel="t_boom / T", ylabel="share of images", ylim=(-0.02, 1.02))
+    right.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def roc_curves(panels: Panels) -> Figure:
+    """`panels`: threat model → attack → (FAR `[n]`, TAR `[n]`); FAR is logarithmic, the dotted line is guessing."""
+    figure, axes = _panels(list(panels))
+    guess = np.geomspace(FIRST_FAR, 1, 50)
+    for curves, axis in zip(panels.values(), axes, strict=True):
+        for colour, (name, (far, tar)) in zip(COLOURS, curves.items(), strict=False):
+            shown = np.interp(guess, far, tar)
+            axis.plot(guess, shown, color=colour, label=name, linewidth=1.3)
+        axis.plot(guess, guess, color="#333333", linestyle=":", linewidth=0.9, label="guessing")
+        axis.set(xscale="log", xlim=(FIRST_FAR, 1), ylim=(-0.02, 1.02))
+        axis.set(xlabel="share of other people accepted (FAR)", ylabel="share of mates accepted (TAR)")
+        axis.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def match_curves(panels: Panels, chance: Mapping[str, Floats]) -> Figure:
+    """Cumulative match characteristic. `panels`: threat model → attack → share found by rank 1, 2, … `[R]`.
+
+    `chance`: threat model → the same by guessing, dotted.
+    """
+    figure, axes = _panels(list(panels))
+    for (title, curves), axis in zip(panels.items(), axes, strict=True):
+        for colour, (name, found) in zip(COLOURS, curves.items(), strict=False):
+            axis.plot(np.arange(1, len(found) + 1), found, color=colour, label=name, linewidth=1.3)
+        guessed = chance.get(title, np.zeros(0))
+        axis.plot(np.arange(1, len(guessed) + 1), guessed, color="#333333", linestyle=":", label="guessing")
+        axis.set(xlabel="rank", ylabel="share found by this rank", ylim=(-0.02, 1.02))
+        axis.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def privacy_utility(panels: Mapping[str, Sequence[Tradeoff]], *, utility: str) -> Figure:
+    """`panels`: threat model → releases; up and right is better. `utility` says what the vertical axis measures."""
+    figure, axes = _panels(list(panels))
+    for points, axis in zip(panels.values(), axes, strict=True):
+        for colour, point in zip(COLOURS * (len(points) // len(COLOURS) + 1), points, strict=False):
+            (x_low, x, x_high), (y_low, y, y_high) = point.privacy, point.utility
+            errors: dict[str, Any] = {
+                "xerr": [[max(x - x_low, 0)], [max(x_high - x, 0)]],
+                "yerr": [[max(y - y_low, 0)], [max(y_high - y, 0)]],
+            }
+            axis.errorbar(x, y, **errors, color=colour, marker="o", markersize=4, capsize=2, label=point.name)
+        axis.set(xlabel="share of people not found first", ylabel=utility, xlim=(-0.03, 1.03))
+        axis.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """Without date and software, so that the same figures give the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    """Two in a row, each with its title."""
+    from matplotlib.figure import Figure
+
+    rows = max(1, (len(titles) + 1) // 2)
+    columns = min(2, max(1, len(titles)))
+    figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for axis, title in zip(axes, titles, strict=False):
+        axis.set_title(title, fontsize=9)
+        axis.grid(alpha=0.25, linewidth=0.5)
+    for axis in axes[len(titles) :]:
+        axis.set_visible(False)
+    return figure, axes[: len(titles)]

@@ -1,0 +1,323 @@
+"""`doppel audit` from end to end on pictures whose faces are the whole image: what must be caught is caught."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import builders
+import numpy as np
+import pytest
+from fakes import FakeRecogniser, WholeFinder
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.anonymity.faces import Face
+from pipeline.anonymity.inversion import laid, tiles_of
+from pipeline.anonymity.privacy import derive, release_key
+from pipeline.audit import Audit, audit, examine
+from pipeline.audit.task import check
+from pipeline.errors import UserError
+from pipeline.release.card import THREAT_MODELS
+from pipeline.release.sealing import CARD, MARK, ListedFile, Manifest, seal, staging
+from pipeline.streams.files import content_hash
+from pipeline.streams.shards import WebDatasetInput
+
+Pixels8 = NDArray[np.uint8]
+SALT = b"the secret of these tests"
+SIDE = 32
+PEOPLE, EACH = 24, 3
+
+
+class Finder(WholeFinder):
+    """A picture without contrast has no face; eyes are where they always are."""
+
+    def _of(self, image: Pixels8) -> list[Face]:
+        if image.std() < 5:
+            return []
+        eyes = ((20.0, 12.0), (12.0, 12.0))
+        return [Face(box=(0, 0, SIDE, SIDE), eyes=eyes, confidence=1.0, crop=image)]
+
+
+class Recogniser(FakeRecogniser):
+    """A person is the picture, pixel by pixel."""
+
+    def embed(self, crops: Sequence[Pixels8]) -> NDArray[np.float32]:
+        vectors = np.array([crop.ravel() for crop in crops], dtype=np.float32).reshape(len(crops), 3 * SIDE**2)
+        return vectors - vectors.mean(1, keepdims=True) if len(crops) else vectors
+
+
+def smooth(*seed: int, strength: float = 1.0) -> NDArray[np.float64]:
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    return strength * (np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BICUBIC)).astype(float) - 128)
+
+
+def photo(person: int, number: int) -> Pixels8:
+    """The person's own pattern, and over it one of the occasion."""
+    return np.clip(128 + 0.7 * smooth(person) + smooth(person, number, 1, strength=0.6), 0, 255).astype(np.uint8)
+
+
+def png(image: Pixels8) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+Operator = Callable[[int, int], Pixels8]
+Name = Callable[[int, int], str]
+
+
+def key_of(person: int, number: int) -> str:
+    return f"Secretkey_{person:02d}_{number}"
+
+
+def originals(
+    folder: Path, *, first: int = 0, key: Name = key_of, who: Callable[[int], str] = "Secretname {}".format
+) -> Path:
+    members = []
+    for person in range(first, first + PEOPLE):
+        for number in range(EACH):
+            name = key(person, number)
+            members += [
+                (f"{name}.png", png(photo(person, number))),
+                (f"{name}.cls", str(person % 2).encode()),
+                (f"{name}.json", json.dumps({"identity": who(person)}).encode()),
+            ]
+    return builders.tar(folder / f"in-{first}.tar", members)
+
+
+def release(folder: Path, operator: Operator, *, key: Name = key_of, suffixes: tuple[str, ...] = ("",)) -> Path:
+    """A sealed release of all originals, in the order of their hashes."""
+    secret, place = derive(SALT), folder / "release"
+    made = {
+        release_key(secret, key(person, number) + suffix): (operator(person, number), person % 2)
+        for person in range(PEOPLE)
+        for number in range(EACH)
+        for suffix in suffixes
+    }
+    staged = staging(place)
+    members = [(f"{name}.{ext}", content) for name in sorted(made)
+               for ext, content in (("png", png(made[name][0])), ("cls", str(made[name][1]).encode()))]  # fmt: skip
+    tar = builders.tar(staged / "data" / "release-00000.tar", members)
+    (staged / CARD).write_text("card")
+    (staged / MARK).touch()
+    files = {
+        name: ListedFile(sha256=content_hash(str(staged / name)), bytes=(staged / name).stat().st_size, images=images)
+        for name, images in ((f"data/{tar.name}", len(made)), (CARD, 0))
+    }
+    manifest = Manifest(
+        job="", files=files, counts={"by_level": {"0.5": 3, "none": 9}}, members=(), labels=(0, 1), facts={}, scans={},
+        threat_models=THREAT_MODELS, code="",
+    )  # fmt: skip
+    seal(place, manifest.model_dump(mode="json"))
+    return place
+
+
+def task(folder: Path, operator: Operator, **changes: Any) -> Audit:
+    given: dict[str, Any] = {
+        "originals": WebDatasetInput(urls=(str(originals(folder)),)), "release": release(folder, operator),
+        "out": folder / "audit", "salt": SALT, "identity": "json:identity",
+    }  # fmt: skip
+    return Audit(**given | changes)
+
+
+def stranger(person: int, number: int) -> Pixels8:
+    return photo(1000 + EACH * person + number, 0)
+
+
+def examined(one: Audit) -> dict[str, Any]:
+    check(one)
+    return examine(one, Finder(), [Recogniser()])  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Audit, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("kept")
+    others = WebDatasetInput(urls=(str(originals(folder, first=500)),))
+    one = task(folder, photo, others=others)
+    return one, examined(one)
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> tuple[Audit, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("fresh")
+    others = WebDatasetInput(urls=(str(originals(folder, first=500)),))
+    one = task(folder, stranger, others=others)
+    return one, examined(one)
+
+
+def first(results: dict[str, Any], threat: str, recogniser: str, kind: str = "naive") -> dict[str, float]:
+    return results[threat]["recognisers"][recogniser]["reidentification"][kind]["rank"]["1"]
+
+
+def test_the_identity_is_caught_by_everybody(kept: tuple[Audit, dict[str, Any]]) -> None:
+    _, results = kept
+    for name in ("fake", "pixels", "phash", "colours"):
+        assert first(results, "T2", name)["share"] == 1
+    for kind in ("naive", "reverse", "parrot"):
+        assert first(results, "T1", "fake", kind)["share"] > 0.8
+    assert results["T2"]["near_copies"]["copies"] == PEOPLE * EACH
+    assert results["T2"]["membership"]["pixels"]["auc"] == 1
+    assert results["utility"]["psnr"] == {"pairs": 72, "mean": None, "unchanged": 72}
+    assert len([f for f in results["findings"] if f.startswith("T1")]) >= 3
+    assert len([f for f in results["findings"] if f.startswith("T2")]) >= 5
+
+
+def test_strangers_are_found_as_often_as_by_chance(fresh: tuple[Audit, dict[str, Any]]) -> None:
+    _, results = fresh
+    for threat in ("T1", "T2"):
+        for name in ("fake", "pixels", "phash"):
+            rank = first(results, threat, name)
+            assert rank["low"] <= rank["chance"] < rank["high"]
+    for one in results["T2"]["membership"].values():
+        assert one["low"] < 0.5 < one["high"]
+    assert results["T2"]["near_copies"]["copies"] == 0
+    assert not [f for f in results["findings"] if f.startswith("utility")]
+    assert results["utility"]["faces"]["with_face"] == 1
+    assert results["utility"]["pose"]["eyes"]["mean"] == 0
+    assert results["utility"]["psnr"]["mean"] < 15
+    assert results["utility"]["task"]["trained_on"] + results["utility"]["task"]["tested_on"] == 72
+
+
+def test_threat_models_have_no_figure_in_common(kept: tuple[Audit, dict[str, Any]]) -> None:
+    _, results = kept
+    assert set(results) >= {"T1", "T2"}
+    assert "clean" not in results["T2"]["recognisers"]["fake"]["reidentification"]
+    assert "near_copies" not in results["T1"]
+    assert "membership" not in results["T1"]
+    t1, t2 = (results[threat]["recognisers"]["fake"] for threat in ("T1", "T2"))
+    assert t1["verification"]["genuine"] == PEOPLE * EACH * (EACH - 1)
+    assert t2["verification"]["genuine"] == PEOPLE * EACH
+
+
+def test_files(kept: tuple[Audit, dict[str, Any]]) -> None:
+    one, results = kept
+    assert json.loads((one.out / "audit.json").read_text()) == json.loads(json.dumps(results))
+    page = (one.out / "report.html").read_text()
+    assert "T1: the attacker holds other photographs" in page
+    assert page.index("T1: the") < page.index("T2: the")
+    assert not re.search(r"(src|href)='?\"?(https?:|/)", page)
+    for name in ("distances", "roc", "cmc", "privacy_utility", "before_after"):
+        assert Image.open(one.out / f"{name}.png").width > 100
+    assert {path.name for path in one.release.rglob("*")} == {"data", "release-00000.tar", "RELEASE.json", "README.md"}
+
+
+def test_flips_shuffles_and_blanks_are_caught(tmp_path: Path) -> None:
+    order = np.random.default_rng(0).permutation(16)
+    ways: dict[str, Operator] = {
+        "flip": lambda p, n: np.ascontiguousarray(photo(p, n)[:, ::-1]),
+        "shuffle": lambda p, n: laid(tiles_of(photo(p, n), 8)[order], SIDE, SIDE),
+        "own_shuffle": lambda p, n: laid(
+            tiles_of(photo(p, n), 8)[np.random.default_rng([p, n]).permutation(16)], SIDE, SIDE
+        ),
+        "blank": lambda p, n: np.full((SIDE, SIDE, 3), 90 + n, np.uint8),
+    }
+    results = {name: examined(task(tmp_path / name, operator)) for name, operator in ways.items()}
+    for name in ("flip", "shuffle", "own_shuffle"):
+        assert first(results[name], "T2", "colours")["share"] == 1
+    undone = results["shuffle"]["T2"]["inversion"]["permutation of tiles"]
+    assert undone["figures"]["tile"] == 8
+    assert undone["reidentification"]["fake"]["rank"]["1"]["share"] == 1
+    again = results["shuffle"]["T1"]["inversion"]["permutation of tiles"]["reidentification"]["fake"]
+    assert again["rank"]["1"]["share"] > 0.8  # and a shuffle is not what T1 is protected by
+    assert any("permutation of tiles" in finding for finding in results["shuffle"]["findings"])
+    assert results["own_shuffle"]["T2"]["inversion"]["permutation of tiles"]["reidentification"] is None
+    assert any(finding.startswith("utility: a face is found in 0.0%") for finding in results["blank"]["findings"])
+    assert results["blank"]["T1"]["recognisers"]["fake"]["reidentification"]["naive"] is None
+
+
+def test_without_a_salt_only_what_needs_no_pairs(tmp_path: Path) -> None:
+    results = examined(task(tmp_path, photo, salt=None))
+    for threat in ("T1", "T2"):
+        assert results[threat]["recognisers"] is None
+        assert "salt" in results[threat]["reason"]
+    assert results["T2"]["near_copies"]["copies"] == PEOPLE * EACH
+    assert any("near-copies" in finding for finding in results["findings"])
+    wrong = examined(task(tmp_path / "wrong", photo, salt=b"not the secret of these tests"))
+    assert wrong["counts"]["paired_with_source"] == 0
+    assert any("72 released images go back to none" in reason for reason in wrong["not_measured"])
+
+
+def test_without_identities_there_is_no_t1(tmp_path: Path) -> None:
+    results = examined(task(tmp_path, photo, identity=None))
+    assert results["T1"]["recognisers"] is None
+    assert "identity" in results["T1"]["reason"]
+    assert first(results, "T2", "fake")["share"] == 1
+    page = (tmp_path / "audit" / "report.html").read_text()
+    assert "Not measured: who is in the originals is not known" in page
+
+
+def test_copies_of_a_sample_go_back_to_it(tmp_path: Path) -> None:
+    made = release(tmp_path, photo, suffixes=("-0", "-1"))
+    one = Audit(
+        originals=WebDatasetInput(urls=(str(originals(tmp_path)),)), release=made, out=tmp_path / "audit",
+        salt=SALT, identity="key:Secretkey_(..)_.",
+    )  # fmt: skip
+    results = examined(one)
+    assert results["counts"]["paired_with_source"] == 2 * PEOPLE * EACH
+    assert first(results, "T2", "fake", "parrot")["share"] == 1
+
+
+@pytest.mark.parametrize("change", ["altered", "deleted", "added"])
+def test_a_changed_release_is_said_so_before_anything_else(tmp_path: Path, change: str) -> None:
+    one = task(tmp_path, photo)
+    tar = one.release / "data" / "release-00000.tar"
+    if change == "altered":
+        content = bytearray(tar.read_bytes())
+        content[len(content) // 2] ^= 1
+        tar.write_bytes(content)
+    elif change == "deleted":
+        tar.unlink()
+    else:
+        (one.release / "data" / "more.tar").touch()
+    with pytest.raises(
+        UserError, match=r"release: data/(release-00000|more)\.tar (was altered|is missing|is not listed)"
+    ):
+        audit(one)
+    assert not one.out.exists()
+
+
+@pytest.mark.parametrize("place", [".", "audit", "data"])
+def test_the_audit_never_writes_into_the_release(tmp_path: Path, place: str) -> None:
+    one = task(tmp_path, photo)
+    with pytest.raises(UserError, match="must lie outside the release"):
+        audit(Audit(originals=one.originals, release=one.release, out=one.release / place, salt=SALT))
+    with pytest.raises(UserError, match="must lie outside the release"):
+        audit(Audit(originals=one.originals, release=one.release, out=tmp_path, salt=SALT))
+
+
+def test_the_salt_is_not_in_the_task_s_repr(tmp_path: Path) -> None:
+    assert "secret" not in repr(task(tmp_path, photo))
+
+
+WORD = st.text("GHJKLMNPQRTVWXYZ", min_size=8, max_size=12)
+
+
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(keys=WORD, names=WORD)
+def test_no_identity_and_no_key_gets_into_json_or_page(
+    tmp_path_factory: pytest.TempPathFactory, keys: str, names: str
+) -> None:
+    folder = tmp_path_factory.mktemp("names")
+
+    def key(person: int, number: int) -> str:
+        return f"{keys}{person}_{number}"
+
+    source = WebDatasetInput(urls=(str(originals(folder, key=key, who=(names + "{}").format)),))
+    one = Audit(
+        originals=source, release=release(folder, photo, key=key), out=folder / "audit", salt=SALT,
+        identity="json:identity", others=source,
+    )  # fmt: skip
+    results = examined(one)
+    assert results["T1"]["recognisers"]["fake"]["worst"] is not None
+    text = (one.out / "audit.json").read_text() + (one.out / "report.html").read_text()
+    text = re.sub(r"base64,[A-Za-z0-9+/=]*", "", text)
+    for secret in (keys, names, SALT.decode(), release_key(derive(SALT), key(0, 0))):
+        assert secret not in text

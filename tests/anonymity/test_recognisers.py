@@ -1,0 +1,149 @@
+"""Embeddings are deepface's: one by one, in batches, in processes."""
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from portraits import needs_dlib, needs_lfw, people, portrait
+
+from pipeline.anonymity import recognisers
+from pipeline.anonymity.faces import FaceFinder, enlarge
+from pipeline.anonymity.fast_dlib import FastDlib
+from pipeline.anonymity.recognisers import OWN, THRESHOLDS, Deepface, Pooled, load_recogniser, network_input, unit
+from pipeline.errors import UserError
+
+
+def represent(image: np.ndarray, name: str) -> np.ndarray:
+    """deepface's embedding of the only face, from the enlarged image."""
+    from deepface import DeepFace
+
+    (face,) = DeepFace.represent(np.ascontiguousarray(enlarge(image)[..., ::-1]), name, detector_backend="dlib")
+    return np.array(face["embedding"])
+
+
+class Fake:
+    """Stands for one of deepface's recognisers: what goes in comes out, smaller; one face without the batch."""
+
+    input_shape, output_shape = (16, 20), 16 * 20 * 3  # width and height, as deepface has them
+
+    def forward(self, images: np.ndarray) -> Any:
+        assert images.shape[1:] == (20, 16, 3)
+        assert images.dtype == np.float32
+        made = images.reshape(len(images), -1).tolist()
+        return made[0] if len(made) == 1 else made
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    from deepface.modules import modeling
+
+    real = modeling.get_model_class
+    monkeypatch.setattr(
+        modeling,
+        "get_model_class",
+        lambda task, model_name: Fake if model_name == "ArcFace" else real(task, model_name),
+    )
+    monkeypatch.setattr(recognisers, "BATCH", 2)
+    modeling.build_model("face_detector", "dlib")
+    monkeypatch.setitem(modeling.cached_models["facial_recognition"], "ArcFace", None)
+
+
+@needs_dlib
+@needs_lfw
+@pytest.mark.parametrize("side", [None, 64])
+def test_dlib_s_are_deepface_s_on_people(side: int | None) -> None:
+    with FaceFinder(workers=0) as finder:
+        images = people(8, side)
+        pairs = [(image, found[0]) for image, found in zip(images, finder.find(images), strict=True) if len(found) == 1]
+    assert len(pairs) >= 6
+    made = load_recogniser("Dlib").embed([face.crop for _, face in pairs])
+    wanted = np.array([represent(image, "Dlib") for image, _ in pairs])
+    assert np.abs(made - wanted).max() < 2e-5  # the promise is 1e-4
+
+
+@needs_dlib
+@pytest.mark.parametrize("side", [64, 256])
+def test_and_on_a_portrait(side: int) -> None:
+    with FaceFinder(workers=0) as finder:
+        crop = finder.find([portrait(side)])[0][0].crop
+    recogniser = load_recogniser("Dlib")
+    (made,) = recogniser.embed([crop])
+    assert np.abs(made - represent(portrait(side), "Dlib")).max() < 2e-5
+    assert recogniser.threshold == 0.07
+    assert recogniser.weights == "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
+
+
+@needs_dlib
+def test_dlib_runs_on_the_port() -> None:
+    """Silently: it would say so if dlib's own had to be taken."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert isinstance(load_recogniser("Dlib"), FastDlib)
+
+
+@needs_dlib
+def test_any_other_of_deepface_s_is_fed_as_deepface_feeds_it(fake: None) -> None:
+    """Shape, order of colours, range and black borders, against `represent` with the same network."""
+    images = [portrait(side) for side in (50, 64, 90, 128, 200)]
+    with FaceFinder(workers=0) as finder:
+        crops = [found[0].crop for found in finder.find(images)]
+    made = load_recogniser("ArcFace").embed(crops)
+    assert (made.shape, made.dtype) == ((5, 960), np.float32)
+    assert np.array_equal(made, np.array([represent(image, "ArcFace") for image in images], np.float32))
+    assert load_recogniser("ArcFace").embed([]).shape == (0, 960)
+
+
+@needs_dlib
+def test_processes_give_the_same() -> None:
+    crops = [portrait(side) for side in (80, 90, 151)]
+    pooled, own = Pooled("Dlib", workers=2), Deepface("Dlib")
+    made = pooled.embed(crops)
+    assert (made.shape, made.dtype) == ((3, 128), np.float32)
+    assert np.array_equal(made, own.embed(crops))
+    assert np.abs(made - load_recogniser("Dlib").embed(crops)).max() < 2e-5
+    assert pooled.weights == own.weights
+    assert pooled.embed([]).shape == (0, 128)
+    with pytest.raises(UserError, match="recogniser Dlib failed"):  # in the middle of its work
+        pooled.embed([*crops, "no image"])  # type: ignore[list-item]
+    with pytest.raises(UserError, match="ended already"):
+        pooled.embed(crops)
+
+
+def test_nearly_black_crops_are_stretched_as_deepface_stretches_them() -> None:
+    """It divides by 255 only what holds more than 0 and 1."""
+    crop = np.zeros((10, 10, 3), np.uint8)
+    crop[5:] = 1
+    assert network_input([crop], (10, 10)).max() == 1
+    crop[0] = 2
+    assert network_input([crop], (10, 10)).max() == pytest.approx(2 / 255)
+
+
+def test_thresholds_are_deepface_s() -> None:
+    from deepface.config.threshold import thresholds
+    from deepface.modules.modeling import AVAILABLE_MODELS
+
+    assert {name: values["cosine"] for name, values in thresholds.items()} == THRESHOLDS
+    assert set(THRESHOLDS) == set(AVAILABLE_MODELS["facial_recognition"])
+
+
+@pytest.mark.parametrize("name", ["dlib", "", "Human-beings", "../x"])
+def test_unknown_names(name: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recogniser(name)
+    assert str(caught.value) == f"recogniser is {name!r}; known are {', '.join([*THRESHOLDS, 'lbph', 'small'])}"
+    assert {"Dlib", "lbph", "small"} == set(OWN)
+
+
+@given(arrays(np.float32, (3, 5), elements=st.floats(-1e3, 1e3, width=32)))
+def test_unit_rows(rows: np.ndarray) -> None:
+    for row, made in zip(rows.astype(float), unit(rows), strict=True):
+        length = math.sqrt(sum(x * x for x in row))
+        if length > 1e-6:
+            assert np.allclose(made, row / length, atol=1e-6)
+    assert unit(np.zeros((0, 4))).shape == (0, 4)
+    assert (unit(np.zeros((2, 4))) == 0).all()

@@ -1,0 +1,171 @@
+"""No half release is ever sealed, and a sealed one that was touched is known."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finished_job import (
+    FACTS,
+    SALT,
+    everything,
+    evidence,
+    finished_job,
+    people,
+    refuse_seal,
+    released,
+    settings_of,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import UserError
+from pipeline.release import check_release, publish, seal, verify
+
+
+class Broken(Exception):
+    pass
+
+
+def break_call(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    """`os.NAME` fails when it is called for the `number`-th time."""
+    true, calls = getattr(os, name), [0]
+
+    def call(*given: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == number:
+            raise Broken
+        return true(*given, **options)
+
+    monkeypatch.setattr(os, name, call)
+
+
+@pytest.mark.parametrize("name", ["replace", "fsync", "open", "mkdir", "unlink", "rmdir"])
+def test_a_crash_anywhere_leaves_no_release_and_the_next_attempt_makes_it(tmp_path: Path, name: str) -> None:
+    sources = people(6)
+    whole = everything(released(tmp_path / "whole", [sources]))
+    job = finished_job(tmp_path / "job", [sources])
+    config, crashes = settings_of(tmp_path), 0
+    publish(config, job, salt=SALT, evidence=evidence(sources), facts=FACTS)  # never sealed: the next has to tidy up
+    for number in range(1, 40):
+        with pytest.MonkeyPatch.context() as patch:
+            break_call(patch, name, number)
+            try:
+                seal(Path(config.path), publish(config, job, salt=SALT, evidence=evidence(sources), facts=FACTS))
+                break
+            except Broken:
+                crashes += 1
+        if list(tmp_path.glob("release*/RELEASE.json")):  # the very last step: it is complete, or not there
+            assert verify(tmp_path / "release") == []
+        check_release(config, str(job), SALT)
+    assert crashes >= 2
+    assert everything(tmp_path / "release") == whole
+    assert not (tmp_path / "release.part").exists()
+
+
+@pytest.mark.parametrize(
+    "step",
+    ["check_faces", "write_shards", "closest", "check_near_copies", "card", "write_card", "labels_of", "fresh"],
+)
+def test_a_step_that_fails_leaves_no_release(tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: Any, **options: Any) -> None:
+        raise Broken
+
+    monkeypatch.setattr(f"pipeline.release.publishing.{step}", fail)
+    with pytest.raises(Broken):
+        released(tmp_path, [people(6)])
+    refuse_seal(tmp_path)
+
+
+def test_what_changed_between_publishing_and_sealing_is_not_sealed(tmp_path: Path) -> None:
+    job, config = finished_job(tmp_path / "job", [people(6)]), settings_of(tmp_path)
+    manifest = publish(config, job, salt=SALT, evidence=evidence(people(6)), facts={})
+    with open(tmp_path / "release.part" / "data" / "release-00001.tar", "ab") as file:
+        file.write(b"\0")
+    with pytest.raises(UserError, match=r"data/release-00001\.tar was altered"):
+        seal(Path(config.path), manifest)
+    refuse_seal(tmp_path)
+
+
+def test_a_sealed_release_is_left_as_it_is(tmp_path: Path) -> None:
+    release = released(tmp_path, [people(6)])
+    before = {p: p.stat().st_mtime_ns for p in release.rglob("*")}
+    job, config = tmp_path / "job", settings_of(tmp_path)
+    check_release(config, str(job), SALT)
+    seal(release, publish(config, job, salt=SALT, evidence=evidence(people(6)), facts=FACTS))
+    assert {p: p.stat().st_mtime_ns for p in release.rglob("*")} == before
+    for salt, facts in ((b"another secret of the tests", FACTS), (SALT, {"operator": "other"})):
+        with pytest.raises(UserError, match="a release of another job, or with another salt"):
+            publish(config, job, salt=salt, evidence=evidence(people(6)), facts=facts)
+    with pytest.raises(UserError, match="not empty"):
+        check_release(config, str(tmp_path / "another-job"), SALT)
+    (release / "README.md").write_text("better")
+    with pytest.raises(UserError, match="no longer as it was sealed"):
+        publish(config, job, salt=SALT, evidence=evidence(people(6)), facts=FACTS)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sound")
+    return released(folder, [people(6)])
+
+
+def test_the_names_of_files_that_are_wrong(sound: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(sound, tmp_path / "copy"))
+    (copy / "data" / "release-00000.tar").unlink()
+    (copy / "data" / "more.tar").write_bytes(b"")
+    (copy / "README.md").unlink()
+    (copy / "README.md").symlink_to(sound / "README.md")
+    (copy / "RELEASE.json.part").write_text("")
+    (copy / "empty").mkdir()
+    assert verify(copy) == [
+        "RELEASE.json.part is not listed",
+        "data/more.tar is not listed",
+        "empty is not listed",
+        "README.md is no regular file",
+        "data/release-00000.tar is missing",
+    ]
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_one_altered_byte_is_found_wherever_it_is(sound: Path, data: st.DataObject) -> None:
+    file = sound / data.draw(
+        st.sampled_from(["README.md", "RELEASE.json", *(f"data/release-0000{i}.tar" for i in (0, 1))])
+    )
+    before = file.read_bytes()
+    at, flip = data.draw(st.integers(0, len(before) - 1)), data.draw(st.integers(1, 255))
+    change = data.draw(st.sampled_from(["flip", "drop", "add"]))
+    middle = {"flip": bytes([before[at] ^ flip]), "drop": b"", "add": bytes([before[at], flip])}[change]
+    try:
+        file.write_bytes(before[:at] + middle + before[at + 1 :])
+        problems = verify(sound)
+    finally:
+        file.write_bytes(before)
+    assert problems
+    assert file.name in problems[0]
+    assert verify(sound) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "null", "\xff", "[" * 100_000, '{"files": 7}', '{"version": 2}', '{"digest": "x"}']
+)
+def test_a_manifest_of_nonsense(tmp_path: Path, text: str) -> None:
+    (tmp_path / "RELEASE.json").write_bytes(text.encode("latin-1"))
+    assert "malformed" in verify(tmp_path)[0]
+
+
+def test_a_manifest_that_lists_files_elsewhere(sound: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(sound, tmp_path / "copy"))
+    content = json.loads((copy / "RELEASE.json").read_text())
+    content["files"]["../../etc/passwd"] = {"sha256": "0", "bytes": 1, "images": 1}
+    (copy / "RELEASE.json").write_text(json.dumps(content))
+    assert verify(copy)[-1] == "RELEASE.json lists 1 files that no release has"
+
+
+def test_no_folder_at_all(tmp_path: Path) -> None:
+    assert "no finished release" in verify(tmp_path / "nowhere")[0]
