@@ -69,6 +69,26 @@ def build_parser() -> argparse.ArgumentParser:
     _recipe(edits)
     edits.set_defaults(command=edits_command)
 
+    calibrate = commands.add_parser("calibrate-faces", help="how well recognisers tell labelled people apart")
+    _recipe(calibrate)
+    calibrate.set_defaults(command=calibrate_faces_command)
+
+    audit = commands.add_parser("audit", help="verify a release, and attack it with face recognition")
+    audit.add_argument("originals", help="tars (a glob or URL), or a folder of images: what the release was made from")
+    audit.add_argument("release", help="the folder with RELEASE.json")
+    audit.add_argument("--out", default="audit", help="private folder of the evidence (default: audit)")
+    audit.add_argument("--salt-file", metavar="FILE", help="the job's secret (or the variable DOPPEL_SALT)")
+    audit.add_argument("--identity", metavar="SPEC", help="who is in an original: json:FIELD, or key:REGEX")
+    audit.add_argument("--fit", default="resize", help="how the job fitted originals to its model (default: resize)")
+    audit.add_argument("--others", metavar="ORIGINALS", help="like the originals, but not in the input: membership")
+    audit.add_argument("--model", metavar="PATH", help="the job's model: the attacker goes back along its ODE")
+    audit.add_argument("--detector", default="dlib", help="by deepface's name (default: dlib)")
+    audit.add_argument(
+        "--recognisers", nargs="+", default=["Dlib", "lbph", "small"], metavar="NAME",
+        help="by deepface's names, or lbph, small (default: Dlib lbph small)",
+    )  # fmt: skip
+    audit.set_defaults(command=audit_command)
+
     train = commands.add_parser("train-denoiser", help="train a diffusion model on any configured data set")
     _recipe(train)
     train.add_argument("--overwrite", action="store_true", help="start anew instead of going on from the checkpoint")
@@ -89,6 +109,10 @@ def run_command(args: argparse.Namespace) -> int:
         print(estimate(job))
         return 0
     on_change: OnChange = "overwrite" if args.overwrite else "keep" if args.keep_finished else "refuse"
+    if job.config.release is not None:
+        from pipeline.exporting import check_export
+
+        check_export(job)
     manifest = run_with_progress(job, on_change)
     counts = manifest["counts"]
     print(
@@ -96,7 +120,26 @@ def run_command(args: argparse.Namespace) -> int:
         f"{manifest['shards']['finished']} of {manifest['shards']['total']} shards, "
         f"{counts['quarantined'] + counts['undecodable']} in quarantine"
     )
-    return outcome(manifest)
+    failed = outcome(manifest)
+    if job.config.release is None or failed:
+        return failed
+    if not manifest["complete"]:
+        raise UserError(f"{job.config.output.path}: the job is not finished, so nothing is released")
+    return release_job(job)
+
+
+def release_job(job: Job) -> int:
+    from pipeline.exporting import export
+    from pipeline.report.progress import looking
+
+    assert job.config.release is not None
+    with looking() as on_images:
+        results = export(job, on_images)
+    print(f"{job.config.release.path}: {results['counts']['released']} images released; RELEASE.json lists every file")
+    print(f"{job.config.release.audit}/report.html: the private audit")
+    for finding in results["findings"]:
+        print(f"  {finding}")
+    return 0
 
 
 def mind_licences(job: Job, *, forbid: bool) -> None:
@@ -136,6 +179,49 @@ def edits_command(args: argparse.Namespace) -> int:
 
     config = load_config(EditsConfig, args.recipe, args.set)
     print(f"{config.output}: {edits(config)} edits")
+    return 0
+
+
+def calibrate_faces_command(args: argparse.Namespace) -> int:
+    from pipeline.calibrate_faces import CalibrateConfig, calibrate_faces
+    from pipeline.config import load_config
+
+    config = load_config(CalibrateConfig, args.recipe, args.set)
+    for made in calibrate_faces(config):
+        verdict = "certifies" if made.certifies else f"certifies nothing (below {made.floor:g})"
+        print(
+            f"{made.recogniser} at {made.size[0]} × {made.size[1]}: faces found {made.faces_found:.1%}, TAR "
+            f"{made.tar['1e-2']:.3f} at FAR 1e-2, {made.tar['1e-3']:.3f} at 1e-3, EER {made.eer:.3f}: {verdict}"
+        )
+    print(f"{config.output}: certificates and roc.png")
+    return 0
+
+
+def audit_command(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from pydantic import TypeAdapter, ValidationError
+
+    from pipeline.audit import Audit, audit
+    from pipeline.identity import given_salt
+    from pipeline.pixels import Fit
+    from pipeline.report.progress import looking
+    from pipeline.streams import input_at
+
+    try:
+        fit = TypeAdapter(Fit).validate_python(args.fit)
+    except ValidationError:
+        raise UserError(f"--fit is {args.fit!r}; allowed are resize, crop, pad and 'centre PIXELS'") from None
+    task = Audit(
+        originals=input_at(args.originals), release=Path(args.release), out=Path(args.out),
+        salt=given_salt(args.salt_file, "--salt-file"), identity=args.identity, fit=fit,
+        others=input_at(args.others) if args.others else None, model=args.model,
+    )  # fmt: skip
+    with looking() as on_images:
+        results = audit(task, recognisers=args.recognisers, detector=args.detector, on_images=on_images)
+    for finding in results["findings"]:
+        print(finding)
+    print(f"{args.out}/report.html")
     return 0
 
 

@@ -44,15 +44,20 @@ def identity(config: JobConfig) -> dict[str, Any]:
 
 def read_salt(run: RunConfig) -> bytes:
     """The secret of `run.salt_file` or `$DOPPEL_SALT`; without one, a public constant: repeatable, not secret."""
-    if run.salt_file is not None:
+    return given_salt(run.salt_file, "run.salt_file") or PUBLIC_SALT
+
+
+def given_salt(file: str | None, option: str) -> bytes | None:
+    """The secret of a file that an option names, or of `$DOPPEL_SALT`. Raises `UserError` for one that is too short."""
+    if file is not None:
         try:
-            salt, source = Path(run.salt_file).expanduser().read_bytes().strip(), "run.salt_file"
+            salt, source = Path(file).expanduser().read_bytes().strip(), option
         except OSError as error:
-            raise UserError(f"run.salt_file: cannot read {run.salt_file!r} ({error.strerror})") from None
+            raise UserError(f"{option}: cannot read {file!r} ({error.strerror})") from None
     elif SALT_VARIABLE in os.environ:
         salt, source = os.environb[SALT_VARIABLE.encode()], f"${SALT_VARIABLE}"
     else:
-        return PUBLIC_SALT
+        return None
     if len(salt) < SHORTEST_SALT:
         raise UserError(f"{source} holds {len(salt)} bytes; at least {SHORTEST_SALT} are needed")
     return salt

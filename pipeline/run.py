@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.anonymity.judged import Judged
 from pipeline.clips import Clip, write_clip
 from pipeline.errors import UserError
 from pipeline.frames import Done, unfit_frame, whole
@@ -138,11 +139,13 @@ class OpenShard:
         self.counts = Counter(read=0, written=0, images=0, quarantined=0, undecodable=0)
         self.rejected: list[Rejected] = []
         self.flicker = Flicker()
+        self.judged = Judged()
 
     def add(self, done: Done, samples: Iterable[Sample]) -> None:
         for output in chain(*done.outputs):
             if "clip" in output.provenance and not output.provenance.get("image"):
                 self.flicker.add(f"{output.row.noise_key}-{output.provenance['copy']}", output.row.image, output.image)
+            self.judged.add(output.provenance.get("anonymity"))
         for sample in samples:
             self.writer.add(sample)
             self.counts["images"] += 1
@@ -166,6 +169,8 @@ class OpenShard:
         facts: dict[str, Any] = {"counts": dict(counts), "files": files, "seconds": round(seconds, 3)}
         if self.flicker.inputs is not None:
             facts["flicker"] = {"inputs": self.flicker.inputs, "outputs": self.flicker.outputs}
+        if self.judged.attempts:
+            facts["anonymity"] = self.judged.facts()
         return facts
 
 

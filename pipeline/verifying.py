@@ -40,8 +40,8 @@ def judges_of(config: AnonymityConfig, finder: FaceFinder, size: tuple[int, int]
 def with_gate(job: Job) -> Job:
     """The job with the facts of the gate that it asks for, if any; their hash is the job's.
 
-    Raises `UserError` for all that would keep it from proving anything: a public salt, a missing recogniser, one without
-    a certificate for this detector and size, or one that is under its floor.
+    Raises `UserError` for all that would keep it from proving anything: a public salt, a missing recogniser, one
+    without a certificate for this detector and size, or one that is under its floor.
     """
     if job.config.anonymity is None or job.gate is not None:
         return job
@@ -94,8 +94,12 @@ def scan_originals(
     return table
 
 
+def model_size(job: Job) -> tuple[int, int]:
+    """Height and width of the images that the gate sees."""
+    assert job.config.model is not None
+    return sketch_model(job.config.model).size
+
 
 def _settings(job: Job) -> tuple[AnonymityConfig, tuple[int, int]]:
     assert job.config.anonymity is not None
-    assert job.config.model is not None
-    return job.config.anonymity, sketch_model(job.config.model).size
+    return job.config.anonymity, model_size(job)

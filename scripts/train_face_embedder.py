@@ -51,16 +51,16 @@ ROOT = Path(__file__).resolve().parents[1]
 ASSET, EVIDENCE = ROOT / "pipeline" / "assets" / "face_embedder", ROOT / "scripts" / "evidence" / "recognisers.json"
 RUNS = ROOT / "runs" / "face_embedder"
 SHARDS = "../shared/data/lfw/{}-*.tar"
-WIDE, SIDE, ROOM = 96, 64, 1.5
-"""Crops are kept with a margin, 1.5 times as wide as the face and 96 px: there is room to shift and turn."""
+WIDE, SIDE, ROOM = 80, EmbedderConfig().size, 1.5
+"""Crops are kept with a margin, 1.5 times as wide as the face and 80 px: there is room to shift and turn."""
 BATCH, LR, WEIGHT_DECAY, AVERAGE = 192, 1.5e-3, 0.02, 0.02
 """AVERAGE: how far the moving average of the weights follows at each step."""
-SINGLE, STRENGTH = 0.3, 0.6
+SINGLE, STRENGTH = 0.3, 0.75
 """Weight of a person with one photograph where one with n has √n; strength of the augmentation."""
-SCALE, TEMPERATURE, CLASSES = 24.0, 0.1, 0.2
-"""Of the margin loss and of the partner loss; CLASSES: weight of the former beside the latter."""
-MARGIN_FROM, MARGIN_FULL, MARGIN_ANGLE = 0.4, 0.7, 0.2
-"""The margin (radians) grows between these shares of the run."""
+SCALE, TEMPERATURE, CLASSES = 24.0, 0.1, (0.2, 1.0)
+"""Of the margin loss and of the partner loss; CLASSES: the former's weight beside the latter, at first and at last."""
+ANGLE, GROWING = 0.2, (0.4, 0.7)
+"""The margin (radians) and CLASSES grow between these shares of the run."""
 TELL = 120
 """Seconds between lines and checkpoints."""
 
@@ -80,7 +80,7 @@ def find_faces(split: str, size: int, finder: FaceFinder, recognisers: list[Any]
 
 
 def wide_crops() -> tuple[Tensor, Tensor]:
-    """Training faces uint8 `[N, 3, 96, 96]`, upright, and the number of the person in each."""
+    """Training faces uint8 `[N, 3, 80, 80]`, upright, and the number of the person in each."""
     file = RUNS / "crops.npz"
     if not file.is_file():
         with FaceFinder(workers=0) as finder:
@@ -109,7 +109,7 @@ def wide_crop(image: NDArray[np.uint8], table: FaceTable, row: int) -> NDArray[n
     return np.asarray(cut, np.uint8)
 
 
-# --- augmentation: pixels float `[B, 3, 64, 64]` in [-1, 1]; every image draws for itself ---
+# --- augmentation: pixels float `[B, 3, 48, 48]` in [-1, 1]; every image draws for itself ---
 
 
 def normal(like: Tensor, spread: float, channels: int = 1) -> Tensor:
@@ -138,10 +138,10 @@ def moved(pixels: Tensor, strength: float) -> Tensor:
 
 
 def coarsened(pixels: Tensor) -> Tensor:
-    """Down to 20–45 px and up again, four times in five: faces of 64 px images have 40 to 50."""
+    """Down to 18–44 px and up again, four times in five."""
     if torch.rand(()) < 0.2:
         return pixels
-    side = int(torch.randint(20, 46, ()))
+    side = int(torch.randint(18, 45, ()))
     small = interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
     return interpolate(small, size=(SIDE, SIDE), mode="bicubic")
 
@@ -167,7 +167,7 @@ def recoloured(pixels: Tensor) -> Tensor:
 def hidden(pixels: Tensor, share: float) -> Tensor:
     """A rectangle of one colour over `share` of the images."""
     n, along = len(pixels), torch.arange(SIDE)
-    extent = torch.randint(8, 30, (2, n, 1))
+    extent = torch.randint(6, 23, (2, n, 1))
     start = (torch.rand(2, n, 1) * (SIDE - extent)).int()
     inside = (along >= start) & (along < start + extent)
     mask = inside[0][:, :, None] & inside[1][:, None, :] & (torch.rand(n, 1, 1) < share)
@@ -197,10 +197,9 @@ def partner_loss(embeddings: Tensor) -> Tensor:
     return cross_entropy(similarity, torch.arange(len(embeddings)).roll(len(embeddings) // 2))
 
 
-def class_loss(embeddings: Tensor, centres: Tensor, labels: Tensor, done: float) -> Tensor:
-    grown = min(1.0, max(0.0, (done - MARGIN_FROM) / (MARGIN_FULL - MARGIN_FROM)))
+def class_loss(embeddings: Tensor, centres: Tensor, labels: Tensor, margin: float) -> Tensor:
     cosines = embeddings @ normalize(centres).T
-    return cross_entropy(SCALE * angular_margin(cosines, labels, margin=MARGIN_ANGLE * grown), labels)
+    return cross_entropy(SCALE * angular_margin(cosines, labels, margin=margin), labels)
 
 
 def follow(average: nn.Module, network: nn.Module, rate: float) -> None:
@@ -229,9 +228,11 @@ def train(minutes: float) -> dict[str, Any]:
         with torch.autocast("cpu", torch.bfloat16):
             embeddings = network(augment(crops[rows], STRENGTH))
         embeddings = normalize(embeddings.float())
-        partner, classes = partner_loss(embeddings), class_loss(embeddings, centres, people[rows], done)
+        partner = partner_loss(embeddings)
+        grown = min(1.0, max(0.0, (done - GROWING[0]) / (GROWING[1] - GROWING[0])))
+        classes = class_loss(embeddings, centres, people[rows], ANGLE * grown)
         optimizer.zero_grad(set_to_none=True)
-        (partner + CLASSES * classes).backward()
+        (partner + (CLASSES[0] + grown * (CLASSES[1] - CLASSES[0])) * classes).backward()
         nn.utils.clip_grad_norm_(weights, 5.0)
         optimizer.step()
         step += 1
@@ -305,7 +306,7 @@ def card(facts: dict[str, Any]) -> str:
 CARD = """# face_embedder
 
 **A research demonstration, trained on LFW.** A small face recogniser, {parameters:.2f} M parameters (half precision),
-64×64 RGB crops to 128 numbers compared by cosine, that attacks anonymised faces and owes nothing to the recogniser that
+48×48 RGB crops to 128 numbers compared by cosine, that attacks anonymised faces and owes nothing to the recogniser that
 let them pass. It has seen few people and is far weaker than what an attacker can download: that it fails proves
 little, that it succeeds proves a leak. Not for identifying anyone.
 

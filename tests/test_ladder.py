@@ -70,7 +70,7 @@ class World:
         self, rows: Sequence[Row], models: Any, job: Job, device: str, size: BatchSize, attempt: int = 0
     ) -> list[Result]:
         self.passes.append((attempt, [r.sample.key for r in rows]))
-        self.levels.append(job.config.operator.t_boom.low if hasattr(job.config.operator, "t_boom") else 0)  # type: ignore[union-attr]
+        self.levels.append(getattr(job.config.operator, job.config.operator.level).low)  # type: ignore[union-attr,arg-type]
         for r in rows:
             self.masks.setdefault(r.sample.key, []).append(r.mask)
         return [
@@ -225,7 +225,9 @@ def test_a_whole_job_counts_everything(tmp_path: Path, monkeypatch: pytest.Monke
     """Real reading, model, encoding and ledger; the gate sees every image as one face, and its pixels as the person."""
     made = job(tmp_path, monkeypatch, **{"model.batch_size": 4, "anonymity.ladder": [0.9, 1.0]})
     source = builders.shard(tmp_path / "in" / "b.tar", 11)
-    made = make_job(made.config.model_copy(update={"input": made.config.input.model_copy(update={"urls": (str(source),)})}))
+    made = make_job(
+        made.config.model_copy(update={"input": made.config.input.model_copy(update={"urls": (str(source),)})})
+    )
     shard = made.config.input.open().shards[0]
     images = {s.key: builders_image(s) for s in shard.read() if isinstance(s, Sample)}
     table = fakes.whole_originals(images)
@@ -247,8 +249,9 @@ def test_a_whole_job_counts_everything(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(attempts) == counts["written"] > 0
     assert max(attempts) > 0
     first = builders.tree(tmp_path / "out", "data", "quarantine")
-    made = make_job(made.config.model_copy(update={"output": made.config.output.model_copy(
-        update={"path": str(tmp_path / "again")}), "run": made.config.run.model_copy(update={"workers": 1})}))  # fmt: skip
+    output = made.config.output.model_copy(update={"path": str(tmp_path / "again")})
+    run = made.config.run.model_copy(update={"workers": 1})
+    made = make_job(made.config.model_copy(update={"output": output, "run": run}))
     local.run_job(made)
     assert builders.tree(tmp_path / "again", "data", "quarantine") == first
 

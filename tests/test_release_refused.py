@@ -28,6 +28,7 @@ from pipeline.errors import UserError
 from pipeline.identity import PUBLIC_SALT
 from pipeline.records import Sample
 from pipeline.release import Evidence, ReleaseConfig, check_release, publish
+from pipeline.release.copies import closest
 
 
 @pytest.mark.parametrize(("salt", "sentence"), [(PUBLIC_SALT, "secret salt"), (b"fifteen bytes !", "15 bytes")])
@@ -180,6 +181,15 @@ def test_one_near_copy_of_any_original_ends_it(tmp_path: Path) -> None:
     )  # larger, and another's
     given = evidence(sources, images=[*(photo(s.seed) for s in sources[:11]), copied])
     attempt(tmp_path, [sources], given, r"1 of 12 images to be released are near-copies of originals \(pHash within 4")
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_originals_are_looked_at_in_chunks(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.release.copies.CHUNK", chunk)
+    hashes = np.random.default_rng(0).integers(0, 2**64, 12, dtype=np.uint64)
+    expected = [min((int(a) ^ int(b)).bit_count() for b in hashes[5:]) for a in hashes[:5]]
+    assert closest(hashes[:5], hashes[5:]).tolist() == expected
+    assert closest(hashes[:5], hashes[:0]).tolist() == [64] * 5
 
 
 @pytest.mark.parametrize(("distance", "refused"), [(0.019, True), (0.021, False)])

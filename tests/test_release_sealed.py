@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.release import check_release, publish, seal, verify
+from pipeline.release.sealing import text_of
 
 
 class Broken(Exception):
@@ -96,7 +97,9 @@ def test_a_sealed_release_is_left_as_it_is(tmp_path: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in release.rglob("*")}
     job, config = tmp_path / "job", settings_of(tmp_path)
     check_release(config, str(job), SALT)
-    seal(release, publish(config, job, salt=SALT, evidence=evidence(people(6)), facts=FACTS))
+    again = publish(config, job, salt=SALT, evidence=evidence(people(6)), facts=FACTS)
+    seal(release, again)
+    assert text_of(again) == (release / "RELEASE.json").read_text()
     assert {p: p.stat().st_mtime_ns for p in release.rglob("*")} == before
     for salt, facts in ((b"another secret of the tests", FACTS), (SALT, {"operator": "other"})):
         with pytest.raises(UserError, match="a release of another job, or with another salt"):

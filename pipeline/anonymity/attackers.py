@@ -18,6 +18,8 @@ HIDDEN = 256
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 """Relative to the mean variance of an embedding's entries; chosen on the people that the attacker knows."""
 FEWEST_PEOPLE = 8
+COMPONENTS = 256
+"""Of longer vectors, as those of LBPH: a square matrix of them all would take minutes."""
 Matrix = NDArray[np.float64]
 
 
@@ -179,7 +181,22 @@ def _whitening(released: Photos, originals: Photos, known: Ints, fit: tuple[Matr
 
 def trained(released: Photos, originals: Photos, threat: Threat) -> dict[str, Any]:
     """All trained attackers by one recogniser; under T2 only the map, whose gallery then holds the source itself."""
-    mapped = {"map_to_clean": map_to_clean(released, originals, threat)}
+    made, clean = reduced(released, originals)
+    mapped = {"map_to_clean": map_to_clean(made, clean, threat)}
     if threat == "T2":
         return mapped
-    return {"softmax": classify(released), "perceptron": classify(released, hidden=HIDDEN), **mapped}
+    return {"softmax": classify(made), "perceptron": classify(made, hidden=HIDDEN), **mapped}
+
+
+def reduced(released: Photos, originals: Photos) -> tuple[Photos, Photos]:
+    """Long vectors in at most `COMPONENTS` principal directions of all that the attacker sees, clean and released."""
+    if released.vectors.shape[1] <= COMPONENTS or not len(released) or not len(originals):
+        return released, originals
+    import torch
+
+    both = torch.from_numpy(np.concatenate([originals.vectors, released.vectors]))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        directions = torch.svd_lowrank(both - both.mean(0), q=min(COMPONENTS, *both.shape), niter=3)[2]
+    projected = ((both - both.mean(0)) @ directions).numpy()
+    return released.seen_as(projected[len(originals) :]), originals.seen_as(projected[: len(originals)])

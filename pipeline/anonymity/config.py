@@ -52,8 +52,9 @@ class AnonymityConfig(Section):
     """Levels after the operator's own; an image that fails goes round again at the next, with fresh noise."""
     smallest_face: int = Field(default=16, ge=1)
     """Shorter side in pixels, in the model's size; smaller faces are undecided."""
-    near_copy: int = Field(default=4, ge=0, lt=32)
-    """Perceptual hashes (64 bits) that differ in so many bits or fewer show one photograph."""
+    near_copy: int = Field(default=6, ge=0, lt=32)
+    """Perceptual hashes (64 bits) that differ in so many bits or fewer show one photograph. Encoding moves 2 of them:
+    keep it above `release.near_copy` by that."""
     undecided: Undecided = Undecided()
     faces_only: FacesOnly | None = None
     workers: int = Field(default=2, ge=1)

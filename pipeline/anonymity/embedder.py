@@ -10,13 +10,13 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
@@ -36,11 +36,21 @@ class EmbedderConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    size: PositiveInt = 64
-    """Side in pixels of what the network sees; a multiple of 2^stages."""
+    size: PositiveInt = 48
+    """Side in pixels of what the network sees; a multiple of 2^stages. The face of a 64 px photograph has about 45."""
     widths: tuple[PositiveInt, ...] = (32, 64, 128, 160)
     depths: tuple[PositiveInt, ...] = (1, 2, 2, 1)
     dimensions: PositiveInt = 128
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(self.widths) != len(self.depths):
+            raise ValueError(f"{len(self.widths)} widths and {len(self.depths)} depths; one of each per stage")
+        if self.size % 2 ** len(self.widths):
+            raise ValueError(
+                f"size is {self.size}; a multiple of {2 ** len(self.widths)} halves {len(self.widths)} times"
+            )
+        return self
 
 
 class Block(nn.Module):
@@ -98,7 +108,7 @@ class SmallEmbedder:
 
     def __init__(self, network: FaceNetwork, config: EmbedderConfig, *, weights: str, device: str = "cpu") -> None:
         self.config, self.weights, self._device = config, weights, device
-        self._network = network.eval().to(device, memory_format=torch.channels_last)
+        self._network = network.eval().to(device).to(memory_format=torch.channels_last)
 
     @classmethod
     def load(cls, folder: Path | None = None, *, device: str = "cpu") -> SmallEmbedder:
@@ -111,9 +121,9 @@ class SmallEmbedder:
             config = EmbedderConfig.model_validate_json((folder / CONFIG).read_bytes())
             network = FaceNetwork(config)
             network.load_state_dict({name: t.float() for name, t in load_file(folder / TENSORS).items()})
-        except (OSError, ValidationError, ValueError, SafetensorError, RuntimeError) as error:
-            why = str(error).splitlines()[0]
-            raise UserError(f"recogniser small: {folder} holds no face embedder ({why})") from None
+        except (OSError, ValidationError, SafetensorError, RuntimeError) as error:
+            why = " ".join(str(error).split())
+            raise UserError(f"recogniser small: {folder} holds no face embedder ({why[:160]})") from None
         return cls(network, config, weights=digest([folder / CONFIG, folder / TENSORS]), device=device)
 
     @torch.inference_mode()

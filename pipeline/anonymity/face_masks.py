@@ -18,8 +18,8 @@ Box = tuple[float, float, float, float]
 def softness(boxes: Sequence[Box], size: tuple[int, int], margin: float, feather: float) -> NDArray[np.float32]:
     """How much of each pixel changes, `[H, W]` in [0, 1]: 1 inside each face's ellipse, falling to 0 at its border.
 
-    The ellipse spans the box with `margin` (a share of its sides) added on each side; the last `feather` of its radii is
-    the soft edge, a half cosine.
+    The ellipse spans the box with `margin` (a share of its sides) added on each side; `feather`, a share of its size,
+    is the width of the soft edge, a half cosine.
     """
     height, width = size
     y, x = np.mgrid[:height, :width] + 0.5

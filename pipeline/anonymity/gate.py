@@ -1,7 +1,7 @@
-"""The gate: is this output anonymous? Every face is compared with its source and with all originals, or nothing is said.
+"""The gate: is this output anonymous? Every face is compared with its source and all originals, or nothing is said.
 
-It compares faces and knows nothing of how they were made. Whoever holds the source photograph itself (T2) may link it by
-layout, pose, clothes and background; the gate defends against who holds other photographs of the person (T1).
+It compares faces and knows nothing of how they were made. It defends against whoever holds other photographs of the
+person (T1); who holds the source photograph itself (T2) may link it by layout, pose, clothes and background.
 """
 
 from __future__ import annotations
@@ -117,7 +117,9 @@ class Gate:
     @cached_property
     def people(self) -> NDArray[np.int64]:
         """For each original a number that is the same for the same person; of unknown people each has its own."""
-        known = {name: i for i, name in enumerate(sorted({who for who in self.originals.identities if who is not None}))}
+        known = {
+            name: i for i, name in enumerate(sorted({who for who in self.originals.identities if who is not None}))
+        }
         names = enumerate(self.originals.identities)
         return np.array([-1 - i if who is None else known[who] for i, who in names], dtype=np.int64)
 
@@ -141,7 +143,7 @@ class Gate:
         return tuple((left, top, wide, high) for left, top, wide, high in boxes.tolist())
 
     def judge(self, keys: Sequence[str], images: Sequence[Pixels8]) -> list[ImageVerdict]:
-        """One verdict for each output; `keys` are those of the sources, images uint8 `[H, W, 3]` in the model's size."""
+        """One verdict for each output, uint8 `[H, W, 3]` in the model's size; `keys` are those of the sources."""
         recognisers = [judge.recogniser for judge in self.judges]
         made = tabulate(images, keys, [None] * len(keys), self.finder, recognisers)
         sources = np.array([self.place[key] for key in keys], dtype=np.int64)
@@ -181,9 +183,7 @@ class Gate:
             return ImageVerdict(verdict="undecided", why=WORDS[doubt], doubt=doubt, faces=faces, others_within=others)
         return ImageVerdict(verdict="anonymous", why="", faces=faces, others_within=others)
 
-    def _face(
-        self, row: int, person: NDArray[np.int64], made: FaceTable, gallery: Mapping[str, _Found]
-    ) -> FaceVerdict:
+    def _face(self, row: int, person: NDArray[np.int64], made: FaceTable, gallery: Mapping[str, _Found]) -> FaceVerdict:
         left, top, width, height = (float(side) for side in made.box[row])
         distances, why = dict[str, float](), ""
         for judge in self.judges:
@@ -243,7 +243,8 @@ WORDS: dict[Doubt, str] = {
 def gate_facts(config: AnonymityConfig, finder: FaceFinder, judges: Sequence[Judge]) -> dict[str, Any]:
     """What an auditor must know of the gate to run it again."""
     return {
-        "detector": finder.detector, "detector_weights": finder.weights, "identities_known": config.identity is not None,
+        "detector": finder.detector, "detector_weights": finder.weights,
+        "identities_known": config.identity is not None,
         "smallest_face": config.smallest_face, "near_copy": config.near_copy,
         "recognisers": [
             {

@@ -145,8 +145,8 @@ def layouts(images: Sequence[Pixels8]) -> dict[str, Floats]:
 
 def _thumbnails(images: Sequence[Pixels8]) -> Floats:
     small = [Image.fromarray(image).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX) for image in images]
-    flat = np.array([np.asarray(image) for image in small], dtype=np.float32).reshape(len(images), -1)
-    flat -= flat.mean(axis=1, keepdims=True) if len(images) else 0
+    flat = np.array([np.asarray(image) for image in small], dtype=np.float32).reshape(-1, 3 * THUMBNAIL**2)
+    flat -= flat.mean(axis=1, keepdims=True)
     return flat / np.linalg.norm(flat, axis=1, keepdims=True).clip(min=1e-6)
 
 

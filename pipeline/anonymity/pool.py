@@ -8,6 +8,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -88,8 +89,11 @@ class Pool:
         return content
 
     def _death(self, connection: Connection) -> UserError:
-        status = self._processes[connection].wait()
-        return UserError(f"{self.owner}: a worker process ended with status {status}; fewer workers need less memory")
+        process = self._processes[connection]
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+        how = f"ended with status {process.poll()}"
+        return UserError(f"{self.owner}: a worker process {how}; where memory is short, fewer workers help")
 
 
 def _end(processes: dict[Connection, subprocess.Popen[bytes]]) -> None:
@@ -106,7 +110,8 @@ def _start(task: str, name: str) -> tuple[Connection, subprocess.Popen[bytes]]:
     # One thread each: there are as many processes as cores.
     threads = {"OMP_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"}
     environment = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-    command = [sys.executable, "-m", "pipeline.anonymity.worker", str(theirs.fileno()), task, name]
+    # -P: nothing in the working folder stands for a module.
+    command = [sys.executable, "-P", "-m", "pipeline.anonymity.worker", str(theirs.fileno()), task, name]
     with theirs:
         process = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL

@@ -64,7 +64,7 @@ def examine(
     thresholds = thresholds_of(seen.pairing, {one.name: one.threshold for one in recognisers})
     results: dict[str, Any] = {
         "version": VERSION,
-        "release": content_hash(str(task.release / SEAL)),
+        "release": task.seal or content_hash(str(task.release / SEAL)),
         "made_with": {
             "detector": finder.detector, "detector_weights": finder.weights, "size": list(seen.size), "fit": task.fit,
             "recognisers": {one.name: one.weights for one in recognisers},

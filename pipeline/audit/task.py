@@ -31,6 +31,8 @@ class Audit:
     """Images like the originals that were not in the input, to measure membership with."""
     model: str | None = None
     """The job's model, to go back along its ODE."""
+    seal: str | None = None
+    """sha256 that RELEASE.json will have, of a release that is audited before it is sealed."""
 
 
 def check(task: Audit) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 @contextmanager
@@ -29,6 +29,26 @@ def training_progress(batch_size: int, *, enabled: bool) -> Iterator[Callable[[i
             rate = f"{(step - first) * batch_size / seconds:.0f}" if seconds > 1 else "–"
             text = "–" if loss is None else f"{loss:.4f}"
             progress.update(task, completed=share, step=step, loss=text, rate=rate)
+
+        yield report
+
+
+@contextmanager
+def looking() -> Iterator[Callable[[str, int], None]]:
+    """A line for each thing that is looked at, with images so far and images/s; call the result with (what, more)."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} images"),
+        TextColumn("{task.fields[rate]} images/s"), TimeElapsedColumn(),
+    )  # fmt: skip
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+
+        def report(what: str, more: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=None, rate="–")
+            task = progress.tasks[tasks[what]]
+            rate = (task.completed + more) / max(task.elapsed or 0, 1e-9)
+            progress.update(tasks[what], advance=more, rate=f"{rate:.1f}")
 
         yield report
 

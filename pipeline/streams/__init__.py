@@ -24,6 +24,11 @@ AnyInput = Annotated[WebDatasetInput | HubInput | FolderInput | CaptionsInput, F
 OutputFormat = Literal["webdataset", "parquet", "folder"]
 
 
+def input_at(place: str) -> WebDatasetInput | FolderInput:
+    """The images at a place that people name: a folder of images, or tars by path, glob or URL."""
+    return FolderInput(path=place) if Path(place).is_dir() else WebDatasetInput(urls=(place,))
+
+
 def _open_tar(*, data: Path, parts: Path, name: str, stream: InputStream) -> TarWriter:
     return TarWriter(data=data, parts=parts, name=name, verbatim_names=stream.verbatim_names)
 

@@ -145,7 +145,12 @@ def differences(
     flat_old, flat_new = flatten(old), flatten(new)
     keys = [key for key in {**flat_old, **flat_new} if flat_old.get(key) != flat_new.get(key)]
     changed = [f"{key} ({flat_old.get(key)} → {flat_new.get(key)})" for key in keys]
-    words = {"model": "the model's files", "code": "doppel's code", "salt": "the salt", "gate": "recognisers or certificates"}
+    words = {
+        "model": "the model's files",
+        "code": "doppel's code",
+        "salt": "the salt",
+        "gate": "recognisers or certificates",
+    }
     return changed + [word for key, word in words.items() if old_hashes.get(key) != new_hashes.get(key)]
 
 

@@ -65,6 +65,14 @@ def test_the_classifier_finds_a_linear_leak(hidden: int | None) -> None:
     assert found["queries"] == 240
 
 
+def test_long_vectors_are_reduced_and_still_give_the_leak_away() -> None:
+    pairs = leak(40, each=6)
+    wide = np.linalg.qr(np.random.default_rng(0).normal(size=(2000, 32)))[0].T
+    made, clean = (side.seen_as(side.vectors @ wide) for side in (pairs.made("toy"), pairs.clean("toy")))
+    found = trained(made, clean, "T1")
+    assert {kind: figures["rank"]["1"]["share"] > 0.8 for kind, figures in found.items()} == dict.fromkeys(found, True)
+
+
 def test_where_nothing_is_left_nothing_is_found() -> None:
     pairs = nothing()
     for figures in trained(pairs.made("toy"), pairs.clean("toy"), "T1").values():

@@ -1,4 +1,4 @@
-"""The small embedder: the shipped one is sound, a batch changes nothing, damaged folders are refused; its margin loss."""
+"""The small embedder: the shipped one is sound, a batch changes nothing, damaged folders are refused; its loss."""
 
 from __future__ import annotations
 
@@ -14,8 +14,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.anonymity.embedder import (
-    CONFIG, TENSORS, EmbedderConfig, FaceNetwork, SmallEmbedder, angular_margin, network_pixels, save_embedder,
-)  # fmt: skip
+    CONFIG,
+    TENSORS,
+    EmbedderConfig,
+    FaceNetwork,
+    SmallEmbedder,
+    angular_margin,
+    network_pixels,
+    save_embedder,
+)
 from pipeline.assets import ROOT
 from pipeline.errors import UserError
 
@@ -108,7 +115,7 @@ def other_shape(file: Path) -> None:
 )
 def test_a_damaged_folder_is_refused(folder: Path, file: str, damage: object) -> None:
     damage(folder / file)  # type: ignore[operator]
-    with pytest.raises(UserError, match="recogniser small: .* holds no face embedder") as refused:
+    with pytest.raises(UserError, match=r"recogniser small: .* holds no face embedder") as refused:
         SmallEmbedder.load(folder)
     assert "\n" not in str(refused.value)
 

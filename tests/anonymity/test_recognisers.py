@@ -58,9 +58,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("side", [None, 64])
 def test_dlib_s_are_deepface_s_on_people(side: int | None) -> None:
     with FaceFinder(workers=0) as finder:
-        images = people(8, side)
+        images = people(6, side)
         pairs = [(image, found[0]) for image, found in zip(images, finder.find(images), strict=True) if len(found) == 1]
-    assert len(pairs) >= 6
+    assert len(pairs) >= 5
     made = load_recogniser("Dlib").embed([face.crop for _, face in pairs])
     wanted = np.array([represent(image, "Dlib") for image, _ in pairs])
     assert np.abs(made - wanted).max() < 2e-5  # the promise is 1e-4

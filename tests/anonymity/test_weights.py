@@ -10,6 +10,7 @@ import pytest
 from portraits import needs_dlib
 
 from pipeline.anonymity import weights
+from pipeline.anonymity.backend import offline
 from pipeline.anonymity.faces import DETECTORS, FaceFinder
 from pipeline.anonymity.recognisers import THRESHOLDS, load_recogniser
 from pipeline.errors import UserError
@@ -156,6 +157,16 @@ def test_without_dlib(role: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "dlib" else found(name, *rest))
     with pytest.raises(UserError, match=rf"{role} [dD]lib: .* pip install doppel\[faces\]"):
         FaceFinder(workers=0) if role == "detector" else load_recogniser("Dlib")
+
+
+def test_deepface_is_left_as_it_was() -> None:
+    from deepface.commons import weight_utils
+    from deepface.commons.logger import Logger
+
+    before = weight_utils.download_weights_if_necessary, Logger().log_level
+    with pytest.raises(ZeroDivisionError), offline("detector x"):
+        1 / 0  # noqa: B018
+    assert (weight_utils.download_weights_if_necessary, Logger().log_level) == before
 
 
 def test_a_broken_weight_file_is_an_error(home: Path) -> None:
