@@ -50,8 +50,9 @@ def export(job: Job, on_images: OnImages) -> dict[str, Any]:
         judges = judges_of(anonymity, finder, size, device)
         recognisers = [judge.recogniser for judge in judges]
         originals = scan_originals(job, finder, recognisers)
+        faces = len(originals.image)
         outputs = tabulated(written(job), finder, recognisers, lambda count: on_images("outputs", count))
-        copy_distance = {judge.recogniser.name: STRICTLY * judge.copy_distance for judge in judges}
+        copy_distance = {judge.recogniser.name: STRICTLY * judge.copy_distance(faces) for judge in judges}
         evidence = Evidence(originals=originals, outputs=outputs, copy_distance=copy_distance, size=size)
         facts = facts_of(job, judges, originals)
         manifest = publish(config, Path(job.config.output.path), salt=job.salt, evidence=evidence, facts=facts)

@@ -59,7 +59,7 @@ SINGLE, STRENGTH = 0.3, 0.75
 """Weight of a person with one photograph where one with n has √n; strength of the augmentation."""
 SCALE, TEMPERATURE, CLASSES = 24.0, 0.1, (0.2, 1.0)
 """Of the margin loss and of the partner loss; CLASSES: the former's weight beside the latter, at first and at last."""
-ANGLE, GROWING = 0.2, (0.4, 0.7)
+ANGLE, GROWING = 0.2, (0.5, 0.8)
 """The margin (radians) and CLASSES grow between these shares of the run."""
 TELL = 120
 """Seconds between lines and checkpoints."""

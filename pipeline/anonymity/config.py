@@ -40,10 +40,11 @@ class AnonymityConfig(Section):
     """Every output is compared with its source and with all originals; without proof it is not written."""
 
     detector: str = "dlib"
-    recognisers: tuple[str, ...] = Field(default=("Dlib",), min_length=1)
-    """By deepface's names, or `lbph`, `small`. An image is anonymous where all of them say so."""
+    recognisers: tuple[str, ...] = Field(default=("Dlib", "dlib-chip"), min_length=1)
+    """By deepface's names, or `dlib-chip`, `lbph`, `small`. An image is anonymous where all of them say so."""
     threshold: Literal["deepface"] | Far = "deepface"
-    """Cosine distance above which two faces are two people: deepface's, or the certificate's at a false-match rate."""
+    """Cosine distance above which two faces are two people: deepface's (of a recogniser that it doesn't know, the
+    certificate's at FAR 1e-3), or the certificate's at a false-match rate."""
     certificates: tuple[str, ...] = ()
     """Files that `doppel calibrate-faces` wrote; by default those that ship with doppel."""
     identity: str | None = None

@@ -116,8 +116,7 @@ def _keys(similarity: Tensor, rows: Tensor) -> Tensor:
     """
     import torch
 
-    bits = (similarity + 0.0).view(torch.int32)  # + 0.0: −0 equals 0 and must have its bits
-    return _mirrored(bits).long().mul_(1 << 32).add_(0xFFFFFFFF - rows)
+    return _mirrored(similarity.view(torch.int32)).long().mul_(1 << 32).add_(0xFFFFFFFF - rows)
 
 
 def _similarity(keys: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ Verdict = Literal["anonymous", "recognisable", "undecided"]
 Doubt = Literal["no_face_in_source", "no_face_in_output", "face_count_changed", "face_too_small"]
 """Why a verdict is undecided."""
 Floats = NDArray[np.float32]
+CHANCE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,17 +44,18 @@ class Judge:
 
     @classmethod
     def of(cls, recogniser: Recogniser, certificate: Certificate, threshold: str) -> Judge:
-        """`threshold` is `deepface` or a key of the certificate's. Raises `UserError` where it may not certify."""
+        """`threshold` is `deepface` or a key of the certificate's; what deepface doesn't know goes by FAR 1e-3.
+
+        Raises `UserError` where the recogniser may not certify anything.
+        """
         if not certificate.certifies:
             raise UserError(
                 f"anonymity.recognisers: {recogniser.name} may certify nothing: its TAR at FAR 1e-2 is "
                 f"{certificate.tar['1e-2']:.3f} on {certificate.data}, and {certificate.floor:g} is the least"
             )
-        distance = recogniser.threshold if threshold == "deepface" else certificate.thresholds[threshold]
-        if distance is None:
-            raise UserError(
-                f"anonymity.threshold: deepface has none for {recogniser.name}; allowed are 1e-2, 1e-3 and 1e-4"
-            )
+        own = recogniser.threshold if threshold == "deepface" else None
+        far = "1e-3" if threshold == "deepface" else threshold
+        distance = certificate.thresholds[far] if own is None else own
         return cls(recogniser=recogniser, certificate=certificate, threshold=distance)
 
     @property
@@ -61,10 +63,14 @@ class Judge:
         """Share of pairs of two people at or below the threshold, on the certificate's data."""
         return max((far for far, _, distance in self.certificate.roc if distance <= self.threshold), default=0.0)
 
-    @property
-    def copy_distance(self) -> float:
-        """Below it no two people of the certificate's data came: who is so near is the same."""
-        return min(self.certificate.closest_impostor, self.threshold)
+    def copy_distance(self, gallery: int) -> float:
+        """Nearer than this to one of `gallery` faces, an output shows that face, or one too like it to publish.
+
+        Strangers come so near to any of them in one of twenty images (`CHANCE`) at most, by the certificate's FAR; of
+        a large gallery nobody may be nearer than two people of the certificate's data ever were.
+        """
+        rare = (distance for far, _, distance in self.certificate.roc if far * gallery <= CHANCE)
+        return min(max(self.certificate.closest_impostor, *rare, 0.0), self.threshold)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +201,7 @@ class Gate:
                 why = why or f"{name} recognises the person"
             elif found.same[row]:
                 why = why or f"{name}: of all originals, one of the same person is nearest"
-            elif found.distance[row] < judge.copy_distance:
+            elif found.distance[row] < judge.copy_distance(len(self.originals.image)):
                 why = why or f"{name}: it is the face of another original"
         verdict: Verdict = "recognisable" if why else "anonymous"
         return FaceVerdict(verdict=verdict, why=why, box=(left, top, width, height), distances=distances)
@@ -249,7 +255,7 @@ def gate_facts(config: AnonymityConfig, finder: FaceFinder, judges: Sequence[Jud
         "recognisers": [
             {
                 "name": judge.recogniser.name, "weights": judge.recogniser.weights, "threshold": judge.threshold,
-                "far_at_threshold": judge.far, "copy_distance": judge.copy_distance,
+                "far_at_threshold": judge.far, "chance_of_another": CHANCE,
                 "tar_at_far_1e-2": judge.certificate.tar["1e-2"], "certificate_data": judge.certificate.data,
             }
             for judge in judges

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -72,12 +73,12 @@ class Pairing:
 
     @cached_property
     def person(self) -> Ints:
-        """`[N]`: who is in each original, by a number that says nothing else; −1 where unknown."""
+        """`[N]`: who is in each original, −1 where unknown. Numbers follow a hash: those of an alphabet would tell."""
         known = [name is not None for name in self.originals.identities]
         numbers = np.full(len(known), UNKNOWN, dtype=np.int64)
-        names = [name for name in self.originals.identities if name is not None]
-        if names:
-            numbers[known] = np.unique(names, return_inverse=True)[1]
+        named = [name.encode("utf-8", "surrogatepass") for name in self.originals.identities if name is not None]
+        if named:
+            numbers[known] = np.unique([blake2b(name).hexdigest() for name in named], return_inverse=True)[1]
         return numbers
 
     @property
@@ -147,12 +148,12 @@ def _thumbnails(images: Sequence[Pixels8]) -> Floats:
     small = [Image.fromarray(image).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX) for image in images]
     flat = np.array([np.asarray(image) for image in small], dtype=np.float32).reshape(-1, 3 * THUMBNAIL**2)
     flat -= flat.mean(axis=1, keepdims=True)
-    return flat / np.linalg.norm(flat, axis=1, keepdims=True).clip(min=1e-6)
+    return (flat / np.linalg.norm(flat, axis=1, keepdims=True).clip(min=1e-6)).astype(np.float32)
 
 
 def _bits(hashes: NDArray[np.uint64]) -> Floats:
     octets = np.ascontiguousarray(hashes, dtype=np.uint64).view(np.uint8).reshape(-1, 8)
-    return (np.unpackbits(octets, axis=1).astype(np.float32) * 2 - 1) / 8
+    return ((np.unpackbits(octets, axis=1) * 2.0 - 1) / 8).astype(np.float32)
 
 
 def _colours(images: Sequence[Pixels8]) -> Floats:

@@ -14,6 +14,7 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pipeline.anonymity.faces import Face
     from pipeline.records import Pixels8
 
 THRESHOLDS: dict[str, float] = {
@@ -91,6 +92,12 @@ def _dlib(device: str, workers: int) -> Recogniser:
     return load_dlib(device=device, workers=workers)
 
 
+def _chip(device: str, workers: int) -> Recogniser:
+    from pipeline.anonymity.fast_dlib import ChipDlib
+
+    return ChipDlib(device)
+
+
 def _lbph(device: str, workers: int) -> Recogniser:
     from pipeline.anonymity.lbph import LBPH
 
@@ -103,7 +110,9 @@ def _small(device: str, workers: int) -> Recogniser:
     return SmallEmbedder.load(device=device)
 
 
-OWN: dict[str, Callable[[str, int], Recogniser]] = {"Dlib": _dlib, "lbph": _lbph, "small": _small}
+OWN: dict[str, Callable[[str, int], Recogniser]] = {
+    "Dlib": _dlib, "dlib-chip": _chip, "lbph": _lbph, "small": _small,
+}  # fmt: skip
 """What runs on code of ours; all else of `THRESHOLDS` on deepface's."""
 
 
@@ -117,6 +126,16 @@ def load_recogniser(name: str, *, device: str = "cpu", workers: int = 2) -> Reco
     if name not in THRESHOLDS:
         raise UserError(f"recogniser is {name!r}; known are {', '.join(dict.fromkeys([*THRESHOLDS, *OWN]))}")
     return Pooled(name, workers=workers) if name in ONE_AT_A_TIME and workers else Deepface(name)
+
+
+def crops_for(name: str, faces: Sequence[Face]) -> list[Pixels8]:
+    """What a recogniser is to see of each face. Raises `UserError` where the detector does not give it."""
+    if name != "dlib-chip":
+        return [face.crop for face in faces]
+    chips = [face.chip for face in faces if face.chip is not None]
+    if len(chips) < len(faces):
+        raise UserError("recogniser dlib-chip needs the landmarks of detector dlib; another detector was named")
+    return chips
 
 
 def unit(embeddings: NDArray[Any]) -> NDArray[np.float32]:

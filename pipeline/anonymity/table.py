@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.anonymity.phash import phash
-from pipeline.anonymity.recognisers import unit
+from pipeline.anonymity.recognisers import crops_for, unit
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,12 +61,11 @@ def tabulate(
     finder: FaceFinder,
     recognisers: Sequence[Recogniser],
 ) -> FaceTable:
-    """Finds the faces of each image once; every recogniser embeds the same crops, all of them in one call."""
+    """Finds the faces of each image once; every recogniser embeds all of them in one call."""
     if not len(images) == len(keys) == len(identities):
         raise ValueError(f"{len(images)} images, {len(keys)} keys, {len(identities)} identities: expected one of each")
     found = finder.find(images)
     faces = [face for of_image in found for face in of_image]
-    crops = [face.crop for face in faces]
     unknown = ((np.nan, np.nan), (np.nan, np.nan))
     return FaceTable(
         keys=tuple(keys),
@@ -74,7 +73,7 @@ def tabulate(
         image=np.repeat(np.arange(len(images)), [len(of_image) for of_image in found]).astype(np.int64),
         box=np.array([face.box for face in faces], dtype=np.float32).reshape(-1, 4),
         eyes=np.array([face.eyes or unknown for face in faces], dtype=np.float32).reshape(-1, 2, 2),
-        embeddings={recogniser.name: unit(recogniser.embed(crops)) for recogniser in recognisers},
+        embeddings={one.name: unit(one.embed(crops_for(one.name, faces))) for one in recognisers},
         phash=phash(images),
     )
 

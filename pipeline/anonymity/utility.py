@@ -131,7 +131,7 @@ def _agreement(name: str, released: Sequence[Pixels8], sources: Sequence[Pixels8
     ours, theirs = judged(released), judged(sources)
     if name == "age":
         return {"faces": len(ours), "mean_difference": float(np.mean(np.abs(np.subtract(ours, theirs))))}
-    return {"faces": len(ours), "share": _mean(np.array(ours) == np.array(theirs))}
+    return {"faces": len(ours), "share": float(np.mean(np.array(ours) == np.array(theirs)))}
 
 
 def _eyes(pairing: Pairing) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -13,10 +13,10 @@ from pipeline.anonymity.faces import FaceFinder
 from pipeline.anonymity.photos import THREATS, UNKNOWN, Pairing
 from pipeline.anonymity.recognisers import load_recogniser
 from pipeline.anonymity.results import copies, findings, thresholds_of, under, undone
-from pipeline.audit.looking import Held, OnImages, gather
+from pipeline.audit.looking import Held, OnImages, first_size, gather
 from pipeline.audit.pictures import draw
 from pipeline.audit.task import Audit, check
-from pipeline.audit.undoing import paired_again, undo
+from pipeline.audit.undoing import check_model, paired_again, undo
 from pipeline.audit.usefulness import useful
 from pipeline.release.sealing import SEAL
 from pipeline.streams.files import content_hash
@@ -60,13 +60,15 @@ def examine(
     on_images: OnImages = silent,
 ) -> dict[str, Any]:
     """`audit` with detector and recognisers at hand, of a release that was checked."""
-    seen = gather(task, finder, recognisers, on_images)
+    size = task.size or first_size(task.release)
+    check_model(task.model, size)
+    seen = gather(task, size, finder, recognisers, on_images)
     thresholds = thresholds_of(seen.pairing, {one.name: one.threshold for one in recognisers})
     results: dict[str, Any] = {
         "version": VERSION,
         "release": task.seal or content_hash(str(task.release / SEAL)),
         "made_with": {
-            "detector": finder.detector, "detector_weights": finder.weights, "size": list(seen.size), "fit": task.fit,
+            "detector": finder.detector, "detector_weights": finder.weights, "size": list(size), "fit": task.fit,
             "recognisers": {one.name: one.weights for one in recognisers},
         },
         "counts": counts(seen.pairing),
@@ -75,7 +77,7 @@ def examine(
         results[threat] = under(threat, seen.pairing, thresholds, lambda name: on_images(f"attacks by {name}", 0))
         results[threat]["inversion"] = {}
     results["T2"] |= copies(seen.pairing, seen.outside, seen.outside_people)
-    for way, (figures, rows, images) in undo(task, seen.pairs, seen.size, device):
+    for way, (figures, rows, images) in undo(task, seen.pairs, device):
         again = paired_again(seen.pairing, rows, images, finder, recognisers) if images else None
         for threat in THREATS:
             found = undone(again, threat) if again else None

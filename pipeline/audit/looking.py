@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,7 +58,6 @@ class Held:
 class Seen:
     """All that an audit has read; images are numbered as in their face tables."""
 
-    size: tuple[int, int]
     pairing: Pairing
     pairs: Held
     labels: tuple[int | None, ...]
@@ -70,10 +70,15 @@ class Seen:
     """Numbers of who is in them."""
 
 
-def gather(task: Audit, finder: FaceFinder, recognisers: Sequence[Recogniser], on_images: OnImages) -> Seen:
+def images_of(release: Path) -> WebDatasetInput:
+    return WebDatasetInput(urls=(str(release / DATA / "*.tar"),))
+
+
+def gather(
+    task: Audit, size: tuple[int, int], finder: FaceFinder, recognisers: Sequence[Recogniser], on_images: OnImages
+) -> Seen:
     """Finds all faces (kept in `task.out/faces`, so that a second audit is short), then looks at all pixels."""
-    released = WebDatasetInput(urls=(str(task.release / DATA / "*.tar"),))
-    size = task.size or first_size(released)
+    released = images_of(task.release)
 
     def faces(source: AnyInput, name: str, fit: Fit, who: str | None) -> FaceTable:
         return scan(
@@ -93,7 +98,6 @@ def gather(task: Audit, finder: FaceFinder, recognisers: Sequence[Recogniser], o
         flat = look(task.others, size, task.fit, set()).layouts
         outside, people = _outside(faces(task.others, "others", task.fit, task.identity), flat)
     return Seen(
-        size=size,
         pairing=Pairing(originals=originals, released=made, source=source, layouts=sides),
         pairs=Held(rows=held, released=[after.held[i] for i in held], sources=[before.held[i] for i in source[held]]),
         labels=before.labels,
@@ -127,10 +131,11 @@ def labelled(source: AnyInput, size: tuple[int, int], fit: Fit) -> Iterator[tupl
                 continue
 
 
-def first_size(released: AnyInput) -> tuple[int, int]:
-    for _, _, image in image_stream(released, None, "resize"):
+def first_size(release: Path) -> tuple[int, int]:
+    """Height and width of the first released image. Raises `UserError` where none can be read."""
+    for _, _, image in image_stream(images_of(release), None, "resize"):
         return image.shape[0], image.shape[1]
-    raise UserError("the release holds no image that can be read")
+    raise UserError(f"{release}: no image of it can be read")
 
 
 def sources_of(released: Sequence[str], originals: Sequence[str], salt: bytes | None) -> Ints:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.anonymity.attacks import Found, chance, pair_distances, reidentify, share, sides
+from pipeline.anonymity.attacks import Found, chance, reidentify, share, sides
 from pipeline.anonymity.metrics import roc
 from pipeline.anonymity.photos import THREATS, Floats, Pairing, Threat
 from pipeline.anonymity.results import Thresholds, missing
+from pipeline.anonymity.verification import pair_distances
 from pipeline.report.anonymity import Tradeoff, distance_histograms, match_curves, png, privacy_utility, roc_curves
 
 if TYPE_CHECKING:
@@ -37,17 +38,22 @@ def _distances(pairing: Pairing, measured: list[Threat], thresholds: Thresholds)
     panels: dict[str, dict[str, Floats]] = {}
     for name in pairing.recognisers:
         query, gallery, _ = sides(pairing, name, "naive")
-        pairs = {threat: pair_distances(query, gallery, threat) for threat in measured}
-        genuine = {"T1": "T1: to other photographs", "T2": "T2: to the source"}
-        panels[name] = {genuine[threat]: pairs[threat].genuine for threat in measured}
-        panels[name]["to other people"] = pairs[measured[0]].impostor
         clean = pair_distances(gallery, gallery, "T1", same=True).genuine
-        panels[name] |= {"clean, one person": clean} if len(clean) else {}
-    return distance_histograms(panels, thresholds)
+        for threat in measured:
+            pairs = pair_distances(query, gallery, threat)
+            mates = "to other photographs of the person" if threat == "T1" else "to the source"
+            series = {mates: pairs.genuine, "to other people": pairs.impostor}
+            panels[f"{name}, {threat}"] = series | ({"clean, of one person": clean} if len(clean) else {})
+    lines = {
+        f"{name}, {threat}": {key if key == "deepface" else f"FAR {key}": at for key, at in thresholds[name].items()}
+        for name in pairing.recognisers
+        for threat in measured
+    }
+    return distance_histograms(panels, lines)
 
 
 def _roc(pairing: Pairing, measured: list[Threat]) -> Figure:
-    panels: dict[str, dict[str, tuple[Floats, Floats]]] = {threat: {} for threat in measured}
+    panels: dict[str, dict[str, Any]] = {threat: {} for threat in measured}
     for threat in measured:
         for name in pairing.recognisers:
             query, gallery, _ = sides(pairing, name, "naive")
@@ -60,12 +66,14 @@ def _roc(pairing: Pairing, measured: list[Threat]) -> Figure:
 
 def _matches(found: Mapping[Threat, Mapping[str, Found | None]]) -> Figure:
     ranks = range(1, RANKS + 1)
-    panels = {
+    panels: dict[str, dict[str, Any]] = {
         threat: {name: np.array([(one.rank <= r).mean() for r in ranks]) for name, one in by_name.items() if one}
         for threat, by_name in found.items()
     }
     first = {threat: next((one for one in by_name.values() if one), None) for threat, by_name in found.items()}
-    guessed = {threat: np.array([chance(one, r) for r in ranks]) for threat, one in first.items() if one}
+    guessed: dict[str, Any] = {
+        threat: np.array([chance(one, r) for r in ranks]) for threat, one in first.items() if one
+    }
     return match_curves(panels, guessed)
 
 

@@ -21,13 +21,11 @@ if TYPE_CHECKING:
     from pipeline.anonymity.recognisers import Recogniser
     from pipeline.records import Pixels8
 
-UNDONE = 300
-"""Released images that are undone and looked at again."""
+UNDONE, BATCH = 300, 16
+"""Released images that are undone and looked at again; how many at a time."""
 
 
-def undo(
-    task: Audit, pairs: Held, size: tuple[int, int], device: str
-) -> Iterator[tuple[str, tuple[dict[str, Any], Ints, list[Pixels8]]]]:
+def undo(task: Audit, pairs: Held, device: str) -> Iterator[tuple[str, tuple[dict[str, Any], Ints, list[Pixels8]]]]:
     """Ways back: (name, (figures, rows of the release, what was made of them)); no images where a way leads nowhere."""
     if not len(pairs.rows):
         return
@@ -37,7 +35,7 @@ def undo(
     yield "permutation of tiles", (figures, pairs.rows[tested], images)
     if task.model is not None:
         level = usual_level(task.release)
-        images = back_along_the_ode(task.model, pairs.released[:UNDONE], level, size, device)
+        images = back_along_the_ode(task.model, pairs.released[:UNDONE], level, device)
         yield "inverse ODE", ({"level": level, "images": len(images)}, pairs.rows[:UNDONE], images)
 
 
@@ -48,19 +46,21 @@ def usual_level(release: Path) -> float:
     return float(max(numbers, key=lambda level: numbers[level])) if numbers else 0.5
 
 
-def back_along_the_ode(
-    path: str, images: Sequence[Pixels8], level: float, size: tuple[int, int], device: str
-) -> list[Pixels8]:
-    """Raises `UserError` for a model that works on another size."""
+def check_model(path: str | None, size: tuple[int, int]) -> None:
+    """Raises `UserError` for a model that isn't there, or works on another size (height, width)."""
+    from pipeline.models.config import ModelConfig
+    from pipeline.models.families import sketch_model
+
+    if path is not None and (own := sketch_model(ModelConfig(path=path)).size) != size:
+        raise UserError(f"model: {path} works on {own[1]} × {own[0]} pixels, the release has {size[1]} × {size[0]}")
+
+
+def back_along_the_ode(path: str, images: Sequence[Pixels8], level: float, device: str) -> list[Pixels8]:
     from pipeline.models.config import ModelConfig
     from pipeline.models.families import load_model
 
     model = load_model(ModelConfig(path=path), device)
-    if model.size != size:
-        raise UserError(
-            f"model: {path} works on {model.size[1]} × {model.size[0]} pixels, the release has {size[1]} × {size[0]}"
-        )
-    parts = [images[first : first + 16] for first in range(0, len(images), 16)]
+    parts = [images[first : first + BATCH] for first in range(0, len(images), BATCH)]
     return [image for part in parts for image in from_pixels(invert_ode(model, to_pixels(part, device), level))]
 
 

@@ -42,14 +42,14 @@ class Tradeoff:
 
     name: str
     privacy: tuple[float, float, float]
-    """Share of people *not* found first: low, value, high."""
+    """Share of queries *not* found first: low, value, high."""
     utility: tuple[float, float, float]
 
 
 def distance_histograms(panels: Panels, thresholds: Mapping[str, Mapping[str, float]]) -> Figure:
-    """`panels`: recogniser → series (`released to source`, `two people`, …) → distances `[n]`, as densities.
+    """`panels`: title, recogniser and threat model, → series (`one person`, …) → distances `[n]`, as shares.
 
-    `thresholds`: recogniser → name → distance, as dashed lines.
+    `thresholds`: title → name → distance, as dashed lines.
     """
     figure, axes = _panels(list(panels))
     for (title, series), axis in zip(panels.items(), axes, strict=True):
@@ -62,9 +62,9 @@ def distance_histograms(panels: Panels, thresholds: Mapping[str, Mapping[str, fl
                 axis.stairs(share, edges, fill=True, alpha=0.35, color=colour, label=f"{name} ({len(values):,})")
                 axis.stairs(share, edges, color=colour, linewidth=0.8)
         for style, (name, at) in zip(("--", ":", "-.", (0, (1, 4))), thresholds.get(title, {}).items(), strict=False):
-            axis.axvline(at, color="#333333", linestyle=style, linewidth=0.9, label=f"threshold {name}: {at:.3g}")
-        axis.set(xlabel="cosine distance", ylabel="share of pairs", ylim=(0, None))
-        axis.legend(fontsize=7, frameon=False)
+            axis.axvline(at, ymax=0.66, color="#333333", linestyle=style, linewidth=0.9, label=f"{name}: {at:.3g}")
+        axis.set(xlabel="cosine distance", ylabel="share of pairs", ylim=(0, 1.5 * axis.get_ylim()[1]))
+        _legend(axis, ncols=2, loc="upper center")  # in the room above the bars
     return figure
 
 
@@ -81,22 +81,22 @@ def against_level(panels: Mapping[str, Sequence[AtLevel]]) -> Figure:
         right.errorbar(at, [p.over for p in points], [p.over_error for p in points], **style)
     left.set(xlabel="t_boom / T", ylabel="mean cosine distance", ylim=(0, None))
     right.set(xlabel="t_boom / T", ylabel="share of images", ylim=(-0.02, 1.02))
-    right.legend(fontsize=7, frameon=False)
+    _legend(right)
     return figure
 
 
 def roc_curves(panels: Panels) -> Figure:
     """`panels`: threat model → attack → (FAR `[n]`, TAR `[n]`); FAR is logarithmic, the dotted line is guessing."""
     figure, axes = _panels(list(panels))
-    guess = np.geomspace(FIRST_FAR, 1, 50)
+    guess = np.geomspace(FIRST_FAR, 1, 200)
     for curves, axis in zip(panels.values(), axes, strict=True):
-        for colour, (name, (far, tar)) in zip(COLOURS, curves.items(), strict=False):
-            shown = np.interp(guess, far, tar)
-            axis.plot(guess, shown, color=colour, label=name, linewidth=1.3)
+        for i, (colour, (name, (far, tar))) in enumerate(zip(COLOURS, curves.items(), strict=False)):
+            place = np.searchsorted(far, guess, side="right") - 1  # the best that this FAR allows
+            axis.plot(guess, tar[place], color=colour, label=name, **_width(i))
         axis.plot(guess, guess, color="#333333", linestyle=":", linewidth=0.9, label="guessing")
         axis.set(xscale="log", xlim=(FIRST_FAR, 1), ylim=(-0.02, 1.02))
         axis.set(xlabel="share of other people accepted (FAR)", ylabel="share of mates accepted (TAR)")
-        axis.legend(fontsize=7, frameon=False)
+        _legend(axis)
     return figure
 
 
@@ -107,12 +107,12 @@ def match_curves(panels: Panels, chance: Mapping[str, Floats]) -> Figure:
     """
     figure, axes = _panels(list(panels))
     for (title, curves), axis in zip(panels.items(), axes, strict=True):
-        for colour, (name, found) in zip(COLOURS, curves.items(), strict=False):
-            axis.plot(np.arange(1, len(found) + 1), found, color=colour, label=name, linewidth=1.3)
+        for i, (colour, (name, found)) in enumerate(zip(COLOURS, curves.items(), strict=False)):
+            axis.plot(np.arange(1, len(found) + 1), found, color=colour, label=name, **_width(i))
         guessed = chance.get(title, np.zeros(0))
         axis.plot(np.arange(1, len(guessed) + 1), guessed, color="#333333", linestyle=":", label="guessing")
-        axis.set(xlabel="rank", ylabel="share found by this rank", ylim=(-0.02, 1.02))
-        axis.legend(fontsize=7, frameon=False)
+        axis.set(xlabel="rank", ylabel="share found by this rank", ylim=(-0.02, 1.02), xticks=(1, 5, 10, 15, 20))
+        _legend(axis)
     return figure
 
 
@@ -127,9 +127,21 @@ def privacy_utility(panels: Mapping[str, Sequence[Tradeoff]], *, utility: str) -
                 "yerr": [[max(y - y_low, 0)], [max(y_high - y, 0)]],
             }
             axis.errorbar(x, y, **errors, color=colour, marker="o", markersize=4, capsize=2, label=point.name)
-        axis.set(xlabel="share of people not found first", ylabel=utility, xlim=(-0.03, 1.03))
-        axis.legend(fontsize=7, frameon=False)
+        axis.set(xlabel="share of queries not found first", ylabel=utility, xlim=(-0.03, 1.03))
+        if all(point.utility[2] <= 1 for point in points):  # a share
+            axis.set_ylim(-0.03, 1.03)
+        _legend(axis)
     return figure
+
+
+def _legend(axis: Axes, *, ncols: int = 1, loc: Any = "best") -> None:
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=6.5, frameon=False, ncols=ncols, loc=loc)
+
+
+def _width(i: int) -> dict[str, Any]:
+    """Later curves are thinner, so that equal ones all show."""
+    return {"linewidth": max(3.2 - 0.6 * i, 0.9), "alpha": 0.85}
 
 
 def png(figure: Figure) -> bytes:

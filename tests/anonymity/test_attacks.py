@@ -8,22 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.anonymity.attacks import (
-    SEARCHES,
-    attack,
-    chance,
-    own_thresholds,
-    pair_distances,
-    protection,
-    rates,
-    reidentify,
-    search,
-    share,
-    source_distances,
-    worst_identity,
-)
+from pipeline.anonymity.attacks import SEARCHES, chance, rates, reidentify, search, share, worst_identity
 from pipeline.anonymity.membership import auc, membership, near_copies
 from pipeline.anonymity.photos import Pairing, Photos, related
+from pipeline.anonymity.results import attack
+from pipeline.anonymity.verification import own_thresholds, pair_distances, protection, source_distances
 
 
 def random_photos(seed: int, count: int = 23, people: int = 7) -> Photos:
@@ -200,8 +189,18 @@ def test_the_worst_identity_is_a_number_and_a_frequency() -> None:
     clean, names = face_tables.people(6, 4, seed=8)
     made, _ = face_tables.people(24, 1, seed=9)
     made[8:12] = clean[8:12]  # person 2 slipped through
-    found = reidentify(face_tables.pairing(clean, made, names), "toy", "naive", "T1")
-    assert worst_identity(found) == {"person": 2, "queries": 4, "share": 1.0}
+    pairs = face_tables.pairing(clean, made, names)
+    found = reidentify(pairs, "toy", "naive", "T1")
+    assert worst_identity(found) == {"person": pairs.person[8], "queries": 4, "share": 1.0}
+
+
+def test_numbers_of_people_do_not_follow_their_names() -> None:
+    vectors = face_tables.unit(np.ones((26, 3)))
+    names = [chr(65 + i) for i in range(25)] + [None]
+    person = face_tables.pairing(vectors, vectors, names).person
+    assert sorted(person.tolist()) == list(range(-1, 25))
+    assert person[25] == -1
+    assert abs(np.corrcoef(person[:25], np.arange(25))[0, 1]) < 0.5
 
 
 def test_own_thresholds_separate_the_people_of_the_originals(kept: Pairing) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.anonymity import attackers, utility
 from pipeline.anonymity.faces import Face
 from pipeline.anonymity.inversion import laid, tiles_of
 from pipeline.anonymity.privacy import derive, release_key
@@ -26,6 +27,16 @@ from pipeline.audit.task import check
 from pipeline.errors import UserError
 from pipeline.release.card import THREAT_MODELS
 from pipeline.release.sealing import CARD, MARK, ListedFile, Manifest, seal, staging
+from pipeline.report.anonymity import (
+    AtLevel,
+    against_level,
+    distance_histograms,
+    match_curves,
+    privacy_utility,
+    roc_curves,
+)
+from pipeline.report.anonymity import png as image_of
+from pipeline.report.audit_page import html_report
 from pipeline.streams.files import content_hash
 from pipeline.streams.shards import WebDatasetInput
 
@@ -138,6 +149,15 @@ def examined(one: Audit) -> dict[str, Any]:
     return examine(one, Finder(), [Recogniser()])  # type: ignore[arg-type]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_training() -> Iterator[None]:
+    """What is learnt in full length is tested in test_attackers.py and test_utility.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attackers, "STEPS", 20)
+        patch.setattr(utility, "STEPS", 10)
+        yield
+
+
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Audit, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("kept")
@@ -178,7 +198,7 @@ def test_strangers_are_found_as_often_as_by_chance(fresh: tuple[Audit, dict[str,
             rank = first(results, threat, name)
             assert rank["low"] <= rank["chance"] < rank["high"]
     for one in results["T2"]["membership"].values():
-        assert one["low"] < 0.5 < one["high"]
+        assert abs(one["auc"] - 0.5) < 0.2  # 24 people on either side
     assert results["T2"]["near_copies"]["copies"] == 0
     assert not [f for f in results["findings"] if f.startswith("utility")]
     assert results["utility"]["faces"]["with_face"] == 1
@@ -210,7 +230,8 @@ def test_files(kept: tuple[Audit, dict[str, Any]]) -> None:
     assert {path.name for path in one.release.rglob("*")} == {"data", "release-00000.tar", "RELEASE.json", "README.md"}
 
 
-def test_flips_shuffles_and_blanks_are_caught(tmp_path: Path) -> None:
+def test_flips_shuffles_and_blanks_are_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.audit.examining.draw", lambda *_: {})
     order = np.random.default_rng(0).permutation(16)
     ways: dict[str, Operator] = {
         "flip": lambda p, n: np.ascontiguousarray(photo(p, n)[:, ::-1]),
@@ -302,7 +323,7 @@ WORD = st.text("GHJKLMNPQRTVWXYZ", min_size=8, max_size=12)
 
 
 @settings(
-    max_examples=3, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=2, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(keys=WORD, names=WORD)
 def test_no_identity_and_no_key_gets_into_json_or_page(
@@ -324,3 +345,43 @@ def test_no_identity_and_no_key_gets_into_json_or_page(
     text = re.sub(r"base64,[A-Za-z0-9+/=]*", "", text)
     for secret in (keys, names, SALT.decode(), release_key(derive(SALT), key(0, 0))):
         assert secret not in text
+
+
+def test_the_ode_is_walked_back_with_the_job_s_model(tmp_path: Path) -> None:
+    model = str(builders.model_folder(tmp_path / "model", classes=None))
+    results = examined(task(tmp_path, photo, size=(8, 8), model=model))
+    for threat in ("T1", "T2"):
+        undone = results[threat]["inversion"]["inverse ODE"]
+        assert undone["figures"] == {"level": 0.5, "images": 72}
+        assert undone["reidentification"]["pixels"]["queries"] == 72
+    with pytest.raises(UserError, match="works on 8 × 8 pixels, the release has 32 × 32"):
+        examined(task(tmp_path / "large", photo, model=model))
+
+
+def test_pictures_of_nothing_and_of_levels() -> None:
+    none = np.zeros(0, np.float32)
+    empty = [
+        distance_histograms({"toy, T1": {"to the source": none}}, {}),
+        roc_curves({"T1": {}}),
+        match_curves({"T1": {}}, {}),
+        privacy_utility({"T1": []}, utility="PSNR"),
+        against_level({}),
+    ]
+    for figure in empty:
+        assert Image.open(io.BytesIO(image_of(figure))).width > 100
+    points = [AtLevel(level=t, distance=t, distance_error=0.1, over=t**2, over_error=0.02) for t in (0.1, 0.5, 0.9)]
+    figure = against_level({"toy": points})
+    drawn = [axis.containers[0].lines[0].get_xydata().tolist() for axis in figure.axes]  # type: ignore[attr-defined]
+    assert drawn == [[[t, t] for t in (0.1, 0.5, 0.9)], [[t, t**2] for t in (0.1, 0.5, 0.9)]]
+
+
+def test_the_page_escapes_what_it_shows() -> None:
+    results = {
+        "findings": ["<script>"], "counts": {"<b>": 1}, "utility": {"x": None}, "not_measured": [],
+        "T1": {"statement": "a < b", "recognisers": None, "reason": "<none>"},
+        "T2": {"statement": "", "recognisers": {}, "near_copies": {"<i>": "<u>"}},
+    }  # fmt: skip
+    page = html_report(results, {"<img>": b"png"})
+    for tag in ("<script>", "<b>", "<none>", "<i>", "<u>", "<img>"):
+        assert tag not in page
+    assert "a &lt; b" in page

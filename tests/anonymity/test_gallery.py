@@ -52,7 +52,7 @@ def test_tiles_of_the_shipped_size_agree_too() -> None:
 
 
 AXES = np.vstack([np.eye(4), -np.eye(4)]).astype(np.float32)
-"""Their products are exactly −1, 0 and 1: ties everywhere, negative zeros among them."""
+"""Their products are exactly −1, 0 and 1: ties everywhere."""
 
 
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=90), st.integers(1, 12))

@@ -136,7 +136,13 @@ def test_thresholds_come_from_deepface_or_the_certificate() -> None:
     assert Judge.of(FakeRecogniser(), certificate(), "deepface").threshold == 0.05  # type: ignore[arg-type]
     judge = Judge.of(FakeRecogniser(), certificate(), "1e-3")  # type: ignore[arg-type]
     assert judge.threshold == 0.03
-    assert Judge.of(FakeRecogniser(), certificate(), "deepface").far == 0.005  # type: ignore[arg-type]
+    assert Judge.of(FakeRecogniser(), certificate(), "deepface").far == 0.02  # type: ignore[arg-type]
+
+
+def test_the_fewer_originals_the_less_is_left_to_chance() -> None:
+    judge = Judge.of(FakeRecogniser(), certificate(), "deepface")  # type: ignore[arg-type]
+    assert judge.copy_distance(2) == 0.05  # of two, a stranger is rarely that near
+    assert judge.copy_distance(3) == judge.copy_distance(10**6) == 0.01  # the closest that two people came
 
 
 def test_verdicts_name_nobody() -> None:

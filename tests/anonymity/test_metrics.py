@@ -183,6 +183,9 @@ def test_the_interval_weighs_people_by_their_values() -> None:
     values, people = np.array([1.0, 1, 1, 1, 0]), np.array(["a", "a", "a", "a", "b"])
     low, high = bootstrap_people(values, people, rounds=4000)
     assert (low, high) == (0, 1)  # only b, with probability 1/4; only a, the same
+    many = np.arange(400) % 10 > 0  # half of 80 people have nine values of 0 each, the others one of 1
+    low, high = bootstrap_people(~many, np.where(many, np.arange(400) // 10, 100 + np.arange(400) // 10))
+    assert low < 0.1 < high < 0.2
     assert bootstrap_people(values, people, seed=1) == bootstrap_people(values, people, seed=1)
 
 

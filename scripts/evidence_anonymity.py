@@ -1,0 +1,321 @@
+"""What anonymisation does to real faces: people of LFW's `dev` part, whom the embedded face model never saw.
+
+    python scripts/evidence_anonymity.py                    # all; or --only levels ladder caught release
+
+levels   distance to the source and share over the threshold at t_boom .1 … .9 (figure 5 of Boomerang, 2210.12100)
+ladder   one level for all against the ladder: share released, level needed, images/s, likeness
+caught   identity, DDIB and a tile shuffle through gate and attacks: all must be caught
+release  `doppel run datasets_cfg/lfw_release.yaml` (a quarter of an hour), and the figures of its audit
+
+Figures go into scripts/evidence/anonymity.json, pictures beside it; none shows an original.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.anonymity import utility
+from pipeline.anonymity.calibration import find_certificate
+from pipeline.anonymity.faces import FaceFinder
+from pipeline.anonymity.gate import Gate, Judge
+from pipeline.anonymity.inversion import recover_permutation
+from pipeline.anonymity.photos import Pairing, layouts
+from pipeline.anonymity.recognisers import load_recogniser
+from pipeline.anonymity.results import first_ranks, thresholds_of, under
+from pipeline.anonymity.table import FaceTable, joined, tabulate
+from pipeline.config import load_config, validate
+from pipeline.engines.local import run_job
+from pipeline.exporting import tally
+from pipeline.job import JobConfig, make_job
+from pipeline.models.config import ModelConfig
+from pipeline.models.families import load_model
+from pipeline.noise import KeyedNoise
+from pipeline.operators import DDIB, Boomerang, Given, Operator
+from pipeline.pixels import decode, from_pixels, to_pixels
+from pipeline.records import Sample
+from pipeline.report.anonymity import AtLevel, against_level, png
+from pipeline.report.sheet import contact_sheet
+from pipeline.scanning import image_stream
+from pipeline.streams.shards import WebDatasetInput
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = Path(__file__).parent / "evidence"
+DEV = str(ROOT.parent / "shared" / "data" / "lfw" / "dev-*.tar")
+RECIPE = ROOT / "datasets_cfg" / "lfw_release.yaml"
+SIZE, FIT, IDENTITY, BATCH = (64, 64), "centre 128", "json:identity", 32
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+LADDER = (0.4, 0.5, 0.6, 0.7, 0.8)
+STEPS = 20
+RECOGNISERS = ("Dlib", "lbph", "small")
+
+
+class Faces:
+    """Photographs of `people` people who have two, their second photographs, and one of everybody else."""
+
+    def __init__(self, people: int) -> None:
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+        self.finder = FaceFinder("dlib", workers=2)
+        self.recognisers = [load_recogniser(name) for name in RECOGNISERS]
+        certificate = find_certificate(self.recognisers[0], self.finder, SIZE)
+        self.judge = Judge.of(self.recognisers[0], certificate, "deepface")
+        self.model = load_model(ModelConfig(path="embedded:lfw_faces/model"), "cpu")
+        of: dict[str, list[tuple[str, Any]]] = {}
+        for key, who, image in image_stream(WebDatasetInput(urls=(DEV,)), SIZE, FIT, IDENTITY):
+            of.setdefault(str(who), []).append((key, image))
+        several = [who for who, images in of.items() if len(images) > 1][:people]
+        first = [(of[who][0], who) for who in several]
+        rest = [(of[who][1], who) for who in several] + [(v[0], who) for who, v in of.items() if who not in several]
+        self.keys = [key for (key, _), _ in first]
+        self.images = [image for (_, image), _ in first]
+        everyone = [*first, *rest]
+        self.originals = self.table([image for (_, image), _ in everyone], [key for (key, _), _ in everyone],
+                                    [who for _, who in everyone])  # fmt: skip
+        self.flat = layouts([image for (_, image), _ in everyone])
+
+    def table(self, images: Sequence[Any], keys: Sequence[str], people: Sequence[str | None]) -> FaceTable:
+        chunks = [slice(i, i + BATCH) for i in range(0, len(images), BATCH)]
+        return joined([tabulate(images[c], keys[c], people[c], self.finder, self.recognisers) for c in chunks])
+
+    def made(self, images: Sequence[Any]) -> FaceTable:
+        return self.table(images, self.keys, [None] * len(images))
+
+    @torch.inference_mode()
+    def through(self, operator: Operator) -> list[Any]:
+        images: list[Any] = []
+        for i in range(0, len(self.images), BATCH):
+            pixels = to_pixels(self.images[i : i + BATCH], "cpu")
+            noise = KeyedNoise(b"the salt of the evidence", self.keys[i : i + BATCH], operator.name, 0)
+            done = operator(self.model, self.model.encode(pixels), Given(pixels=pixels), noise)
+            images += list(from_pixels(done.pixels))
+        return images
+
+    def pairing(self, images: Sequence[Any]) -> Pairing:
+        made, flat = self.made(images), layouts(images)
+        sides = {name: (clean, flat[name]) for name, clean in self.flat.items()}
+        return Pairing(originals=self.originals, released=made, source=np.arange(len(images)), layouts=sides)
+
+    def verdicts(self, images: Sequence[Any]) -> dict[str, int]:
+        gate = Gate(finder=self.finder, judges=(self.judge,), originals=self.originals, smallest_face=16, near_copy=6)
+        found = [verdict for i in range(0, len(images), BATCH)
+                 for verdict in gate.judge(self.keys[i : i + BATCH], images[i : i + BATCH])]  # fmt: skip
+        return {name: sum(v.verdict == name for v in found) for name in ("anonymous", "recognisable", "undecided")}
+
+
+def levels(faces: Faces) -> dict[str, Any]:
+    rows, points, sheet = {}, {name: list[AtLevel]() for name in RECOGNISERS}, [list[Any]() for _ in range(12)]
+    for level in LEVELS:
+        started = time.monotonic()
+        images = faces.through(Boomerang(t_boom=level, steps=STEPS))
+        seconds = time.monotonic() - started
+        pairing = faces.pairing(images)
+        thresholds = thresholds_of(pairing, {r.name: r.threshold for r in faces.recognisers})
+        row: dict[str, Any] = {
+            "images_per_second": round(len(images) / seconds, 1),
+            "faces": utility.detector_recall(pairing), "pose": utility.pose_error(pairing),
+            "psnr": mean([utility.psnr(a, b) for a, b in zip(images, faces.images, strict=True)]),
+            "verdicts": faces.verdicts(images),
+        }  # fmt: skip
+        for name in RECOGNISERS:
+            limit = thresholds[name].get("deepface", thresholds[name]["1e-2"])
+            distances = to_source(pairing, name)
+            over = (distances > limit).astype(float)
+            row[name] = {
+                "threshold": limit, "faces": len(distances), "distance": mean(distances), "se": error(distances),
+                "over": mean(over), "over_se": error(over),
+            }  # fmt: skip
+            points[name].append(AtLevel(level=level, distance=mean(distances), distance_error=error(distances),
+                                        over=mean(over), over_error=error(over)))  # fmt: skip
+        found = {threat: under(threat, pairing, thresholds) for threat in ("T1", "T2")}
+        row["rank_1"] = ranks_of(found)
+        rows[str(level)] = row
+        for column, image in zip(sheet, images, strict=False):
+            column.append(image)
+        print(level, json.dumps(row["Dlib"]), row["faces"]["with_face"], row["verdicts"], flush=True)
+    (OUT / "anonymity_levels.png").write_bytes(png(against_level(points)))
+    by_level = [(f"t = {level}", [column[i] for column in sheet]) for i, level in enumerate(LEVELS)]
+    contact_sheet(by_level, cell=64).save(OUT / "anonymity_faces.png")
+    return {"people": len(faces.keys), "gallery": len(faces.originals.keys), "steps": STEPS, "levels": rows}
+
+
+def ladder(faces: Faces) -> dict[str, Any]:
+    """The same images by jobs of their own: what each releases passed the same gate."""
+    results = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch) / "in.tar"
+        subset(source, set(faces.originals.keys))
+        chosen = {key: i for i, key in enumerate(faces.originals.keys)}
+        images = dict(zip(faces.keys, faces.images, strict=True))
+        for name, first, further in [*((f"fixed {t}", t, ()) for t in LEVELS[3:]), ("ladder", LADDER[0], LADDER[1:])]:
+            out = Path(scratch) / name.replace(" ", "_")
+            if (before := Path(scratch) / "faces").exists():  # of the originals, scanned by the first job
+                shutil.copytree(before, out / "faces")
+            started = time.monotonic()
+            manifest = run_job(job_of(source, out, first, further))
+            seconds = time.monotonic() - started
+            if not before.exists():
+                shutil.copytree(out / "faces", before)
+                started = time.monotonic()
+                manifest = run_job(job_of(source, out, first, further), on_change="overwrite")
+                seconds = time.monotonic() - started
+            results[name] = compare(faces, out, manifest["counts"], seconds, (first, *further), chosen, images)
+            print(name, json.dumps(results[name]), flush=True)
+    return results
+
+
+def compare(
+    faces: Faces, out: Path, counts: dict[str, int], seconds: float, used: Sequence[float], chosen: dict[str, int],
+    images: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    attempts, _, _ = tally(out)
+    written = [s for shard in WebDatasetInput(urls=(f"{out}/data/*.tar",)).open().shards for s in shard.read()]
+    made = {s.key: decode(s.image)[0] for s in written if isinstance(s, Sample)}
+    ours = faces.table(list(made.values()), list(made), [None] * len(made))
+    sources = np.array([chosen[key] for key in made])
+    pairing = Pairing(originals=faces.originals, released=ours, source=sources)
+    likeness = [utility.psnr(image, images[key]) for key, image in made.items() if key in images]
+    found = {"T1": under("T1", pairing, thresholds_of(pairing, {r.name: r.threshold for r in faces.recognisers}))}
+    return {
+        "read": counts["read"], "released": counts["written"] / counts["read"],
+        "mean_level": sum(used[a] * n for a, n in attempts.items()) / max(sum(attempts.values()), 1),
+        "by_attempt": {str(used[a]): n for a, n in sorted(attempts.items())},
+        "seconds": round(seconds, 1), "images_per_second": round(counts["read"] / seconds, 2),
+        "psnr": mean(likeness), "pose": utility.pose_error(pairing), "rank_1": ranks_of(found),
+    }  # fmt: skip
+
+
+def caught(faces: Faces) -> dict[str, Any]:
+    """The same gate and the same attacks on what must not be called anonymous."""
+    rng = np.random.default_rng(0)
+    order = rng.permutation(16)
+    operators: dict[str, tuple[str, Callable[[], list[Any]]]] = {
+        "identity": ("boomerang", lambda: faces.images),
+        "ddib, there and back": ("ddib", lambda: faces.through(DDIB(source="none", target="none", steps=40))),
+        "tile shuffle, 4×4, one for all": ("tile_morph", lambda: [shuffled(image, order) for image in faces.images]),
+    }
+    results = {}
+    for name, (_, make) in operators.items():
+        images = make()
+        pairing = faces.pairing(images)
+        found = {threat: under(threat, pairing, thresholds_of(pairing, {})) for threat in ("T1", "T2")}
+        results[name] = {"verdicts": faces.verdicts(images), "rank_1": ranks_of(found)}
+        if "tile" in name:
+            pairs = list(zip(faces.images[:20], images[:20], strict=True))
+            back = [recover_permutation(pairs, SIZE[0] // 4).undo(image) for image in images]
+            found = {threat: under(threat, faces.pairing(back), {}) for threat in ("T1", "T2")}
+            results[name]["after 20 known pairs"] = {"verdicts": faces.verdicts(back), "rank_1": ranks_of(found)}
+        print(name, json.dumps(results[name]["verdicts"]), flush=True)
+    return results
+
+
+def shuffled(image: Any, order: Any) -> Any:
+    side = SIZE[0] // 4
+    tiles = image.reshape(4, side, 4, side, 3).swapaxes(1, 2).reshape(16, side, side, 3)[order]
+    return np.ascontiguousarray(tiles.reshape(4, 4, side, side, 3).swapaxes(1, 2).reshape(*SIZE, 3))
+
+
+def release(faces: Faces | None) -> dict[str, Any]:
+    """The recipe as it ships, from the command line, and what its own audit says."""
+    config = load_config(JobConfig, str(RECIPE))
+    assert config.release is not None
+    for folder in (config.output.path, config.release.path, config.release.audit):
+        shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, "-m", "pipeline.cli", "run", str(RECIPE)]
+    started = time.monotonic()
+    subprocess.run(command, check=True, env={**os.environ, "DOPPEL_SALT": secrets.token_hex(32)})
+    seconds = time.monotonic() - started
+    manifest = json.loads((Path(config.release.path) / "RELEASE.json").read_text())
+    audit = json.loads((Path(config.release.audit) / "audit.json").read_text())
+    return {
+        "seconds": round(seconds), "counts": manifest["counts"], "scans": manifest["scans"],
+        "images_by_attempt": manifest["facts"]["images_by_attempt"],
+        "matches_with_other_people": manifest["facts"]["matches_with_other_people"], "audit": audit,
+    }  # fmt: skip
+
+
+def job_of(source: Path, out: Path, first: float, further: Sequence[float]) -> Any:
+    os.environ["DOPPEL_SALT"] = "the salt of the evidence"
+    content = {
+        "input": {"format": "webdataset", "urls": str(source)},
+        "model": {"path": "embedded:lfw_faces/model", "batch_size": BATCH},
+        "operator": {"name": "boomerang", "t_boom": first, "steps": STEPS},
+        "anonymity": {"identity": IDENTITY, "ladder": list(further)},
+        "image": {"fit": FIT},
+        "output": {"path": str(out)},
+        "run": {"devices": ["cpu"]},
+    }
+    return make_job(validate(JobConfig, content, "evidence"))
+
+
+def subset(file: Path, keys: set[str]) -> None:
+    """The shared photographs with these keys in one tar."""
+    import io
+    import tarfile
+
+    with tarfile.open(file, "w") as tar:
+        for shard in WebDatasetInput(urls=(DEV,)).open().shards:
+            for sample in shard.read():
+                if isinstance(sample, Sample) and sample.key in keys:
+                    for extension, content in {sample.image_ext: sample.image, **sample.members}.items():
+                        info = tarfile.TarInfo(f"{sample.key}.{extension}")
+                        info.size = len(content)
+                        tar.addfile(info, io.BytesIO(content))
+
+
+def to_source(pairing: Pairing, name: str) -> Any:
+    """Distance of each output's largest face to its source's, where both have one."""
+    made, clean = pairing.made(name), pairing.clean(name)
+    row = {int(photo): i for i, photo in enumerate(clean.photo)}
+    both = [(i, row[int(photo)]) for i, photo in enumerate(made.photo) if int(photo) in row]
+    return np.array([1 - made.vectors[i] @ clean.vectors[j] for i, j in both])
+
+
+def ranks_of(found: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Rank 1 of every attack that searches or learns, by `threat recogniser attack`."""
+    empty: dict[str, Any] = {"recognisers": None}
+    results = {"T1": found.get("T1", empty), "T2": found.get("T2", empty)}
+    return {f"{threat} {name} {kind}": rank for threat, name, kind, rank in first_ranks(results)}
+
+
+def mean(values: Sequence[float] | Any) -> float:
+    return round(float(np.mean(values)), 5) if len(values) else float("nan")
+
+
+def error(values: Any) -> float:
+    return round(float(np.std(values, ddof=1) / len(values) ** 0.5), 5)
+
+
+PARTS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "levels": levels, "ladder": ladder, "caught": caught, "release": release,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--people", type=int, default=321, help="who have two photographs (default: all 321)")
+    args = parser.parse_args()
+    file = OUT / "anonymity.json"
+    results = json.loads(file.read_text()) if file.exists() else {}
+    faces = Faces(args.people) if set(args.only) - {"release"} else None
+    for part in args.only:
+        results[part] = PARTS[part](faces)
+        results["machine"] = f"{os.cpu_count()} CPU cores, torch {torch.__version__}, no GPU"
+        file.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
