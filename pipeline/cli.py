@@ -103,6 +103,10 @@ def run_command(args: argparse.Namespace) -> int:
     limit = [f"limit={args.limit}"] if args.limit is not None else []
     job = make_job(load_config(JobConfig, args.recipe, [*args.set, *limit]))
     mind_licences(job, forbid=args.forbid_noncommercial)
+    if job.config.anonymity is not None:
+        from pipeline.verifying import with_gate
+
+        job = with_gate(job)
     if args.dry_run:
         from pipeline.estimate import estimate
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from pipeline.job import Job
 from pipeline.pixels import decode
 from pipeline.release import Evidence, check_release, publish, seal
 from pipeline.release.made import Made, read
-from pipeline.release.sealing import staging, text_of
+from pipeline.release.sealing import staging
 from pipeline.scanning import Named, tabulated
 from pipeline.streams.ledger import Ledger
 from pipeline.verifying import judges_of, model_size, scan_originals
@@ -62,7 +61,7 @@ def export(job: Job, on_images: OnImages) -> dict[str, Any]:
             originals=job.config.input, release=staged, out=Path(config.audit), salt=job.salt,
             identity=anonymity.identity, size=size, fit=job.config.image.fit,
             model=job.config.model.path if job.config.model else None,
-            seal=hashlib.sha256(text_of(manifest).encode()).hexdigest(),
+            unsealed=manifest,
         )  # fmt: skip
         others = [load_recogniser(name, device=device) for name in ATTACKERS if name not in anonymity.recognisers]
         results = examine(task, finder, [*recognisers, *others], device=device, on_images=on_images)

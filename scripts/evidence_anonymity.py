@@ -60,7 +60,8 @@ SIZE, FIT, IDENTITY, BATCH = (64, 64), "centre 128", "json:identity", 32
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LADDER = (0.4, 0.5, 0.6, 0.7, 0.8)
 STEPS = 20
-RECOGNISERS = ("Dlib", "lbph", "small")
+GATE = ("Dlib", "dlib-chip")
+RECOGNISERS = (*GATE, "lbph", "small")
 
 
 class Faces:
@@ -70,8 +71,9 @@ class Faces:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
         self.finder = FaceFinder("dlib", workers=2)
         self.recognisers = [load_recogniser(name) for name in RECOGNISERS]
-        certificate = find_certificate(self.recognisers[0], self.finder, SIZE)
-        self.judge = Judge.of(self.recognisers[0], certificate, "deepface")
+        self.judges = tuple(
+            Judge.of(one, find_certificate(one, self.finder, SIZE), "deepface") for one in self.recognisers[: len(GATE)]
+        )
         self.model = load_model(ModelConfig(path="embedded:lfw_faces/model"), "cpu")
         of: dict[str, list[tuple[str, Any]]] = {}
         for key, who, image in image_stream(WebDatasetInput(urls=(DEV,)), SIZE, FIT, IDENTITY):
@@ -109,13 +111,14 @@ class Faces:
         return Pairing(originals=self.originals, released=made, source=np.arange(len(images)), layouts=sides)
 
     def verdicts(self, images: Sequence[Any]) -> dict[str, int]:
-        gate = Gate(finder=self.finder, judges=(self.judge,), originals=self.originals, smallest_face=16, near_copy=6)
+        gate = Gate(finder=self.finder, judges=self.judges, originals=self.originals, smallest_face=16, near_copy=6)
         found = [verdict for i in range(0, len(images), BATCH)
                  for verdict in gate.judge(self.keys[i : i + BATCH], images[i : i + BATCH])]  # fmt: skip
         return {name: sum(v.verdict == name for v in found) for name in ("anonymous", "recognisable", "undecided")}
 
 
 def levels(faces: Faces) -> dict[str, Any]:
+    limits = {judge.recogniser.name: judge.threshold for judge in faces.judges}
     rows, points, sheet = {}, {name: list[AtLevel]() for name in RECOGNISERS}, [list[Any]() for _ in range(12)]
     for level in LEVELS:
         started = time.monotonic()
@@ -130,7 +133,7 @@ def levels(faces: Faces) -> dict[str, Any]:
             "verdicts": faces.verdicts(images),
         }  # fmt: skip
         for name in RECOGNISERS:
-            limit = thresholds[name].get("deepface", thresholds[name]["1e-2"])
+            limit = limits.get(name, thresholds[name]["1e-2"])
             distances = to_source(pairing, name)
             over = (distances > limit).astype(float)
             row[name] = {
@@ -201,18 +204,17 @@ def caught(faces: Faces) -> dict[str, Any]:
     """The same gate and the same attacks on what must not be called anonymous."""
     rng = np.random.default_rng(0)
     order = rng.permutation(16)
-    operators: dict[str, tuple[str, Callable[[], list[Any]]]] = {
-        "identity": ("boomerang", lambda: faces.images),
-        "ddib, there and back": ("ddib", lambda: faces.through(DDIB(source="none", target="none", steps=40))),
-        "tile shuffle, 4×4, one for all": ("tile_morph", lambda: [shuffled(image, order) for image in faces.images]),
+    made = {
+        "identity": faces.images,
+        "DDIB, there and back": faces.through(DDIB(source="none", target="none", steps=40)),
+        "4 × 4 tiles, shuffled alike": [shuffled(image, order) for image in faces.images],
     }
     results = {}
-    for name, (_, make) in operators.items():
-        images = make()
+    for name, images in made.items():
         pairing = faces.pairing(images)
         found = {threat: under(threat, pairing, thresholds_of(pairing, {})) for threat in ("T1", "T2")}
         results[name] = {"verdicts": faces.verdicts(images), "rank_1": ranks_of(found)}
-        if "tile" in name:
+        if "tiles" in name:
             pairs = list(zip(faces.images[:20], images[:20], strict=True))
             back = [recover_permutation(pairs, SIZE[0] // 4).undo(image) for image in images]
             found = {threat: under(threat, faces.pairing(back), {}) for threat in ("T1", "T2")}

@@ -115,6 +115,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {
         "audit",
         "calibrate_faces",
+        "verifying",
         "errors",
         "exporting",
         "identity",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,8 +19,6 @@ from pipeline.audit.pictures import draw
 from pipeline.audit.task import Audit, check
 from pipeline.audit.undoing import check_model, paired_again, undo
 from pipeline.audit.usefulness import useful
-from pipeline.release.sealing import SEAL
-from pipeline.streams.files import content_hash
 
 if TYPE_CHECKING:
     from pipeline.anonymity.recognisers import Recogniser
@@ -66,7 +65,7 @@ def examine(
     thresholds = thresholds_of(seen.pairing, {one.name: one.threshold for one in recognisers})
     results: dict[str, Any] = {
         "version": VERSION,
-        "release": task.seal or content_hash(str(task.release / SEAL)),
+        "release": hashlib.sha256(task.manifest.encode()).hexdigest(),
         "made_with": {
             "detector": finder.detector, "detector_weights": finder.weights, "size": list(size), "fit": task.fit,
             "recognisers": {one.name: one.weights for one in recognisers},

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.pixels import Fit
-from pipeline.release.sealing import verify
+from pipeline.release.sealing import SEAL, text_of, verify
 from pipeline.streams import AnyInput
 
 
@@ -31,8 +33,13 @@ class Audit:
     """Images like the originals that were not in the input, to measure membership with."""
     model: str | None = None
     """The job's model, to go back along its ODE."""
-    seal: str | None = None
-    """sha256 that RELEASE.json will have, of a release that is audited before it is sealed."""
+    unsealed: Mapping[str, Any] | None = None
+    """What RELEASE.json will say, of a release that is audited before it is sealed."""
+
+    @property
+    def manifest(self) -> str:
+        """RELEASE.json, as it is or will be."""
+        return text_of(self.unsealed) if self.unsealed is not None else (self.release / SEAL).read_text()
 
 
 def check(task: Audit) -> None:

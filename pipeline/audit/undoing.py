@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.anonymity.inversion import best_permutation, invert_ode
@@ -14,7 +13,6 @@ from pipeline.audit.looking import Held
 from pipeline.audit.task import Audit
 from pipeline.errors import UserError
 from pipeline.pixels import from_pixels, to_pixels
-from pipeline.release.sealing import SEAL
 
 if TYPE_CHECKING:
     from pipeline.anonymity.faces import FaceFinder
@@ -34,14 +32,14 @@ def undo(task: Audit, pairs: Held, device: str) -> Iterator[tuple[str, tuple[dic
     images = [found.undo(image) for image in pairs.released[tested]] if found else []
     yield "permutation of tiles", (figures, pairs.rows[tested], images)
     if task.model is not None:
-        level = usual_level(task.release)
+        level = usual_level(task.manifest)
         images = back_along_the_ode(task.model, pairs.released[:UNDONE], level, device)
         yield "inverse ODE", ({"level": level, "images": len(images)}, pairs.rows[:UNDONE], images)
 
 
-def usual_level(release: Path) -> float:
+def usual_level(manifest: str) -> float:
     """The level, fraction of T, that most released images started from, by RELEASE.json; .5 where it has none."""
-    by_level = json.loads((release / SEAL).read_text())["counts"].get("by_level") or {}
+    by_level = json.loads(manifest)["counts"].get("released_by_level") or {}
     numbers = {level: count for level, count in by_level.items() if level.replace(".", "", 1).isdigit()}
     return float(max(numbers, key=lambda level: numbers[level])) if numbers else 0.5
 

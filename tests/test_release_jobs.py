@@ -1,0 +1,273 @@
+"""Whole jobs that end in a release, from the command line; and all that must never end in one.
+
+The gate is real, its eyes are not: every image is one face, and its pixels are the person.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import builders
+import numpy as np
+import pytest
+import yaml
+from anonymity import fakes
+
+from pipeline import exporting, verifying
+from pipeline.anonymity.faces import Face
+from pipeline.cli import main
+from pipeline.engines import local
+from pipeline.errors import UserError
+
+SIDE = builders.SIDE
+
+
+class Finder(fakes.WholeFinder):
+    def __init__(self, detector: str = "dlib", *, workers: int = 2) -> None:
+        pass
+
+    def __enter__(self) -> Finder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+class Blind(Finder):
+    def _of(self, image: Any) -> list[Face]:
+        return []
+
+
+class Crowded(Finder):
+    """Thirty faces in every image, small ones."""
+
+    def _of(self, image: Any) -> list[Face]:
+        return [face for face in super()._of(image) for _ in range(30)]
+
+
+class Tiny(Finder):
+    def _of(self, image: Any) -> list[Face]:
+        return [Face(box=(0, 0, 3, 3), eyes=None, confidence=1.0, crop=image)]
+
+
+class World:
+    """A folder with a recipe that works; each test spoils one thing of it."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.folder, self.patch = folder, patch
+        patch.setenv("DOPPEL_SALT", "a secret of these tests")
+        patch.setattr(local, "scan_apart", lambda *_: None)  # the gate scans for itself: other processes see no fakes
+        self.eyes(Finder)
+        self.recogniser(lambda name: fakes.PixelRecogniser(name))
+        source = builders.shard(folder / "in" / "a.tar", 11)
+        model = builders.model_folder(folder / "model", classes=None)
+        (folder / "certificate.json").write_text(fakes.certificate(size=(SIDE, SIDE)).model_dump_json())
+        self.content = builders.recipe(source, folder / "job", model, **{
+            "operator.t_boom": 0.9,
+            "anonymity": {
+                "detector": "dlib", "recognisers": ["fake"], "certificates": [str(folder / "certificate.json")],
+                "ladder": [1.0], "identity": "key:([0-9]{3})[0-9]", "smallest_face": 4, "near_copy": 2, "workers": 1,
+            },
+            "release": {"path": str(folder / "release"), "audit": str(folder / "audit"), "near_copy": 0},
+        })  # fmt: skip
+
+    def eyes(self, finder: type[Finder]) -> None:
+        for module in (verifying, exporting):
+            self.patch.setattr(module, "FaceFinder", finder)
+
+    def recogniser(self, make: Any) -> None:
+        for module in (verifying, exporting):
+            self.patch.setattr(module, "load_recogniser", lambda name, **_: make(name))
+
+    def run(self) -> int:
+        recipe = self.folder / "recipe.yaml"
+        recipe.write_text(yaml.safe_dump(self.content))
+        return main(["run", str(recipe)])
+
+    @property
+    def release(self) -> Path:
+        return self.folder / "release"
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(tmp_path, monkeypatch)
+
+
+def test_a_job_ends_in_a_release_and_its_private_audit(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert world.run() == 0
+    said = capsys.readouterr().out
+    manifest = json.loads((world.release / "RELEASE.json").read_text())
+    audit = json.loads((world.folder / "audit" / "audit.json").read_text())
+    counts = manifest["counts"]
+    assert counts["released"] > 0
+    assert counts["read"] == 11 == counts["released"] + sum(counts["quarantined"].values())
+    assert f"{counts['released']} images released" in said
+    assert audit["counts"]["paired_with_source"] == counts["released"]
+    assert set(audit["T1"]["recognisers"]) >= {"fake", "lbph", "small"}
+    assert (world.folder / "audit" / "report.html").stat().st_size > 1000
+    assert manifest["facts"]["gate"]["recognisers"][0]["name"] == "fake"
+    assert sum(manifest["facts"]["images_by_attempt"].values()) == counts["released"]
+    public = b"".join(path.read_bytes() for path in world.release.rglob("*") if path.is_file())
+    for secret in (b"a secret of these tests", b"caption", str(world.folder).encode()):
+        assert secret not in public
+
+
+def test_the_same_job_again_changes_nothing(world: World) -> None:
+    assert world.run() == 0
+    before = builders.tree(world.folder, "release")
+    assert world.run() == 0
+    assert builders.tree(world.folder, "release") == before
+
+
+@pytest.mark.parametrize("spoil", ["alter", "delete", "add"])
+def test_an_audit_says_what_was_altered(spoil: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert world.run() == 0
+    shard = next((world.release / "data").glob("*.tar"))
+    if spoil == "alter":
+        content = bytearray(shard.read_bytes())
+        content[len(content) // 2] ^= 1
+        shard.write_bytes(content)
+    elif spoil == "delete":
+        shard.unlink()
+    else:
+        (world.release / "data" / "more.tar").write_bytes(b"")
+    capsys.readouterr()
+    arguments = [str(world.folder / "in" / "a.tar"), str(world.release), "--out", str(world.folder / "second")]
+    assert main(["audit", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert {"alter": "was altered", "delete": "is missing", "add": "is not listed"}[spoil] in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def grey(world: World) -> None:
+    builders.shard(world.folder / "in" / "a.tar", 11, mode="L")
+
+
+def test_grey_images_are_released_like_others(world: World) -> None:
+    grey(world)
+    assert world.run() == 0
+    assert (world.release / "RELEASE.json").exists()
+
+
+def no_faces(world: World) -> None:
+    world.eyes(Blind)
+
+
+def a_crowd_that_changes(world: World) -> None:
+    class Changing(Crowded):
+        """As many faces as the image is bright: outputs have other counts."""
+
+        def _of(self, image: Any) -> list[Face]:
+            return super()._of(image)[: 1 + int(np.asarray(image).sum()) % 29]
+
+    world.eyes(Changing)
+
+
+def tiny_faces(world: World) -> None:
+    world.eyes(Tiny)
+
+
+def missing_weights(world: World) -> None:
+    def refuse(name: str) -> Any:
+        raise UserError(f"recogniser {name}: put FILE, sha256 abc, into FOLDER")
+
+    world.recogniser(refuse)
+
+
+def another_detector(world: World) -> None:
+    other = fakes.certificate(size=(SIDE, SIDE), detector="retinaface")
+    (world.folder / "certificate.json").write_text(other.model_dump_json())
+
+
+def another_size(world: World) -> None:
+    (world.folder / "certificate.json").write_text(fakes.certificate(size=(64, 64)).model_dump_json())
+
+
+def poor_recogniser(world: World) -> None:
+    poor = fakes.certificate(size=(SIDE, SIDE), tar={"1e-2": 0.5, "1e-3": 0.4, "1e-4": 0.1})
+    (world.folder / "certificate.json").write_text(poor.model_dump_json())
+
+
+def nobody_named(world: World) -> None:
+    world.content["anonymity"]["identity"] = "json:name"
+
+
+def no_salt(world: World) -> None:
+    world.patch.delenv("DOPPEL_SALT")
+
+
+def short_salt(world: World) -> None:
+    world.patch.setenv("DOPPEL_SALT", "too short")
+
+
+def occupied(world: World) -> None:
+    world.release.mkdir()
+    (world.release / "mine.txt").write_text("keep")
+
+
+def breaks_in_the_middle(world: World) -> None:
+    world.recogniser(lambda name: fakes.PixelRecogniser(name, raises_at=3))
+
+
+def audit_inside_release(world: World) -> None:
+    world.content["release"]["audit"] = str(world.release / "audit")
+
+
+def no_gate(world: World) -> None:
+    del world.content["anonymity"]
+
+
+BAD: dict[Any, str] = {
+    no_faces: "finds no face in any of 11 originals",
+    a_crowd_that_changes: "no image",
+    tiny_faces: "no image",
+    missing_weights: "put FILE, sha256 abc, into FOLDER",
+    another_detector: "holds for detector 'retinaface' only",
+    another_size: "holds for image size '64 × 64' only",
+    poor_recogniser: "may certify nothing",
+    nobody_named: "names nobody in any of 11 originals",
+    no_salt: "secret salt of at least 16 bytes",
+    short_salt: "holds 9 bytes; at least 16",
+    occupied: "is not empty",
+    audit_inside_release: "lie in each other",
+    no_gate: "release needs a section anonymity",
+}
+
+
+@pytest.mark.parametrize("spoil", BAD, ids=lambda spoil: spoil.__name__)
+def test_bad_input_never_ends_in_a_release(spoil: Any, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    spoil(world)
+    assert world.run() != 0
+    said = capsys.readouterr().err
+    assert BAD[spoil] in said
+    assert "Traceback" not in said
+    assert not list(world.folder.rglob("RELEASE.json"))
+    assert "a secret of these tests" not in said
+    if spoil is occupied:
+        assert (world.release / "mine.txt").read_text() == "keep"
+
+
+def test_a_recogniser_that_breaks_ends_the_job_and_the_next_run_goes_on(world: World) -> None:
+    breaks_in_the_middle(world)
+    with pytest.raises(RuntimeError, match="the recogniser broke"):
+        world.run()
+    assert not list(world.folder.rglob("RELEASE.json"))
+    world.recogniser(lambda name: fakes.PixelRecogniser(name))
+    assert world.run() == 0
+
+
+@pytest.mark.parametrize("step", ["publish", "examine", "seal"])
+def test_a_step_that_fails_leaves_no_release(step: str, world: World) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError(f"{step} failed")
+
+    with world.patch.context() as patch:
+        patch.setattr(exporting, step, fail)
+        with pytest.raises(RuntimeError, match=f"{step} failed"):
+            world.run()
+    assert not list(world.folder.rglob("RELEASE.json"))
+    assert world.run() == 0
+    assert (world.release / "RELEASE.json").exists()
