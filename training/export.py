@@ -123,7 +123,7 @@ library_name: diffusers
 ---
 # {Path(config.output).name}
 
-A {kind} `UNet2DModel`, {parameters / 1e6:.2f} M parameters (fp16), {size}, \
+`UNet2DModel`, {kind}, {parameters / 1e6:.2f} M parameters (fp16), {size}, \
 codec {config.codec.kind} (patch {config.codec.patch}), {config.diffusion.prediction}, {config.diffusion.schedule}.
 
 | | |
