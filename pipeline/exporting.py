@@ -31,9 +31,11 @@ OnImages = Callable[[str, int], None]
 
 
 def check_export(job: Job) -> None:
-    """Raises `UserError`, before the job starts, where it could not end in a release."""
+    """Raises `UserError`, before the job starts, where it could not end in a release and its audit."""
     if job.config.release is not None:
         check_release(job.config.release, job.config.output.path, job.salt)
+        for name in ATTACKERS:
+            load_recogniser(name)
 
 
 def export(job: Job, on_images: OnImages) -> dict[str, Any]:

@@ -133,7 +133,7 @@ class JobConfig(Section):
             raise ValueError(
                 f"operator {self.operator.name} can be undone: its outputs are never anonymous, whatever they look like"
             )
-        if self.anonymity.ladder and self.operator.level is None:
+        if self.anonymity.ladder and self.operator.dial is None:
             raise ValueError(f"anonymity.ladder: operator {self.operator.name} has no level to raise")
         if self.anonymity.faces_only and ("mask" not in self.operator.accepts or self.mask is not None):
             raise ValueError("anonymity.faces_only makes the mask: take operator sdedit, and no section mask")

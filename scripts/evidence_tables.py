@@ -11,6 +11,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "evidence"
+CERTIFICATES = ROOT / "pipeline" / "assets" / "certificates"
 VIEWS = ("flip_vertical", "rotate_90", "jigsaw", "inner_circle", "patch_permutation")
 CUTS = ("2×2 tiles", "4×4 tiles", "7×7 tiles", "14×14 tiles", "single pixels")
 CASES = ("one source", "one source, unlimited copies", "three sources")
@@ -118,9 +119,85 @@ def models(found: dict[str, Any]) -> str:
     return table(["model", "folder's class", "condition", "operators", "parity", "speed"], rows)
 
 
+def anonymity_levels(found: dict[str, Any]) -> str:
+    """Figure 5 of the Boomerang paper on our data."""
+    names = ("Dlib", "dlib-chip", "lbph", "small")
+    rows = []
+    for level, row in found["levels"].items():
+        distances = [f"{row[n]['distance']:.3f} ± {row[n]['se']:.3f}" for n in names[:2]]
+        over = [f"{percent(row[n]['over'])} ± {100 * row[n]['over_se']:.0f}" for n in names]
+        rank = [percent(row["rank_1"][f"T1 {n} naive"]["share"]) for n in names]
+        faces = f"{100 * row['faces']['with_face_if_source_has']:.1f} %"
+        rows.append([level, faces, *distances, *over, " · ".join(rank), f"{row['psnr']:.1f} dB"])
+    head = [
+        "t_boom", "faces found", "distance, Dlib", "distance, dlib-chip", *(f"over, {n}" for n in names),
+        "T1 rank 1, by each", "PSNR",
+    ]  # fmt: skip
+    return table(head, rows)
+
+
+def anonymity_ladder(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            name, f"{100 * row['released']:.1f} %", f"{row['mean_level']:.2f}", f"{row['images_per_second']:.2f}",
+            f"{row['psnr']:.2f} dB", f"{row['pose']['eyes']['mean']:.3f}",
+            " · ".join(f"{100 * row['rank_1'][f'T1 {n} naive']['share']:.1f} %" for n in ("lbph", "small")),
+        ]
+        for name, row in found.items()
+    ]  # fmt: skip
+    head = ["t_boom", "released", "mean level", "images/s", "PSNR", "eyes moved by", "T1 rank 1: lbph · small"]
+    return table(head, rows)
+
+
+def anonymity_caught(found: dict[str, Any]) -> str:
+    rows = []
+    for name, row in found.items():
+        for suffix, part in (("", row), (", undone from 20 known pairs", row.get("after 20 known pairs"))):
+            if part is not None:
+                rank = [part["rank_1"][f"{threat} dlib-chip naive"] for threat in ("T1", "T2")
+                        if f"{threat} dlib-chip naive" in part["rank_1"]]  # fmt: skip
+                layout = part["rank_1"]["T2 colours naive"]
+                rows.append([name + suffix, *part["verdicts"].values(), *(percent(r["share"]) for r in rank),
+                             *["–"] * (2 - len(rank)), percent(layout["share"])])  # fmt: skip
+    head = ["", "anonymous", "recognisable", "undecided", "T1 rank 1, dlib-chip", "T2 rank 1, dlib-chip",
+            "T2 rank 1, colours"]  # fmt: skip
+    return table(head, rows)
+
+
+def anonymity_release(found: dict[str, Any]) -> str:
+    """Rank 1 of every attacker with its interval, T1 and T2 apart."""
+    audit, rows = found["audit"], []
+    for threat in ("T1", "T2"):
+        for name, one in audit[threat]["recognisers"].items():
+            searches = {**one["reidentification"], **{f"trained: {k}": v for k, v in one["trained"].items()}}
+            for kind, figures in searches.items():
+                if figures:
+                    rank = figures["rank"]["1"]
+                    rows.append([
+                        threat, name, kind.replace("_", " "), figures["queries"], f"{100 * rank['share']:.1f} %",
+                        f"{100 * rank['low']:.1f} – {100 * rank['high']:.1f} %", f"{100 * rank['chance']:.2f} %",
+                    ])  # fmt: skip
+    return table(["threat", "attacker", "attack", "queries", "rank 1", "95 % interval", "chance"], rows)
+
+
+def certificates(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"`{c['recogniser']}`", f"{c['size'][0]} px", f"{100 * c['faces_found']:.1f} %",
+            *(f"{c['tar'][far]:.3f}" for far in ("1e-2", "1e-3", "1e-4")), f"{c['eer']:.3f}",
+            "–" if c["deepface_threshold"] is None else f"{c['deepface_tar']:.3f}, {c['deepface_far']:.4f}",
+        ]
+        for c in sorted(found.values(), key=lambda c: (c["recogniser"], c["size"]))
+    ]  # fmt: skip
+    head = ["", "size", "faces found", "TAR at FAR 1e-2", "1e-3", "1e-4", "EER", "TAR, FAR at deepface's threshold"]
+    return table(head, rows)
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "ddib": ddib, "anagrams": anagrams, "tile_morphs": tile_morphs, "mosaics": mosaics, "inpaint": inpaint,
-    "enhance": enhance, "models": models,
+    "enhance": enhance, "models": models, "certificates": certificates, "recognisers": attackers,
+    "anonymity_levels": anonymity_levels, "anonymity_ladder": anonymity_ladder, "anonymity_caught": anonymity_caught,
+    "anonymity_release": anonymity_release,
 }  # fmt: skip
 
 
@@ -128,6 +205,10 @@ def with_tables(readme: str) -> str:
     """The README's text with every marked table as the results have it."""
     results = json.loads((RESULTS / "operators.json").read_text())
     results["models"] = json.loads((RESULTS / "models.json").read_text())
+    faces = json.loads((RESULTS / "anonymity.json").read_text())
+    results |= {f"anonymity_{part}": faces[part] for part in ("levels", "ladder", "caught", "release")}
+    results["recognisers"] = json.loads((RESULTS / "recognisers.json").read_text())
+    results["certificates"] = {file.name: json.loads(file.read_text()) for file in CERTIFICATES.glob("*.json")}
 
     def fresh(match: re.Match[str]) -> str:
         return f"<!-- evidence {match[1]} -->\n{SECTIONS[match[1]](results[match[1]])}\n<!-- end -->"

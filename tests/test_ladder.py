@@ -70,7 +70,7 @@ class World:
         self, rows: Sequence[Row], models: Any, job: Job, device: str, size: BatchSize, attempt: int = 0
     ) -> list[Result]:
         self.passes.append((attempt, [r.sample.key for r in rows]))
-        self.levels.append(getattr(job.config.operator, job.config.operator.level).low)  # type: ignore[union-attr,arg-type]
+        self.levels.append(getattr(job.config.operator, job.config.operator.dial).low)  # type: ignore[union-attr,arg-type]
         for r in rows:
             self.masks.setdefault(r.sample.key, []).append(r.mask)
         return [
@@ -217,8 +217,8 @@ def test_a_gate_needs_a_secret_salt(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_levels_are_where_operators_say() -> None:
     for name, operator in OPERATORS.items():
-        if operator.level is not None:
-            assert operator.level in operator.model_fields, name
+        if operator.dial is not None:
+            assert operator.dial in operator.model_fields, name
 
 
 def test_a_whole_job_counts_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,12 @@ import yaml
 from PIL import Image
 
 from pipeline.assets import ROOT as ASSETS
+from pipeline.calibrate_faces import CalibrateConfig
 from pipeline.cli import build_parser, main
 from pipeline.config import RECIPES, load_config, validate
 from pipeline.edits import EditsConfig
 from pipeline.job import JobConfig
+from pipeline.models.licence import read_licence
 from pipeline.operators import OPERATORS
 from pipeline.pixels import decode
 from pipeline.streams.shards import WebDatasetInput
@@ -70,8 +72,15 @@ def test_every_operator_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_recipes_are_valid(recipe: Path) -> None:
-    kinds: dict[str, Any] = {"train": DenoiserConfig, "edits": EditsConfig}
+    kinds: dict[str, Any] = {"train": DenoiserConfig, "edits": EditsConfig, "calibrate": CalibrateConfig}
     load_config(kinds.get(recipe.stem.split("_")[0], JobConfig), recipe.stem)
+
+
+def test_the_face_model_is_small_and_says_what_it_is() -> None:
+    model = ASSETS / "lfw_faces" / "model"
+    assert 1e7 < sum(f.stat().st_size for f in model.rglob("*")) < 14e6
+    assert read_licence(model).noncommercial
+    assert "research demonstration, trained on Labeled Faces in the Wild" in (model / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "colour_mnist"])

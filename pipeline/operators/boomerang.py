@@ -23,7 +23,7 @@ class Boomerang(Conditioned):
 
     stochastic: ClassVar[bool] = True
     invertible: ClassVar[bool] = False
-    level: ClassVar[str | None] = "t_boom"
+    dial: ClassVar[str | None] = "t_boom"
 
     name: Literal["boomerang"] = "boomerang"
     t_boom: LevelRange = LevelRange(low=0.4, high=0.4)

@@ -107,7 +107,7 @@ class Operator(BaseModel):
     accepts: ClassVar[frozenset[Extra]] = frozenset()
     """Beside what it needs."""
     several_guides: ClassVar[bool] = False
-    level: ClassVar[str | None] = None
+    dial: ClassVar[str | None] = None
     """The option that says how far outputs go from their input, where there is one."""
     image_name: ClassVar[str] = ""
     """Of the image among those beside it: member NAME.png."""
@@ -129,9 +129,9 @@ class Operator(BaseModel):
 
     def at(self, level: LevelRange) -> Operator:
         """The same operator from another level. Raises `ValueError` where it has none."""
-        if self.level is None:
+        if self.dial is None:
             raise ValueError(f"operator {self.name} has no level")
-        return self.model_copy(update={self.level: level})
+        return self.model_copy(update={self.dial: level})
 
     def choose(self, copies: Sequence[Mapping[str, Any]]) -> list[int] | str:
         """Which copies of a sample to keep, by their `details`, the best first; or why none."""

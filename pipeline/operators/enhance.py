@@ -27,7 +27,7 @@ class Enhance(Conditioned):
 
     stochastic: ClassVar[bool] = True
     invertible: ClassVar[bool] = False
-    level: ClassVar[str | None] = "t_boom"
+    dial: ClassVar[str | None] = "t_boom"
 
     name: Literal["enhance"] = "enhance"
     factor: int = Field(default=4, ge=2)

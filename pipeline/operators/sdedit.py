@@ -28,7 +28,7 @@ class SDEdit(Conditioned):
 
     stochastic: ClassVar[bool] = True
     invertible: ClassVar[bool] = False
-    level: ClassVar[str | None] = "t0"
+    dial: ClassVar[str | None] = "t0"
     accepts: ClassVar[frozenset[Extra]] = frozenset({"mask", "guide"})
 
     name: Literal["sdedit"] = "sdedit"

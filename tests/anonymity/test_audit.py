@@ -125,8 +125,8 @@ def release(folder: Path, operator: Operator, *, key: Name = key_of, suffixes: t
         for name, images in ((f"data/{tar.name}", len(made)), (CARD, 0))
     }
     manifest = Manifest(
-        job="", files=files, counts={"released_by_level": {"0.5": 3, "none": 9}}, members=(), labels=(0, 1), facts={}, scans={},
-        threat_models=THREAT_MODELS, code="",
+        job="", files=files, counts={"released_by_level": {"0.5": 3, "none": 9}}, members=(), labels=(0, 1), facts={},
+        scans={}, threat_models=THREAT_MODELS, code="",
     )  # fmt: skip
     seal(place, manifest.model_dump(mode="json"))
     return place

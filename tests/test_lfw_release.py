@@ -1,0 +1,57 @@
+"""The recipe `lfw_release` as people run it, on a few of the shared photographs, with the real gate."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from builders import SHARED
+
+from pipeline.cli import main
+
+pytestmark = pytest.mark.skipif(not (SHARED / "lfw").exists(), reason="needs ../shared/data/lfw")
+PHOTOGRAPHS = 32
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lfw")
+    with tarfile.open(SHARED / "lfw" / "dev-00000.tar") as source, tarfile.open(folder / "few.tar", "w") as few:
+        for member in islice(source, 2 * PHOTOGRAPHS):  # image and JSON of each
+            few.addfile(member, source.extractfile(member))
+    return folder
+
+
+def test_release_audit_and_tampering(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DOPPEL_SALT", "a salt of this test alone")
+    release, originals = folder / "release", str(folder / "few.tar")
+    places = [f"output.path={folder}/job", f"release.path={release}", f"release.audit={folder}/audit"]
+    changes = [f"input.urls={originals}", "operator.steps=8", "model.batch_size=16", *places]
+    assert main(["run", "lfw_release", *(word for change in changes for word in ("--set", change))]) == 0
+    manifest = json.loads((release / "RELEASE.json").read_text())
+    assert manifest["counts"]["read"] == PHOTOGRAPHS
+    assert manifest["counts"]["released"] >= PHOTOGRAPHS // 2
+    audit = json.loads((folder / "audit" / "audit.json").read_text())
+    assert audit["utility"]["faces"]["with_face"] == 1  # without one, an image is undecided
+    own = audit["T1"]["recognisers"]["dlib-chip"]["reidentification"]["naive"]
+    assert own is None or own["rank"]["1"]["share"] == 0  # the gate saw to it
+    public = b"".join(path.read_bytes() for path in release.rglob("*") if path.is_file())
+    with tarfile.open(originals) as tar:
+        names = {name.split(".")[0] for name in tar.getnames()}
+    assert not [name for name in names if name.encode() in public or name[:-5].encode() in public]
+
+    again = ["audit", originals, str(release), "--identity", "json:identity", "--fit", "centre 128"]
+    again += ["--out", str(folder / "second"), "--recognisers", "Dlib"]
+    assert main(again) == 0
+    shard = release / "data" / "release-00000.tar"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 3] ^= 4
+    shard.write_bytes(content)
+    capsys.readouterr()
+    assert main(again) == 2
+    assert "release-00000.tar was altered" in capsys.readouterr().err
