@@ -50,19 +50,17 @@ def climb(batches: Iterable[Batch], job: Job, device: str) -> Generator[tuple[Ba
             settled = list[Settled]()
             for row in batch.rows:
                 admitted = admit(row, gate, config)
-                if isinstance(admitted, Climber):
-                    waiting[0].append(admitted)
-                else:
+                if isinstance(admitted, str):
                     settled.append((row, admitted))
-            for rung, rung_job in enumerate(rungs):
+                else:
+                    waiting[0].append(admitted)
+            for rung, at_rung in enumerate(rungs):
                 while len(waiting[rung]) >= size.images or (batch.last and waiting[rung]):
                     some, waiting[rung] = waiting[rung][: size.images], waiting[rung][size.images :]
-                    masked = [with_mask(climber, config) for climber in some]
-                    results = transform(masked, models, rung_job, device, size, attempt=rung)
-                    verdicts = gate_all(gate, some, results := assembled(some, results, config))
-                    for climber, result, found in zip(some, results, verdicts, strict=True):
-                        last = rung == len(rungs) - 1
-                        outcome = decide(climber, result, found, config, rung, last)
+                    rows = [with_mask(climber, config) for climber in some]
+                    results = assembled(some, transform(rows, models, at_rung, device, size, attempt=rung), config)
+                    for climber, result, found in zip(some, results, verdicts(gate, some, results), strict=True):
+                        outcome = decide(climber, result, found, config, rung)
                         if isinstance(outcome, Climber):
                             waiting[rung + 1].append(outcome)
                         else:
@@ -110,27 +108,27 @@ def assembled(some: Sequence[Climber], results: Sequence[Result], config: Anonym
     ]  # fmt: skip
 
 
-def gate_all(gate: Gate, some: Sequence[Climber], results: Sequence[Result]) -> list[list[ImageVerdict]]:
+def verdicts(gate: Gate, some: Sequence[Climber], results: Sequence[Result]) -> list[list[ImageVerdict]]:
     """A verdict for each output of each row; all outputs are judged together."""
     made = [(climber.row.sample.key, output.image) for climber, result in zip(some, results, strict=True)
             if not isinstance(result, str) for output in result]  # fmt: skip
-    verdicts = iter(gate.judge([key for key, _ in made], [image for _, image in made]))
-    return [[] if isinstance(result, str) else [next(verdicts) for _ in result] for result in results]
+    found = iter(gate.judge([key for key, _ in made], [image for _, image in made]))
+    return [[] if isinstance(result, str) else [next(found) for _ in result] for result in results]
 
 
 def decide(
-    climber: Climber, result: Result, verdicts: Sequence[ImageVerdict], config: AnonymityConfig, rung: int, last: bool
+    climber: Climber, result: Result, found: Sequence[ImageVerdict], config: AnonymityConfig, rung: int
 ) -> Climber | Result:
     """Verified outputs with their evidence; the row for the next level; or why it goes to quarantine."""
     if isinstance(result, str):
         return result
-    worst = max(verdicts, key=lambda found: SEVERITY[policy(found, config)])
-    match policy(worst, config):
-        case "pass":
-            return [with_evidence(output, found, rung) for output, found in zip(result, verdicts, strict=True)]
-        case "retry" if not last:
-            return next_rung(climber, result, worst, config)
-    return f"{worst.verdict} at every level: {worst.why}" if last else f"{worst.verdict}: {worst.why}"
+    worst = max(found, key=lambda verdict: SEVERITY[policy(verdict, config)])
+    chosen = policy(worst, config)
+    if chosen == "pass":
+        return [with_evidence(output, verdict, rung) for output, verdict in zip(result, found, strict=True)]
+    if chosen == "retry" and rung < len(config.ladder):
+        return next_rung(climber, result, worst, config)
+    return f"{worst.verdict}{' at every level' if chosen == 'retry' else ''}: {worst.why}"
 
 
 SEVERITY = {"pass": 0, "retry": 1, "quarantine": 2}

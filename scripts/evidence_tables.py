@@ -180,6 +180,17 @@ def anonymity_release(found: dict[str, Any]) -> str:
     return table(["threat", "attacker", "attack", "queries", "rank 1", "95 % interval", "chance"], rows)
 
 
+def attackers(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"`{name}`", *(f"{row['tar'][far]:.3f}" for far in ("1e-2", "1e-3")), f"{row['eer']:.3f}",
+            percent(row["second_photograph"]["rank_1"]),
+        ]
+        for name, row in found["recognisers"].items()
+    ]  # fmt: skip
+    return table(["clean photographs, 64 px", "TAR at FAR 1e-2", "1e-3", "EER", "second photograph found first"], rows)
+
+
 def certificates(found: dict[str, Any]) -> str:
     rows = [
         [
