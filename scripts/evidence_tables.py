@@ -126,7 +126,7 @@ def anonymity_levels(found: dict[str, Any]) -> str:
     for level, row in found["levels"].items():
         distances = [f"{row[n]['distance']:.3f} ± {row[n]['se']:.3f}" for n in names[:2]]
         over = [f"{percent(row[n]['over'])} ± {100 * row[n]['over_se']:.0f}" for n in names]
-        rank = [percent(row["rank_1"][f"T1 {n} naive"]["share"]) for n in names]
+        rank = [percent(row["rank_1"][f"T1 {n}"]["share"]) for n in names]
         faces = f"{100 * row['faces']['with_face_if_source_has']:.1f} %"
         rows.append([level, faces, *distances, *over, " · ".join(rank), f"{row['psnr']:.1f} dB"])
     head = [
@@ -141,7 +141,7 @@ def anonymity_ladder(found: dict[str, Any]) -> str:
         [
             name, f"{100 * row['released']:.1f} %", f"{row['mean_level']:.2f}", f"{row['images_per_second']:.2f}",
             f"{row['psnr']:.2f} dB", f"{row['pose']['eyes']['mean']:.3f}",
-            " · ".join(f"{100 * row['rank_1'][f'T1 {n} naive']['share']:.1f} %" for n in ("lbph", "small")),
+            " · ".join(f"{100 * row['rank_1'][f'T1 {n}']['share']:.1f} %" for n in ("lbph", "small")),
         ]
         for name, row in found.items()
     ]  # fmt: skip
@@ -154,11 +154,8 @@ def anonymity_caught(found: dict[str, Any]) -> str:
     for name, row in found.items():
         for suffix, part in (("", row), (", undone from 20 known pairs", row.get("after 20 known pairs"))):
             if part is not None:
-                rank = [part["rank_1"][f"{threat} dlib-chip naive"] for threat in ("T1", "T2")
-                        if f"{threat} dlib-chip naive" in part["rank_1"]]  # fmt: skip
-                layout = part["rank_1"]["T2 colours naive"]
-                rows.append([name + suffix, *part["verdicts"].values(), *(percent(r["share"]) for r in rank),
-                             *["–"] * (2 - len(rank)), percent(layout["share"])])  # fmt: skip
+                rank = [part["rank_1"].get(n, {"share": None}) for n in ("T1 dlib-chip", "T2 dlib-chip", "T2 colours")]
+                rows.append([name + suffix, *part["verdicts"].values(), *(percent(r["share"]) for r in rank)])
     head = ["", "anonymous", "recognisable", "undecided", "T1 rank 1, dlib-chip", "T2 rank 1, dlib-chip",
             "T2 rank 1, colours"]  # fmt: skip
     return table(head, rows)

@@ -232,3 +232,31 @@ def test_help_is_quick() -> None:
     )
     assert time.perf_counter() - started < 3
     assert all(command in result.stdout for command in ("run", "demo", "train-denoiser"))
+
+
+def test_calibrate_faces_says_what_certifies(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from anonymity import fakes
+
+    import pipeline.calibrate_faces
+
+    poor = fakes.certificate(tar={"1e-2": 0.5, "1e-3": 0.4, "1e-4": 0.1})
+    monkeypatch.setattr(pipeline.calibrate_faces, "calibrate_faces", lambda config: [fakes.certificate(), poor])
+    assert main(["calibrate-faces", "calibrate_lfw", "--set", f"output={tmp_path}"]) == 0
+    said = capsys.readouterr().out
+    assert "fake at 32 × 32: faces found 100.0%, TAR 0.990 at FAR 1e-2, 0.950 at 1e-3, EER 0.010: certifies\n" in said
+    assert "certifies nothing (below 0.8)" in said
+
+
+def test_an_audit_of_nothing_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "release").mkdir()
+    originals = tmp_path / "originals"
+    originals.mkdir()
+    arguments = ["audit", str(originals), str(tmp_path / "release"), "--out", str(tmp_path / "audit")]
+    assert main(arguments) == 2
+    assert "RELEASE.json cannot be read" in capsys.readouterr().err
+    assert main([*arguments, "--fit", "squash"]) == 2
+    assert "allowed are resize, crop, pad and 'centre PIXELS'" in capsys.readouterr().err
+    assert main([*arguments, "--salt-file", str(tmp_path / "none")]) == 2
+    assert "--salt-file: cannot read" in capsys.readouterr().err

@@ -99,6 +99,21 @@ def test_fits() -> None:
     assert np.array_equal(padded[0], padded[4])  # margins repeat the border
 
 
+@pytest.mark.parametrize(("source", "target"), [((20, 12), (8, 8)), ((11, 30), (8, 4)), ((6, 5), (8, 8))])
+def test_a_centred_cut_keeps_so_many_pixels_whatever_the_size(source: tuple[int, int], target: tuple[int, int]) -> None:
+    """The pixels around the centre, or all there are; the side that is counted is the shorter of the target."""
+    values = np.arange(source[0] * source[1], dtype=np.uint8).reshape(source)
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "PNG")
+    cut, frame = decode(buffer.getvalue(), target, "centre 4")
+    scale = min(4 / min(target), source[0] / target[0], source[1] / target[1])
+    height, width = (round(side * scale) for side in target)
+    top, left = (source[0] - height) // 2, (source[1] - width) // 2
+    by_hand = Image.fromarray(values[top : top + height, left : left + width])
+    assert frame.size == (width, height)
+    assert (cut[..., 0] == np.asarray(by_hand.resize(target[::-1], Image.Resampling.BICUBIC))).all()
+
+
 @pytest.mark.parametrize("fit", ["resize", "crop", "pad"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (13, 7), (8, 8)])
 def test_every_fit_gives_the_size_it_promised_and_restores(fit: str, size: tuple[int, int]) -> None:

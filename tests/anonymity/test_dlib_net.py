@@ -12,7 +12,8 @@ from portraits import needs_dlib, needs_lfw, people, portrait
 
 from pipeline.anonymity import dlib_net, fast_dlib
 from pipeline.anonymity.dlib_net import FILE, DlibNet, read
-from pipeline.anonymity.recognisers import network_input
+from pipeline.anonymity.faces import Face, FaceFinder, enlarge
+from pipeline.anonymity.recognisers import crops_for, network_input
 from pipeline.anonymity.weights import require
 from pipeline.errors import UserError
 
@@ -149,6 +150,31 @@ def test_an_altered_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(synthetic())
     with pytest.raises(UserError, match=r"sha256 is .* is expected"):
         DlibNet(tmp_path / FILE)
+
+
+@needs_dlib
+def test_on_chips_it_is_dlib_used_its_own_way(file: Path) -> None:
+    """Landmarks, chip and descriptor as dlib's own examples make them, from the same detection."""
+    import dlib
+
+    image = portrait(96)
+    with FaceFinder("dlib", workers=0) as finder:
+        (face,) = finder.find([image])[0]
+    made = fast_dlib.ChipDlib().embed(crops_for("dlib-chip", [face]))[0]
+    enlarged = enlarge(image)
+    scale = enlarged.shape[0] / image.shape[0]
+    left, top, width, height = (round(side * scale) for side in face.box)
+    place = dlib.rectangle(left, top, left + width, top + height)
+    landmarks = dlib.shape_predictor(str(require("shape_predictor_5_face_landmarks.dat")))(enlarged, place)
+    wanted = dlib.face_recognition_model_v1(str(file)).compute_face_descriptor(enlarged, landmarks)
+    assert np.abs(made - np.array(wanted)).max() < 1e-4
+
+
+def test_chips_come_from_dlib_alone() -> None:
+    face = Face(box=(0, 0, 9, 9), eyes=None, confidence=1.0, crop=np.zeros((9, 9, 3), np.uint8))
+    assert crops_for("Dlib", [face])[0] is face.crop
+    with pytest.raises(UserError, match="needs the landmarks of detector dlib"):
+        crops_for("dlib-chip", [face])
 
 
 def test_sums_of_unequal_pictures() -> None:

@@ -135,8 +135,11 @@ def test_thresholds_are_deepface_s() -> None:
 def test_unknown_names(name: str) -> None:
     with pytest.raises(UserError) as caught:
         load_recogniser(name)
-    assert str(caught.value) == f"recogniser is {name!r}; known are {', '.join([*THRESHOLDS, 'lbph', 'small'])}"
-    assert {"Dlib", "lbph", "small"} == set(OWN)
+    assert (
+        str(caught.value)
+        == f"recogniser is {name!r}; known are {', '.join([*THRESHOLDS, 'dlib-chip', 'lbph', 'small'])}"
+    )
+    assert {"Dlib", "dlib-chip", "lbph", "small"} == set(OWN)
 
 
 @given(arrays(np.float32, (3, 5), elements=st.floats(-1e3, 1e3, width=32)))
