@@ -312,7 +312,7 @@ little, that it succeeds proves a leak. Not for identifying anyone.
 |---|---|
 {table}
 """
-REPORTED = ("people", "images", "faces_found", "genuine", "impostor", "tar", "eer", "certifies")
+REPORTED = ("people", "images", "faces_found", "genuine", "impostor", "tar", "eer")
 
 
 def main() -> None:

@@ -75,7 +75,7 @@ class Judge:
 
 @dataclass(frozen=True, kw_only=True)
 class FaceVerdict:
-    """One face of an output, or of a source whose place it has."""
+    """One face of an output."""
 
     verdict: Verdict
     why: str
