@@ -162,7 +162,7 @@ def test_a_bad_recipe_is_one_sentence(content: dict[str, Any], changes: dict[str
 
 def test_the_shipped_recipe_is_that_of_the_shipped_certificates() -> None:
     recipe = load_config(CalibrateConfig, "calibrate_lfw")
-    assert (recipe.sizes, recipe.recognisers, recipe.detector) == ((64, 96, 128, 160), ("Dlib",), "dlib")
+    assert (recipe.sizes, recipe.recognisers, recipe.detector) == ((64, 96, 128, 160), ("Dlib", "dlib-chip"), "dlib")
     for side in recipe.sizes:
         certificate = load_certificate(pipeline.anonymity.calibration.SHIPPED / f"Dlib_{side}.json")
         assert certificate.data == pipeline.calibrate_faces.described(recipe)
