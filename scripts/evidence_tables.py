@@ -163,18 +163,22 @@ def anonymity_caught(found: dict[str, Any]) -> str:
 
 def anonymity_release(found: dict[str, Any]) -> str:
     """Rank 1 of every attacker with its interval, T1 and T2 apart."""
-    audit, rows = found["audit"], []
+    rows = []
     for threat in ("T1", "T2"):
-        for name, one in audit[threat]["recognisers"].items():
-            searches = {**one["reidentification"], **{f"trained: {k}": v for k, v in one["trained"].items()}}
-            for kind, figures in searches.items():
-                if figures:
-                    rank = figures["rank"]["1"]
-                    rows.append([
-                        threat, name, kind.replace("_", " "), figures["queries"], f"{100 * rank['share']:.1f} %",
-                        f"{100 * rank['low']:.1f} – {100 * rank['high']:.1f} %", f"{100 * rank['chance']:.2f} %",
-                    ])  # fmt: skip
-    return table(["threat", "attacker", "attack", "queries", "rank 1", "95 % interval", "chance"], rows)
+        for name, one in found["audit"][threat]["recognisers"].items():
+            searches = [one["reidentification"].get(kind) for kind in ("clean", "naive", "reverse", "parrot")]
+            learnt = [one["trained"].get(kind) for kind in ("softmax", "perceptron", "map_to_clean")]
+            cells = [first_rank(figures) for figures in (*searches, *learnt)]
+            rows.append([threat, f"`{name}`", *cells, f"{100 * searches[1]['rank']['1']['chance']:.2f} %"])
+    head = ["", "attacker", "clean", "naive", "reverse", "parrot", "trained: softmax", "perceptron", "map", "chance"]
+    return table(head, rows)
+
+
+def first_rank(figures: dict[str, Any] | None) -> str:
+    if figures is None:
+        return "–"
+    rank = figures["rank"]["1"]
+    return f"{100 * rank['share']:.1f} ({100 * rank['low']:.1f}–{100 * rank['high']:.1f}) %"
 
 
 def attackers(found: dict[str, Any]) -> str:
