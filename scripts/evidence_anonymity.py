@@ -192,7 +192,6 @@ def compare(
     return {
         "read": counts["read"], "released": counts["written"] / counts["read"],
         "mean_level": sum(used[a] * n for a, n in attempts.items()) / max(sum(attempts.values()), 1),
-        "by_attempt": {str(used[a]): n for a, n in sorted(attempts.items())},
         "seconds": round(seconds, 1), "images_per_second": round(counts["read"] / seconds, 2),
         "psnr": mean(likeness), "pose": utility.pose_error(pairing), "rank_1": ranks_of(pairing),
     }  # fmt: skip
