@@ -30,7 +30,7 @@ def judges_of(config: AnonymityConfig, finder: FaceFinder, size: tuple[int, int]
     judges = list[Judge]()
     for name in config.recognisers:
         recogniser = load_recogniser(name, device=device, workers=config.workers)
-        own = [found for found in given if found.recogniser == name]
+        own = sorted((found for found in given if found.recogniser == name), key=lambda found: found.size != size)
         certificate = own[0] if own else find_certificate(recogniser, finder, size)
         certificate.bind(recogniser, finder, size)
         judges.append(Judge.of(recogniser, certificate, config.threshold))

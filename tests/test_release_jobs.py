@@ -115,6 +115,12 @@ def test_a_job_ends_in_a_release_and_its_private_audit(world: World, capsys: pyt
         assert secret not in public
 
 
+def test_of_several_certificates_the_one_for_the_size_counts(world: World) -> None:
+    (world.folder / "other.json").write_text(fakes.certificate(size=(64, 64)).model_dump_json())
+    world.content["anonymity"]["certificates"].insert(0, str(world.folder / "other.json"))
+    assert world.run() == 0
+
+
 def test_the_same_job_again_changes_nothing(world: World) -> None:
     assert world.run() == 0
     before = builders.tree(world.folder, "release")
