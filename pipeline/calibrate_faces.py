@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 from rich.console import Console
@@ -20,9 +19,6 @@ from pipeline.pixels import Fit
 from pipeline.records import Sample
 from pipeline.scanning import Named, identity_reader, shard_images, tabulated
 from pipeline.streams import AnyInput
-
-if TYPE_CHECKING:
-    pass
 
 PICTURE = "roc.png"
 Chosen = Mapping[str, frozenset[str]]

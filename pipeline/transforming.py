@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,9 +23,6 @@ from pipeline.noise import KeyedNoise
 from pipeline.operators import Given, Operator, Transformed
 from pipeline.pixels import from_pixels, to_pixels
 from pipeline.records import Batch, Frame, Output, Result, Row, Sample
-
-if TYPE_CHECKING:
-    pass
 
 
 class Models(NamedTuple):
