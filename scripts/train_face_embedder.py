@@ -37,7 +37,7 @@ from pipeline.anonymity.embedder import EmbedderConfig, FaceNetwork, SmallEmbedd
 from pipeline.anonymity.faces import FaceFinder, enlarge
 from pipeline.anonymity.gallery import nearest
 from pipeline.anonymity.lbph import LBPH
-from pipeline.anonymity.metrics import bootstrap_people, chance
+from pipeline.anonymity.metrics import bootstrap_people
 from pipeline.anonymity.table import FaceTable
 from pipeline.scanning import image_stream, scan
 from pipeline.streams.shards import WebDatasetInput
@@ -274,10 +274,14 @@ def second_photograph(table: FaceTable, name: str) -> dict[str, Any]:
     vectors = table.embeddings[name][rows]
     found = nearest(vectors[second], vectors[first], 1)[1][:, 0]
     hits = people[first][found] == people[second]
-    by_chance = chance(people[second], people[first], [1])[1]
     interval = [round(end, 4) for end in bootstrap_people(hits, people[second])]
     counts = {"queries": len(second), "gallery": len(first)}
-    return {**counts, "rank_1": round(float(hits.mean()), 4), "interval_95": interval, "chance": round(by_chance, 5)}
+    return {
+        **counts,
+        "rank_1": round(float(hits.mean()), 4),
+        "interval_95": interval,
+        "chance": round(1 / len(first), 5),
+    }
 
 
 def card(facts: dict[str, Any]) -> str:

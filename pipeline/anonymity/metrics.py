@@ -6,7 +6,6 @@ Recognised ⇔ distance ≤ threshold.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,39 +62,6 @@ def eer(genuine: Floats, impostor: Floats) -> float:
     return float(curve.far[after - 1] + share * (curve.far[after] - curve.far[after - 1]))
 
 
-def cmc(
-    distances: Floats, query_ids: ArrayLike, gallery_ids: ArrayLike, ranks: Sequence[int]
-) -> dict[int, NDArray[np.bool_]]:
-    """Identification: by rank r, whether one of the r nearest entries shows the query's person, `[Q]` each.
-
-    `distances [Q, G]`, `query_ids [Q]`, `gallery_ids [G]`. Of equal distances the first entry counts as nearer; inf
-    (no face, nothing to compare) is never a hit. Raises `ValueError` for NaN, or a query whose person is not in the
-    gallery.
-    """
-    distances, own = np.asarray(distances), _mated(query_ids, gallery_ids)
-    if np.isnan(distances).any():
-        raise ValueError("distances: NaN is no distance")
-    own_distances = np.where(own, distances, np.inf)
-    place = own_distances.argmin(1)[:, None] if len(own) else np.zeros((0, 1), np.int64)
-    best = np.take_along_axis(own_distances, place, 1)
-    ahead = (distances < best) | ((distances == best) & (np.arange(distances.shape[1]) < place))
-    before, comparable = ahead.sum(1), np.isfinite(best[:, 0])
-    return {rank: (before < rank) & comparable for rank in ranks}
-
-
-def chance(query_ids: ArrayLike, gallery_ids: ArrayLike, ranks: Sequence[int]) -> dict[int, float]:
-    """What `cmc` gives on average for random distances.
-
-    Of G entries with n of the person, r random ones miss them all with probability C(G − n, r) / C(G, r).
-    """
-    own = _mated(query_ids, gallery_ids)
-    total, mates = own.shape[1], own.sum(1)
-    drawn = np.arange(max(ranks, default=0))[:, None]
-    misses = np.clip(total - mates - drawn, 0, None) / np.maximum(total - drawn, 1)
-    missed = np.cumprod(misses, axis=0)
-    return {rank: float(np.mean(1 - missed[rank - 1])) for rank in ranks}
-
-
 def linkability(mated: Floats, nonmated: Floats, omega: float = 1.0) -> float:
     """D_sys in [0, 1]: 0 where mated and non-mated scores are alike, 1 where they never meet.
 
@@ -140,11 +106,3 @@ def _distances(values: Floats, name: str) -> Floats:
 
 def _share_within(values: Floats, thresholds: Floats) -> NDArray[np.float64]:
     return np.searchsorted(np.sort(values), thresholds, side="right") / len(values)
-
-
-def _mated(query_ids: ArrayLike, gallery_ids: ArrayLike) -> NDArray[np.bool_]:
-    """`[Q, G]`: whether query and entry are of one person."""
-    own = np.asarray(query_ids)[:, None] == np.asarray(gallery_ids)[None]
-    if not own.any(1).all():
-        raise ValueError("query_ids: every query's person must be in the gallery")
-    return own

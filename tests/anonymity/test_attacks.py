@@ -1,6 +1,7 @@
 """Attacks by search: exact in known geometry, at chance without any, and never the other threat model's figures."""
 
 import json
+from itertools import combinations
 
 import face_tables
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.anonymity.attacks import SEARCHES, chance, rates, reidentify, search, share, worst_identity
+from pipeline.anonymity.attacks import SEARCHES, Found, chance, rates, reidentify, search, share, worst_identity
 from pipeline.anonymity.membership import auc, membership, near_copies
 from pipeline.anonymity.photos import Pairing, Photos, related
 from pipeline.anonymity.results import attack
@@ -286,3 +287,16 @@ def test_near_copies_are_counted() -> None:
     released = np.array([0b111, 2**50 - 1, 2**63], dtype=np.uint64)
     assert near_copies(released, originals) == {"released": 3, "bits": 4, "copies": 2, "nearest": 1}
     assert near_copies(released[:0], originals) is None
+
+
+def test_chance_counts_subsets() -> None:
+    gallery, queries = np.array([0, 0, 1, 2, 2, 2, 3]), np.array([0, 1, 2, 2])
+    mates = np.array([(gallery == person).sum() for person in queries])
+    found = Found(
+        rank=mates, distance=np.zeros(4, np.float32), mates=mates, candidates=np.full(4, len(gallery)), person=queries
+    )
+    for rank in range(1, 8):
+        subsets = list(combinations(range(7), rank))
+        expected = [np.mean([person in gallery[list(chosen)] for chosen in subsets]) for person in queries]
+        assert chance(found, rank) == pytest.approx(np.mean(expected), abs=1e-12)
+    assert chance(found, 8) == chance(found, 9) == 1
