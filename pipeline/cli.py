@@ -93,6 +93,17 @@ def build_parser() -> argparse.ArgumentParser:
     _recipe(train)
     train.add_argument("--overwrite", action="store_true", help="start anew instead of going on from the checkpoint")
     train.set_defaults(command=train_command)
+
+    locality = commands.add_parser("calibrate", help="how far an operator may go before its outputs lose their labels")
+    _recipe(locality)
+    locality.set_defaults(command=calibrate_command)
+
+    compare = commands.add_parser(
+        "compare", help="train classifiers with and without neighbours, and tell the difference"
+    )
+    _recipe(compare)
+    compare.add_argument("--overwrite", action="store_true", help="start anew instead of doing the runs that are left")
+    compare.set_defaults(command=compare_command)
     return parser
 
 
@@ -236,6 +247,57 @@ def train_command(args: argparse.Namespace) -> int:
 
     folder = train_denoiser(load_config(DenoiserConfig, args.recipe, args.set), overwrite=args.overwrite)
     print(f"{folder}/model: weights, card, samples.png and loss.png")
+    return 0
+
+
+def calibrate_command(args: argparse.Namespace) -> int:
+    from pipeline.config import load_config
+    from training.calibrate import calibrate
+    from training.calibrate_config import CalibrationConfig
+    from training.locality_plot import print_table, recipe_lines
+
+    config = load_config(CalibrationConfig, args.recipe, args.set)
+    found = calibrate(config)
+    print_table(found)
+    print(f"{config.output}: calibration.json, locality.png and neighbours.png")
+    if found.pick is None:
+        lowest = found.levels[0]
+        print(
+            f"doppel: no level holds: agreement is {lowest.agreement[1]:.1%} at {lowest.level:g}, the lowest, "
+            f"and the target is {found.target:.1%}",
+            file=sys.stderr,
+        )
+        return FAILED
+    print(f"the largest level with agreement of {config.target:g} or more, as all below it:\n")
+    print(recipe_lines(config.operator, found.pick))
+    return 0
+
+
+def compare_command(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from pipeline.config import load_config
+    from pipeline.report.progress import comparing
+    from training.compare import compare
+    from training.compare_config import CompareConfig
+    from training.compare_report import table, write_report
+
+    config = load_config(CompareConfig, args.recipe, args.set)
+    with comparing() as observe:
+        results = compare(config, overwrite=args.overwrite, observe=observe)
+    write_report(results, Path(config.output))
+    Console(width=120).print(table(results))
+    print(f"{config.output}: report.html, results.json, table.md")
+    if failed := [run for run in results["runs"] if run["failed"]]:
+        first = failed[0]
+        print(
+            f"doppel: {len(failed)} of {len(results['runs'])} runs failed, the first is {first['arm']}, size "
+            f"{first['size']}, seed {first['seed']}: {first['failed']}",
+            file=sys.stderr,
+        )
+        return FAILED
     return 0
 
 

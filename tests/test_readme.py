@@ -23,6 +23,8 @@ from pipeline.models.licence import read_licence
 from pipeline.operators import OPERATORS
 from pipeline.pixels import decode
 from pipeline.streams.shards import WebDatasetInput
+from training.calibrate_config import CalibrationConfig
+from training.compare_config import CompareConfig
 from training.denoiser_config import DenoiserConfig
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
@@ -72,7 +74,10 @@ def test_every_operator_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_recipes_are_valid(recipe: Path) -> None:
-    kinds: dict[str, Any] = {"train": DenoiserConfig, "edits": EditsConfig, "calibrate": CalibrateConfig}
+    kinds: dict[str, Any] = {
+        "train": DenoiserConfig, "edits": EditsConfig, "calibrate": CalibrateConfig, "locality": CalibrationConfig,
+        "compare": CompareConfig,
+    }  # fmt: skip
     load_config(kinds.get(recipe.stem.split("_")[0], JobConfig), recipe.stem)
 
 

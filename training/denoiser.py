@@ -101,13 +101,13 @@ def train_denoiser(config: DenoiserConfig, *, overwrite: bool = False) -> Path:
                     save_checkpoint(output, identity, codec, bare, ema, optimizer, state)
                     saved = time.monotonic()
                 if export_due:
-                    export_model(output, ema, scheduler, codec, config, state, cache.facts)
+                    export_model(output, ema, scheduler, codec, config, state, cache)
                     exported = time.monotonic()
     finally:  # also when interrupted, but never half a step, nor a network that is lost
         if main and state.step and whole and all(bool(loss.isfinite()) for loss in losses):
             save_checkpoint(output, identity, codec, bare, ema, optimizer, state)
     if main:
-        export_model(output, ema, scheduler, codec, config, state, cache.facts)
+        export_model(output, ema, scheduler, codec, config, state, cache)
     return output
 
 

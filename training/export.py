@@ -21,7 +21,9 @@ from pipeline.models.pixel import CARD
 from pipeline.noise import KeyedNoise
 from pipeline.pixels import from_pixels
 from pipeline.report.sheet import contact_sheet
+from training.cache import PixelCache
 from training.checkpoint import State, swap
+from training.overlap import write_training_set
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler, UNet2DModel
@@ -39,16 +41,19 @@ def export_model(
     codec: PatchCodec,
     config: DenoiserConfig,
     state: State,
-    data: Mapping[str, Any],
+    cache: PixelCache,
 ) -> None:
     """Writes `output/model`, complete or not at all: fp16 safetensors in the diffusers layout, card and pictures."""
     part, final = output / f"{FOLDER}.part", output / FOLDER
     shutil.rmtree(part, ignore_errors=True)
-    write_weights(part, ema, scheduler, codec, config, config.class_names or data["label_names"])
+    write_weights(part, ema, scheduler, codec, config, config.class_names or cache.facts["label_names"])
+    write_training_set(cache, part)
     device = str(ema.device)
     sample_grid(load_model(ModelConfig(path=str(part)), device), part / "samples.png", device)
     loss_curve(state, part / "loss.png")
-    (part / "README.md").write_text(card(config, state, data, parameters=sum(p.numel() for p in ema.parameters())))
+    (part / "README.md").write_text(
+        card(config, state, cache.facts, parameters=sum(p.numel() for p in ema.parameters()))
+    )
     swap(part, final)
 
 

@@ -53,6 +53,18 @@ def looking() -> Iterator[Callable[[str, int], None]]:
         yield report
 
 
+@contextmanager
+def comparing() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar over the runs of a comparison; call the result with (what was done last, runs so far, runs in all)."""
+    columns = (
+        TextColumn("comparing"), BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f} runs"),
+        TextColumn("{task.description}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=1)
+        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
+
+
 class JobProgress:
     """A bar over shards, with images, images/s, time left and quarantined samples."""
 

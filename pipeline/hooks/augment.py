@@ -1,0 +1,227 @@
+"""Neighbours in the training step: each image of a batch, with some probability, replaced by one made on the spot."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+from torch.utils.data import default_collate, get_worker_info
+
+from pipeline.diffusion.model import Model
+from pipeline.errors import UserError
+from pipeline.hooks.items import image_field, rebuilt
+from pipeline.hooks.neighbours import Neighbours
+from pipeline.hooks.scaling import restored, rewrapped, seen
+from pipeline.hooks.soft_labels import check_classes, check_soft, fractions, soft_labels
+from pipeline.identity import PUBLIC_SALT, given_salt
+from pipeline.models.config import ModelConfig
+from pipeline.models.families import load_model, sketch_model
+from pipeline.operators import AnyOperator, Operator
+
+
+class GenerativeAugment(nn.Module):
+    """`aug(images, labels)`: each image becomes, with probability `p`, a neighbour of itself; all else stays.
+
+    Images are `[B, C, H, W]`, grey or RGB, uint8 [0, 255] or float [0, 1] (not normalised yet), tensors or tv_tensors;
+    they come back as they were. Those of another size than the model's are scaled to it and back (bicubic). Takes and
+    gives what `torchvision.transforms.v2` does: images and labels, a tuple of both, or a dict; `collate` is a
+    `collate_fn`. In eval mode nothing changes.
+
+    `model` is loaded already, or loaded where the first batch is; it is no part of the module: not in its parameters,
+    not in its `state_dict`, never trained. With `gamma`, labels come back as float `[B, classes]`, see `soft_labels`.
+    Draws come from `generator` (on the CPU; by default of seed 0: give each rank its own), whose state is all that
+    `state_dict` holds. `salt`: by default `$DOPPEL_SALT`, else the public one. `batch_size`: images in one call of the
+    model, by default what its configuration says.
+    """
+
+    def __init__(
+        self,
+        operator: Operator | Mapping[str, Any],
+        model: Model | ModelConfig | str,
+        *,
+        p: float = 0.5,
+        gamma: float | None = None,
+        classes: int | None = None,
+        salt: bytes | None = None,
+        batch_size: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Raises `UserError` where operator and model don't fit, or soft labels cannot be had of them."""
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise UserError(f"p is {p}; a probability in [0, 1] is expected")
+        self.p, self.gamma = p, gamma
+        config = ModelConfig(path=model) if isinstance(model, str) else model
+        self.config = config if isinstance(config, ModelConfig) else None
+        # a sketch knows all that is checked, and the weights can wait for the device
+        outline = cast(Model, sketch_model(config) if isinstance(config, ModelConfig) else config)
+        self.neighbours = Neighbours(
+            operator=operator if isinstance(operator, Operator) else read_operator(operator),
+            model=outline,
+            salt=salt or given_salt(None, "salt") or PUBLIC_SALT,
+            batch_size=checked_size(batch_size, self.config),
+        )
+        self.classes = outline.classes if classes is None else classes
+        if gamma is not None:
+            check_soft(self.neighbours.operator, gamma, self.classes)
+        self.generator = torch.Generator().manual_seed(0) if generator is None else generator
+        self._worker_seed: int | None = None
+
+    def forward(
+        self, *batch: Any, keys: Sequence[str] | None = None, copy: int = 0, captions: Sequence[str] | None = None
+    ) -> Any:
+        """`aug(images)`, `aug(images, labels, …)`, or one tuple, list or dict of them; the same comes back.
+
+        Neighbours are fresh in every call; with `keys`, one for each image, they are those of the offline job for these
+        keys and this `copy`: the same pixels in images of the model's size, and to the byte where the same images share
+        a batch (a network's rounding depends on the company, by a grey level at most). Raises `UserError` for images,
+        labels or keys that do not fit.
+        """
+        given = batch if len(batch) > 1 else batch[0]
+        if not self.training:
+            return given
+        if isinstance(given, Tensor):
+            return self._augmented(given, None, keys, copy, captions)[0]
+        if isinstance(given, Mapping):
+            images, labels = image_field(given), label_field(given)
+            both = self._augmented(given[images], given[labels] if labels else None, keys, copy, captions)
+            return {**given, images: both[0], **({labels: both[1]} if labels else {})}
+        both = self._augmented(given[0], given[1] if len(given) > 1 else None, keys, copy, captions)
+        return rebuilt(given, [*both, *given[2:]][: len(given)])
+
+    def collate(self, samples: list[Any]) -> Any:
+        """A `collate_fn`: torch's own, then this. In the workers of a loader, draws also hang on their seeds."""
+        return self(default_collate(samples))
+
+    def get_extra_state(self) -> Tensor:
+        return self.generator.get_state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.generator.set_state(state.cpu())
+
+    def extra_repr(self) -> str:
+        return f"{self.neighbours.operator!r}, p={self.p}, gamma={self.gamma}"
+
+    def _augmented(
+        self, images: Any, labels: Any, keys: Sequence[str] | None, copy: int, captions: Sequence[str] | None
+    ) -> tuple[Tensor, Any]:
+        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3):
+            found = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise UserError(f"images are {found}; a batch [B, C, H, W] of grey or RGB images is expected")
+        if keys is not None and len(keys) != len(images):
+            raise UserError(f"{len(keys)} keys are given for {len(images)} images")
+        neighbours = self._loaded(images.device)
+        used = self._used_labels(neighbours, labels, len(images))
+        check_captions(neighbours, captions)
+        rows, names = self._draw(len(images))
+        names = names if keys is None else list(keys)
+        levels = torch.zeros(len(images), dtype=torch.float64, device=images.device)
+        if len(rows):
+            some = [names[row] for row in rows]
+            if keys is None:  # nothing to reproduce: even parts, so that nothing is padded
+                neighbours = evenly(neighbours, len(rows))
+            images, made = self._replaced(neighbours, images, used, rows, some, copy, captions)
+            if self.gamma is not None:
+                levels[rows] = torch.where(made, fractions(neighbours, some, copy, images.device), 0)
+        if self.gamma is not None:
+            assert used is not None
+            assert self.classes is not None
+            labels = soft_labels(used, levels, self.gamma, self.classes)
+        return images, labels
+
+    def _replaced(
+        self, neighbours: Neighbours, images: Tensor, labels: Tensor | None, rows: Tensor, keys: Sequence[str],
+        copy: int, captions: Sequence[str] | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """A copy of `images` with neighbours in `rows`, and bool: which of these were made."""
+        plain = images.as_subclass(Tensor)
+        with torch.autocast(images.device.type, enabled=False):  # as offline, whatever the training does
+            near, made = neighbours(
+                seen(plain[rows], neighbours.model.size),
+                keys,
+                labels=labels[rows] if labels is not None and wants(neighbours, "class") else None,
+                captions=None if captions is None else [captions[row] for row in rows],
+                copy=copy,
+            )
+        output = plain.clone()
+        output[rows] = torch.where(made[:, None, None, None], restored(near, plain), plain[rows])
+        return rewrapped(output, images), made
+
+    def _draw(self, count: int) -> tuple[Tensor, list[str]]:
+        """The rows whose turn it is, and new keys for all: as many draws whatever comes of them."""
+        info = get_worker_info()
+        if info is not None and self._worker_seed != info.seed:  # each worker begins with a copy of one generator
+            mixed = hashlib.blake2b(f"{self.generator.initial_seed()}/{info.seed}".encode(), digest_size=7).digest()
+            self.generator.manual_seed(int.from_bytes(mixed))
+            self._worker_seed = info.seed
+        chosen = torch.rand(count, generator=self.generator) < self.p
+        numbers = torch.randint(2**63 - 1, (count,), generator=self.generator)
+        return chosen.nonzero().flatten(), [f"{number:016x}" for number in numbers.tolist()]
+
+    def _loaded(self, device: torch.device) -> Neighbours:
+        if self.config is not None:
+            self.neighbours = replace(self.neighbours, model=load_model(self.config, str(device)))
+            self.config = None
+        return self.neighbours
+
+    def _used_labels(self, neighbours: Neighbours, labels: Any, count: int) -> Tensor | None:
+        """Class numbers where model or soft labels need them, checked; else None."""
+        conditioned = wants(neighbours, "class")
+        if not conditioned and self.gamma is None:
+            return None
+        why = "condition own: the model takes each image's label" if conditioned else "gamma: soft labels are made"
+        if not isinstance(labels, Tensor) or labels.shape != (count,) or labels.is_floating_point():
+            found = list(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+            raise UserError(
+                f"{why}; labels are {found}, expected are {count} class numbers (soften and mix them later)"
+            )
+        labels = labels.long()
+        if conditioned:
+            neighbours.check_labels(labels)
+        if self.gamma is not None and count:
+            check_classes(labels, self.classes or 0)
+        return labels
+
+
+def evenly(neighbours: Neighbours, count: int) -> Neighbours:
+    """With the smallest batch size that needs no more batches for so many images."""
+    batches = -(-count // neighbours.batch_size)
+    return replace(neighbours, batch_size=-(-count // batches))
+
+
+def wants(neighbours: Neighbours, kind: str) -> bool:
+    """Whether each image's own label (or caption) conditions the model."""
+    return neighbours.model.conditioning == kind and "own" in neighbours.operator.conditions_used()
+
+
+def read_operator(fields: Mapping[str, Any]) -> Operator:
+    """As the section `operator:` of a recipe. Raises `UserError`."""
+    try:
+        return TypeAdapter[Operator](AnyOperator).validate_python(dict(fields))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in ("operator", *first["loc"][1:]))
+        raise UserError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def label_field(fields: Mapping[str, Any]) -> str | None:
+    """`labels`, else a field with "label" in its name, as torchvision finds them."""
+    named = [field for field in fields if "label" in field.lower()]
+    return next((field for field in named if field.lower() == "labels"), named[0] if named else None)
+
+
+def check_captions(neighbours: Neighbours, captions: Sequence[str] | None) -> None:
+    if captions is None and wants(neighbours, "text"):
+        raise UserError("condition own: the model takes each image's caption; give captions, or the operator a prompt")
+
+
+def checked_size(given: int | None, config: ModelConfig | None) -> int:
+    size = given or (64 if config is None else config.batch_size)
+    if not isinstance(size, int) or size < 1:
+        raise UserError(f"batch_size is {size}; a number of images is expected")
+    return size

@@ -1,0 +1,119 @@
+"""What data sets give: where an item's image and key are, and how a neighbour takes the image's place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.pixels import resized
+from pipeline.streams.shards import IMAGE_EXTENSIONS
+
+IMAGE_FIELDS = ("image", "img", "images", "pixel_values", *IMAGE_EXTENSIONS)
+KEY_FIELDS = ("__key__", "key")
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+Key = str | Callable[..., str] | None
+"""A format string of the index and an item's fields, `"{:05d}"` or `"{id}"`; or a function of item and index. None
+takes the field `__key__` or `key`."""
+
+
+def key_of(key: Key, item: Any, *index: int) -> str:
+    """The key that the item has in the job's input. `index` is left out where there is none that means anything.
+
+    Raises `UserError` where it cannot be told.
+    """
+    if callable(key):
+        return key(item, *index)
+    fields: Mapping[str, Any] = item if isinstance(item, Mapping) else {}
+    if key is not None:
+        try:
+            return key.format(*index, **fields)
+        except (LookupError, ValueError) as error:
+            known = ", ".join([*("the index" for _ in index), *fields]) or "nothing"
+            raise UserError(f"key {key!r} does not fit an item ({error}); it is made from {known}") from None
+    for field in KEY_FIELDS:
+        if field in fields:
+            return str(fields[field])
+    raise UserError(f"items have no field {' or '.join(KEY_FIELDS)}: say with key how the input of the job names them")
+
+
+def image_field(fields: Mapping[str, Any]) -> str:
+    """Raises `UserError` where no field, or more than one, may be the image."""
+    found = [field for field in IMAGE_FIELDS if field in fields]
+    if len(found) != 1:
+        raise UserError(f"fields {', '.join(fields)}: exactly one of {', '.join(IMAGE_FIELDS)} is expected")
+    return found[0]
+
+
+def swapped(item: Any, neighbour: Image.Image) -> Any:
+    """A pair, a tuple that begins with the image, or a dict, with `neighbour` as its image, in the same type and size.
+
+    Raises `UserError` where no image is found.
+    """
+    if isinstance(item, Mapping):
+        field = image_field(item)
+        return {**item, field: alike(neighbour, item[field])}
+    if not isinstance(item, tuple | list) or not item:
+        raise UserError(f"an item is {type(item).__name__}; a tuple that begins with the image, or a dict, is expected")
+    return rebuilt(item, [alike(neighbour, item[0]), *item[1:]])
+
+
+def rebuilt(like: Sequence[Any], values: list[Any]) -> Sequence[Any]:
+    """A list, tuple or named tuple, as `like` is."""
+    return values if isinstance(like, list) else type(like)(*values) if hasattr(like, "_fields") else tuple(values)
+
+
+def alike(neighbour: Image.Image, image: Any) -> Any:
+    """`neighbour` as what `image` is, in its size and mode.
+
+    PIL; tensors `[H, W]` or `[C, H, W]` and arrays `[H, W]` or `[H, W, C]`, uint8 [0, 255] or float [0, 1]. Raises
+    `UserError` for anything else: bytes still to be decoded, or an image that is normalised already.
+    """
+    if isinstance(image, Image.Image):
+        return resized(neighbour, image.size).convert(image.mode)
+    if isinstance(image, Tensor):
+        first = (1, 2, 0) if image.ndim == 3 else range(image.ndim)
+        pixels = torch.from_numpy(fitted(neighbour, tuple(image.shape[i] for i in first)))
+        pixels = pixels.movedim(-1, 0) if image.ndim == 3 else pixels
+        return as_tensor(pixels, image)
+    if isinstance(image, np.ndarray):
+        like = torch.from_numpy(image)
+        return as_tensor(torch.from_numpy(fitted(neighbour, image.shape)), like).numpy()
+    raise UserError(f"an image is {type(image).__name__}; PIL, a tensor or an array is expected (decode it first)")
+
+
+def fitted(neighbour: Image.Image, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """uint8 in `shape`, `[H, W]` or `[H, W, C]`."""
+    channels = shape[2] if len(shape) == 3 else 1
+    if len(shape) not in (2, 3) or channels not in MODES:
+        raise UserError(f"an image has shape {list(shape)}; 1, 3 or 4 channels are expected")
+    picture = resized(neighbour, (shape[1], shape[0])).convert(MODES[channels])
+    return np.array(picture).reshape(shape)
+
+
+def as_tensor(pixels: Tensor, like: Tensor) -> Tensor:
+    """uint8 pixels in the type of `like`, whose range is [0, 255] or [0, 1]."""
+    if like.is_floating_point():
+        check_range(like)
+        pixels = pixels.to(like.dtype) / 255
+    elif like.dtype != torch.uint8:
+        raise UserError(f"an image holds {like.dtype}; uint8 or floats are expected")
+    pixels = pixels.contiguous().to(like.device)
+    if type(like) is Tensor:
+        return pixels
+    from torchvision.tv_tensors import wrap
+
+    return wrap(pixels, like=like)
+
+
+def check_range(images: Tensor) -> None:
+    """Raises `UserError` for floats outside [0, 1]: somebody has normalised them."""
+    if images.numel() and not bool(((images >= 0) & (images <= 1)).all()):
+        low, high = images.min().item(), images.max().item()
+        raise UserError(f"images hold floats from {low:.3g} to {high:.3g}; [0, 1] is expected: normalise afterwards")

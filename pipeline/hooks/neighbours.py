@@ -1,0 +1,99 @@
+"""Neighbours of a batch of images, as the offline job makes them: the same key gives the same pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pipeline.cascade import check, through
+from pipeline.diffusion.model import Model
+from pipeline.errors import UserError
+from pipeline.frames import OfClips
+from pipeline.memory import BatchSize
+from pipeline.noise import KeyedNoise
+from pipeline.operators import Given, Operator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbours:
+    """One operator on one model, with the secret that noise is derived from.
+
+    Bytes are those of an offline job with this operator, model, salt and batch size. Raises `UserError` where the
+    operator and the model don't fit, or the operator wants more than images and their labels (captions).
+    """
+
+    operator: Operator
+    model: Model
+    salt: bytes = field(repr=False)
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.model, OfClips):
+            raise UserError("the model works on clips: run it offline, and train on its store")
+        check(self.operator, self.model, None)
+        if self.operator.needs:
+            needed = ", ".join(sorted(self.operator.needs))
+            raise UserError(f"operator {self.operator.name} needs {needed}: run it offline, and train on its store")
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        images: Tensor,
+        keys: Sequence[str],
+        *,
+        labels: Tensor | None = None,
+        captions: Sequence[str] | None = None,
+        copy: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """uint8 `[B, 3, H, W]` in the size of the model → neighbours like it, and bool `[B]`: which were made.
+
+        `labels` int64 `[B]`, −1 for none. A row whose output is not finite keeps its image, and counts as not made.
+        """
+        self.check_labels(labels)
+        near, made = torch.empty_like(images), torch.empty(len(images), dtype=torch.bool, device=images.device)
+        size, start = BatchSize(self.batch_size), 0
+        for some, (pixels, finite) in size.each(
+            range(len(images)), lambda rows: self._of(rows, images, keys, labels, captions, copy)
+        ):
+            end = start + len(some)
+            near[start:end] = torch.where(finite[: len(some), None, None, None], pixels[: len(some)], images[start:end])
+            made[start:end] = finite[: len(some)]
+            start = end
+        return near, made
+
+    def _of(
+        self,
+        rows: Sequence[int],
+        images: Tensor,
+        keys: Sequence[str],
+        labels: Tensor | None,
+        captions: Sequence[str] | None,
+        copy: int,
+    ) -> tuple[Tensor, Tensor]:
+        pixels = images[rows].float() / 127.5 - 1
+        conditioned = labels is not None and self.model.conditioning == "class"
+        given = Given(
+            pixels=pixels,
+            labels=labels[rows] if conditioned and labels is not None else None,
+            captions=None if captions is None else [captions[row] for row in rows],
+        )
+        noise = KeyedNoise(self.salt, [keys[row] for row in rows], self.operator.name, copy)
+        done = through(self.operator, self.model, self.model.encode(pixels), given, noise).pixels
+        return quantised(done), done.isfinite().flatten(1).all(1)
+
+    def check_labels(self, labels: Tensor | None) -> None:
+        """Raises `UserError` for labels that the model does not know."""
+        if labels is None or self.model.classes is None or not len(labels):
+            return
+        low, high = int(labels.min()), int(labels.max())
+        if low < -1 or high >= self.model.classes:
+            wrong = high if high >= self.model.classes else low
+            raise UserError(f"a label is {wrong}; the model knows 0 to {self.model.classes - 1}, and -1 for none")
+
+
+def quantised(pixels: Tensor) -> Tensor:
+    """Float `[B, 3, H, W]` in [-1, 1] → uint8, as `pixels.from_pixels` rounds."""
+    return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,204 @@
+"""The neighbours that an offline job has stored: any copy of any key, read straight out of the job's tars."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.errors import UserError
+from pipeline.identity import identity
+from pipeline.job import JobConfig, make_job
+from pipeline.pixels import FORMATS
+from pipeline.records import PROVENANCE
+from pipeline.streams.ledger import Ledger, differences
+from pipeline.streams.names import unescape_dots
+
+
+class Store(Protocol):
+    """Where neighbours come from while a model trains. Reading never waits, and never fails for want of one."""
+
+    def copies(self, key: str) -> int:
+        """How many neighbours of a source there are now."""
+        ...
+
+    def get(self, key: str, copy: int) -> Image.Image | None:
+        """One of them, 0 ≤ copy < copies(key); None where it is not there (any more)."""
+        ...
+
+
+@runtime_checkable
+class Weighted(Store, Protocol):
+    """A store whose neighbours do not all count the same."""
+
+    def weight(self, key: str, copy: int) -> float:
+        """In (0, 1]: how often it is taken when its turn comes; else the original is."""
+        ...
+
+
+class Entry(NamedTuple):
+    """Where an image lies in its tar."""
+
+    key: str
+    """Of its source."""
+    copy: int
+    name: str
+    """Its own key."""
+    offset: int
+    size: int
+
+
+class NeighbourStore:
+    """Read-only; a file is open while an image is read and no longer, so that it may be forked, pickled and shared."""
+
+    def __init__(self, shards: Mapping[Path, Sequence[Entry]], weights: Mapping[str, float] | None = None) -> None:
+        """`weights` by output key, 1 where none is given; of 0 means that the neighbour does not exist.
+
+        Raises `UserError` for a key that comes twice, and for weights that fit no neighbour or are not in [0, 1].
+        """
+        weights = dict(weights or {})
+        self._files = list(shards)
+        found: dict[str, list[tuple[int, int]]] = {}
+        places: list[tuple[int, int, int]] = []
+        kept: list[float] = []
+        for number, entries in enumerate(shards.values()):
+            for entry in entries:
+                weight = weights.pop(entry.name, 1.0)
+                if not 0 <= weight <= 1:
+                    raise UserError(f"the weight of {entry.name!r} is {weight}; weights lie in [0, 1]")
+                found.setdefault(entry.key, [])
+                if weight:
+                    found[entry.key].append((entry.copy, len(places)))
+                    places.append((number, entry.offset, entry.size))
+                    kept.append(weight)
+        if weights:
+            raise UserError(f"weights are given for {next(iter(weights))!r}, which is not in the store")
+        for key, copies in found.items():
+            if len({copy for copy, _ in copies}) < len(copies):
+                raise UserError(f"key {key!r} is in the store twice: keys must be unique in the whole data set")
+        self._rows = {key: tuple(row for _, row in sorted(copies)) for key, copies in found.items()}
+        self._places: NDArray[np.int64] = np.array(places, dtype=np.int64).reshape(-1, 3)
+        self._weights = np.array(kept, dtype=np.float32)
+
+    @classmethod
+    def open(
+        cls, folder: Path | str, *, expect: JobConfig | None = None, weights: Mapping[str, float] | None = None
+    ) -> NeighbourStore:
+        """The finished shards of the job that wrote to `folder` (`output.path`, format webdataset).
+
+        With `expect`, raises `UserError` where another configuration, model or salt made them; for a folder that holds
+        no such job, too.
+        """
+        ledger = Ledger(Path(folder))
+        job = read_job(ledger.root)
+        if expect is not None:
+            check_expected(ledger.root, job, expect)
+        verbatim = job["config"]["input"]["format"] == "webdataset"
+        files = [ledger.root / name for record in ledger.records() for name in record["files"] if is_data(name)]
+        shards = {file: list(scan(file, verbatim_names=verbatim)) for file in files if file.exists()}
+        if not shards:
+            raise UserError(f"{ledger.root}: no shard of the job is finished, so there are no neighbours")
+        return cls(shards, weights)
+
+    def __len__(self) -> int:
+        """Images."""
+        return len(self._places)
+
+    def copies(self, key: str) -> int:
+        return len(self._rows.get(key, ()))
+
+    def weight(self, key: str, copy: int) -> float:
+        return float(self._weights[self._rows[key][copy]])
+
+    def get(self, key: str, copy: int) -> Image.Image | None:
+        """In the size and mode it was stored in; `copy` counts what the weights have left. Raises `UserError` where the
+        job's tar has changed since."""
+        rows = self._rows.get(key, ())
+        if not 0 <= copy < len(rows):
+            return None
+        number, offset, size = (int(value) for value in self._places[rows[copy]])
+        try:
+            with open(self._files[number], "rb", buffering=0) as file:
+                image = Image.open(io.BytesIO(os.pread(file.fileno(), size, offset)), formats=FORMATS)
+                image.load()
+        except Exception as error:  # a damaged image can break a decoder anywhere
+            raise UserError(f"{self._files[number]}: the neighbour of {key!r} cannot be read ({error})") from None
+        return image
+
+
+def read_job(root: Path) -> dict[str, Any]:
+    """What a finished or running job is. Raises `UserError` where its output cannot serve as a store."""
+    try:
+        job: dict[str, Any] = json.loads((root / "job.json").read_text())
+    except (OSError, ValueError):
+        raise UserError(f"{root} holds no doppel job; name the output.path of a doppel run") from None
+    config = job["config"]
+    if config["output"]["format"] != "webdataset":
+        raise UserError(f"{root} holds {config['output']['format']} output; a store needs output.format webdataset")
+    if config.get("video") is not None:
+        raise UserError(f"{root} holds clips; a store needs images")
+    return job
+
+
+def check_expected(root: Path, job: Mapping[str, Any], expect: JobConfig) -> None:
+    """Raises `UserError` with all that differs; a store that another version of the code has made will do."""
+    hashes = {**job["hashes"], **make_job(expect).hashes, "code": job["hashes"]["code"]}
+    if changed := differences(job["hashes"], job["config"], hashes, identity(expect)):
+        raise UserError(f"{root} is a store from another configuration: it differs in {'; '.join(changed)}")
+
+
+def is_data(name: str) -> bool:
+    """Of the files in a record: a tar in data/, and not the quarantine."""
+    return PurePosixPath(name).parts[:-1] == ("data",) and name.endswith(".tar")
+
+
+def scan(file: Path, *, verbatim_names: bool) -> Iterator[Entry]:
+    """The images of an output shard, by headers and provenance: the first member of a sample is its image.
+
+    Further images of a sample (views, components) are no neighbours. Raises `UserError` for a tar that is damaged.
+    """
+    members: list[tarfile.TarInfo] = []
+    try:
+        with open(file, "rb") as handle, tarfile.open(fileobj=handle, mode="r:") as tar:
+            for info in tar:
+                members.append(info)
+                if not info.name.endswith(f".{PROVENANCE}"):
+                    continue
+                name = info.name.removesuffix(f".{PROVENANCE}")
+                facts = json.loads(os.pread(handle.fileno(), info.size, info.offset_data))
+                image = next(member for member in members if member.name.startswith(f"{name}."))
+                members.clear()
+                if "image" in facts:
+                    continue
+                copy, several = facts.get("copy", 0), facts.get("parameters", {}).get("copies", 1) > 1
+                key = name.removesuffix(f"-{copy}") if several else name
+                yield Entry(
+                    key=key if verbatim_names else unescape_dots(key),
+                    copy=copy,
+                    name=name,
+                    offset=image.offset_data,
+                    size=image.size,
+                )
+    except (tarfile.TarError, ValueError) as error:
+        raise UserError(f"{file} is no tar as doppel writes them ({error})") from None
+
+
+def read_weights(file: Path | str) -> dict[str, float]:
+    """Output key → weight, from a JSON object. Raises `UserError` where the file holds something else."""
+    try:
+        weights = json.loads(Path(file).read_text())
+    except OSError as error:
+        raise UserError(f"weights: cannot read {str(file)!r} ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{file} is no JSON ({error})") from None
+    if not isinstance(weights, dict) or not all(type(value) in (int, float) for value in weights.values()):
+        raise UserError(f"{file}: a JSON object of numbers by output key is expected")
+    return weights

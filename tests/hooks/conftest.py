@@ -1,0 +1,35 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import builders
+import pytest
+import torch
+
+from pipeline.config import validate
+from pipeline.engines.local import run_job
+from pipeline.job import JobConfig, make_job
+
+COUNT, COPIES = 10, 2
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """For networks this small, threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def job(tmp_path_factory: pytest.TempPathFactory, model: Path) -> JobConfig:
+    """A finished job over two shards, `0000` to `0009`, with two copies of each image; read only."""
+    folder = tmp_path_factory.mktemp("job")
+    builders.shard(folder / "in" / "a.tar", 6)
+    builders.shard(folder / "in" / "b.tar", COUNT - 6, first=6)
+    level = {"operator.copies": COPIES, "operator.t_boom": [0.2, 0.6]}
+    config = validate(JobConfig, builders.recipe(folder / "in" / "*.tar", folder / "out", model, **level), "test")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("DOPPEL_SALT", raising=False)
+        run_job(make_job(config))
+    return config

@@ -1,0 +1,445 @@
+"""Neighbours from another process: the same bytes, never a wait, and a training that outlives its maker."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import builders
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.config import validate
+from pipeline.engines.local import run_job
+from pipeline.errors import UserError
+from pipeline.hooks import background, filler
+from pipeline.hooks.background import BackgroundAugmenter, LiveStore, Status
+from pipeline.hooks.filler import Filler, Progress, Setup
+from pipeline.hooks.slots import EMPTY, SlotReader, Slots, SlotWriter
+from pipeline.hooks.source import InMemory, StreamSource
+from pipeline.identity import PUBLIC_SALT
+from pipeline.job import JobConfig, make_job
+from pipeline.models.config import ModelConfig
+from pipeline.operators import Boomerang
+from pipeline.pixels import decode
+from pipeline.streams import WebDatasetInput
+
+COUNT, BATCH = 12, 4
+OPERATOR = Boomerang(t_boom={"fraction": [0.4, 0.4]}, steps=2)
+Start = Callable[..., LiveStore]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One thread, and a fork for the maker: to load everything again takes longer than all these tests."""
+    monkeypatch.setattr(background, "CONTEXT", multiprocessing.get_context("fork"))
+    monkeypatch.setattr(filler, "NICE", 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def data() -> InMemory:
+    pixels = [torch.from_numpy(decode(builders.picture(i))[0].copy()).permute(2, 0, 1) for i in range(COUNT)]
+    labels = torch.arange(COUNT) % builders.CLASSES
+    return InMemory(keys=[f"{i:04d}" for i in range(COUNT)], pixels=torch.stack(pixels), labels=labels)
+
+
+@pytest.fixture
+def augmenter(data: InMemory, model: Path, tmp_path: Path) -> Callable[..., BackgroundAugmenter]:
+    def make(**changes: Any) -> BackgroundAugmenter:
+        settings = {"operator": OPERATOR, "data": data, "folder": tmp_path / "store", "capacity": COUNT, **changes}
+        settings.setdefault("model", ModelConfig(path=str(model), batch_size=BATCH))
+        return BackgroundAugmenter(**settings)
+
+    return make
+
+
+@pytest.fixture
+def start(augmenter: Callable[..., BackgroundAugmenter]) -> Iterator[Start]:
+    with ExitStack() as stack:
+        yield lambda **changes: stack.enter_context(augmenter(**changes))
+
+
+def until(store: LiveStore, true: Callable[[Status], bool], seconds: float = 60) -> Status:
+    end = time.monotonic() + seconds
+    while not true(status := store.status()):
+        assert time.monotonic() < end, status
+        assert status.error is None or true(status), status
+        time.sleep(0.05)
+    return status
+
+
+def slots(folder: Path, capacity: int = COUNT, uses: int = 1) -> Slots:
+    folder.mkdir(exist_ok=True)
+    made = Slots(folder=folder, size=(2, 2), capacity=capacity, uses=uses)
+    made.create()
+    return made
+
+
+def image(value: int) -> Any:
+    return np.full((2, 2, 3), value, np.uint8)
+
+
+# ---- the slots
+
+
+def test_what_was_put_is_read_and_counted(tmp_path: Path) -> None:
+    store = slots(tmp_path, uses=2)
+    writer, reader = SlotWriter(store), SlotReader(store)
+    assert reader.get("a") is None
+    slot = writer.place("a", 1, ())
+    assert slot is not None
+    writer.put(slot, "a", 7, image(3))
+    for _ in range(3):
+        found = reader.get("a")
+        assert found is not None
+        assert found.copy == 7
+        assert np.array_equal(found.pixels, image(3))
+    assert reader.get("b") is None
+    assert store.counts() == (3, 1, 2)  # of three reads, one was beyond the two uses
+    other = SlotReader(store)
+    assert other.get("a") is not None
+    assert store.counts().read == 4
+    assert len(list((tmp_path / "readers").iterdir())) == 2
+    del reader, other
+    SlotReader(store)
+    assert len(list((tmp_path / "readers").iterdir())) == 2  # taken over from one that is gone
+    assert store.counts() == (4, 2, 2)
+
+
+def test_a_slot_is_kept_until_it_is_used_up_and_the_most_read_goes_first(tmp_path: Path) -> None:
+    store = slots(tmp_path, capacity=3)
+    writer, reader = SlotWriter(store), SlotReader(store)
+    for key in "abc":
+        slot = writer.place(key, 1, ())
+        assert slot is not None
+        writer.put(slot, key, 0, image(1))
+    assert writer.place("d", 1, ()) is None  # nothing was read
+    assert writer.place("a", 1, ()) is None  # it has its neighbour
+    assert writer.place("a", 2, ()) is None  # it may have two, and there is no room
+    reader.get("b")
+    for _ in range(2):
+        reader.get("c")
+    held = {key: writer.place(key, 1, ()) for key in "bcd"}
+    assert held["b"] != held["c"]  # each gets its own again
+    assert held["d"] == held["c"]
+    assert writer.place("d", 1, {held["c"]}) == held["b"]  # type: ignore[arg-type]
+    assert writer.unread() == 1
+
+
+@pytest.mark.parametrize("field", ["pixels", "copy", "checksum", "key"])
+def test_a_torn_slot_counts_as_missing(tmp_path: Path, field: str) -> None:
+    store = slots(tmp_path)
+    writer, reader = SlotWriter(store), SlotReader(store)
+    slot = writer.place("a", 1, ())
+    assert slot is not None
+    writer.put(slot, "a", 0, image(200))
+    heads, pixels = store.open("r+")
+    if field == "pixels":
+        pixels[slot, 1, 1, 2] ^= 1
+    else:
+        heads[field][slot] ^= 1
+    assert reader.get("a") is None
+    assert store.counts() == (0, 0, 1)
+
+
+def test_no_room_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no room for .* neighbours"):
+        slots(tmp_path, capacity=2**58)
+
+
+def hammer(store: Slots, ready: Any) -> None:
+    writer, ready_set = SlotWriter(store), False
+    for copy in range(10**9):
+        writer.put(0, "a", copy, np.full((*store.size, 3), copy % 251, np.uint8))
+        if not ready_set:
+            ready.send(True)
+            ready_set = True
+
+
+def test_readers_never_see_a_torn_image(tmp_path: Path) -> None:
+    """A writer that overwrites one slot without a pause: whatever is read is of one piece, and of its copy."""
+    store = Slots(folder=tmp_path, size=(32, 32), capacity=1, uses=1)
+    store.create()
+    receive, send = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=hammer, args=(store, send), daemon=True)
+    process.start()
+    try:
+        assert receive.poll(30)
+        reader, found = SlotReader(store), 0
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            one = reader.get("a")
+            if one is not None:
+                found += 1
+                assert (one.pixels == one.copy % 251).all()
+        assert found
+    finally:
+        process.kill()
+        process.join()
+
+
+# ---- the maker
+
+
+def test_pixels_are_those_of_the_offline_job(model: Path, tmp_path: Path) -> None:
+    """Copy after copy, byte for byte."""
+    source = builders.shard(tmp_path / "in" / "a.tar", COUNT)
+    config = validate(JobConfig, builders.recipe(source, tmp_path / "out", model, **{"operator.copies": 2}), "-")
+    run_job(make_job(config))
+    offline = builders.members_of(tmp_path / "out" / "data" / "a.tar")
+    size = (builders.SIDE, builders.SIDE)
+    store = Slots(folder=tmp_path, size=size, capacity=COUNT, uses=1)
+    store.create()
+    Progress(tmp_path, "w+")
+    setup = Setup(
+        slots=store, source=StreamSource(input=config.input, size=size, fit="resize"), operator=OPERATOR,
+        model=ModelConfig(path=str(model), batch_size=BATCH), device="cpu", threads=1, salt=PUBLIC_SALT,
+    )  # fmt: skip
+    maker, reader = Filler(setup), SlotReader(store)
+    for copy in range(2):
+        maker.make(copy)
+        for i in range(COUNT):
+            found = reader.get(f"{i:04d}")
+            assert found is not None
+            assert found.copy == copy
+            assert np.array_equal(found.pixels, decode(offline[f"{i:04d}-{copy}.png"])[0])
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own(start: Start, data: InMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As users get it: not forked, and niced."""
+    monkeypatch.undo()
+    store = start()
+    until(store, lambda status: status.made == COUNT, 300)
+    assert all(store.get(key) is not None for key in data.keys)
+
+
+def test_arrays_give_what_the_same_stream_gives(start: Start, data: InMemory, tmp_path: Path) -> None:
+    source = builders.shard(tmp_path / "in" / "a.tar", COUNT)
+    stores = start(), start(data=WebDatasetInput(urls=str(source)), folder=tmp_path / "streamed")
+    for store in stores:
+        until(store, lambda status: status.made == COUNT)
+    for key in data.keys:
+        ours, streamed = (store.get(key) for store in stores)
+        assert ours is not None
+        assert streamed is not None
+        assert ours.tobytes() == streamed.tobytes()
+
+
+def test_the_maker_waits_until_neighbours_are_read_and_never_makes_a_copy_twice(
+    augmenter: Any, data: InMemory, tmp_path: Path
+) -> None:
+    seen: list[bytes] = []
+    with augmenter(capacity=2 * COUNT) as store:
+        status = until(store, lambda status: status.state == "waiting" and status.made == 2 * COUNT)
+        time.sleep(0.5)
+        assert store.status().made == status.made  # nothing was read: it waits
+        assert (store.status().read, store.status().missing) == (0, 0)
+        for key in data.keys:
+            seen += [store.get(key).tobytes() for _ in range(2)]
+        until(store, lambda status: status.made == 4 * COUNT)
+        assert store.status().again == 0
+    assert store.status().state == "stopped"
+    with augmenter(capacity=2 * COUNT) as store:  # the same store, where it was left
+        assert store.status().made >= 4 * COUNT
+        for key in data.keys:
+            seen += [store.get(key).tobytes() for _ in range(2)]
+        until(store, lambda status: status.made >= 6 * COUNT)
+        for key in data.keys:
+            seen += [store.get(key).tobytes() for _ in range(2)]
+    assert len(set(seen)) == 6 * COUNT  # every neighbour of every key is another
+    assert not multiprocessing.active_children()
+
+
+def test_more_images_than_slots_take_turns(start: Start, data: InMemory) -> None:
+    store, had = start(capacity=3), set[str]()
+    end = time.monotonic() + 60
+    while len(had) < COUNT and time.monotonic() < end:
+        had |= {key for key in data.keys if store.get(key) is not None}
+        time.sleep(0.02)
+    assert had == set(data.keys)
+
+
+class Reading(Dataset[bool]):
+    def __init__(self, store: LiveStore, keys: list[str]) -> None:
+        self.store, self.keys = store, keys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> bool:
+        return self.store.get(self.keys[index]) is not None
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_read_and_their_counts_arrive(start: Start, data: InMemory, tmp_path: Path, context: str) -> None:
+    store = start()
+    until(store, lambda status: status.made == COUNT)
+    assert store.get("nobody") is None  # a reader of this process, which forks must not take over
+    keys = [*data.keys, "nobody", "either"]
+    loader = DataLoader(Reading(store, keys), batch_size=3, num_workers=2, multiprocessing_context=context)
+    got = torch.cat(list(loader))
+    status = store.status()
+    assert got.tolist() == [True] * COUNT + [False] * 2
+    assert (status.read, status.missing) == (COUNT, 3)
+    assert len(list((tmp_path / "store" / "readers").iterdir())) == 3  # each process counts for itself
+
+
+def test_a_killed_maker_is_reported_and_reading_goes_on(
+    start: Start, data: InMemory, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = start()
+    status = until(store, lambda status: status.made == COUNT)
+    with caplog.at_level(logging.WARNING, "doppel"):
+        os.kill(status.pid, signal.SIGKILL)
+        status = until(store, lambda status: status.state == "crashed")
+        time.sleep(0.1)
+    assert status.error == "its process ended (killed by SIGKILL)"
+    assert [record for record in caplog.records if "killed by SIGKILL" in record.getMessage()] == caplog.records
+    assert len(caplog.records) == 1
+    for _ in range(3):  # the training goes on with what is there
+        assert all(store.get(key) is not None for key in data.keys)
+    assert store.get("nobody") is None
+    assert store.status().again == 2 * COUNT
+
+
+def test_a_maker_that_can_make_nothing_says_why(start: Start, tmp_path: Path) -> None:
+    members = [("a.png", b"no image"), ("a.cls", b"0"), ("b.png", builders.picture(0)), ("b.cls", b"99")]
+    source = builders.tar(tmp_path / "bad.tar", members)
+    store = start(data=WebDatasetInput(urls=str(source)))
+    assert store.get("a") is None
+    status = until(store, lambda status: status.state == "crashed")
+    assert status.error == "no neighbour could be made of 2 samples (b: label 99; the model knows 0 to 2)"
+    assert status.refused == 2
+
+
+def test_the_maker_ends_with_its_block_also_after_an_error(augmenter: Any) -> None:
+    with pytest.raises(ZeroDivisionError), augmenter() as store:  # noqa: PT012
+        pid = store.status().pid
+        raise ZeroDivisionError
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert store.status().state == "stopped"
+    assert store.status().error is None
+
+
+def abandon(augmenter: BackgroundAugmenter, send: Any) -> None:
+    with augmenter as store:
+        send.send(store.status().pid)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_maker_ends_with_a_killed_training(augmenter: Any) -> None:
+    receive, send = multiprocessing.Pipe(duplex=False)
+    training = multiprocessing.get_context("fork").Process(target=abandon, args=(augmenter(), send))
+    training.start()
+    assert receive.poll(30)
+    maker, end = Path(f"/proc/{receive.recv()}/stat"), time.monotonic() + 30
+    training.join()
+    while maker.exists() and maker.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    with augmenter() as store:  # and its store goes on
+        until(store, lambda status: status.made >= COUNT)
+
+
+def test_the_salt_decides_the_pixels_and_is_nowhere(
+    augmenter: Any, data: InMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    salt = "a salt that nobody knows"
+    (tmp_path / "salt").write_text(salt)
+    with augmenter() as public, augmenter(folder=tmp_path / "own", salt_file=str(tmp_path / "salt")) as own:
+        for store in (public, own):
+            status = until(store, lambda status: status.made == COUNT)
+            assert salt.encode() not in Path(f"/proc/{status.pid}/cmdline").read_bytes()
+        assert public.get(data.keys[0]).tobytes() != own.get(data.keys[0]).tobytes()
+    for file in (tmp_path / "own").rglob("*"):
+        assert file.is_dir() or salt.encode() not in file.read_bytes()
+
+
+# ---- what is refused
+
+
+def test_a_store_from_another_configuration_is_refused(augmenter: Any, data: InMemory, tmp_path: Path) -> None:
+    with augmenter():
+        pass
+    changed = InMemory(keys=data.keys, pixels=data.pixels, labels=data.labels.flip(0))
+    (tmp_path / "salt").write_text("another salt, of enough bytes")
+    for part, changes in {
+        "operator": {"operator": {"name": "boomerang", "t_boom": 0.5, "steps": 2}},
+        "data": {"data": changed},
+        "salt": {"salt_file": str(tmp_path / "salt")},
+        "capacity": {"capacity": 3},
+    }.items():
+        with pytest.raises(UserError, match=rf"store from another configuration \({part} changed\)"):
+            augmenter(**changes).__enter__()
+    facts = json.loads((tmp_path / "store" / "store.json").read_text())
+    assert set(facts) == {"operator", "model", "data", "capacity", "salt", "code"}
+
+
+def test_a_second_maker_is_refused(start: Start, augmenter: Any) -> None:
+    start()
+    with pytest.raises(UserError, match="another BackgroundAugmenter is writing to this store"):
+        augmenter().__enter__()
+
+
+def test_a_folder_of_something_else_is_left_alone(augmenter: Any, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="is not empty and holds no store"):
+        augmenter().__enter__()
+    assert [file.name for file in (tmp_path / "store").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"capacity": 0}, "capacity is 0; at least 1 is needed"),
+        ({"operator": {"name": "boomerang", "t_bom": 0.1}}, "operator.*t_bom"),
+        ({"operator": {"name": "inpaint"}}, "needs mask"),
+        ({"device": "cuda:99"}, "cuda:99' is not available here"),
+        ({"device": "quantum"}, "quantum' is unknown"),
+        ({"salt_file": "nowhere"}, "cannot read 'nowhere'"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_starts(
+    augmenter: Any, tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        augmenter(**changes).__enter__()
+    assert not (tmp_path / "store").exists()
+
+
+def test_bad_arrays_are_refused(augmenter: Any, data: InMemory, model: Path) -> None:
+    keys, pixels, labels = data.keys, data.pixels, data.labels
+    for bad, sentence in (
+        (InMemory(keys=keys, pixels=pixels, labels=labels + 1), "a label is 3; the model knows 0 to 2"),
+        (InMemory(keys=keys, pixels=pixels.float(), labels=labels), "data.pixels are torch.float32"),
+        (InMemory(keys=keys, pixels=pixels[:, :, :4], labels=labels), r"\[12, 3, 4, 8\]; the model takes"),
+        (InMemory(keys=keys[1:], pixels=pixels, labels=labels), "11 keys, 12 images and 12 labels"),
+        (InMemory(keys=["a"] * COUNT, pixels=pixels, labels=labels), "only 1 of 12 are different"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            augmenter(data=bad).__enter__()
+    with pytest.raises(UserError, match="batch_size is auto"):
+        augmenter(model=ModelConfig(path=str(model), batch_size="auto")).__enter__()
+
+
+def test_an_empty_head_is_never_read(tmp_path: Path) -> None:
+    heads, _ = slots(tmp_path).open("r")
+    assert (heads["reads"] == EMPTY).all()
+    assert (heads["key"] == 0).all()

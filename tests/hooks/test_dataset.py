@@ -1,0 +1,423 @@
+"""Data sets with neighbours: what decides, who takes part, and resuming in the middle of an epoch."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import builders
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
+from torchvision import tv_tensors
+
+from pipeline.errors import UserError
+from pipeline.hooks import AugmentedDataset, AugmentedStream, NeighbourStore
+from pipeline.job import JobConfig
+
+COUNT = 40
+
+
+@dataclass
+class Shades:
+    """A store of plain pictures: copy c of key "07" has grey level 100·(c + 1) + 7; originals are below 100."""
+
+    each: int = 2
+    without: tuple[int, ...] = ()
+
+    def copies(self, key: str) -> int:
+        return 0 if int(key) in self.without else self.each
+
+    def get(self, key: str, copy: int) -> Image.Image | None:
+        return Image.new("RGB", (4, 4), (100 * (copy + 1) + int(key),) * 3)
+
+
+class Held(Shades):
+    """Copy 0 counts fully, copy 1 a quarter."""
+
+    def weight(self, key: str, copy: int) -> float:
+        return (1, 0.25)[copy]
+
+
+class Base:
+    """Item i is a picture of grey level i, and its number."""
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def __getitem__(self, i: int) -> tuple[Image.Image, int]:
+        return Image.new("RGB", (4, 4), (i,) * 3), i
+
+
+def shade(item: Any) -> int:
+    return int(np.asarray(item[0])[0, 0, 0])
+
+
+def plain(item: tuple[Image.Image, int]) -> tuple[int, int]:
+    return shade(item), item[1]
+
+
+def made(**options: Any) -> AugmentedDataset:
+    given = {"store": Shades(), "p": 0.5, "key": "{:02d}", "transform": plain, **options}
+    return AugmentedDataset(Base(), **given)
+
+
+def values(batches: Any) -> list[int]:
+    return [int(value) for batch in batches for value in batch[0]]
+
+
+def test_p_is_the_share_of_neighbours_and_copies_are_taken_evenly() -> None:
+    for p in (0, 0.3, 1):
+        data = made(p=p)
+        shades = []
+        for epoch in range(50):
+            data.set_epoch(epoch)
+            shades += [shade for shade, _ in (data[i] for i in range(COUNT))]
+        taken = np.array(shades) // 100
+        share = (taken > 0).mean()
+        assert abs(share - p) < 5 * (p * (1 - p) / len(shades)) ** 0.5 + 1e-12
+        assert data.counts == {
+            "originals": int((taken == 0).sum()), "neighbours": int((taken > 0).sum()), "missing": 0
+        }  # fmt: skip
+        if p:
+            assert abs((taken == 1).sum() / (taken > 0).sum() - 0.5) < 0.1
+
+
+def test_a_neighbour_is_one_of_the_items_own() -> None:
+    data = made(p=1)
+    assert all(value % 100 == label for value, label in (data[i] for i in range(COUNT)))
+    assert {value // 100 for value, _ in (made(p=1, copies=1)[i] for i in range(COUNT))} == {1}
+
+
+def test_seed_epoch_and_index_decide_and_nothing_else() -> None:
+    data = made()
+    first = [data[i] for i in range(COUNT)]
+    assert [data[i] for i in reversed(range(COUNT))] == first[::-1]
+    assert [made()[i] for i in range(COUNT)] == first
+    assert [data[i - COUNT] for i in range(COUNT)] == first
+    assert [made(seed=1)[i] for i in range(COUNT)] != first
+    data.set_epoch(1)
+    assert [data[i] for i in range(COUNT)] != first
+    data.set_epoch(0)
+    assert [data[i] for i in range(COUNT)] == first
+
+
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_epochs_reach_workers_that_run_on_and_their_counts_come_back(context: str) -> None:
+    data, alone = made(store=Shades(without=(3, 4))), made(store=Shades(without=(3, 4)))
+    loader = DataLoader(
+        data, batch_size=4, num_workers=2, persistent_workers=True, multiprocessing_context=context, shuffle=False
+    )
+    for epoch in range(3):
+        data.set_epoch(epoch)
+        alone.set_epoch(epoch)
+        assert values(loader) == [alone[i][0] for i in range(COUNT)]
+    assert data.counts == alone.counts
+    assert alone.counts["missing"] > 0
+
+
+def test_where_the_store_has_none_the_original_counts_as_missing() -> None:
+    data = made(p=1, store=Shades(without=tuple(range(10))))
+    assert [data[i][0] for i in range(10)] == list(range(10))
+    assert data.counts == {"originals": 0, "neighbours": 0, "missing": 10}
+
+    class Gone(Shades):
+        def get(self, key: str, copy: int) -> None:
+            return None
+
+    data = made(p=1, store=Gone())
+    assert data[5] == (5, 5)
+    assert data.counts["missing"] == 1
+
+
+def test_a_neighbour_with_less_weight_comes_less_often_and_the_original_in_its_place() -> None:
+    data = made(p=1, store=Held())
+    shades = []
+    for epoch in range(50):
+        data.set_epoch(epoch)
+        shades += [data[i][0] // 100 for i in range(COUNT)]
+    share = np.bincount(shades, minlength=3) / len(shades)
+    assert np.abs(share - [0.375, 0.5, 0.125]).max() < 0.06
+    assert data.counts["missing"] == 0
+
+
+class Both(NamedTuple):
+    image: Any
+    label: int
+
+
+GREY = Image.new("L", (6, 3), 5)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        GREY,
+        Image.new("RGBA", (4, 4)),
+        torch.zeros(1, 3, 6, dtype=torch.uint8),
+        torch.zeros(3, 4, 4),
+        torch.zeros(28, 28, dtype=torch.uint8),
+        torch.zeros(3, 4, 4, dtype=torch.float16),
+        tv_tensors.Image(torch.zeros(3, 5, 4)),
+        np.zeros((3, 6, 1), dtype=np.uint8),
+        np.zeros((4, 4, 3), dtype=np.float32),
+        np.zeros((3, 6), dtype=np.uint8),
+    ],
+    ids=lambda image: f"{type(image).__name__}-{getattr(image, 'shape', getattr(image, 'mode', ''))}",
+)
+def test_the_neighbour_comes_as_what_the_image_was(image: Any) -> None:
+    """Grey level 107 everywhere: 107/255 in floats; type, size and mode are the image's."""
+    for item in ((image, 7), [image, 7], Both(image, 7), {"image": image, "label": 7}, {"jpg": image, "cls": 7}):
+        data = AugmentedDataset([item] * 8, Shades(each=1), 1, key="07")
+        new = data[3]
+        assert type(new) is type(item)
+        neighbour = next(iter(new.values())) if isinstance(new, dict) else new[0]
+        assert type(neighbour) is type(image)
+        if isinstance(image, Image.Image):
+            assert (neighbour.size, neighbour.mode) == (image.size, image.mode)
+            assert neighbour.getextrema() in ((107, 107), ((107, 107),) * 3 + ((255, 255),))
+        else:
+            assert (neighbour.shape, neighbour.dtype) == (image.shape, image.dtype)
+            level = torch.as_tensor(neighbour).double()
+            scale = 255 if torch.as_tensor(image).is_floating_point() else 1
+            assert (level * scale - 107).abs().max() < 0.2
+        assert (list(new.values()) if isinstance(new, dict) else new)[1] == 7
+
+
+def test_another_size_is_scaled_bicubically() -> None:
+    picture = Image.open(io.BytesIO(builders.picture(1, (16, 12))))
+
+    class One(Shades):
+        def get(self, key: str, copy: int) -> Image.Image:
+            return picture
+
+    new = AugmentedDataset([(Image.new("RGB", (8, 6)), 0)], One(), 1, key="0")[0][0]
+    assert np.array_equal(np.asarray(new), np.asarray(picture.resize((8, 6), Image.Resampling.BICUBIC)))
+
+
+@pytest.mark.parametrize(
+    ("item", "options", "sentence"),
+    [
+        ((GREY, 1), {}, "say with key how the input of the job names them"),
+        ((GREY, 1), {"key": "{id}"}, r"key '\{id\}' does not fit an item \('id'\); it is made from the index$"),
+        ({"a": GREY, "key": "1"}, {}, "fields a, key: exactly one of image, img"),
+        ({"png": GREY, "jpg": GREY, "key": "1"}, {}, "exactly one of"),
+        ({"png": b"encoded", "__key__": "1"}, {}, "an image is bytes"),
+        ((torch.randn(3, 8, 8), 1), {"key": "1"}, "normalise afterwards"),
+        ((torch.zeros(2, 8, 8), 1), {"key": "1"}, r"shape \[8, 8, 2\]; 1, 3 or 4 channels"),
+        ((torch.zeros(3, 8, 8, dtype=torch.int32), 1), {"key": "1"}, "an image holds torch.int32"),
+        (GREY, {"key": "1"}, "an item is Image; a tuple"),
+    ],
+)
+def test_items_that_do_not_fit_are_refused(item: Any, options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        AugmentedDataset([item], Shades(), 1, **options)[0]
+
+
+def test_arguments_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(UserError, match="p is -1; a probability"):
+        made(p=-1)
+    with pytest.raises(UserError, match="copies is 0; at least 1"):
+        made(copies=0)
+
+
+def test_key_and_swap_may_be_functions() -> None:
+    def swap(item: dict[str, Any], neighbour: Image.Image) -> dict[str, Any]:
+        return {**item, "deep": {"picture": neighbour}}
+
+    base = [{"deep": {"picture": None}, "n": n} for n in range(3)]
+    data = AugmentedDataset(base, Shades(each=1), 1, key=lambda item, index: f"{10 * item['n'] + index}", swap=swap)
+    assert data[2]["deep"]["picture"].getpixel((0, 0)) == (122, 122, 122)
+
+
+def test_the_stored_neighbours_of_a_real_job(job: JobConfig) -> None:
+    base = [(Image.open(io.BytesIO(builders.picture(i))), i) for i in range(10)]
+    store = NeighbourStore.open(job.output.path)
+    data = AugmentedDataset(base, store, 1, key="{:04d}")
+    for i in range(10):
+        image = np.asarray(data[i][0])
+        assert any(np.array_equal(image, np.asarray(store.get(f"{i:04d}", c))) for c in range(2))
+
+
+def resumed(loader: Any, stop: int) -> tuple[list[Any], list[Any], dict[str, Any]]:
+    """The batches before the state was taken, those after it, and the state."""
+    before, after, state = [], [], {}
+    for number, batch in enumerate(loader):
+        (before if number < stop else after).append(batch[0].tolist())
+        if number == stop - 1:
+            state = copy.deepcopy(loader.state_dict())
+    return before, after, state
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resuming_in_the_middle_of_an_epoch(workers: int) -> None:
+    """Samples and counts are those of a run that never stopped, in this epoch and the next."""
+
+    def started() -> tuple[AugmentedDataset, Any]:
+        data = made(store=Shades(without=(1, 2, 3)))
+        generator = torch.Generator().manual_seed(4)
+        return data, StatefulDataLoader(data, batch_size=3, num_workers=workers, shuffle=True, generator=generator)
+
+    data, loader = started()
+    data.set_epoch(5)
+    _, expected, state = resumed(loader, 4)
+    counted = data.counts
+    data.set_epoch(6)
+    following = values(loader)
+
+    again, loader = started()
+    loader.load_state_dict(state)
+    assert [batch[0].tolist() for batch in loader] == expected
+    assert again.counts == counted
+    assert sum(counted.values()) == COUNT
+    again.set_epoch(6)
+    assert sorted(values(loader)) == sorted(following)
+    assert json.loads(json.dumps(again.state_dict())) == again.state_dict()
+
+
+def test_counts_of_the_whole_are_the_state_outside_of_workers() -> None:
+    data = made()
+    list(DataLoader(data, batch_size=4, num_workers=2))
+    other = made()
+    other.load_state_dict(data.state_dict())
+    assert other.counts == data.counts
+    assert sum(other.counts.values()) == COUNT
+
+
+# Hugging Face
+
+
+def hub_set() -> Any:
+    from datasets import Dataset
+
+    images = [Image.new("RGB", (4, 4), (i,) * 3) for i in range(COUNT)]
+    return Dataset.from_dict({"image": images, "label": list(range(COUNT)), "id": [f"{i:02d}" for i in range(COUNT)]})
+
+
+def to_tensors(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    pixels = [torch.from_numpy(np.array(image)).movedim(-1, 0) / 255 for image in rows["image"]]
+    return {"pixel_values": pixels, "label": rows["label"], "id": rows["id"]}
+
+
+@pytest.mark.parametrize("with_transform", [False, True])
+def test_a_hugging_face_set(with_transform: bool) -> None:
+    base = hub_set().with_transform(to_tensors) if with_transform else hub_set()
+    data = AugmentedDataset(base, Shades(each=1), 0.5, key="{id}")
+    taken = 0
+    for i in range(COUNT):
+        item = data[i]
+        value = round(float(item["pixel_values"][0, 0, 0]) * 255) if with_transform else shade((item["image"],))
+        assert value in (i, 100 + i)
+        assert item["label"] == i
+        taken += value >= 100
+    assert taken == data.counts["neighbours"]
+    assert 0 < taken < COUNT
+
+
+def stream_shade(item: dict[str, Any]) -> tuple[int, int]:
+    return shade((item["image"],)), item["label"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_hugging_face_stream_resumes_by_its_own_state(workers: int) -> None:
+    def started() -> tuple[AugmentedStream, Any]:
+        base = hub_set().to_iterable_dataset(num_shards=2)
+        stream = AugmentedStream(base, Shades(), 0.5, key="{id}", transform=stream_shade)
+        return stream, StatefulDataLoader(stream, batch_size=3, num_workers=workers)
+
+    stream, loader = started()
+    stream.set_epoch(2)
+    before, expected, state = resumed(loader, 3)
+    assert sorted(value % 100 for batch in before + expected for value in batch) == list(range(COUNT))
+    again, loader = started()
+    loader.load_state_dict(state)
+    assert [batch[0].tolist() for batch in loader] == expected
+    assert again.counts == stream.counts
+    assert stream.counts["neighbours"] > 0
+    again.set_epoch(3)
+    assert sorted(value % 100 for value in values(loader)) == list(range(COUNT))
+
+
+# WebDataset
+
+
+def web_shade(item: dict[str, Any]) -> tuple[int, int]:
+    return shade((item["png"],)), int(item["cls"])
+
+
+def web_stream(folder: Path, **options: Any) -> AugmentedStream:
+    import webdataset as wds
+
+    for part in range(2):
+        members = []
+        for i in range(part, COUNT, 2):
+            buffer = io.BytesIO()
+            Image.new("RGB", (4, 4), (i,) * 3).save(buffer, "PNG")
+            members += [(f"{i:02d}.png", buffer.getvalue()), (f"{i:02d}.cls", str(i).encode())]
+        builders.tar(folder / f"{part}.tar", members)
+    base = wds.WebDataset([str(folder / f"{part}.tar") for part in range(2)], shardshuffle=False).decode("pil")
+    return AugmentedStream(base, Shades(), 0.5, transform=web_shade, **options)
+
+
+def test_a_webdataset_pipeline(tmp_path: Path) -> None:
+    stream = web_stream(tmp_path)
+    first = list(stream)
+    assert [label for _, label in first] == [*range(0, COUNT, 2), *range(1, COUNT, 2)]
+    assert all(value % 100 == label for value, label in first)
+    assert 0 < stream.counts["neighbours"] < COUNT
+    loader = DataLoader(stream, batch_size=4, num_workers=2)
+    assert sorted(values(loader)) == sorted(value for value, _ in first)  # whoever reads a key decides the same
+    stream.set_epoch(1)
+    assert list(stream) != first
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_webdataset_pipeline_resumes_by_skipping(tmp_path: Path, workers: int) -> None:
+    stream = web_stream(tmp_path)
+    loader = StatefulDataLoader(stream, batch_size=3, num_workers=workers)
+    _, expected, state = resumed(loader, 3)
+    again = web_stream(tmp_path)
+    loader = StatefulDataLoader(again, batch_size=3, num_workers=workers)
+    loader.load_state_dict(state)
+    assert [batch[0].tolist() for batch in loader] == expected
+    assert again.counts == stream.counts
+    assert sorted(value % 100 for value in values(loader)) == list(range(COUNT))  # the next epoch is whole
+
+
+def test_a_state_taken_before_the_first_item_of_a_resumed_stream_still_knows_where_it_was() -> None:
+    base = [{"image": GREY, "key": f"{i}", "n": i} for i in range(6)]
+
+    def numbers(stream: AugmentedStream) -> Iterator[int]:
+        return (item["n"] for item in stream)
+
+    stream = AugmentedStream(base, Shades(), 0)
+    items = numbers(stream)
+    assert [next(items) for _ in range(4)] == [0, 1, 2, 3]
+    other = AugmentedStream(base, Shades(), 0)
+    other.load_state_dict(stream.state_dict())
+    assert other.state_dict() == stream.state_dict()
+    rest = numbers(other)
+    assert other.state_dict() == stream.state_dict()
+    assert list(rest) == [4, 5]
+    assert list(numbers(other)) == list(range(6))
+
+
+def test_a_stream_has_no_index() -> None:
+    with pytest.raises(UserError, match="does not fit an item"):
+        list(AugmentedStream([(GREY, 1)], Shades(), 1, key="{:02d}"))
+
+
+def test_the_tensor_of_a_loader_is_a_tensor() -> None:
+    data = AugmentedDataset([(torch.zeros(3, 4, 4), i) for i in range(4)], Shades(), 1, key="{}")
+    (batch,) = DataLoader(data, batch_size=4)
+    assert isinstance(batch[0], Tensor)
+    assert batch[0].shape == (4, 3, 4, 4)

@@ -1,0 +1,232 @@
+"""The store against the job that wrote it: every image, byte for byte, and nothing that is not finished or ours."""
+
+import io
+import json
+import pickle
+import shutil
+import tarfile
+from pathlib import Path
+
+import builders
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.config import validate
+from pipeline.engines.local import run_job
+from pipeline.errors import UserError
+from pipeline.hooks import NeighbourStore, read_weights
+from pipeline.hooks.store import Weighted
+from pipeline.job import JobConfig, make_job
+
+
+def ran(tmp_path: Path, model: Path | None, source: Path, **changes: object) -> JobConfig:
+    config = validate(JobConfig, builders.recipe(source, tmp_path / "out", model, **changes), "test")
+    run_job(make_job(config))
+    return config
+
+
+def copied(job: JobConfig, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(job.output.path, tmp_path / "copy"))
+
+
+def pixels(image: Image.Image | None) -> np.ndarray:
+    assert image is not None
+    return np.asarray(image)
+
+
+def test_every_copy_of_every_key_is_the_jobs_own(job: JobConfig) -> None:
+    store = NeighbourStore.open(job.output.path, expect=job)
+    written = {
+        name: content
+        for shard in "ab"
+        for name, content in builders.members_of(Path(job.output.path) / "data" / f"{shard}.tar").items()
+        if name.endswith(".png")
+    }
+    assert len(store) == len(written) == 20
+    for name, content in written.items():
+        key, copy = name.removesuffix(".png").split("-")
+        assert store.copies(key) == 2
+        assert np.array_equal(pixels(store.get(key, int(copy))), pixels(Image.open(io.BytesIO(content))))
+
+
+def test_what_is_not_there_is_none(job: JobConfig) -> None:
+    store = NeighbourStore.open(job.output.path)
+    assert store.copies("nobody") == 0
+    assert store.get("nobody", 0) is None
+    assert store.get("0001", 2) is None
+    assert store.get("0001", -1) is None
+
+
+def test_it_travels_to_another_process(job: JobConfig) -> None:
+    store = NeighbourStore.open(job.output.path)
+    data = pickle.dumps(store)
+    assert len(data) < 2000 + 100 * len(store)
+    assert np.array_equal(pixels(pickle.loads(data).get("0007", 1)), pixels(store.get("0007", 1)))
+
+
+def test_only_finished_shards_count(job: JobConfig, tmp_path: Path) -> None:
+    folder = copied(job, tmp_path)
+    (folder / "shards" / "a.json").unlink()
+    store = NeighbourStore.open(folder)
+    assert [store.copies(key) for key in ("0000", "0009")] == [0, 2]
+    (folder / "data" / "b.tar").unlink()
+    with pytest.raises(UserError, match="no shard of the job is finished"):
+        NeighbourStore.open(folder)
+
+
+def test_one_copy_keys_with_dots_and_grey_images(tmp_path: Path, model: Path) -> None:
+    names = ("IMG.2020.01", "a-0", "sub/b")
+    source = builders.tar(
+        tmp_path / "in.tar",
+        [part for i, name in enumerate(names)
+         for part in ((f"{name}.png", builders.picture(i, mode="L")), (f"{name}.cls", b"1"))],
+    )  # fmt: skip
+    store = NeighbourStore.open(ran(tmp_path, model, source).output.path)
+    assert [store.copies(name) for name in names] == [1, 1, 1]
+    image = store.get("IMG.2020.01", 0)
+    assert image is not None
+    assert (image.mode, image.size) == ("L", (8, 8))
+
+
+def test_keys_of_a_folder_are_those_of_its_reader(tmp_path: Path, model: Path) -> None:
+    for i, name in enumerate(("cat/IMG.1.png", "dog/2.png")):
+        (tmp_path / "in" / name).parent.mkdir(parents=True)
+        (tmp_path / "in" / name).write_bytes(builders.picture(i))
+    content = builders.recipe("", tmp_path / "out", model, input={"format": "folder", "path": str(tmp_path / "in")})
+    run_job(make_job(validate(JobConfig, content, "test")))
+    store = NeighbourStore.open(tmp_path / "out")
+    assert [store.copies(key) for key in ("cat/IMG.1", "dog/2")] == [1, 1]
+
+
+def test_the_first_member_is_the_image_among_other_pictures_and_older_provenance(tmp_path: Path, model: Path) -> None:
+    members = [("0.jpg", builders.picture(0, kind="JPEG")), ("0.png", builders.picture(9)), ("0.cls", b"1")]
+    members += [
+        ("0.doppel.json", b'{"copy": 7}'),
+        ("0.txt", b"after it"),
+        ("1.jpg", builders.picture(1)),
+        ("1.cls", b"0"),
+    ]
+    config = ran(tmp_path, model, builders.tar(tmp_path / "in.tar", members), **{"input.image": "jpg"})
+    written = builders.members_of(tmp_path / "out" / "data" / "in.tar")
+    store = NeighbourStore.open(config.output.path)
+    assert np.array_equal(pixels(store.get("0", 0)), pixels(Image.open(io.BytesIO(written["0.jpg.png"]))))
+    assert np.array_equal(pixels(store.get("1", 0)), pixels(Image.open(io.BytesIO(written["1.png"]))))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"operator": {"name": "boomerang", "t_boom": 0.9, "steps": 2, "copies": 2}}, r"operator\.t_boom\.fraction"),
+        ({"image": {"fit": "crop"}}, r"image\.fit \(resize → crop\)"),
+    ],
+)
+def test_a_store_from_another_configuration_is_refused(job: JobConfig, change: dict[str, object], named: str) -> None:
+    other = validate(JobConfig, {**job.model_dump(mode="json"), **change}, "test")
+    with pytest.raises(UserError, match=f"a store from another configuration: it differs in {named}"):
+        NeighbourStore.open(job.output.path, expect=other)
+
+
+def test_another_salt_or_model_is_another_configuration(job: JobConfig, tmp_path: Path) -> None:
+    (tmp_path / "salt").write_bytes(b"sixteen secret bytes")
+    fields = job.model_dump(mode="json")
+    salted = validate(JobConfig, {**fields, "run": {"salt_file": str(tmp_path / "salt")}}, "test")
+    with pytest.raises(UserError, match=r"differs in the salt$") as caught:
+        NeighbourStore.open(job.output.path, expect=salted)
+    assert "sixteen" not in str(caught.value)
+    other = builders.model_folder(tmp_path / "other", seed=1)
+    trained = validate(JobConfig, {**fields, "model": {**fields["model"], "path": str(other)}}, "test")
+    with pytest.raises(UserError, match=r"differs in the model's files$"):
+        NeighbourStore.open(job.output.path, expect=trained)
+
+
+def test_a_store_of_older_code_and_elsewhere_will_do(job: JobConfig, tmp_path: Path) -> None:
+    folder = copied(job, tmp_path)
+    content = json.loads((folder / "job.json").read_text())
+    content["hashes"]["code"] = "0" * 64
+    (folder / "job.json").write_text(json.dumps(content))
+    assert len(NeighbourStore.open(folder, expect=job)) == 20
+
+
+def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no doppel job"):
+        NeighbourStore.open(tmp_path)
+    source = builders.shard(tmp_path / "in.tar", 2)
+    ran(tmp_path, None, source, **{"output.format": "parquet"})
+    with pytest.raises(UserError, match=r"holds parquet output; a store needs output\.format webdataset"):
+        NeighbourStore.open(tmp_path / "out")
+
+
+def test_the_same_key_in_two_shards_is_refused(tmp_path: Path) -> None:
+    for name in "ab":
+        builders.shard(tmp_path / "in" / f"{name}.tar", 2)
+    with pytest.raises(UserError, match="key '0000' is in the store twice"):
+        NeighbourStore.open(ran(tmp_path, None, tmp_path / "in" / "*.tar").output.path)
+
+
+def test_damage_is_told_where_it_lies(job: JobConfig, tmp_path: Path) -> None:
+    folder = copied(job, tmp_path)
+    store = NeighbourStore.open(folder)
+    (folder / "data" / "a.tar").write_bytes(b"\0" * 100)
+    with pytest.raises(UserError, match=r"a\.tar: the neighbour of '0001' cannot be read"):
+        store.get("0001", 0)
+    (folder / "data" / "a.tar").write_bytes(b"x" * 2000)
+    with pytest.raises(UserError, match=r"a\.tar is no tar as doppel writes them"):
+        NeighbourStore.open(folder)
+
+
+def test_no_member_name_reaches_the_file_system(tmp_path: Path, model: Path) -> None:
+    """A record that names a file elsewhere is not followed."""
+    source = builders.shard(tmp_path / "in.tar", 2)
+    folder = Path(ran(tmp_path, model, source).output.path)
+    record = json.loads((folder / "shards" / "in.json").read_text())
+    (folder / "elsewhere.tar").write_bytes((folder / "data" / "in.tar").read_bytes())
+    record["files"] = {"data/../elsewhere.tar": ""}
+    (folder / "shards" / "in.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="no shard of the job is finished"):
+        NeighbourStore.open(folder)
+
+
+def test_weights_drop_some_and_hold_back_others(job: JobConfig, tmp_path: Path) -> None:
+    (tmp_path / "weights.json").write_text('{"0000-0": 0, "0001-1": 0.25, "0002-0": 0, "0002-1": 0}')
+    whole = NeighbourStore.open(job.output.path)
+    store = NeighbourStore.open(job.output.path, weights=read_weights(tmp_path / "weights.json"))
+    assert isinstance(store, Weighted)
+    assert [store.copies(key) for key in ("0000", "0001", "0002", "0003")] == [1, 2, 0, 2]
+    assert np.array_equal(pixels(store.get("0000", 0)), pixels(whole.get("0000", 1)))
+    assert (store.weight("0001", 0), store.weight("0001", 1)) == (1, 0.25)
+
+
+def test_weights_of_something_else_are_refused(job: JobConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'9999-0', which is not in the store"):
+        NeighbourStore.open(job.output.path, weights={"9999-0": 1})
+    with pytest.raises(UserError, match=r"the weight of '0000-0' is 1\.5"):
+        NeighbourStore.open(job.output.path, weights={"0000-0": 1.5})
+    (tmp_path / "w.json").write_text("[1]")
+    with pytest.raises(UserError, match="a JSON object of numbers"):
+        read_weights(tmp_path / "w.json")
+    (tmp_path / "w.json").write_text("{")
+    with pytest.raises(UserError, match="is no JSON"):
+        read_weights(tmp_path / "w.json")
+
+
+def test_views_are_no_neighbours(tmp_path: Path) -> None:
+    """An operator's further images of a sample (`image` in their provenance) have other pixels than its neighbour."""
+    from pipeline.hooks.store import scan
+
+    file = builders.tar(
+        tmp_path / "a.tar",
+        [
+            ("k-0.png", b"1"), ("k-0.doppel.json", b'{"copy": 0, "parameters": {"copies": 2}}'),
+            ("k-0-1.png", b"22"), ("k-0-1.doppel.json", b'{"copy": 0, "image": "1", "parameters": {"copies": 2}}'),
+            ("k-1.png", b"333"), ("k-1.doppel.json", b'{"copy": 1, "parameters": {"copies": 2}}'),
+        ],
+    )  # fmt: skip
+    assert [(entry.key, entry.copy, entry.size) for entry in scan(file, verbatim_names=True)] == [
+        ("k", 0, 1),
+        ("k", 1, 3),
+    ]
+    with tarfile.open(file) as tar:
+        assert [e.offset for e in scan(file, verbatim_names=True)] == [
+            tar.getmember(name).offset_data for name in ("k-0.png", "k-1.png")
+        ]

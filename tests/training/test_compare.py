@@ -1,0 +1,211 @@
+"""The comparison as a whole, on a toy data set: arms, intervals, resumption, and bad input in one sentence each."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import ttest_rel
+
+from pipeline.cli import main
+from pipeline.config import validate
+from pipeline.errors import UserError
+from tests.training.toy import Configure
+from training import fitting
+from training.compare import best_classical, compare, equal_steps
+from training.compare_config import CompareConfig
+from training.denoiser import train_denoiser
+
+SIDE = 8
+Recipe = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def denoiser(configure: Configure) -> Path:
+    """Trained on other images than those below."""
+    return train_denoiser(configure()) / "model"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, denoiser: Path) -> Recipe:
+    """`recipe(**{"schedule.lr": 1})`: two classes, bright above or below, with much noise; a few steps."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 24), ("validation", 10), ("test", 12)):
+        for label in (0, 1):
+            folder = tmp_path / split / str(label)
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 160, (SIDE, SIDE, 3))
+                pixels[slice(0, 4) if label else slice(4, 8)] += 60
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{split}-{i}.png")
+
+    def make(**changes: Any) -> dict[str, Any]:
+        content: dict[str, Any] = {
+            "data": {s: {"format": "folder", "path": str(tmp_path / s)} for s in ("train", "validation", "test")},
+            "size": [SIDE, SIDE],
+            "classes": 2,
+            "sizes": [8, 16],
+            "seeds": 3,
+            "schedule": {"steps": 8, "batch_size": 8, "bf16": False},
+            "neighbours": {
+                "near": {
+                    "model": {"path": str(denoiser), "batch_size": 4},
+                    "operator": {"name": "boomerang", "t_boom": 0.3, "steps": 2}, "copies": 2,
+                },
+            },
+            "arms": {
+                "real": {}, "flip_crop": {"classical": "flip_crop"},
+                "boomerang": {"near": "near"}, "both": {"near": "near", "classical": "best"},
+            },
+            "output": str(tmp_path / "out"),
+        }  # fmt: skip
+        for key, value in changes.items():
+            *sections, last = key.split(".")
+            place = content
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[last] = value
+        return content
+
+    return make
+
+
+def config(content: dict[str, Any]) -> CompareConfig:
+    return validate(CompareConfig, content, "test")
+
+
+def test_every_arm_at_every_size_and_seed(recipe: Recipe) -> None:
+    seen: list[tuple[str, int, int]] = []
+    made = compare(config(recipe()), observe=lambda *event: seen.append(event))
+    assert {(r["arm"], r["size"], r["seed"]) for r in made["runs"]} == {
+        (arm, size, seed) for arm in recipe()["arms"] for size in ("8", "16") for seed in range(3)
+    }
+    assert seen[-1][1:] == (24, 24)
+    assert {r["steps"] for r in made["runs"]} == {8}
+    assert made["split"] == "test"
+    for size, best in made["best_classical"].items():
+        by_arm = {
+            arm: [r["accuracy"] for r in made["runs"] if r["arm"] == arm and r["size"] == size] for arm in made["arms"]
+        }
+        both = {r["classical"] for r in made["runs"] if r["arm"] == "both" and r["size"] == size}
+        assert both == {recipe()["arms"][best].get("classical", "none")}
+        found = made["summary"][size]["boomerang"]
+        assert found["mean"] == pytest.approx(np.mean(by_arm["boomerang"]))
+        test = ttest_rel(by_arm["boomerang"], by_arm["real"]).confidence_interval()
+        if np.ptp(np.subtract(by_arm["boomerang"], by_arm["real"])):
+            assert found["against"]["real"]["low"] == pytest.approx(test.low)
+            assert found["against"]["real"]["high"] == pytest.approx(test.high)
+
+
+def test_it_goes_on_where_it_stopped(recipe: Recipe, tmp_path: Path) -> None:
+    first = compare(config(recipe(seeds=2)))
+    files = {f: f.stat().st_mtime_ns for f in (tmp_path / "out" / "runs").rglob("*.json")}
+    second = compare(config(recipe(seeds=3)))
+    assert all(file.stat().st_mtime_ns == time for file, time in files.items())
+    assert [r for r in second["runs"] if r["seed"] < 2] == first["runs"]
+    with pytest.raises(UserError, match="is of another configuration"):
+        compare(config(recipe(**{"schedule.lr": 0.01})))
+    assert compare(config(recipe(**{"schedule.lr": 0.01})), overwrite=True)["config"]["schedule"]["lr"] == 0.01
+
+
+def test_processes_find_the_same(recipe: Recipe, tmp_path: Path) -> None:
+    content = recipe(seeds=1, sizes=[8])
+    alone = compare(config(content))
+    several = compare(config(content | {"workers": 2, "output": str(tmp_path / "other")}))
+    for one, other in zip(alone["runs"], several["runs"], strict=True):
+        assert {k: v for k, v in one.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
+
+
+def test_a_loss_that_is_not_finite_fails_its_run_only(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    usual = fitting.soft_cross_entropy
+
+    def broken(logits: Any, targets: Any) -> Any:
+        half = bool(((targets > 0) & (targets < 1)).any())  # the soft labels of the one arm that has them
+        return usual(logits, targets) * (float("nan") if half else 1)
+
+    monkeypatch.setattr(fitting, "soft_cross_entropy", broken)
+    content = recipe(sizes=[8], **{"neighbours.near.gamma": 0.8, "arms.both": {"classical": "mixup"}})
+    made = compare(config(content))
+    failed = {(r["arm"], r["failed"]) for r in made["runs"] if r["failed"]}
+    assert {arm for arm, _ in failed} == {"boomerang", "both"}
+    assert all("the loss is not finite at step" in why for _, why in failed)
+    assert made["summary"]["8"]["boomerang"]["n"] == 0
+    assert made["summary"]["8"]["real"]["n"] == 3
+
+
+def test_the_command(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "compare.yaml"
+    file.write_text(json.dumps(recipe(sizes=[8], seeds=2)))
+    assert main(["compare", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert "boomerang" in printed
+    assert {f.name for f in (tmp_path / "out").iterdir()} >= {"report.html", "results.json", "table.md"}
+    assert main(["compare", str(file), "--set", "schedule.lr=0.5"]) == 2
+    assert "is of another configuration" in capsys.readouterr().err
+
+
+def test_no_seen_image_is_tested_on(recipe: Recipe, data: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"data.test: 16 of 16 images are in the training set of the denoiser of neighb"
+    ):
+        compare(config(recipe(**{"data.test.path": str(data)})))
+    with pytest.raises(UserError, match=r"data.validation: 48 of 48 images are in the training set of the classifiers"):
+        compare(config(recipe(**{"data.validation.path": recipe()["data"]["train"]["path"]})))
+
+
+def test_a_denoiser_of_unknown_origin_is_refused_until_it_is_named(recipe: Recipe, denoiser: Path, data: Path) -> None:
+    (denoiser / "training_set.safetensors").unlink()
+    with pytest.raises(UserError, match="does not say what it was trained on; name it in trained_on"):
+        compare(config(recipe()))
+    known = {"neighbours.near.trained_on": {"format": "folder", "path": str(data)}}
+    assert compare(config(recipe(seeds=1, sizes=[8], **known)))["runs"]
+
+
+def test_classes(recipe: Recipe) -> None:
+    with pytest.raises(UserError, match=r"class 2 is missing from a subset of 8: it has 0 images"):
+        compare(config(recipe(classes=3)))
+    content = recipe()
+    path = Path(content["data"]["train"]["path"])
+    (path / "2").mkdir()
+    (path / "1" / "train-0.png").rename(path / "2" / "train-x.png")
+    with pytest.raises(UserError, match=r"data.train: a label is 2; classes is 2, so 0 to 1"):
+        compare(config(content))
+
+
+def test_unequal_steps_are_never_compared() -> None:
+    with pytest.raises(UserError, match=r"different numbers of steps \(real 8, boomerang 9\)"):
+        equal_steps([{"arm": "real", "steps": 8}, {"arm": "boomerang", "steps": 9}])
+
+
+def test_the_best_arm_is_chosen_by_validation_and_never_by_test(recipe: Recipe) -> None:
+    def run(arm: str, validation: float, accuracy: float, failed: str | None = None) -> dict[str, Any]:
+        return {"arm": arm, "size": 8, "validation": validation, "accuracy": accuracy, "failed": failed}
+
+    known = config(recipe())
+    runs = [run("real", 0.8, 0.1), run("flip_crop", 0.7, 0.9), run("boomerang", 0.99, 0.99)]
+    assert best_classical(known, runs, 8) == "real"
+    assert best_classical(known, [run("real", 0.8, 0.1, "nan"), *runs[1:]], 8) == "flip_crop"
+    with pytest.raises(UserError, match="every arm without neighbours failed"):
+        best_classical(known, [run("real", 0.8, 0.1, "nan")], 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms.boomerang.near": "far"}, "arms.boomerang.near is 'far'; neighbours are near"),
+        ({"reference": "both"}, "reference and baseline are arms without neighbours"),
+        ({"arms": {"real": {}, "flip_crop": {}}}, "neighbours.near is used by no arm"),
+        ({"arms.real.steps": 9}, "arms.real.steps is no known key"),
+        ({"class_names": ["a"]}, "1 class_names for 2 classes"),
+        ({"neighbours.near.retrieve": {"format": "folder", "path": "x"}}, "give model and operator, or retrieve"),
+    ],
+)
+def test_configurations_that_make_no_sense(recipe: Recipe, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        config(recipe(**changes))
+    assert message in str(error.value)
