@@ -29,7 +29,20 @@ from training.subsets import draw_subset
 RESULTS = Path(__file__).parent / "evidence"
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.95)
 LABELLED, COPIES, EPOCHS = 1000, 2, 8
-KEPT = ("arm", "size", "seed", "accuracy", "validation", "ece", "seconds", "steps", "rejected", "classical", "failed")
+KEPT = (
+    "arm",
+    "size",
+    "images",
+    "seed",
+    "accuracy",
+    "validation",
+    "ece",
+    "seconds",
+    "steps",
+    "rejected",
+    "classical",
+    "failed",
+)
 
 
 def tables(recipes: list[str]) -> None:

@@ -17,7 +17,7 @@ OUT = Path(__file__).parent / "evidence"
 def main() -> None:
     OUT.mkdir(exist_ok=True)
     named = sys.argv[1:] or sorted(
-        p.stem for p in RECIPES.glob("*.yaml") if "operator" in yaml.safe_load(p.read_text())
+        p.stem for p in RECIPES.glob("*.yaml") if {"input", "operator"} <= yaml.safe_load(p.read_text()).keys()
     )
     for name in named:
         animate = ["--animate", str(OUT / f"{name}.gif")] if name == "tile_morph" else []

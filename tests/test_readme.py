@@ -48,10 +48,16 @@ def test_commands_in_the_readme_exist() -> None:
 
 
 def test_the_python_in_the_readme_runs() -> None:
-    (code,) = blocks("python")
+    hook, code = blocks("python")
     names: dict[str, Any] = {"pixels": torch.zeros(2, 3, 28, 28), "labels": torch.tensor([0, 1])}
     exec(code, names)
     assert names["near"].shape == (2, 3, 28, 28)
+    images = torch.rand(8, 3, 28, 28)
+    names = {"loader": [(images, torch.arange(8))]}
+    exec(hook, names)
+    changed = (names["images"] != images).flatten(1).any(1)
+    assert 0 < changed.sum() < 8
+    assert len(hook.strip().splitlines()) == 5
 
 
 def test_tables_are_those_of_the_evidence() -> None:
@@ -150,7 +156,9 @@ def test_the_whole_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 TEXTS = {p.stem: p.read_text() for p in sorted(RECIPES.glob("*.yaml"))}
-JOBS = [name for name, text in TEXTS.items() if "path: embedded:" in text and "operator:" in text]
+JOBS = [
+    name for name, text in TEXTS.items() if "path: embedded:" in text and "\noperator:" in text and "\ninput:" in text
+]
 
 
 @pytest.mark.slow
