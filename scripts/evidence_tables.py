@@ -1,4 +1,4 @@
-"""Writes the README's tables from scripts/evidence/operators.json and models.json, between its `evidence` markers.
+"""Writes the README's tables from scripts/evidence/*.json, between its `evidence` markers.
 
 python scripts/evidence_tables.py
 """
@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from training.compare_report import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "evidence"
@@ -205,11 +207,30 @@ def certificates(found: dict[str, Any]) -> str:
     return table(head, rows)
 
 
+def comparison(found: dict[str, Any]) -> str:
+    return markdown(found).rstrip()
+
+
+def training_why(found: dict[str, Any]) -> str:
+    levels = found["levels"]
+    rows = [
+        ["the judge reads the label of the source", *(percent(r["label_kept"]) for r in levels.values())],
+        ["fine detail that is left", *(percent(r["detail_kept"]) for r in levels.values())],
+        ["distance to the source / to the nearest other image", *(f"{r['novelty']:.2f}" for r in levels.values())],
+        ["test images come nearer by", *(f"{100 * r['nearer_to_test']:.1f} %" for r in levels.values())],
+        ["FID to held-out images", *(f"{r['distribution']['fid']:.1f}" for r in levels.values())],
+        ["precision", *(f"{r['distribution']['prdc']['precision']:.2f}" for r in levels.values())],
+        ["coverage", *(f"{r['distribution']['prdc']['coverage']:.2f}" for r in levels.values())],
+    ]
+    return table(["t_boom", *levels], rows)
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "ddib": ddib, "anagrams": anagrams, "tile_morphs": tile_morphs, "mosaics": mosaics, "inpaint": inpaint,
     "enhance": enhance, "models": models, "certificates": certificates, "recognisers": attackers,
     "anonymity_levels": anonymity_levels, "anonymity_ladder": anonymity_ladder, "anonymity_caught": anonymity_caught,
-    "anonymity_release": anonymity_release,
+    "anonymity_release": anonymity_release, "training_fashion": comparison, "training_fashion_small": comparison,
+    "training_fashion_own": comparison, "training_cifar10": comparison, "training_why": training_why,
 }  # fmt: skip
 
 
@@ -220,6 +241,7 @@ def with_tables(readme: str) -> str:
     faces = json.loads((RESULTS / "anonymity.json").read_text())
     results |= {f"anonymity_{part}": faces[part] for part in ("levels", "ladder", "caught", "release")}
     results["recognisers"] = json.loads((RESULTS / "recognisers.json").read_text())
+    results |= {file.stem: json.loads(file.read_text()) for file in RESULTS.glob("training_*.json")}
     results["certificates"] = {file.name: json.loads(file.read_text()) for file in CERTIFICATES.glob("*.json")}
 
     def fresh(match: re.Match[str]) -> str:

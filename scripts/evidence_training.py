@@ -27,8 +27,8 @@ from training.pools import made
 from training.subsets import draw_subset
 
 RESULTS = Path(__file__).parent / "evidence"
-LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.95)
-LABELLED, COPIES, EPOCHS = 1000, 2, 8
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 0.95)
+LABELLED, COPIES, EPOCHS = 500, 2, 4
 KEPT = (
     "arm",
     "size",

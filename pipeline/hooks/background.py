@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import torch
 from PIL import Image
@@ -25,7 +25,7 @@ from pipeline.cascade import check
 from pipeline.diffusion.model import Outline
 from pipeline.errors import UserError
 from pipeline.hooks.augment import read_operator
-from pipeline.hooks.filler import LOG, Progress, Setup, fill, known_labels
+from pipeline.hooks.filler import LOG, Progress, Setup, State, fill, known_labels
 from pipeline.hooks.slots import SlotReader, Slots
 from pipeline.hooks.source import Arrays, FileSource, StreamSource, array_facts, check_arrays, save_arrays
 from pipeline.identity import PUBLIC_SALT, code_hash, given_salt, hash_json, salt_check
@@ -41,7 +41,6 @@ CONTEXT = multiprocessing.get_context("spawn")
 PATIENCE = 10.0
 """Seconds that a maker has to end when it is told to."""
 PLACES = {"path", "revision", "local_files_only"}
-State = Literal["starting", "running", "waiting", "crashed", "stopped"]
 
 log = logging.getLogger("doppel")
 
@@ -97,7 +96,7 @@ class LiveStore:
         progress, counts = Progress(folder, "r"), self._slots.counts()
         numbers = {name: progress[name] for name in ("pid", "made", "refused", "passes")}
         error = (folder / LOG).read_text().strip() if progress.state == "crashed" else None
-        return Status(state=cast(State, progress.state), error=error, **numbers, **counts._asdict())
+        return Status(state=progress.state, error=error, **numbers, **counts._asdict())
 
 
 class BackgroundAugmenter:
@@ -207,7 +206,10 @@ def held(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{folder}: another BackgroundAugmenter is writing to this store") from None
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # workers that were forked meanwhile have it, too, and may live longer
 
 
 def claim(folder: Path, identity: Mapping[str, str]) -> bool:

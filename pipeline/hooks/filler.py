@@ -10,7 +10,7 @@ import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -28,7 +28,8 @@ from pipeline.pixels import Undecodable
 if TYPE_CHECKING:
     from pipeline.records import Pixels8
 
-STATES = ("starting", "running", "waiting", "crashed", "stopped")
+State = Literal["starting", "running", "waiting", "crashed", "stopped"]
+STATES: tuple[State, ...] = get_args(State)
 FIELDS = ("state", "pid", "passes", "rows", "made", "refused")
 PROGRESS, LOG = "progress.raw", "maker.log"
 LOOKED = 8
@@ -54,11 +55,11 @@ class Progress:
         self._values[FIELDS.index(name)] = value
 
     @property
-    def state(self) -> str:
+    def state(self) -> State:
         return STATES[self["state"]]
 
     @state.setter
-    def state(self, name: str) -> None:
+    def state(self, name: State) -> None:
         self["state"] = STATES.index(name)
 
 
