@@ -158,7 +158,7 @@ def test_the_salt_changes_the_neighbours_and_appears_nowhere(
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "judge trained on the slice": (
         {"judge": {"data": {"format": "webdataset", "urls": "HERE/held_out.tar"}}},
-        "data: 12 keys and 12 contents of its 12 images are in the training set of the judge",
+        "data: 12 of 12 images are in the training set of the judge by their keys",
     ),
     "no labels": (
         {"data": {"format": "webdataset", "urls": "HERE/unlabelled.tar"}},

@@ -58,7 +58,7 @@ class Bench:
         self.train = self._images("train")
         self.validation = self._images("validation")
         self.test = self._images("test") if config.data.test is not None else None
-        splits = {"validation": self.validation} | ({"test": self.test} if self.test is not None else {})
+        splits = {"data.validation": self.validation} | ({} if self.test is None else {"data.test": self.test})
         refuse_overlap("the classifiers", marks_of(self.train.keys, self.train.pixels), splits)
         self.others: dict[str, PixelCache] = {}
         for name, near in config.neighbours.items():

@@ -42,6 +42,6 @@ def refuse_overlap(model: str, trained_on: dict[str, Tensor], splits: dict[str, 
             if bool(shared.any()):
                 first = images.keys[int(shared.nonzero()[0])]
                 raise UserError(
-                    f"data.{name}: {int(shared.sum())} of {len(images)} images are in the training set of "
+                    f"{name}: {int(shared.sum())} of {len(images)} images are in the training set of "
                     f"{model} by their {what}, the first is {first!r}; what it is measured on, it must not have seen"
                 )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-import training.calibrate
+import training.locality_faces
 from pipeline.anonymity.faces import Face
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.levels import FlowLevels
@@ -23,23 +23,12 @@ from pipeline.errors import UserError
 from pipeline.hooks.neighbours import Neighbours
 from pipeline.models.gaussian import ClosedForm, GaussianMixture
 from pipeline.operators import Boomerang
-from training.calibrate import (
-    Judged,
-    Made,
-    class_spread,
-    count_right,
-    generate,
-    identity_meter,
-    judged,
-    measure,
-    pick,
-    refuse_seen,
-    sheet,
-    wilson,
-)
+from training.calibrate import generate, sheet
 from training.calibrate_config import FacesConfig
 from training.filtering import FilterConfig
-from training.images import Images, key_marks, pixel_marks
+from training.images import Images
+from training.locality import Judged, Made, class_spread, count_right, judged, measure, pick, wilson
+from training.locality_faces import identity_meter
 from training.locality_plot import AtLevel
 
 SIDE, SHADES = 4, (0.6, -0.6)
@@ -201,16 +190,6 @@ def test_a_judge_that_never_looks_is_refused() -> None:
     assert count_right(seeing(1, 1, 1, 1, 1), torch.ones(5).long()) == 5  # of one class alone, nobody can tell
 
 
-def test_what_was_trained_on_is_refused() -> None:
-    images, others = shades(6), shades(12)
-    own = Images(keys=others.keys[6:], pixels=others.pixels[6:], labels=others.labels[6:])
-    refuse_seen(images, key_marks(own.keys), pixel_marks(own.pixels), by="the judge")
-    with pytest.raises(UserError, match=r"0 keys and 2 contents of its 6 images are in the training set of the judge"):
-        refuse_seen(images, key_marks(own.keys), pixel_marks(images.pixels[:2]), by="the judge")
-    with pytest.raises(UserError, match=r"1 keys and 0 contents"):
-        refuse_seen(images, key_marks(["s3"]), pixel_marks(own.pixels), by="the judge")
-
-
 def test_the_sheet_shows_the_classes_alike() -> None:
     labels = torch.tensor([2] * 20 + [0] * 5 + [1])
     pixels = (labels * 100).to(torch.uint8)[:, None, None, None].expand(-1, 3, 84, 84)
@@ -247,8 +226,8 @@ class Recogniser:
 
 
 def faces(monkeypatch: pytest.MonkeyPatch, threshold: float | None) -> FacesConfig:
-    monkeypatch.setattr(training.calibrate, "FaceFinder", Finder)
-    monkeypatch.setattr(training.calibrate, "load_recogniser", lambda name, **_: Recogniser(threshold))
+    monkeypatch.setattr(training.locality_faces, "FaceFinder", Finder)
+    monkeypatch.setattr(training.locality_faces, "load_recogniser", lambda name, **_: Recogniser(threshold))
     return FacesConfig(recogniser="shade", detector="eye", workers=0)
 
 

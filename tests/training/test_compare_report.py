@@ -14,14 +14,12 @@ from PIL import Image
 from rich.console import Console
 from scipy.stats import ttest_rel
 
+from training.compare_plots import accuracy_plot, calibration_plot, gain_per_class_plot
 from training.compare_report import (
     GAIN,
     LOSS,
     ONE_SEED,
     UNSHOWN,
-    accuracy_plot,
-    calibration_plot,
-    gain_per_class_plot,
     markdown,
     table,
     verdict,

@@ -19,7 +19,7 @@ def images(*keys: str, seed: int) -> Images:
 
 def test_strangers_pass() -> None:
     seen, own = images("a", "b", seed=0), images("c", "d", seed=1)
-    refuse_overlap("the denoiser", marks_of(seen.keys, seen.pixels), {"test": own})
+    refuse_overlap("the denoiser", marks_of(seen.keys, seen.pixels), {"data.test": own})
 
 
 def test_a_shared_key_is_refused() -> None:
@@ -27,7 +27,7 @@ def test_a_shared_key_is_refused() -> None:
     with pytest.raises(
         UserError, match=r"data.test: 1 of 2 images are in the training set of the denoiser by their keys"
     ):
-        refuse_overlap("the denoiser", marks_of(seen.keys, seen.pixels), {"test": own})
+        refuse_overlap("the denoiser", marks_of(seen.keys, seen.pixels), {"data.test": own})
 
 
 def test_shared_content_under_another_key_is_refused() -> None:
@@ -36,7 +36,7 @@ def test_shared_content_under_another_key_is_refused() -> None:
         keys=("x", "y"), pixels=seen.pixels.flip(0) ^ torch.tensor([[[[0]]], [[[1]]]]).byte(), labels=seen.labels
     )
     with pytest.raises(UserError, match=r"by their contents, the first is 'x'"):
-        refuse_overlap("the denoiser", marks_of(seen.keys, seen.pixels), {"validation": own})
+        refuse_overlap("the denoiser", marks_of(seen.keys, seen.pixels), {"data.validation": own})
 
 
 def test_a_trained_model_says_what_it_has_seen(configure: Configure, data: Path, tmp_path: Path) -> None:
@@ -47,5 +47,5 @@ def test_a_trained_model_says_what_it_has_seen(configure: Configure, data: Path,
     cache = build_cache(configure().data, tmp_path / "again", (SIDE, SIDE), "resize")
     own = Images(keys=tuple(f"other-{i}" for i in range(len(cache))), pixels=cache.images(), labels=torch.zeros(1))
     with pytest.raises(UserError, match=rf"{2 * EACH} of {2 * EACH} images .* by their contents"):
-        refuse_overlap("it", seen, {"test": own})
+        refuse_overlap("it", seen, {"data.test": own})
     assert read_training_set(tmp_path) is None
