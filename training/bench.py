@@ -6,18 +6,20 @@ import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from pipeline.diffusion.model import Model
 from pipeline.errors import UserError
 from pipeline.identity import hash_json
-from pipeline.models.folder import find_model, hash_model
+from pipeline.models.families import sketch_model
+from pipeline.models.folder import find_model
 from training.augmentations import AUGMENTATIONS
 from training.cache import PixelCache, build_cache
-from training.compare_config import ALL, ArmConfig, CompareConfig, NearConfig
+from training.compare_config import ALL, CompareConfig, NearConfig
 from training.filtering import rejected_share
 from training.fitting import (
     Mixing,
@@ -30,12 +32,14 @@ from training.fitting import (
     fit,
     logits_of,
 )
-from training.images import Images, load_images
+from training.images import Images, load_images, pixel_marks
 from training.networks import build_classifier
 from training.overlap import marks_of, read_training_set, refuse_overlap
-from training.pools import made, pool_of
+from training.pools import made, neighbours, pool_of, source_hash
 from training.subsets import draw_subset
 
+VERSION = 1
+"""Of what a run does; other numbers are not compared with its own."""
 SEED_STRIDE = 1000
 """Between the seeds of two runs: each run uses a few from its own on."""
 
@@ -55,6 +59,7 @@ class Bench:
 
     def __init__(self, config: CompareConfig, *, device: str) -> None:
         self.config, self.device, self.folder = config, device, Path(config.output)
+        build_classifier(config.classifier, config.classes, 0)  # an unknown one is said before hours of work
         self.train = self._images("train")
         self.validation = self._images("validation")
         self.test = self._images("test") if config.data.test is not None else None
@@ -63,6 +68,8 @@ class Bench:
         self.others: dict[str, PixelCache] = {}
         for name, near in config.neighbours.items():
             self._check_source(name, near, splits)
+        contents = [[s.keys, pixel_marks(s.pixels).tolist(), s.labels.tolist()] for s in (self.train, *splits.values())]
+        self.contents = hash_json([VERSION, contents])
 
     def _images(self, name: str) -> Images:
         config = self.config
@@ -78,30 +85,39 @@ class Bench:
 
     def _check_source(self, name: str, near: NearConfig, splits: dict[str, Images]) -> None:
         """What neighbours are made by, or retrieved from, must not have seen what is measured on."""
-        config = self.config
+        config, folder = self.config, self.folder / "cache" / "neighbours" / name
+        seen = list[dict[str, Tensor]]()
         if near.retrieve is not None:
-            self.others[name] = build_cache(near.retrieve, self.folder / "cache" / name, config.size, config.fit)
-            trained_on = marks_of(self.others[name].keys, self.others[name].images())
-        elif near.trained_on is not None:
-            cache = build_cache(near.trained_on, self.folder / "cache" / name, config.size, config.fit)
-            trained_on = marks_of(cache.keys, cache.images())
-        else:
-            assert near.model is not None
-            found = read_training_set(find_model(near.model))
-            if found is None:
+            others = self.others[name] = build_cache(near.retrieve, folder, config.size, config.fit)
+            if len(others) <= near.copies:
+                raise UserError(f"neighbours.{name}: {near.copies} are to be retrieved from {len(others)} images")
+            seen.append(marks_of(others.keys, others.images()))
+        if near.trained_on is not None:
+            known = build_cache(near.trained_on, folder, config.size, config.fit)
+            seen.append(marks_of(known.keys, known.images()))
+        if near.model is not None:
+            model = sketch_model(near.model)
+            if tuple(model.size) != tuple(config.size):
+                made, wanted = (" × ".join(map(str, size)) for size in (model.size, config.size))
+                raise UserError(f"neighbours.{name}: the model makes images of {made}; size is {wanted}")
+            neighbours(near, cast(Model, model)).check_labels(self.train.labels)
+            # what is loaded on top of a model, its folder does not speak for
+            own = None if near.model.lora or near.model.upscalers else read_training_set(find_model(near.model))
+            seen += [] if own is None else [own]
+            if not seen:
                 raise UserError(
                     f"neighbours.{name}: {near.model.path} does not say what it was trained on; name it in trained_on, "
                     "so that no image is tested on that the denoiser has seen"
                 )
-            trained_on = found
-        refuse_overlap(f"the denoiser of neighbours.{name}", trained_on, splits)
+        marks = {what: torch.cat([one[what] for one in seen]) for what in seen[0]}
+        refuse_overlap(f"the denoiser of neighbours.{name}", marks, splits)
 
     def subset(self, size: int | str, seed: int) -> Images:
         wanted = None if size == ALL else int(size)
         return self.train.take(draw_subset(self.train.labels, wanted, self.config.classes, seed))
 
     def file(self, task: Task) -> Path:
-        return self.folder / "runs" / str(task.size) / str(task.seed) / f"{task.arm}.json"
+        return self.folder / "runs" / str(task.size) / str(task.seed) / f"{task.arm}-{task.classical}.json"
 
     def finished(self, task: Task) -> dict[str, Any] | None:
         """What an earlier run of the same task left. Raises `UserError` where it was of another configuration."""
@@ -113,17 +129,20 @@ class Bench:
             raise UserError(
                 f"{file} is of another configuration: take another output, or --overwrite to start this one anew"
             )
-        return record
+        lost = task.arm == self.config.baseline and record["failed"] is None and not self._weights(task).exists()
+        return None if lost else record
 
     def hash(self, task: Task) -> str:
         """Of all that decides the numbers of a run."""
         config, arm = self.config, self.config.arms[task.arm]
-        near = config.neighbours[arm.near] if arm.near else None
-        what = config.model_dump(mode="json", include={"data", "size", "fit", "classes", "classifier", "schedule"})
-        how = [arm.model_dump(mode="json"), task.classical, near and near.model_dump(mode="json")]
-        baseline = config.arms[config.baseline].model_dump(mode="json") if near else None
-        model = hash_model(find_model(near.model)) if near and near.model else ""
-        return hash_json([what, *how, baseline, model])[:16]
+        how = config.model_dump(mode="json", include={"size", "fit", "classes", "classifier", "schedule"})
+        made: list[Any] = []
+        if arm.near is not None:
+            near = config.neighbours[arm.near]
+            made = [near.model_dump(mode="json", exclude={"model", "trained_on", "retrieve"})]
+            made += [source_hash(near) if near.model else self.others[arm.near].facts["key"]]
+            made += [config.arms[config.baseline].model_dump(mode="json")] if near.judged else []
+        return hash_json([self.contents, how, arm.model_dump(mode="json"), task.classical, made])[:16]
 
     def make_pool(self, near: NearConfig, size: int | str, seed: int) -> None:
         """The neighbours' pixels, for all arms that use them."""
@@ -132,12 +151,14 @@ class Bench:
     def baseline(self, size: int | str, seed: int) -> nn.Module:
         from safetensors.torch import load_file
 
+        name = self.config.baseline
+        task = Task(arm=name, classical=self.config.arms[name].classical, size=size, seed=seed)
         network = build_classifier(self.config.classifier, self.config.classes, seed)
-        network.load_state_dict(load_file(self._weights(size, seed)))
+        network.load_state_dict(load_file(self._weights(task)))
         return network.to(self.device).eval().requires_grad_(False)
 
-    def _weights(self, size: int | str, seed: int) -> Path:
-        return self.folder / "baselines" / f"{size}-{seed}.safetensors"
+    def _weights(self, task: Task) -> Path:
+        return self.file(task).with_suffix(".safetensors")
 
     def perform(self, task: Task) -> dict[str, Any]:
         """Trains, measures, and writes down one run; an earlier one of the same task is not repeated."""
@@ -146,13 +167,13 @@ class Bench:
         config, arm, started = self.config, self.config.arms[task.arm], time.monotonic()
         subset = self.subset(task.size, task.seed)
         near = config.neighbours[arm.near] if arm.near else None
-        pool = self._pool(arm, near, subset, task)
+        pool = self._pool(arm.near, subset, task) if arm.near else None
         schedule = Schedule(**config.schedule.model_dump())
         record = {
             "arm": task.arm, "classical": task.classical, "size": task.size, "seed": task.seed,
             "images": len(subset), "steps": schedule.steps, "hash": self.hash(task),
             "epochs_seen": schedule.steps * schedule.batch_size / len(subset),
-            "rejected": rejected_share(pool.weights.flatten()) if pool and near and near.filter else None,
+            "rejected": rejected_share(pool.weights.flatten()) if pool else None,
         }  # fmt: skip
         network = build_classifier(config.classifier, config.classes, task.seed)
         try:
@@ -162,7 +183,7 @@ class Bench:
                 mixing=Mixing(p=near.p, until=near.until, batch_norm=near.batch_norm) if near else None,
                 repeat=arm.repeat,
             )  # fmt: skip
-            record |= self._measure(network)
+            record |= self._measure(network, chosen_by=arm.plain)
         except NotFinite as error:
             record["failed"] = str(error)
         if task.arm == config.baseline and record["failed"] is None:
@@ -175,19 +196,22 @@ class Bench:
         part.replace(file)
         return record
 
-    def _pool(self, arm: ArmConfig, near: NearConfig | None, subset: Images, task: Task) -> Pool | None:
-        if near is None or arm.near is None:
-            return None
-        baseline, folder = self.baseline(task.size, task.seed), self.folder / "pools"
-        return pool_of(near, subset, baseline, self.config.classes, self.device, folder, self.others.get(arm.near))
+    def _pool(self, name: str, subset: Images, task: Task) -> Pool:
+        near = self.config.neighbours[name]
+        baseline, folder = self.baseline(task.size, task.seed) if near.judged else None, self.folder / "pools"
+        return pool_of(near, subset, baseline, self.config.classes, self.device, folder, self.others.get(name))
 
-    def _measure(self, network: nn.Module) -> dict[str, Any]:
-        """Validation always, for the choice of arms; the test images once, here."""
-        measured, bf16 = self.test or self.validation, self.config.schedule.bf16
-        known = logits_of(network, self.validation.pixels, self.device, bf16=bf16)
-        logits = known if self.test is None else logits_of(network, self.test.pixels, self.device, bf16=bf16)
+    def _measure(self, network: nn.Module, *, chosen_by: bool) -> dict[str, Any]:
+        """The test images once, here; the validation images for the choice of the best arm, or without a test split."""
+        known = None
+        if chosen_by or self.test is None:
+            known = logits_of(network, self.validation.pixels, self.device)
+        measured, logits = self.validation, known
+        if self.test is not None:
+            measured, logits = self.test, logits_of(network, self.test.pixels, self.device)
+        assert logits is not None
         return {
-            "validation": accuracy(known, self.validation.labels),
+            "validation": None if known is None else accuracy(known, self.validation.labels),
             "accuracy": accuracy(logits, measured.labels),
             "per_class": accuracy_by_class(logits, measured.labels, self.config.classes),
             "ece": calibration_error(logits, measured.labels),
@@ -197,7 +221,7 @@ class Bench:
     def _keep(self, network: nn.Module, task: Task) -> None:
         from safetensors.torch import save_file
 
-        file = self._weights(task.size, task.seed)
+        file = self._weights(task)
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({n: t.detach().cpu().contiguous() for n, t in network.state_dict().items()}, file)
 

@@ -10,6 +10,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean, stdev
@@ -35,14 +36,13 @@ def compare(
 
     Raises `UserError` for bad input before anything is trained.
     """
-    folder = Path(config.output)
-    if overwrite:
-        shutil.rmtree(folder / "runs", ignore_errors=True)
     device = found_device(config.device)
     bench = Bench(config, device=device)
     every = [(size, seed) for size in config.sizes for seed in range(config.seeds)]
     for size, seed in every:
         bench.subset(size, seed)  # a class that is missing is said before anything is trained
+    if overwrite:
+        shutil.rmtree(bench.folder / "runs", ignore_errors=True)
     tasks = [
         Task(arm=name, classical=arm.classical, size=size, seed=seed)
         for size, seed in every
@@ -62,7 +62,8 @@ def compare(
         best = {str(size): best_classical(config, runs, size) for size in config.sizes}
         usable = {(r["size"], r["seed"]) for r in runs if r["arm"] == config.baseline and r["failed"] is None}
         rest = [with_best(t, config.arms[best[str(t.size)]].classical) for t in tasks if not config.arms[t.arm].plain]
-        possible = [t for t in rest if config.arms[t.arm].near is None or (t.size, t.seed) in usable]
+        judged = {name for name, near in config.neighbours.items() if near.judged}
+        possible = [t for t in rest if config.arms[t.arm].near not in judged or (t.size, t.seed) in usable]
         observe("neighbours", len(runs), len(tasks))
         for _ in each(pools_of(config, bench, possible)):
             observe("neighbours", len(runs), len(tasks))
@@ -108,6 +109,11 @@ def workers(config: CompareConfig, bench: Bench, device: str) -> Iterator[Callab
     with ProcessPoolExecutor(config.workers, context, initializer=_begin, initargs=(config, device)) as pool:
         try:
             yield lambda tasks: (f.result() for f in as_completed([pool.submit(_perform, task) for task in tasks]))
+        except BrokenProcessPool:
+            raise UserError(
+                f"a training process died, perhaps for want of memory; finished runs are kept: go on with fewer "
+                f"workers than {config.workers}"
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -132,20 +138,18 @@ def _perform(work: Work) -> Run | None:
 
 
 def best_classical(config: CompareConfig, runs: Sequence[Run], size: int | str) -> str:
-    """The arm without neighbours with the best mean validation accuracy; one that failed anywhere is not chosen.
+    """The arm without neighbours with the best mean validation accuracy, among those that failed least.
 
     Raises `UserError` where all failed.
     """
-    means = {
-        name: fmean(r["validation"] for r in own)
+    scores = {
+        name: [r["validation"] for r in runs if r["arm"] == name and r["size"] == size and r["failed"] is None]
         for name, arm in config.arms.items()
         if arm.plain
-        and (own := [r for r in runs if r["arm"] == name and r["size"] == size])
-        and all(r["failed"] is None for r in own)
     }
-    if not means:
-        raise UserError(f"size {size}: every arm without neighbours failed; lower schedule.lr")
-    return max(means, key=lambda name: means[name])
+    if not any(scores.values()):
+        raise UserError(f"size {size}: every arm without neighbours failed in every run; lower schedule.lr")
+    return max(scores, key=lambda name: (len(scores[name]), fmean(scores[name] or [0.0])))
 
 
 def results(config: CompareConfig, runs: Sequence[Run], best: dict[str, str], device: str) -> dict[str, Any]:
@@ -183,7 +187,7 @@ def summary(config: CompareConfig, runs: Sequence[Run], best: str) -> dict[str, 
             "mean": fmean(own.values()) if own else None,
             "std": stdev(own.values()) if len(own) > 1 else None,
             "n": len(own),
-            "seconds": fmean(r["seconds"] for r in runs if r["arm"] == name),
+            "seconds": fmean([r["seconds"] for r in runs if r["arm"] == name and r["failed"] is None] or [0.0]),
             "against": {},
         }
         for name, own in scores.items()

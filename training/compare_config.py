@@ -46,7 +46,7 @@ class NearConfig(Section):
     model: ModelConfig | None = None
     operator: AnyOperator | None = None
     trained_on: AnyInput | None = None
-    """What the denoiser was trained on, where its folder does not say so."""
+    """What else the denoiser was trained on: all of it, where its folder does not say so."""
     retrieve: AnyInput | None = None
     """Instead of making any: the nearest images from here, by the baseline's features, with the original's label."""
     copies: int = Field(default=4, ge=1)
@@ -77,6 +77,11 @@ class NearConfig(Section):
         if self.operator is not None and self.operator.copies != 1:
             raise ValueError("the number of copies is `copies` here, not the operator's")
         return self
+
+    @property
+    def judged(self) -> bool:
+        """The baseline classifier has a say."""
+        return self.retrieve is not None or self.labels == "baseline" or self.filter is not None
 
 
 class ArmConfig(Section):
@@ -132,6 +137,11 @@ class CompareConfig(Section):
                 raise ValueError(f"arms.{name}.near is {arm.near!r}; neighbours are {known}")
         if unused := set(self.neighbours) - {arm.near for arm in self.arms.values()}:
             raise ValueError(f"neighbours.{sorted(unused)[0]} is used by no arm")
+        if len(set(self.sizes)) < len(self.sizes):
+            raise ValueError(f"sizes names one size twice: {list(self.sizes)}")
+        for name, arm in self.arms.items():
+            if arm.classical in ("mixup", "cutmix") and arm.near and self.neighbours[arm.near].batch_norm == "separate":
+                raise ValueError(f"arms.{name}: {arm.classical} blends the images that batch_norm separate tells apart")
         if self.class_names is not None and len(self.class_names) != self.classes:
             raise ValueError(f"{len(self.class_names)} class_names for {self.classes} classes")
         return self

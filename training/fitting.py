@@ -57,7 +57,7 @@ class Mixing:
     """Share of the training after which only originals come."""
     batch_norm: Literal["shared", "separate"] = "shared"
     """`separate`: neighbours are normalised by their own statistics, and leave no trace in those that testing uses
-    (1911.09665, section 4)."""
+    (1911.09665, section 4), but for batches with fewer than two of either kind."""
 
 
 def fit(
@@ -122,11 +122,10 @@ def mixed(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Some images replaced by one of their neighbours, drawn by weight; and bool `[B]`, which.
 
-    An image all of whose neighbours were dropped stays; one with few left is replaced as often as any.
+    An image is replaced as often as its best neighbour weighs: with one left as often as with all, with none never.
     """
-    drawn = torch.rand(len(rows), generator=rng) < p
     weights = pool.weights[:, rows].T
-    near = drawn & (weights.sum(1) > 0)
+    near = torch.rand(len(rows), generator=rng) < p * weights.amax(1)
     copies = torch.multinomial(weights.clamp(min=1e-12), 1, generator=rng)[:, 0]
     pixels = torch.where(near[:, None, None, None], pool.pixels[copies, rows], pixels)
     return pixels, torch.where(near[:, None], pool.targets[copies, rows], targets), near
@@ -165,14 +164,10 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def logits_of(network: nn.Module, images: Tensor, device: str, *, bf16: bool = False) -> Tensor:
-    """float32 `[N, K]` on the CPU, of uint8 `[N, 3, H, W]`."""
+def logits_of(network: nn.Module, images: Tensor, device: str) -> Tensor:
+    """float32 `[N, K]` on the CPU, of uint8 `[N, 3, H, W]`; never in half precision, whose logits tie."""
     network.eval()
-    parts = []
-    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-        for part in images.split(EVALUATED):
-            x = (part.to(device).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-            parts.append(network(x).float().cpu())
+    parts = [network(part.to(device).float() / 127.5 - 1).cpu() for part in images.split(EVALUATED)]
     return torch.cat(parts)
 
 

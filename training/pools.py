@@ -14,77 +14,88 @@ from pipeline.hooks.neighbours import Neighbours
 from pipeline.hooks.soft_labels import fractions, soft_labels
 from pipeline.identity import PUBLIC_SALT, hash_json
 from pipeline.models.families import load_model, sketch_model
-from pipeline.models.folder import find_model, hash_model
 from training.cache import PixelCache
 from training.compare_config import NearConfig
 from training.filtering import weights
 from training.fitting import EVALUATED, Pool, logits_of
 from training.images import Images, pixel_marks
 
+VERSION = 1
+"""Of the pools below."""
 BATCH = 64
 """Of a model whose batch size is auto."""
 
 
 def pool_of(
-    near: NearConfig, subset: Images, baseline: nn.Module, classes: int, device: str, folder: Path,
+    near: NearConfig, subset: Images, baseline: nn.Module | None, classes: int, device: str, folder: Path,
     others: PixelCache | None,
 ) -> Pool:  # fmt: skip
-    """`others`: what is retrieved from. Pixels are kept in `folder`, and found there again."""
-    if others is not None:
-        pixels = retrieved(subset, others, baseline, near.copies, device)
-    else:
-        pixels = made(near, subset, device, folder)
-    after = torch.stack([logits_of(baseline, copy, device) for copy in pixels])
+    """`others`: to retrieve from; `baseline`: where `near.judged`. Pixels are kept in `folder`, and found again."""
     own = one_hot(subset.labels, classes).float()
+    if others is not None and baseline is not None:
+        pixels = retrieved(subset, others, baseline, near.copies, device)
+        kept = torch.ones(pixels.shape[:2])
+    else:
+        pixels, sound = made(near, subset, device, folder)
+        kept = sound.float()  # what could not be made is no neighbour
     targets = own.expand(len(pixels), -1, -1)
-    if near.labels == "baseline":
-        targets = after.softmax(2)
-    elif near.gamma is not None:
+    if near.gamma is not None:
         assert near.model is not None
         maker = neighbours(near, cast(Model, sketch_model(near.model)))
         drawn = [fractions(maker, subset.keys, copy, torch.device("cpu")) for copy in range(near.copies)]
         targets = torch.stack([soft_labels(subset.labels, level, near.gamma, classes) for level in drawn])
-    kept = torch.ones(pixels.shape[:2])
-    if near.filter is not None:
-        before = logits_of(baseline, subset.pixels, device)
-        kept = torch.stack([weights(near.filter, before, copy, subset.labels) for copy in after]).float()
+    if baseline is not None and (near.filter is not None or near.labels == "baseline"):
+        after = torch.stack([logits_of(baseline, copy, device) for copy in pixels])
+        targets = after.softmax(2) if near.labels == "baseline" else targets
+        if near.filter is not None:
+            before = logits_of(baseline, subset.pixels, device)
+            kept *= torch.stack([weights(near.filter, before, copy, subset.labels) for copy in after])
     return Pool(pixels=pixels, targets=targets, weights=kept)
 
 
-def made(near: NearConfig, subset: Images, device: str, folder: Path) -> Tensor:
-    """uint8 `[C, N, 3, H, W]`: copy c of a key has the pixels that the offline job with the public salt writes."""
+def made(near: NearConfig, subset: Images, device: str, folder: Path) -> tuple[Tensor, Tensor]:
+    """uint8 `[C, N, 3, H, W]`, and bool `[C, N]`: what is not the original for want of a finite output.
+
+    Copy c of a key has the pixels that the offline job with the public salt writes.
+    """
     from safetensors.torch import load_file, save_file
 
     file = folder / f"{pool_hash(near, subset)}.safetensors"
     if file.exists():
-        return load_file(file)["pixels"]
+        found = load_file(file)
+        return found["pixels"], found["made"]
     assert near.model is not None
-    maker, size = neighbours(near, load_model(near.model, device)), batch_size(near)
+    maker, labels = neighbours(near, load_model(near.model, device)), subset.labels.to(device)
     copies = []
     for copy in range(near.copies):
         source = subset.pixels if near.blend is None else blended(subset, near.blend, copy)
-        parts = [
-            maker(p.to(device), k, labels=labels.to(device), copy=copy)[0].cpu()
-            for p, k, labels in zip(
-                source.split(size), _chunks(subset.keys, size), subset.labels.split(size), strict=True
-            )
-        ]
-        copies.append(torch.cat(parts))
-    pixels = torch.stack(copies)
+        copies.append(maker(source.to(device), subset.keys, labels=labels, copy=copy))
+    pixels, sound = (torch.stack([part.cpu() for part in parts]) for parts in zip(*copies, strict=True))
     folder.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(".part")
-    save_file({"pixels": pixels}, part)
+    save_file({"pixels": pixels, "made": sound}, part)
     part.replace(file)
-    return pixels
+    return pixels, sound
 
 
 def pool_hash(near: NearConfig, subset: Images) -> str:
     """Of all that decides the pixels of `made`."""
+    what = [subset.keys, pixel_marks(subset.pixels).tolist(), subset.labels.tolist()]
+    return hash_json([VERSION, source_hash(near), *what])[:32]
+
+
+def source_hash(near: NearConfig) -> str:
+    """Of model, operator, copies and blend."""
     assert near.model is not None
     assert near.operator is not None
-    how = [near.operator.model_dump(mode="json"), near.copies, near.blend, near.model.batch_size, near.model.dtype]
-    what = [subset.keys, pixel_marks(subset.pixels).tolist(), subset.labels.tolist()]
-    return hash_json([hash_model(find_model(near.model)), *how, *what])[:32]
+    places = {"path", "revision", "local_files_only"}
+    how = [
+        near.operator.model_dump(mode="json"),
+        near.copies,
+        near.blend,
+        near.model.model_dump(mode="json", exclude=places),
+    ]
+    return hash_json([sketch_model(near.model).hash, *how])
 
 
 def blended(subset: Images, shares: tuple[float, float], copy: int) -> Tensor:
@@ -133,7 +144,3 @@ def retrieved(subset: Images, others: PixelCache, baseline: nn.Module, copies: i
 def features_of(network: nn.Module, images: Tensor, device: str) -> Tensor:
     parts = (part.to(device).float() / 127.5 - 1 for part in images.split(EVALUATED))
     return torch.cat([network.features(part).float().cpu() for part in parts])  # type: ignore[operator]
-
-
-def _chunks(keys: tuple[str, ...], size: int) -> list[tuple[str, ...]]:
-    return [keys[i : i + size] for i in range(0, len(keys), size)]

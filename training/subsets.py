@@ -27,6 +27,8 @@ def draw_subset(labels: Tensor, size: int | None, classes: int, seed: int) -> Te
                 f"class {label} is missing from a subset of {len(labels) if size is None else size}: it has "
                 f"{counts[label]} images in the training set, and the subset takes {wanted[label]} of them"
             )
+    if size is None or size == len(labels):
+        return torch.arange(len(labels))  # one pool of neighbours for all seeds
     rng = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=rng)
     rows = torch.cat([order[labels[order] == label][: wanted[label]] for label in range(classes)])

@@ -14,7 +14,7 @@ from pipeline.cli import main
 from pipeline.config import validate
 from pipeline.errors import UserError
 from tests.training.toy import Configure
-from training import fitting
+from training import augmentations, fitting
 from training.compare import best_classical, compare, equal_steps
 from training.compare_config import CompareConfig
 from training.denoiser import train_denoiser
@@ -79,25 +79,29 @@ def config(content: dict[str, Any]) -> CompareConfig:
 
 def test_every_arm_at_every_size_and_seed(recipe: Recipe) -> None:
     seen: list[tuple[str, int, int]] = []
-    made = compare(config(recipe()), observe=lambda *event: seen.append(event))
+    made = compare(config(recipe(**{"schedule.steps": 40})), observe=lambda *event: seen.append(event))
     assert {(r["arm"], r["size"], r["seed"]) for r in made["runs"]} == {
         (arm, size, seed) for arm in recipe()["arms"] for size in ("8", "16") for seed in range(3)
     }
     assert seen[-1][1:] == (24, 24)
-    assert {r["steps"] for r in made["runs"]} == {8}
+    assert {r["steps"] for r in made["runs"]} == {40}
     assert made["split"] == "test"
+    compared = []
     for size, best in made["best_classical"].items():
         by_arm = {
             arm: [r["accuracy"] for r in made["runs"] if r["arm"] == arm and r["size"] == size] for arm in made["arms"]
         }
         both = {r["classical"] for r in made["runs"] if r["arm"] == "both" and r["size"] == size}
         assert both == {recipe()["arms"][best].get("classical", "none")}
-        found = made["summary"][size]["boomerang"]
-        assert found["mean"] == pytest.approx(np.mean(by_arm["boomerang"]))
-        test = ttest_rel(by_arm["boomerang"], by_arm["real"]).confidence_interval()
-        if np.ptp(np.subtract(by_arm["boomerang"], by_arm["real"])):
-            assert found["against"]["real"]["low"] == pytest.approx(test.low)
-            assert found["against"]["real"]["high"] == pytest.approx(test.high)
+        for arm in ("flip_crop", "boomerang", "both"):
+            found = made["summary"][size][arm]
+            assert found["mean"] == pytest.approx(np.mean(by_arm[arm]))
+            if np.ptp(np.subtract(by_arm[arm], by_arm["real"])):
+                test = ttest_rel(by_arm[arm], by_arm["real"]).confidence_interval()
+                assert found["against"]["real"]["low"] == pytest.approx(test.low)
+                assert found["against"]["real"]["high"] == pytest.approx(test.high)
+                compared.append(arm)
+    assert compared
 
 
 def test_it_goes_on_where_it_stopped(recipe: Recipe, tmp_path: Path) -> None:
@@ -109,6 +113,16 @@ def test_it_goes_on_where_it_stopped(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is of another configuration"):
         compare(config(recipe(**{"schedule.lr": 0.01})))
     assert compare(config(recipe(**{"schedule.lr": 0.01})), overwrite=True)["config"]["schedule"]["lr"] == 0.01
+
+
+def test_another_baseline_is_trained_again_for_its_weights(recipe: Recipe) -> None:
+    arms: dict[str, Any] = {"real": {}, "flip_crop": {"classical": "flip_crop"}}
+    first = compare(config(recipe(seeds=1, sizes=[8], arms=arms, neighbours={})))
+    retrieved = {"retrieve": recipe()["data"]["train"], "copies": 2}
+    more = {"arms": arms | {"near": {"near": "near"}}, "neighbours": {"near": retrieved}, "baseline": "real"}
+    second = compare(config(recipe(seeds=1, sizes=[8], **more)))
+    assert [r["accuracy"] for r in second["runs"][:2]] == [r["accuracy"] for r in first["runs"]]
+    assert second["runs"][2]["failed"] is None
 
 
 def test_processes_find_the_same(recipe: Recipe, tmp_path: Path) -> None:
@@ -177,6 +191,38 @@ def test_classes(recipe: Recipe) -> None:
         compare(config(content))
 
 
+def test_what_does_not_fit_is_said_before_anything_is_trained(recipe: Recipe, tmp_path: Path) -> None:
+    for changes, message in (
+        ({"classifier": "resnet19"}, "classifier 'resnet19' is unknown"),
+        ({"size": [16, 16]}, "the model makes images of 8 × 8; size is 16 × 16"),
+        ({"neighbours.near.operator": {"name": "boomerang", "condition": 7}}, "condition 7"),
+    ):
+        with pytest.raises(UserError, match=message):
+            compare(config(recipe(**changes)))
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_images_that_changed_are_no_longer_the_same_comparison(recipe: Recipe, tmp_path: Path) -> None:
+    content = recipe(seeds=1, sizes=[8])
+    compare(config(content))
+    Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "test" / "0" / "test-0.png")
+    with pytest.raises(UserError, match="is of another configuration"):
+        compare(config(content))
+
+
+def test_a_baseline_that_failed_takes_along_what_it_judges_and_nothing_else(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(augmentations.AUGMENTATIONS, "flip_crop", lambda x, targets, rng: (x * float("nan"), targets))
+    judged = {**recipe()["neighbours"]["near"], "labels": "baseline"}
+    content = recipe(seeds=1, sizes=[8], **{"neighbours.judged": judged, "arms.judged": {"near": "judged"}})
+    made = compare(config(content))
+    assert {r["arm"]: r["failed"] is None for r in made["runs"]} == {
+        "real": True, "flip_crop": False, "boomerang": True, "both": True, "judged": False,
+    }  # fmt: skip
+    assert "the baseline flip_crop failed" in next(r["failed"] for r in made["runs"] if r["arm"] == "judged")
+
+
 def test_unequal_steps_are_never_compared() -> None:
     with pytest.raises(UserError, match=r"different numbers of steps \(real 8, boomerang 9\)"):
         equal_steps([{"arm": "real", "steps": 8}, {"arm": "boomerang", "steps": 9}])
@@ -190,6 +236,10 @@ def test_the_best_arm_is_chosen_by_validation_and_never_by_test(recipe: Recipe) 
     runs = [run("real", 0.8, 0.1), run("flip_crop", 0.7, 0.9), run("boomerang", 0.99, 0.99)]
     assert best_classical(known, runs, 8) == "real"
     assert best_classical(known, [run("real", 0.8, 0.1, "nan"), *runs[1:]], 8) == "flip_crop"
+    assert (
+        best_classical(known, [run("real", 0.8, 0.1, "nan"), run("real", 0.8, 0.1), run("flip_crop", 0.7, 0.9)], 8)
+        == "real"
+    )
     with pytest.raises(UserError, match="every arm without neighbours failed"):
         best_classical(known, [run("real", 0.8, 0.1, "nan")], 8)
 
@@ -202,6 +252,7 @@ def test_the_best_arm_is_chosen_by_validation_and_never_by_test(recipe: Recipe) 
         ({"arms": {"real": {}, "flip_crop": {}}}, "neighbours.near is used by no arm"),
         ({"arms.real.steps": 9}, "arms.real.steps is no known key"),
         ({"class_names": ["a"]}, "1 class_names for 2 classes"),
+        ({"sizes": [8, 8]}, "sizes names one size twice"),
         ({"neighbours.near.retrieve": {"format": "folder", "path": "x"}}, "give model and operator, or retrieve"),
     ],
 )

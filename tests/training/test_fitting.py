@@ -110,14 +110,14 @@ def test_mixing_follows_weights_and_probability() -> None:
     pool = Pool(
         pixels=torch.stack([torch.full_like(images, value) for value in (10, 20, 30)]),
         targets=targets.flip(1).expand(3, -1, -1),
-        weights=torch.tensor([[1.0, 0, 0, 0, 0, 0], [0, 0, 1.0, 0, 0, 0], [3.0, 0, 0, 0, 0, 0]]),
+        weights=torch.tensor([[1 / 3, 0, 0, 0, 0, 0], [0, 0, 0.5, 0, 0, 0], [1.0, 0, 0, 0, 0, 0]]),
     )
     rows = torch.tensor([0, 1, 2]).repeat(2000)
     pixels, wanted, near = mixed(images[rows], targets[rows], rows, pool, 0.5, seeded())
     values = pixels[:, 0, 0, 0]
     assert not near[rows == 1].any()  # all of its neighbours were dropped
-    for row in (0, 2):
-        assert near[rows == row].double().mean() == pytest.approx(0.5, abs=0.04)
+    for row, share in ((0, 0.5), (2, 0.25)):
+        assert near[rows == row].double().mean() == pytest.approx(share, abs=0.04)
     assert set(values[near & (rows == 2)].tolist()) == {20}
     assert (values[near & (rows == 0)] == 30).double().mean() == pytest.approx(0.75, abs=0.04)
     assert torch.equal(wanted[near], targets[rows][near].flip(1))

@@ -71,17 +71,18 @@ def test_pixels_are_those_of_the_offline_job(
                 data = archive.extractfile(member)
                 assert data is not None
                 written[member.name.removesuffix(".png")] = np.asarray(Image.open(io.BytesIO(data.read())))
-    pixels = made(near(model), subset, "cpu", tmp_path / "pools").permute(0, 1, 3, 4, 2).numpy()
+    pixels = made(near(model), subset, "cpu", tmp_path / "pools")[0].permute(0, 1, 3, 4, 2).numpy()
     for copy in range(2):
         for i, key in enumerate(subset.keys):
             assert np.array_equal(pixels[copy, i], written[f"{key}-{copy}"]), (key, copy)
 
 
 def test_pixels_are_kept_and_found_again(model: Path, subset: Images, tmp_path: Path) -> None:
-    first = made(near(model), subset, "cpu", tmp_path / "pools")
+    first, sound = made(near(model), subset, "cpu", tmp_path / "pools")
+    assert sound.all()
     (file,) = (tmp_path / "pools").iterdir()
     before = file.stat().st_mtime_ns
-    assert torch.equal(made(near(model, p=0.9), subset, "cpu", tmp_path / "pools"), first)
+    assert torch.equal(made(near(model, p=0.9), subset, "cpu", tmp_path / "pools")[0], first)
     assert file.stat().st_mtime_ns == before
     made(near(model, copies=3), subset, "cpu", tmp_path / "pools")
     assert len(list((tmp_path / "pools").iterdir())) == 2
@@ -112,9 +113,9 @@ def test_blends_stay_in_their_class(subset: Images) -> None:
         pixels=(10 + 50 * subset.labels)[:, None, None, None].expand(-1, 3, 4, 4).byte(),
     )  # fmt: skip
     assert torch.equal(blended(flat, (0.3, 0.7), 0), flat.pixels)
-    mixed = blended(subset, (0.5, 0.5), 0)
+    mixed = blended(subset, (0.2, 0.8), 0)
     assert not torch.equal(mixed, subset.pixels)
-    assert not torch.equal(mixed, blended(subset, (0.5, 0.5), 1)) or COUNT < 9
+    assert not torch.equal(mixed, blended(subset, (0.2, 0.8), 1))
     assert torch.equal(blended(subset, (1.0, 1.0), 0), subset.pixels)
 
 
