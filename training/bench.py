@@ -228,7 +228,3 @@ class Bench:
 
 def with_best(task: Task, best: str) -> Task:
     return replace(task, classical=best) if task.classical == "best" else task
-
-
-def one_thread() -> None:
-    torch.set_num_threads(1)

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from pipeline.errors import UserError
-from training.bench import Bench, Task, one_thread, with_best
+from pipeline.orphans import follow_parent
+from training.bench import Bench, Task, with_best
 from training.compare_config import CompareConfig
 from training.intervals import holm, paired
 from training.pools import pool_hash
@@ -128,7 +129,8 @@ def perform(bench: Bench, work: Work) -> Run | None:
 
 def _begin(config: CompareConfig, device: str) -> None:
     global _bench
-    one_thread()
+    follow_parent()
+    torch.set_num_threads(1)
     _bench = Bench(config, device=device)
 
 

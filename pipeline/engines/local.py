@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import queue
-import signal
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -18,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.identity import identity
 from pipeline.job import Job
 from pipeline.memory import remembered
+from pipeline.orphans import follow_parent
 from pipeline.run import Event, Scanned, ShardDone, process
 from pipeline.streams.contract import InputShard
 from pipeline.streams.ledger import Ledger, OnChange
@@ -155,7 +153,7 @@ def received(events: Any, workers: Sequence[Any]) -> Iterator[Event]:
 
 
 def _scan(job: Job, device: str, events: Any) -> None:
-    _follow_parent()
+    follow_parent()
     try:
         with open_gate(job, device, seen=lambda images: events.put(Scanned(images))):
             events.put(None)
@@ -164,7 +162,7 @@ def _scan(job: Job, device: str, events: Any) -> None:
 
 
 def _work(job: Job, device: str, tasks: Any, events: Any) -> None:
-    _follow_parent()
+    follow_parent()
     stream = job.config.input.open()
     shards = {shard.name: shard for shard in stream.shards}
 
@@ -180,16 +178,3 @@ def _work(job: Job, device: str, tasks: Any, events: Any) -> None:
         events.put(error)
     except OSError as error:
         events.put(UserError(f"{error.filename or device}: {error.strerror or error}"))
-
-
-def _follow_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    """A worker that outlived a killed parent would write into a folder that nobody holds any more."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-    os._exit(1)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import threading
 import time
 import traceback
 from dataclasses import dataclass, field
@@ -23,6 +20,7 @@ from pipeline.hooks.source import FileSource, Original, StreamSource
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
 from pipeline.operators import Operator
+from pipeline.orphans import follow_parent
 from pipeline.pixels import Undecodable
 
 if TYPE_CHECKING:
@@ -84,8 +82,7 @@ class Due(NamedTuple):
 
 def fill(setup: Setup) -> None:
     """The whole life of the maker: a signal ends it, or its parent's death, or an error, which it leaves in a file."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its maker
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    follow_parent()
     torch.set_num_threads(setup.threads)
     if setup.device == "cpu":
         os.nice(NICE)
@@ -198,11 +195,3 @@ def known_labels(operator: Operator, model: Outline) -> range | None:
     """Those that a job with this operator and model takes; None where it has no use for labels."""
     wanted = model.conditioning == "class" and "own" in operator.conditions_used()
     return range(model.classes or 0) if wanted else None
-
-
-def _die_with_parent() -> None:
-    """Without a training nobody reads, and nobody would ever end it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-    os._exit(1)
