@@ -40,6 +40,7 @@ KEPT = (
     "seconds",
     "steps",
     "rejected",
+    "making_seconds",
     "classical",
     "failed",
 )

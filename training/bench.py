@@ -35,7 +35,7 @@ from training.fitting import (
 from training.images import Images, load_images, pixel_marks
 from training.networks import build_classifier
 from training.overlap import marks_of, read_training_set, refuse_overlap
-from training.pools import made, neighbours, pool_of, source_hash
+from training.pools import made, making_seconds, neighbours, pool_of, source_hash
 from training.subsets import draw_subset
 
 VERSION = 1
@@ -173,6 +173,7 @@ class Bench:
             "arm": task.arm, "classical": task.classical, "size": task.size, "seed": task.seed,
             "images": len(subset), "steps": schedule.steps, "hash": self.hash(task),
             "epochs_seen": schedule.steps * schedule.batch_size / len(subset),
+            "making_seconds": making_seconds(near, subset, self.folder / "pools") if near and near.model else None,
             "rejected": rejected_share(pool.weights.flatten()) if pool else None,
         }  # fmt: skip
         network = build_classifier(config.classifier, config.classes, task.seed)

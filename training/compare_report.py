@@ -129,12 +129,14 @@ def _points(difference: float) -> str:
 
 
 def _remarks(results: Results, arm: str, size: Size) -> str:
-    """Failed runs with their reasons, and the share of neighbours that the filter dropped."""
+    """Failed runs with their reasons, the share of neighbours that was dropped, and the time that making them took."""
     runs = [run for run in results["runs"] if (run["arm"], run["size"]) == (arm, size)]
     reasons = [run["failed"] for run in runs if run["failed"]]
     rejected = [run["rejected"] for run in runs if run.get("rejected") is not None]
     remarks = [f"{len(reasons)} of {len(runs)} failed: {', '.join(sorted(set(reasons)))}"] if reasons else []
-    remarks += [f"{np.mean(rejected):.1%} filtered out"] if rejected else []
+    remarks += [f"{np.mean(rejected):.1%} filtered out"] if any(rejected) else []
+    making = [run["making_seconds"] for run in runs if run.get("making_seconds") is not None]
+    remarks += [f"{np.mean(making):.0f} s to make neighbours"] if making else []
     return "; ".join(remarks)
 
 

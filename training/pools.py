@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import cast
 
@@ -20,7 +21,7 @@ from training.filtering import weights
 from training.fitting import EVALUATED, Pool, logits_of
 from training.images import Images, pixel_marks
 
-VERSION = 1
+VERSION = 2
 """Of the pools below."""
 BATCH = 64
 """Of a model whose batch size is auto."""
@@ -66,16 +67,25 @@ def made(near: NearConfig, subset: Images, device: str, folder: Path) -> tuple[T
         return found["pixels"], found["made"]
     assert near.model is not None
     maker, labels = neighbours(near, load_model(near.model, device)), subset.labels.to(device)
-    copies = []
+    copies, begun = [], time.monotonic()
     for copy in range(near.copies):
         source = subset.pixels if near.blend is None else blended(subset, near.blend, copy)
         copies.append(maker(source.to(device), subset.keys, labels=labels, copy=copy))
     pixels, sound = (torch.stack([part.cpu() for part in parts]) for parts in zip(*copies, strict=True))
     folder.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(".part")
-    save_file({"pixels": pixels, "made": sound}, part)
+    seconds = torch.tensor(time.monotonic() - begun, dtype=torch.float64)
+    save_file({"pixels": pixels, "made": sound, "seconds": seconds}, part)
     part.replace(file)
     return pixels, sound
+
+
+def making_seconds(near: NearConfig, subset: Images, folder: Path) -> float:
+    """That the pixels of `made` took, in one process."""
+    from safetensors import safe_open
+
+    with safe_open(folder / f"{pool_hash(near, subset)}.safetensors", "pt") as file:
+        return float(file.get_tensor("seconds"))
 
 
 def pool_hash(near: NearConfig, subset: Images) -> str:

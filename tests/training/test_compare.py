@@ -1,6 +1,9 @@
 """The comparison as a whole, on a toy data set: arms, intervals, resumption, and bad input in one sentence each."""
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +96,7 @@ def test_every_arm_at_every_size_and_seed(recipe: Recipe) -> None:
         }
         both = {r["classical"] for r in made["runs"] if r["arm"] == "both" and r["size"] == size}
         assert both == {recipe()["arms"][best].get("classical", "none")}
+        assert all((r["making_seconds"] or 0) > 0 for r in made["runs"] if r["arm"] in ("boomerang", "both"))
         for arm in ("flip_crop", "boomerang", "both"):
             found = made["summary"][size][arm]
             assert found["mean"] == pytest.approx(np.mean(by_arm[arm]))
@@ -130,7 +134,43 @@ def test_processes_find_the_same(recipe: Recipe, tmp_path: Path) -> None:
     alone = compare(config(content))
     several = compare(config(content | {"workers": 2, "output": str(tmp_path / "other")}))
     for one, other in zip(alone["runs"], several["runs"], strict=True):
-        assert {k: v for k, v in one.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
+        assert {k: v for k, v in one.items() if "seconds" not in k} == {
+            k: v for k, v in other.items() if "seconds" not in k
+        }
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
+def test_processes_end_with_the_command_that_is_killed(recipe: Recipe, tmp_path: Path) -> None:
+    file = tmp_path / "compare.yaml"
+    plain = {"arms": {"real": {}, "flip_crop": {}}, "neighbours": {}, "schedule.steps": 10**6, "workers": 2}
+    file.write_text(json.dumps(recipe(**plain)))
+    command = subprocess.Popen([sys.executable, "-m", "pipeline.cli", "compare", str(file)], stderr=subprocess.DEVNULL)
+
+    def processes() -> list[int]:
+        found = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()
+        return [int(pid) for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    try:
+        assert waited(lambda: len(processes()) == 2)
+        workers = processes()
+    finally:
+        command.kill()
+        command.wait()
+    assert waited(lambda: not any(alive(pid) for pid in workers))
+
+
+def waited(done: Callable[[], bool], seconds: float = 60) -> bool:
+    until = time.monotonic() + seconds
+    while not done() and time.monotonic() < until:
+        time.sleep(0.1)
+    return done()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_loss_that_is_not_finite_fails_its_run_only(
