@@ -98,6 +98,10 @@ def build_parser() -> argparse.ArgumentParser:
     _recipe(locality)
     locality.set_defaults(command=calibrate_command)
 
+    filtering = commands.add_parser("filter", help="weigh a job's neighbours by what a classifier still sees in them")
+    _recipe(filtering)
+    filtering.set_defaults(command=filter_command)
+
     compare = commands.add_parser(
         "compare", help="train classifiers with and without neighbours, and tell the difference"
     )
@@ -270,6 +274,23 @@ def calibrate_command(args: argparse.Namespace) -> int:
         return FAILED
     print(f"the largest level with agreement of {config.target:g} or more, as all below it:\n")
     print(recipe_lines(config.operator, found.pick))
+    return 0
+
+
+def filter_command(args: argparse.Namespace) -> int:
+    from pipeline.config import load_config
+    from training.filter_config import StoreFilterConfig
+    from training.filter_store import filter_store
+
+    config = load_config(StoreFilterConfig, args.recipe, args.set)
+    found = filter_store(config)
+    print(f"{found['rejected']:.1%} of {found['neighbours']} neighbours rejected")
+    if others := found["neighbours_without_original"]:
+        print(f"{others} more have no original in data: they are not judged, and count in full")
+    print(f"{config.output}: weights.json and filter.json")
+    if found["rejected"] == 1:
+        print("doppel: no neighbour was kept; lower the bar, or the level of the job", file=sys.stderr)
+        return FAILED
     return 0
 
 

@@ -26,6 +26,7 @@ from pipeline.streams.shards import WebDatasetInput
 from training.calibrate_config import CalibrationConfig
 from training.compare_config import CompareConfig
 from training.denoiser_config import DenoiserConfig
+from training.filter_config import StoreFilterConfig
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
@@ -82,7 +83,7 @@ def test_every_operator_is_in_the_table() -> None:
 def test_shipped_recipes_are_valid(recipe: Path) -> None:
     kinds: dict[str, Any] = {
         "train": DenoiserConfig, "edits": EditsConfig, "calibrate": CalibrateConfig, "locality": CalibrationConfig,
-        "compare": CompareConfig,
+        "compare": CompareConfig, "filter": StoreFilterConfig,
     }  # fmt: skip
     load_config(kinds.get(recipe.stem.split("_")[0], JobConfig), recipe.stem)
 

@@ -23,11 +23,12 @@ from pipeline.hooks.neighbours import Neighbours
 from pipeline.identity import PUBLIC_SALT, given_salt
 from pipeline.models.families import load_model
 from pipeline.models.folder import find_model
+from pipeline.pixels import Fit
 from pipeline.report.anonymity import png
 from pipeline.report.progress import looking
 from pipeline.report.sheet import contact_sheet
 from pipeline.streams.files import publish
-from training.calibrate_config import CalibrationConfig
+from training.calibrate_config import CalibrationConfig, JudgeConfig
 from training.classifier import SmallCNN, load_classifier, save_classifier, train_classifier
 from training.images import Images, load_images
 from training.locality import Made, class_spread, count_right, judged, measure, pick
@@ -52,7 +53,7 @@ def calibrate(config: CalibrationConfig) -> Calibration:
         refuse_overlap("the model", seen, {"data": images})
     levels, pictures = list[AtLevel](), list[Tensor]()
     with identity_meter(config.faces, images.pixels, device) as meter:
-        judge = judge_for(config, images, model.size).to(device)
+        judge = judge_for(config.judge, output, model.size, config.fit, unseen=images).to(device)
         before = judged(judge, images.pixels)
         right = count_right(before, images.labels)
         unit = class_spread(before.features, images.labels)
@@ -87,17 +88,19 @@ def held_out(config: CalibrationConfig, size: tuple[int, int]) -> Images:
     return images.take(order[: config.limit].sort().values)
 
 
-def judge_for(config: CalibrationConfig, images: Images, size: tuple[int, int]) -> SmallCNN:
-    """The classifier of `config.judge`; one that is trained here stays in the output folder, to be used again."""
-    judge, output = config.judge, Path(config.output)
+def judge_for(
+    judge: JudgeConfig, output: Path, size: tuple[int, int], fit: Fit, *, unseen: Images | None = None
+) -> SmallCNN:
+    """One that is trained here stays in the output folder, to be used again; never on what must stay `unseen`."""
     if judge.data is None:
         assert judge.file is not None
         try:
             return load_classifier(Path(resolve(judge.file)))
         except Exception as error:  # whatever the reader makes of a file that is something else
             raise UserError(f"judge.file: {judge.file!r} is no saved classifier ({type(error).__name__})") from None
-    known = load_images(judge.data, output / "cache" / "judge", size, config.fit, name="judge.data")
-    refuse_overlap("the judge", marks_of(known.keys, known.pixels), {"data": images})
+    known = load_images(judge.data, output / "cache" / "judge", size, fit, name="judge.data")
+    if unseen is not None:
+        refuse_overlap("the judge", marks_of(known.keys, known.pixels), {"data": unseen})
     network = train_classifier(known.pixels, known.labels, epochs=judge.epochs, seed=judge.seed)
     save_classifier(network, output / JUDGE)
     return network
