@@ -225,12 +225,51 @@ def training_why(found: dict[str, Any]) -> str:
     return table(["t_boom", *levels], rows)
 
 
+LEVERS = {
+    "s_t35": "label of the source, t_boom .2–.5, p .5",
+    "s_t35_p25": "… p .25",
+    "s_t35_until7": "… originals only at the end",
+    "s_t35_sepbn": "… batch norm apart",
+    "s_t35_gamma": "… soft labels, γ 2",
+    "s_t35_filter": "… filter, margin .2",
+    "s_t35_gamma_u7": "… soft labels, originals only at the end",
+    "s_t6": "… t_boom .6",
+    "s_blend": "… blends of two images",
+    "b_t0": "baseline's labels, t_boom .01",
+    "b_t35": "… t_boom .2–.5",
+    "b_t6": "… t_boom .6",
+    "b_t9": "… t_boom .9",
+    "b_t9_p75": "… t_boom .9, p .75",
+    "b_blend": "… blends of two images",
+    "r_source": "retrieved, label of the source",
+    "r_base": "retrieved, baseline's labels",
+}
+
+
+def training_ablation(found: dict[str, Any]) -> str:
+    """Mean difference, and the seeds that it is over."""
+    beside = {"flip_crop": "compare_ablation_flip", "randaugment": "compare_ablation_randaugment"}
+    cells: dict[str, list[str]] = {arm: [] for arm in LEVERS}
+    for classical, recipe in beside.items():
+        scores: dict[str, dict[int, float]] = {}
+        for run in found["ablations"][recipe]:
+            scores.setdefault(run["arm"], {})[run["seed"]] = 100 * run["accuracy"]
+        for arm, row in cells.items():
+            gains = [score - scores[classical][seed] for seed, score in scores.get(arm, {}).items()]
+            row.append(f"{sum(gains) / len(gains):+.1f} ({len(gains)})" if gains else "")
+    return table(
+        ["neighbours of 500 images, validation", *(f"over {name} (seeds)" for name in beside)],
+        [[LEVERS[arm], *row] for arm, row in cells.items()],
+    )
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "ddib": ddib, "anagrams": anagrams, "tile_morphs": tile_morphs, "mosaics": mosaics, "inpaint": inpaint,
     "enhance": enhance, "models": models, "certificates": certificates, "recognisers": attackers,
     "anonymity_levels": anonymity_levels, "anonymity_ladder": anonymity_ladder, "anonymity_caught": anonymity_caught,
-    "anonymity_release": anonymity_release, "training_fashion": comparison, "training_fashion_small": comparison,
+    "anonymity_release": anonymity_release, "training_fashion": comparison, "training_fashion_500": comparison,
     "training_fashion_own": comparison, "training_cifar10": comparison, "training_why": training_why,
+    "training_ablation": training_ablation,
 }  # fmt: skip
 
 

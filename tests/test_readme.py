@@ -27,6 +27,7 @@ from training.calibrate_config import CalibrationConfig
 from training.compare_config import CompareConfig
 from training.denoiser_config import DenoiserConfig
 from training.filter_config import StoreFilterConfig
+from training.overlap import read_training_set
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
@@ -100,6 +101,15 @@ def test_the_embedded_files_are_small(name: str) -> None:
     sizes = {part: sum(f.stat().st_size for f in (ASSETS / name / part).rglob("*")) for part in ("model", "sample")}
     assert 1e6 < sizes["model"] < 8e6
     assert 1e4 < sizes["sample"] < 1e6
+
+
+@pytest.mark.parametrize(("name", "images", "most"), [("fashion_unlabelled", 55_000, 8e6), ("cifar10", 45_000, 16.5e6)])
+def test_the_denoisers_of_comparisons_say_what_they_have_seen(name: str, images: int, most: float) -> None:
+    model = ASSETS / name / "model"
+    seen = read_training_set(model)
+    assert seen is not None
+    assert len(seen["keys"]) == len(seen["contents"]) == images
+    assert sum(f.stat().st_size for f in model.rglob("*")) < most
 
 
 def test_the_embedded_digits_are_in_colour_and_of_all_classes() -> None:
