@@ -28,7 +28,7 @@ from training.subsets import draw_subset
 
 RESULTS = Path(__file__).parent / "evidence"
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 0.95)
-LABELLED, COPIES, EPOCHS = 500, 2, 4
+LABELLED, COPIES, EPOCHS = 500, 2, 3
 KEPT = (
     "arm",
     "size",
@@ -91,7 +91,7 @@ def at_level(
 ) -> dict[str, Any]:
     operator = {**near.operator.model_dump(mode="json"), "t_boom": level} if near.operator else None
     there = NearConfig.model_validate({"model": near.model, "operator": operator, "copies": COPIES})
-    pixels = made(there, subset, "cpu", folder / "pools").flatten(0, 1)
+    pixels = made(there, subset, "cpu", folder / "pools")[0].flatten(0, 1)
     labels = subset.labels.repeat(COPIES)
     space = FeatureSpace(name="small CNN trained on all labels of the training split", network=judge)
     own, others, tested = space(subset.pixels), space(pixels), space(test.pixels)
