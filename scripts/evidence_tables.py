@@ -267,8 +267,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "ddib": ddib, "anagrams": anagrams, "tile_morphs": tile_morphs, "mosaics": mosaics, "inpaint": inpaint,
     "enhance": enhance, "models": models, "certificates": certificates, "recognisers": attackers,
     "anonymity_levels": anonymity_levels, "anonymity_ladder": anonymity_ladder, "anonymity_caught": anonymity_caught,
-    "anonymity_release": anonymity_release, "training_fashion": comparison, "training_fashion_500": comparison,
-    "training_fashion_own": comparison, "training_cifar10": comparison, "training_why": training_why,
+    "anonymity_release": anonymity_release, "training_fashion_500": comparison,
     "training_ablation": training_ablation,
 }  # fmt: skip
 
