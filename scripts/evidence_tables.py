@@ -267,7 +267,8 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "ddib": ddib, "anagrams": anagrams, "tile_morphs": tile_morphs, "mosaics": mosaics, "inpaint": inpaint,
     "enhance": enhance, "models": models, "certificates": certificates, "recognisers": attackers,
     "anonymity_levels": anonymity_levels, "anonymity_ladder": anonymity_ladder, "anonymity_caught": anonymity_caught,
-    "anonymity_release": anonymity_release, "training_fashion_500": comparison,
+    "anonymity_release": anonymity_release, "training_fashion": comparison, "training_fashion_500": comparison,
+    "training_why": training_why,
     "training_ablation": training_ablation,
 }  # fmt: skip
 
