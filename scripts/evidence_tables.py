@@ -268,6 +268,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "enhance": enhance, "models": models, "certificates": certificates, "recognisers": attackers,
     "anonymity_levels": anonymity_levels, "anonymity_ladder": anonymity_ladder, "anonymity_caught": anonymity_caught,
     "anonymity_release": anonymity_release, "training_fashion": comparison, "training_fashion_500": comparison,
+    "training_fashion_own": comparison,
     "training_why": training_why,
     "training_cifar10": comparison,
     "training_ablation": training_ablation,
