@@ -1,6 +1,7 @@
 """Does augmentation by neighbours help? The comparisons of the README, and why they come out as they do.
 
     python scripts/evidence_training.py tables compare_fashion_small compare_fashion …   # recipes; resumes
+    python scripts/evidence_training.py ablation                                         # one lever at a time
     python scripts/evidence_training.py why                                              # label noise, detail, novelty
 
 Needs runs/fashion_mnist and runs/cifar10 (see scripts/fashion_mnist_shards.py and cifar10_shards.py). Results:
@@ -54,6 +55,16 @@ def tables(recipes: list[str]) -> None:
         write_report(results, Path(config.output))
         runs = [{key: run.get(key) for key in KEPT} for run in results["runs"]]
         save(f"training_{Path(recipe).stem.removeprefix('compare_')}", {**results, "runs": runs})
+
+
+def ablation() -> None:
+    """Every lever on validation images; the results that are committed were stopped early."""
+    found = {}
+    for recipe in ("compare_ablation_flip", "compare_ablation_randaugment"):
+        with comparing() as observe:
+            runs = compare(load_config(CompareConfig, recipe), observe=observe)["runs"]
+        found[recipe] = [{key: run.get(key) for key in KEPT} for run in runs]
+    save("training_ablation", {"split": "validation", "ablations": found})
 
 
 def why() -> None:
@@ -132,11 +143,13 @@ def save(name: str, found: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("tables", "why"))
+    parser.add_argument("part", choices=("tables", "ablation", "why"))
     parser.add_argument("recipes", nargs="*")
     args = parser.parse_args()
     if args.part == "tables":
         tables(args.recipes)
+    elif args.part == "ablation":
+        ablation()
     else:
         why()
 
