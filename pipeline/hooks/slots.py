@@ -155,10 +155,6 @@ class SlotWriter:
         head["copy"], head["checksum"], head["reads"] = copy, checksum(mark, copy, pixels), 0
         head["key"] = mark
 
-    def unread(self) -> int:
-        """Slots that are not used up."""
-        return int(np.count_nonzero(self._heads["reads"] < self._slots.uses))
-
 
 def mark_of(key: str) -> int:
     """64 bits of the key's hash, never 0."""
