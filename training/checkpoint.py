@@ -28,6 +28,8 @@ class State:
     seconds: float = 0.0
     losses: list[tuple[int, float]] = field(default_factory=list)
     """(step, mean loss since the entry before)."""
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    """(step, loss of the average on the validation images)."""
 
 
 def save_checkpoint(
@@ -75,13 +77,16 @@ def load_checkpoint(
     if changed:
         raise UserError(f"{folder} belongs to a run with another {', '.join(changed)}: use --overwrite to start anew")
     saved = load_file(folder / "state.safetensors")
+    fused = bool(optimizer.param_groups[0]["fused"])
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             moments = {m: saved[f"{m}.{name}"].to(parameter.device) for m in MOMENTS}
-            _states(optimizer)[parameter] = {"step": torch.tensor(float(facts["step"])), **moments}
+            step = torch.tensor(float(facts["step"]), device=parameter.device if fused else "cpu")
+            _states(optimizer)[parameter] = {"step": step, **moments}
         network.load_state_dict(_under(saved, "network."))
         ema.load_state_dict(_under(saved, "ema."))
-    state = State(step=facts["step"], seconds=facts["seconds"], losses=[(s, loss) for s, loss in facts["losses"]])
+    curves = {name: [(s, loss) for s, loss in facts.get(name, [])] for name in ("losses", "validation")}
+    state = State(step=facts["step"], seconds=facts["seconds"], **curves)
     return state, load_codec(folder)
 
 

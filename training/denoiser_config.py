@@ -11,7 +11,11 @@ from pipeline.streams import AnyInput
 
 GROUPS = 32
 """Of channels, in the norm layers."""
-NOT_IDENTITY = {"output", "budget", "checkpoint_minutes", "export_minutes", "licence", "class_names"}
+NOT_IDENTITY: dict[str, bool | set[str]] = {
+    **dict.fromkeys(("output", "validation", "budget", "checkpoint_minutes", "export_minutes", "licence"), True),
+    **dict.fromkeys(("class_names", "channels_last", "compile"), True),
+    "network": {"zero_init"},
+}
 """What may change between a checkpoint and the run that goes on from it."""
 
 
@@ -39,6 +43,8 @@ class NetworkConfig(Section):
     attention: tuple[bool, ...] = (False, True)
     layers: int = Field(default=1, ge=1)
     head_dim: int = Field(default=32, ge=1)
+    zero_init: bool = True
+    """Residual branches and the output begin at zero, as in DDPM's and ADM's code: the first steps learn faster."""
 
     @model_validator(mode="after")
     def _buildable(self) -> NetworkConfig:
@@ -52,11 +58,21 @@ class NetworkConfig(Section):
         return self
 
 
+class LognormalConfig(Section):
+    """ln σ is normal: most steps go to the levels where images take shape (2206.00364, table 1, noise distribution)."""
+
+    mean: float = -0.5
+    """EDM's −1.2 is for data of deviation .5; patch latents have deviation 1, and ln(1/.5) = .7 is added."""
+    std: float = Field(default=1.2, gt=0)
+
+
 class DiffusionConfig(Section):
     schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = "squaredcos_cap_v2"
     prediction: Literal["epsilon", "v_prediction"] = "v_prediction"
     steps: int = Field(default=1000, ge=2)
     zero_terminal_snr: bool = False
+    lognormal: LognormalConfig | None = None
+    """How levels are drawn for training; by default t is uniform."""
 
     @model_validator(mode="after")
     def _learnable(self) -> DiffusionConfig:
@@ -95,6 +111,8 @@ class DenoiserConfig(Section):
     """What `doppel train-denoiser` reads."""
 
     data: AnyInput
+    validation: AnyInput | None = None
+    """Images that are not trained on: the loss on them is logged, at the same noise every time."""
     output: str
     size: tuple[PositiveInt, PositiveInt]
     """Height and width in pixels."""
@@ -113,6 +131,10 @@ class DenoiserConfig(Section):
     diffusion: DiffusionConfig = DiffusionConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     budget: BudgetConfig
+    channels_last: bool = False
+    """How the network's tensors lie in memory; faster on GPUs in bf16."""
+    compile: bool = False
+    """By torch.compile: faster steps after a minute or so of compiling."""
     seed: int = 0
     checkpoint_minutes: float = 5
     export_minutes: float = 15

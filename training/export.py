@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from training.denoiser_config import DenoiserConfig
 
 FOLDER = "model"
+LOG = "training.json"
+"""Beside the model: steps, seconds, and both loss curves as (step, loss)."""
 COLUMNS, ROWS, ROWS_WITHOUT_CLASSES, STEPS = 10, 20, 4, 40
 
 
@@ -50,11 +52,13 @@ def export_model(
     write_training_set(cache, part)
     device = str(ema.device)
     sample_grid(load_model(ModelConfig(path=str(part)), device), part / "samples.png", device)
-    loss_curve(state, part / "loss.png")
+    loss_curve(state, config.optimizer.batch_size, part / "loss.png")
     (part / "README.md").write_text(
         card(config, state, cache.facts, parameters=sum(p.numel() for p in ema.parameters()))
     )
     swap(part, final)
+    log = {"step": state.step, "seconds": state.seconds, "losses": state.losses, "validation": state.validation}
+    (output / LOG).write_text(json.dumps(log) + "\n")
 
 
 def write_weights(
@@ -102,16 +106,20 @@ def sample_grid(model: Model, file: Path, device: str) -> None:
     contact_sheet(rows, cell=max(56, *model.size)).save(file)
 
 
-def loss_curve(state: State, file: Path) -> None:
+def loss_curve(state: State, batch_size: int, file: Path) -> None:
+    """Training and validation loss by images seen."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes = figure.subplots()
-    if state.losses:
-        steps, losses = zip(*state.losses, strict=True)
-        axes.plot(steps, losses, linewidth=0.8)
-        axes.set_yscale("log")
-    axes.set(xlabel="step", ylabel="training loss", title=f"{state.step} steps in {state.seconds / 60:.0f} minutes")
+    for name, curve in (("training", state.losses), ("validation", state.validation)):
+        if curve:
+            steps, losses = zip(*curve, strict=True)
+            axes.plot([batch_size * step for step in steps], losses, linewidth=0.8, label=name)
+            axes.set_yscale("log")
+    if state.validation:
+        axes.legend()
+    axes.set(xlabel="images seen", ylabel="loss", title=f"{state.step} steps in {state.seconds / 60:.0f} minutes")
     figure.savefig(file, dpi=110)
 
 
@@ -121,6 +129,7 @@ def card(config: DenoiserConfig, state: State, data: Mapping[str, Any], *, param
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     size = f"{config.size[0]}×{config.size[1]}×{config.channels}"
     last = f"{state.losses[-1][1]:.4f}" if state.losses else "none yet"
+    held_out = f"{state.validation[-1][1]:.4f}" if state.validation else "no validation images"
     kind = f"class-conditional, {config.classes} classes" if config.classes else "unconditional"
     return f"""---
 license: {config.licence}
@@ -139,6 +148,7 @@ codec {config.codec.kind} (patch {config.codec.patch}), {config.diffusion.predic
 | steps | {state.step} of {config.optimizer.batch_size} images, {state.seconds / 60:.1f} minutes |
 | machine | {platform.machine()}, {device}, torch {torch.__version__} |
 | last loss | {last} |
+| validation loss | {held_out} |
 
 ![loss](loss.png) ![samples](samples.png)
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import training.checkpoint
 import training.denoiser
+import training.denoiser_network
 from pipeline.errors import UserError
 from tests.training.toy import Configure
 from training.denoiser import train_denoiser
@@ -243,13 +244,13 @@ def test_the_codec_comes_from_the_checkpoint_not_from_another_fit(
 ) -> None:
     train_denoiser(configure(**LINEAR, **{"budget.steps": 3}))
     before = load_file(checkpoint(configure()) / "codec" / "codec.safetensors")
-    fit = training.denoiser.fit_linear_patch
+    fit = training.denoiser_network.fit_linear_patch
 
     def other(*arguments: Any, **options: Any) -> Any:
         codec = fit(*arguments, **options)
         return type(codec)(patch=2, mean=codec.mean, components=-codec.components, std=codec.std)
 
-    monkeypatch.setattr(training.denoiser, "fit_linear_patch", other)
+    monkeypatch.setattr(training.denoiser_network, "fit_linear_patch", other)
     train_denoiser(configure(**LINEAR))
     after = load_file(checkpoint(configure()) / "codec" / "codec.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -17,28 +17,20 @@ from pipeline.diffusion.denoisers import per_row, to_x0
 from pipeline.diffusion.levels import levels_from_scheduler
 from pipeline.models.codec import SpaceToDepth
 from tests.training.toy import Configure
-from training.cache import PixelCache, build_cache
+from training.cache import build_cache
 from training.checkpoint import State
-from training.denoiser import (
-    BudgetConfig,
-    DenoiserConfig,
-    OptimizerConfig,
-    build_network,
-    build_scheduler,
-    denoising_loss,
-    draw_batch,
-    hash_seed,
-    set_lr,
-    spent,
-    to_training_range,
-    update_ema,
-)
+from training.denoiser import hash_seed, set_lr, spent, update_ema
+from training.denoiser_config import BudgetConfig, DenoiserConfig, LognormalConfig, OptimizerConfig
+from training.denoiser_network import build_network, build_scheduler
+from training.denoising_loss import denoising_loss, draw_batch, draw_sigmas, predict, to_training_range
+from training.resident import ResidentImages
 
 COUNT = 4000
 
 
-def cache_of(config: DenoiserConfig) -> PixelCache:
-    return build_cache(config.data, Path(config.output) / "cache", config.size, config.fit)
+def images_of(config: DenoiserConfig) -> ResidentImages:
+    cache = build_cache(config.data, Path(config.output) / "cache", config.size, config.fit)
+    return ResidentImages(cache, torch.device("cpu"))
 
 
 class Oracle(nn.Module):
@@ -50,6 +42,7 @@ class Oracle(nn.Module):
         self.asked: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def forward(self, x_t: Tensor, t: Tensor, class_labels: Tensor | None = None) -> Any:
+        t = t.round().long()
         alphas_bar = self.scheduler.alphas_cumprod.double()[(t - self.late).clamp(min=0)]
         noise = (x_t - per_row(alphas_bar.sqrt(), x_t) * self.x0) / per_row((1 - alphas_bar).sqrt(), x_t)
         output = noise
@@ -72,8 +65,7 @@ def test_the_exact_answer_has_no_loss_and_decodes_to_the_image(
     pixels = torch.rand(1024, 3, 4, 4, dtype=torch.float64) * 2 - 1
     oracle = Oracle(codec.encode(pixels), scheduler)
     rng = torch.Generator().manual_seed(0)
-    cpu = torch.device("cpu")
-    assert float(denoising_loss(oracle, codec, levels, config, rng, pixels, None, cpu)) < 1e-6
+    assert float(denoising_loss(oracle, codec, levels, config, rng, pixels, None)) < 1e-6
     ((x_t, t, output),) = oracle.asked
     assert set(t.tolist()) == set(range(50))  # every level is drawn
     sigma = levels.sigma((t + 1).double() / 50)
@@ -82,11 +74,11 @@ def test_the_exact_answer_has_no_loss_and_decodes_to_the_image(
     sound = sigma < 1e7  # pure noise holds no image in float32 tables
     assert (codec.decode(seen) - pixels)[sound].abs().max() < 1e-3
     late = Oracle(codec.encode(pixels), scheduler, late=1)
-    assert float(denoising_loss(late, codec, levels, config, rng, pixels, None, cpu)) > 1e-3
+    assert float(denoising_loss(late, codec, levels, config, rng, pixels, None)) > 1e-3
 
 
 def test_the_loss_is_that_of_the_labels_it_is_given(configure: Configure) -> None:
-    config = configure(classes=2)
+    config = configure(classes=2, **{"network.zero_init": False})
     codec = SpaceToDepth()
     network, levels = build_network(config, codec), levels_from_scheduler(build_scheduler(config).config)
     pixels = torch.rand(4, 3, 8, 8)
@@ -94,15 +86,15 @@ def test_the_loss_is_that_of_the_labels_it_is_given(configure: Configure) -> Non
     @torch.no_grad()
     def loss(labels: list[int]) -> float:
         rng = torch.Generator().manual_seed(0)
-        given = torch.tensor(labels)
-        return float(denoising_loss(network, codec, levels, config, rng, pixels, given, torch.device("cpu")))
+        return float(denoising_loss(network, codec, levels, config, rng, pixels, torch.tensor(labels)))
 
     assert loss([0, 1, 2, 0]) == loss([0, 1, 2, 0]) != loss([0, 1, 2, 2])
 
 
 @pytest.mark.parametrize("channels", [32, 64])
 def test_even_the_smallest_network_sees_time_and_class(configure: Configure, channels: int) -> None:
-    network = build_network(configure(classes=2, **{"network.channels": [channels]}), SpaceToDepth())
+    settings = {"network.channels": [channels], "network.zero_init": False}
+    network = build_network(configure(classes=2, **settings), SpaceToDepth())
     x, zeros, ones = torch.randn(1, 3, 8, 8), torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.long)
     with torch.no_grad():
         start = network(x, zeros, class_labels=zeros).sample
@@ -112,7 +104,7 @@ def test_even_the_smallest_network_sees_time_and_class(configure: Configure, cha
 
 def test_batches_hold_images_with_their_own_labels(configure: Configure) -> None:
     config = configure(classes=2, class_dropout=0)
-    pixels, labels = draw_batch(cache_of(config), config, torch.Generator().manual_seed(0), COUNT)
+    pixels, labels = draw_batch(images_of(config), config, torch.Generator().manual_seed(0), COUNT)
     assert labels is not None
     assert pixels.shape == (COUNT, 3, 8, 8)
     assert (pixels.min() >= -1) & (pixels.max() <= 1)
@@ -123,7 +115,7 @@ def test_batches_hold_images_with_their_own_labels(configure: Configure) -> None
 
 def test_every_image_is_drawn_alike(configure: Configure) -> None:
     config = configure()
-    pixels, _ = draw_batch(cache_of(config), config, torch.Generator().manual_seed(0), COUNT)
+    pixels, _ = draw_batch(images_of(config), config, torch.Generator().manual_seed(0), COUNT)
     _, counts = np.unique(pixels.flatten(1).numpy(), axis=0, return_counts=True)
     assert len(counts) == 16
     assert counts.min() > 0.7 * COUNT / 16
@@ -131,8 +123,7 @@ def test_every_image_is_drawn_alike(configure: Configure) -> None:
 
 def test_the_set_share_of_labels_is_dropped(configure: Configure) -> None:
     config = configure(classes=2, class_dropout=0.25)
-    cache = cache_of(config)
-    _, labels = draw_batch(cache, config, torch.Generator().manual_seed(0), COUNT)
+    _, labels = draw_batch(images_of(config), config, torch.Generator().manual_seed(0), COUNT)
     assert labels is not None
     assert set(labels.tolist()) == {0, 1, 2}
     assert 0.22 < (labels == config.classes).double().mean() < 0.28
@@ -141,7 +132,7 @@ def test_the_set_share_of_labels_is_dropped(configure: Configure) -> None:
 @pytest.mark.parametrize("flip", [False, True])
 def test_half_of_the_images_are_mirrored_or_none(configure: Configure, flip: bool) -> None:
     config = configure(flip=flip)
-    pixels, _ = draw_batch(cache_of(config), config, torch.Generator().manual_seed(0), COUNT)
+    pixels, _ = draw_batch(images_of(config), config, torch.Generator().manual_seed(0), COUNT)
     mirrored = pixels[..., :4].mean((1, 2, 3)) < pixels[..., 4:].mean((1, 2, 3))
     share = float(mirrored.double().mean())
     assert 0.46 < share < 0.54 if flip else share == 0
@@ -149,24 +140,24 @@ def test_half_of_the_images_are_mirrored_or_none(configure: Configure, flip: boo
 
 def test_unconditional_batches_have_no_labels(configure: Configure) -> None:
     config = configure()
-    assert draw_batch(cache_of(config), config, torch.Generator(), 4)[1] is None
+    assert draw_batch(images_of(config), config, torch.Generator(), 4)[1] is None
 
 
 def test_grey_training_images_are_what_the_finished_model_encodes() -> None:
-    images = np.arange(2 * 3 * 5 * 3, dtype=np.uint8).reshape(2, 3, 5, 3)
+    images = torch.arange(2 * 3 * 5 * 3, dtype=torch.uint8).reshape(2, 3, 3, 5)
     colour, grey = to_training_range(images, 3), to_training_range(images, 1)
-    assert torch.allclose(colour, torch.from_numpy(images).movedim(-1, 1) / 127.5 - 1)
+    assert torch.allclose(colour, images / 127.5 - 1)
     weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
     assert torch.allclose(grey, (colour * weights).sum(1, keepdim=True), atol=1e-6)
 
 
 def test_every_step_and_rank_draws_its_own(configure: Configure) -> None:
     config = configure()
-    cache = cache_of(config)
+    images = images_of(config)
     seeds = {hash_seed(seed, step, rank) for seed in range(4) for step in range(50) for rank in range(4)}
     assert len(seeds) == 800
     drawn = [
-        draw_batch(cache, config, torch.Generator().manual_seed(hash_seed(0, 7, rank)), 32)[0] for rank in (0, 1, 0)
+        draw_batch(images, config, torch.Generator().manual_seed(hash_seed(0, 7, rank)), 32)[0] for rank in (0, 1, 0)
     ]
     assert torch.equal(drawn[0], drawn[2])
     assert not torch.equal(drawn[0], drawn[1])
@@ -209,13 +200,52 @@ def test_bf16_is_of_the_network_alone(configure: Configure, bf16: bool) -> None:
     codec, seen = SpaceToDepth(), []
     network, levels = build_network(config, codec), levels_from_scheduler(build_scheduler(config).config)
     network.conv_in.register_forward_hook(lambda *call: seen.append(call[2].dtype))
-    loss = denoising_loss(
-        network, codec, levels, config, torch.Generator(), torch.zeros(2, 3, 8, 8), None, torch.device("cpu")
-    )
+    loss = denoising_loss(network, codec, levels, config, torch.Generator(), torch.zeros(2, 3, 8, 8), None)
     assert seen == [torch.bfloat16 if bf16 else torch.float32]
     assert loss.dtype == torch.float32
     loss.backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in network.parameters())
+
+
+def test_before_training_the_network_says_nothing(configure: Configure) -> None:
+    """Of v at unit variance, nothing is an error of 1: EDM's promise for the start, at every level."""
+    config = configure(**{"diffusion.lognormal": {}, "diffusion.steps": 1000})
+    network, levels = build_network(config, SpaceToDepth()), levels_from_scheduler(build_scheduler(config).config)
+    x0 = torch.randn(64, 3, 8, 8)
+    sigma = draw_sigmas(config.diffusion, levels, torch.Generator().manual_seed(0), 64)
+    output, target = predict(network, levels, config, x0, sigma, torch.randn(x0.shape), None)
+    assert output.abs().max() == 0
+    assert target.square().flatten(1).mean(1) == pytest.approx(torch.ones(64), abs=0.4)
+    assert target.square().mean() == pytest.approx(1, abs=0.03)
+
+
+def test_v_at_unit_variance_is_edms_preconditioning(configure: Configure) -> None:
+    """2206.00364, table 1 and eq. 8, written out with σ_data = 1, against what `predict` trains and `to_x0` undoes."""
+    config = configure(**{"optimizer.bf16": False, "network.zero_init": False, "diffusion.steps": 1000})
+    network, levels = build_network(config, SpaceToDepth()), levels_from_scheduler(build_scheduler(config).config)
+    x0, noise = torch.randn(2, 32, 3, 8, 8).double()
+    sigma = draw_sigmas(config.diffusion, levels, torch.Generator().manual_seed(0), 32)
+    with torch.no_grad():
+        output, target = predict(network.double(), levels, config, x0, sigma, noise, None)
+    s = per_row(sigma, x0)
+    x = x0 + s * noise
+    c_skip, c_out, weight = 1 / (s**2 + 1), s / (s**2 + 1).sqrt(), (s**2 + 1) / s**2
+    denoised = c_skip * x + c_out * -output  # EDM's network has the other sign
+    assert torch.allclose(denoised, to_x0(output.double(), x, sigma, "v_prediction"), atol=1e-6)
+    theirs, ours = weight * (denoised - x0).square(), (output - target).square()
+    assert torch.allclose(theirs, ours, rtol=1e-3, atol=1e-6)
+
+
+def test_levels_are_drawn_lognormal_within_those_of_the_schedule(configure: Configure) -> None:
+    config = configure(**{"diffusion.lognormal": {"mean": -0.5, "std": 1.2}, "diffusion.steps": 1000}).diffusion
+    levels = levels_from_scheduler(build_scheduler(configure(**{"diffusion.steps": 1000})).config)
+    drawn = draw_sigmas(config, levels, torch.Generator().manual_seed(0), COUNT).log()
+    assert drawn.mean() == pytest.approx(-0.5, abs=0.06)
+    assert drawn.std() == pytest.approx(1.2, abs=0.06)
+    wide = config.model_copy(update={"lognormal": LognormalConfig(std=100)})
+    ends = draw_sigmas(wide, levels, torch.Generator().manual_seed(0), COUNT)
+    assert (ends.min(), ends.max()) == (levels.sigma(torch.tensor(1e-3)), levels.sigma(torch.tensor(1.0)))
+    assert levels.timestep(ends).min() >= 0
 
 
 def test_building_a_network_leaves_the_global_generator_alone(configure: Configure) -> None:
