@@ -11,6 +11,7 @@ import copy
 import hashlib
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +21,11 @@ from torch import Tensor, nn
 from pipeline.diffusion.levels import levels_from_scheduler
 from pipeline.errors import UserError
 from pipeline.report.progress import training_progress
+from training.beginning import begin
 from training.cache import build_cache
 from training.checkpoint import State, load_checkpoint, remove_checkpoint, save_checkpoint
 from training.denoiser_config import NOT_IDENTITY, BudgetConfig, DenoiserConfig, OptimizerConfig
-from training.denoiser_network import build_network, build_scheduler, check_labels, fit_codec
+from training.denoiser_network import build_scheduler, check_labels
 from training.denoising_loss import denoising_loss, draw_batch
 from training.export import export_model
 from training.held_out import open_validation
@@ -32,13 +34,14 @@ from training.resident import ResidentImages
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-LOG_EVERY = 50
 
-
-def train_denoiser(config: DenoiserConfig, *, overwrite: bool = False) -> Path:
+def train_denoiser(
+    config: DenoiserConfig, *, overwrite: bool = False, exported: Callable[[Path], None] = lambda output: None
+) -> Path:
     """Trains, or goes on from the last checkpoint in `config.output`; returns `config.output`, with `model` in it.
 
-    Raises `UserError` where the data and the configuration don't fit, or the folder holds another run.
+    `exported(output)` is called whenever `model` and the log beside it are new. Raises `UserError` where the data and
+    the configuration don't fit, or the folder holds another run.
     """
     from accelerate import Accelerator
 
@@ -52,9 +55,9 @@ def train_denoiser(config: DenoiserConfig, *, overwrite: bool = False) -> Path:
         if main and overwrite:
             remove_checkpoint(output)
     check_labels(config, cache, "data")
-    codec = fit_codec(config, cache)
     scheduler = build_scheduler(config)
-    network = build_network(config, codec).to(accelerator.device)
+    network, codec = begin(config, cache)
+    network = network.to(accelerator.device)
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
     ema = copy.deepcopy(network).requires_grad_(False)
@@ -72,7 +75,7 @@ def train_denoiser(config: DenoiserConfig, *, overwrite: bool = False) -> Path:
     images = ResidentImages(cache, accelerator.device)
     held_out = open_validation(config, cache, codec, levels, accelerator.device) if main else None
 
-    saved = exported = time.monotonic()
+    saved = shown = time.monotonic()
     started = saved - state.seconds
     losses: list[Tensor] = []
     whole = True  # network, average and optimiser have all taken `state.step` steps
@@ -96,8 +99,8 @@ def train_denoiser(config: DenoiserConfig, *, overwrite: bool = False) -> Path:
                 optimizer.zero_grad(set_to_none=True)
                 now = time.monotonic()
                 save_due = main and now - saved > 60 * config.checkpoint_minutes
-                export_due = main and now - exported > 60 * config.export_minutes
-                if state.step % LOG_EVERY == 0 or save_due or export_due or spent(config.budget, state) >= 1:
+                export_due = main and now - shown > 60 * config.export_minutes
+                if state.step % config.log_every == 0 or save_due or export_due or spent(config.budget, state) >= 1:
                     log(state, losses)
                     if held_out is not None:
                         state.validation.append((state.step, held_out.loss(ema)))
@@ -107,12 +110,14 @@ def train_denoiser(config: DenoiserConfig, *, overwrite: bool = False) -> Path:
                     saved = time.monotonic()
                 if export_due:
                     export_model(output, ema, scheduler, codec, config, state, cache)
-                    exported = time.monotonic()
+                    exported(output)
+                    shown = time.monotonic()
     finally:  # also when interrupted, but never half a step, nor a network that is lost
         if main and state.step and whole and all(bool(loss.isfinite()) for loss in losses):
             save_checkpoint(output, identity, codec, bare, ema, optimizer, state)
     if main:
         export_model(output, ema, scheduler, codec, config, state, cache)
+        exported(output)
     return output
 
 

@@ -13,7 +13,7 @@ GROUPS = 32
 """Of channels, in the norm layers."""
 NOT_IDENTITY: dict[str, bool | set[str]] = {
     **dict.fromkeys(("output", "validation", "budget", "checkpoint_minutes", "export_minutes", "licence"), True),
-    **dict.fromkeys(("class_names", "channels_last", "compile"), True),
+    **dict.fromkeys(("class_names", "channels_last", "compile", "log_every"), True),
     "network": {"zero_init"},
 }
 """What may change between a checkpoint and the run that goes on from it."""
@@ -135,7 +135,11 @@ class DenoiserConfig(Section):
     """How the network's tensors lie in memory; faster on GPUs in bf16."""
     compile: bool = False
     """By torch.compile: faster steps after a minute or so of compiling."""
+    start: str | None = None
+    """A finished model to begin with: a folder, `embedded:NAME` or a hub id. Its codec is kept."""
     seed: int = 0
+    log_every: int = Field(default=50, ge=1)
+    """Steps between two points of the loss curves."""
     checkpoint_minutes: float = 5
     export_minutes: float = 15
     """How often the model folder, with samples and loss curve, is written while training."""

@@ -30,12 +30,9 @@ def load(output: Path) -> PixelModel:
     return load_model(ModelConfig(path=str(output / "model")), "cpu")
 
 
-def test_the_loss_falls_and_samples_have_the_colours_of_their_class(
-    configure: Configure, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(training.denoiser, "LOG_EVERY", 10)
+def test_the_loss_falls_and_samples_have_the_colours_of_their_class(configure: Configure) -> None:
     optimizer = {"batch_size": 16, "lr": 3e-3, "warmup": 5, "bf16": False, "ema": 0.9}
-    output = train_denoiser(configure(classes=2, optimizer=optimizer, **{"budget.steps": 120}))
+    output = train_denoiser(configure(classes=2, optimizer=optimizer, log_every=10, **{"budget.steps": 120}))
     losses = [loss for _, loss in json.loads((output / "checkpoint" / "state.json").read_text())["losses"]]
     assert len(losses) == 12
     assert losses[-1] < 0.4 * losses[0]

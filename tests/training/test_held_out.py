@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import training.denoiser
 from pipeline.diffusion.denoisers import per_row
 from pipeline.diffusion.levels import levels_from_scheduler
 from pipeline.errors import UserError
@@ -84,12 +83,10 @@ def test_it_is_one_measure_whatever_happens_between(configure: Configure, unseen
     assert held_out.loss(build_network(configure(seed=6, **{"network.zero_init": False}), SpaceToDepth())) != first
 
 
-def test_both_curves_are_logged_and_outlive_an_interruption(
-    configure: Configure, unseen: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(training.denoiser, "LOG_EVERY", 2)
+def test_both_curves_are_logged_and_outlive_an_interruption(configure: Configure, unseen: Path) -> None:
     for steps in (4, 6):
-        output = train_denoiser(configure(classes=2, validation=source(unseen), **{"budget.steps": steps}))
+        config = configure(classes=2, validation=source(unseen), log_every=2, **{"budget.steps": steps})
+        output = train_denoiser(config)
     log = json.loads((output / "training.json").read_text())
     assert log["step"] == 6
     assert [step for step, _ in log["validation"]] == [step for step, _ in log["losses"]] == [2, 4, 6]
