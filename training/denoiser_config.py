@@ -43,6 +43,8 @@ class NetworkConfig(Section):
     attention: tuple[bool, ...] = (False, True)
     layers: int = Field(default=1, ge=1)
     head_dim: int = Field(default=32, ge=1)
+    time_scale_shift: bool = False
+    """Level and class scale and shift the features of a block (ADM, 2105.05233), instead of being added to them."""
     zero_init: bool = True
     """Residual branches and the output begin at zero, as in DDPM's and ADM's code: the first steps learn faster."""
 

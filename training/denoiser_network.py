@@ -73,6 +73,7 @@ def build_network(config: DenoiserConfig, codec: PatchCodec) -> UNet2DModel:
             down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in net.attention),
             up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(net.attention)),
             attention_head_dim=net.head_dim,
+            resnet_time_scale_shift="scale_shift" if net.time_scale_shift else "default",
             # a group of one channel would subtract what the embedding of time and class adds to that channel
             norm_num_groups=min(GROUPS, min(net.channels) // 2),
             num_class_embeds=config.classes + (config.class_dropout > 0) if config.classes else None,
