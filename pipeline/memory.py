@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -38,13 +39,12 @@ class BatchSize:
         start = 0
         while start < len(items):
             some = list(items[start : start + self.images])
-            try:
+            with suppress(torch.OutOfMemoryError):
                 result = work(some + some[-1:] * (self.images - len(some)))
-            except torch.OutOfMemoryError:
-                self._halve()
+                yield some, result
+                start += len(some)
                 continue
-            yield some, result
-            start += len(some)
+            self._halve()  # by now the error is gone, and with its traceback the tensors that it held
 
     def _halve(self) -> None:
         if self.images == 1:
@@ -61,12 +61,21 @@ def free() -> None:
 
 
 def largest_batch(work: Callable[[int], object], largest: int = LARGEST) -> int:
-    """The largest power of two for which `work(images)` fits. Raises `UserError` where not even one does."""
+    """The largest power of two for which `work(images)` fits. Raises `UserError` where not even one does.
+
+    Kernels have limits of their own (2³¹ numbers in a tensor): what a smaller batch could do and a larger one cannot,
+    counts as not fitting, and is told.
+    """
     size = 0
     while (trial := max(1, 2 * size)) <= largest:
         try:
             work(trial)
         except torch.OutOfMemoryError:
+            break
+        except RuntimeError as error:
+            if size == 0:
+                raise
+            log.warning("batch_size auto: %d images fail (%s); %d are taken", trial, str(error).split("\n")[0], size)
             break
         finally:
             free()

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,42 @@ def test_one_image_that_does_not_fit_is_said() -> None:
 @pytest.mark.parametrize(("limit", "found"), [(1, 1), (5, 4), (64, 64), (9999, 512)])
 def test_the_largest_power_of_two_that_fits(limit: int, found: int) -> None:
     assert largest_batch(lambda images: fits(limit)([0] * images)) == found
+
+
+def test_a_kernel_that_cannot_take_more_ends_the_search_and_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    def work(images: int) -> None:
+        if images > 4:
+            raise RuntimeError("integer out of range\nat some place")
+
+    assert largest_batch(work) == 4
+    assert [r.getMessage() for r in caplog.records] == [
+        "batch_size auto: 8 images fail (integer out of range); 4 are taken"
+    ]
+
+
+def test_an_error_with_one_image_is_an_error() -> None:
+    def broken(images: int) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="shapes cannot be"):
+        largest_batch(broken)
+
+
+def test_what_a_failed_batch_held_is_gone_before_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error's traceback holds the frames, and they the tensors."""
+    held: list[weakref.ref[Any]] = []
+    alive: list[bool] = []
+
+    def work(items: list[int]) -> list[int]:
+        tensor = torch.zeros(3)
+        held.append(weakref.ref(tensor))
+        if len(items) > 1:
+            raise torch.OutOfMemoryError("no")
+        return items
+
+    monkeypatch.setattr("pipeline.memory.free", lambda: alive.extend(ref() is not None for ref in held))
+    assert [made for _, made in BatchSize(4).each([1], work)] == [[1]]
+    assert alive == [False, False, False]  # at the first halving one, at the second both
 
 
 def test_it_is_found_once(tmp_path: Path) -> None:

@@ -1,0 +1,156 @@
+"""The kit's steps, one after the other: each in a process of its own, in a box of seconds, with a record that stays.
+
+A step that did not end well is done again when the command is given again (it goes on from what it left), a finished
+one is passed over. Exit status: 0 when all that was asked for is done, 1 otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from record import PARTIAL, Record, Status
+
+KIT = Path(__file__).resolve().parent
+LOG_LINES, LOG_LINE = 25, 300
+"""Of what a failed step printed last, kept in its record."""
+GRACE = 8.0
+"""Seconds that a step has between the signal that ends its box and the one that kills it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    seconds: float
+    """The box; of the last step asked for, the least that it is left: it takes the rest."""
+
+
+STEPS: dict[str, Step] = {
+    "smoke": Step(seconds=90),
+    "latent": Step(seconds=150),
+    "pixel": Step(seconds=60),
+    "train": Step(seconds=240),
+}
+"""The most valuable first. Each is run as `STEP.py FOLDER --seconds N [--rehearse]`."""
+PREPARED = ("latent", "train")
+"""Steps that can be prepared (`STEP.py FOLDER --prepare`) while smoke tests run, which nothing is timed in."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where results go, and where those of earlier runs are")
+    parser.add_argument("--only", metavar="STEP[,STEP]", help=f"of {', '.join(STEPS)}")
+    parser.add_argument("--seconds", type=float, default=570, help="for all of it, from the start of the command")
+    parser.add_argument("--rehearse", action="store_true", help="on a CPU, with tiny shapes: figures mean nothing")
+    parser.add_argument("--started", type=float, default=time.time(), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that steps end with this program
+    work = Path(tempfile.gettempdir()) / "doppel-gpu-work"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(work / "inductor"))  # compiled once, for all steps and runs
+    if args.rehearse:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    names = args.only.split(",") if args.only else list(STEPS)
+    if unknown := [name for name in names if name not in STEPS]:
+        parser.error(f"--only: {unknown[0]!r} is no step; known are {', '.join(STEPS)}")
+    args.folder.mkdir(parents=True, exist_ok=True)
+    todo = [name for name in STEPS if name in names]
+    deadline = args.started + args.seconds
+    done = []
+    beside = [] if args.rehearse else [name for name in PREPARED if name in todo and todo[0] == "smoke"]
+    for name in todo:
+        with preparing(beside if name == "smoke" else [], args.folder):
+            box = box_of(name, todo, deadline - time.time())
+            done.append(run(name, args.folder, box, args.rehearse))
+    print(f"{time.time() - args.started:.0f} s in all; results are in {args.folder}")
+    return 0 if all(done) else 1
+
+
+def box_of(name: str, todo: list[str], left: float) -> float:
+    """Seconds for a step: its own box; for the last one all that is left. Never more than is left."""
+    return max(0.0, left if name == todo[-1] else min(STEPS[name].seconds, left))
+
+
+@contextmanager
+def preparing(names: list[str], folder: Path) -> Iterator[None]:
+    """Images are decoded and networks compiled for later steps meanwhile; what is not ready by the end is given up."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(KIT / f"{name}.py"), str(folder), "--prepare"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )
+        for name in names
+    ]  # fmt: skip
+    try:
+        yield
+    finally:
+        for process in processes:
+            end(process)
+
+
+def run(name: str, folder: Path, box: float, rehearse: bool) -> bool:
+    """Runs a step unless its record says that it is done; True where it is. The record says the rest."""
+    before = Record.open(folder, name, rehearsal=rehearse)
+    if before.status == "done":
+        print(f"{name}: done before", flush=True)
+        return True
+    before.status, before.error = "running", None
+    before.save(folder)
+    print(f"{name}: at most {box:.0f} s", flush=True)
+    started = time.monotonic()
+    with tempfile.TemporaryFile("w+", errors="replace") as log:
+        status, error = boxed(name, folder, box, rehearse, log)
+        print(tail(log), flush=True)
+    after = Record.open(folder, name, rehearsal=rehearse)  # the step added its results
+    after.status, after.error = status, error
+    after.seconds = round(before.seconds + time.monotonic() - started, 1)
+    after.save(folder)
+    print(f"{name}: {status} in {time.monotonic() - started:.0f} s", flush=True)
+    return status == "done"
+
+
+def boxed(name: str, folder: Path, box: float, rehearse: bool, log: object) -> tuple[Status, str | None]:
+    """How the step's process ended, and the end of what it printed where that was not well."""
+    command = [sys.executable, str(KIT / f"{name}.py"), str(folder), "--seconds", f"{box:.1f}"]
+    command += ["--rehearse"] if rehearse else []
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)  # type: ignore[call-overload]
+    try:
+        code = process.wait(timeout=box)
+    except subprocess.TimeoutExpired:
+        end(process)
+        return "cut", f"the box of {box:.0f} s ended first\n{tail(log)}"
+    finally:
+        end(process)  # also what the step left behind, and all of it when this program is interrupted
+    if code == 0:
+        return "done", None
+    return ("partial" if code == PARTIAL else "failed"), f"exit status {code}\n{tail(log)}"
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process with all that it started."""
+    for how, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, None)):
+        try:
+            os.killpg(process.pid, how)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(timeout=patience)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def tail(log: object) -> str:
+    log.seek(0)  # type: ignore[attr-defined]
+    lines = log.read().replace("\r", "\n").strip().splitlines()  # type: ignore[attr-defined]
+    return "\n".join(line[:LOG_LINE] for line in lines[-LOG_LINES:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

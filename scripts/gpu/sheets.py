@@ -1,0 +1,40 @@
+"""Pictures of what jobs made: originals above, as the model saw them, outputs below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from pipeline.demo import samples_by_key
+from pipeline.job import JobConfig
+from pipeline.models.families import sketch_model
+from pipeline.pixels import decode
+from pipeline.report.sheet import PAPER, contact_sheet
+from pipeline.streams.shards import WebDatasetInput
+
+COLUMNS = 12
+
+
+def draw(config: JobConfig, title: str, file: Path) -> None:
+    """Adds to the picture `file` the first outputs of a finished job; where the gate judged, those that it passed."""
+    assert config.model is not None
+    size = sketch_model(config.model).size
+    outputs = samples_by_key(WebDatasetInput(urls=(f"{config.output.path}/data/*.tar",)))
+    originals, shown = samples_by_key(config.input), list(outputs)[:COLUMNS]
+    rows = [
+        (f"{title}: originals", [decode(originals[key].image, size, config.image.fit)[0] for key in shown]),
+        (f"{title}: outputs", [decode(outputs[key].image)[0] for key in shown]),
+    ]
+    stack([*([Image.open(file)] if file.exists() else []), contact_sheet(rows)], file)
+
+
+def stack(pictures: Sequence[Image.Image], file: Path) -> None:
+    """One picture under the other."""
+    whole = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), PAPER)
+    top = 0
+    for picture in pictures:
+        whole.paste(picture, (0, top))
+        top += picture.height
+    whole.save(file)

@@ -1,0 +1,187 @@
+"""The step *train*: the recipe `train_cifar10_gpu` for as long as the box lasts.
+
+Leaves `train.json`, `train.png` (samples and curves) and `cifar10_model.tar` (the model folder, weights in half
+precision), all three new every two minutes. Where the tar is there already and the record is not `done`, training goes
+on from its weights. The data are DOPPEL_GPU_DATA/cifar10_jpeg.npz, or those of ../shared/data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from record import ROOT, Record
+
+import training.export
+from pipeline.config import load_config
+from training.cache import build_cache
+from training.denoiser import train_denoiser
+from training.denoiser_config import DenoiserConfig
+
+RECIPE, TAR, PICTURE = "train_cifar10_gpu", "cifar10_model.tar", "train.png"
+LARGEST = 15_500_000
+"""Bytes of the tar: what comes back from a lent machine is limited."""
+SETTING_UP, FINISHING = 12.0, 25.0
+"""Seconds of the box that are no training: caches and network before, the last export after."""
+PREPARING_STEPS = 3
+REHEARSAL = {
+    "network.channels": [32, 32], "network.layers": 1, "optimizer.batch_size": 32, "optimizer.warmup": 2,
+    "compile": False, "log_every": 2, "budget": {"steps": 6},
+}  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seconds", type=float, default=240)
+    parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--prepare", action="store_true", help="decode the images and fill the compiler's cache only")
+    args = parser.parse_args()
+    ends = time.monotonic() + args.seconds
+    args.folder.mkdir(parents=True, exist_ok=True)
+    work = work_folder(args.rehearse)
+    if args.rehearse:
+        training.export.STEPS = 2
+    stand_in = shards(work / "cifar10", rehearse=args.rehearse)
+    if args.prepare:
+        train_denoiser(configured(work, "prepared", {"budget": {"steps": PREPARING_STEPS}}), overwrite=True)
+        return 0
+    config = configured(work, "denoiser", dict(REHEARSAL) if args.rehearse else {})
+    for source, folder in ((config.data, "cache"), (config.validation, "validation")):
+        assert source is not None
+        build_cache(source, Path(config.output) / folder, config.size, config.fit)
+    changes: dict[str, Any] = {}
+    if not args.rehearse:
+        seconds = ends - time.monotonic() - SETTING_UP - FINISHING
+        changes["budget"] = {"minutes": max(seconds, 1.0) / 60}
+    if (args.folder / TAR).exists() and not args.rehearse:
+        changes["start"] = str(unpacked(args.folder / TAR, work / "start"))
+    config = DenoiserConfig.model_validate(config.model_dump() | changes)
+    record = Record.open(args.folder, "train", rehearsal=args.rehearse)
+    images_before = record.results.get("images_seen", 0) if config.start else 0
+    started = time.monotonic()
+
+    def keep(output: Path) -> None:
+        size = pack(output / "model", args.folder / TAR)
+        picture(output / "model").save(args.folder / PICTURE)
+        found = facts(config, output, images_before, time.monotonic() - started) | {"tar_bytes": size}
+        record.results |= found | ({"data": "a stand-in of noise"} if stand_in else {"data": "CIFAR-10"})
+        record.save(args.folder)
+
+    train_denoiser(config, overwrite=True, exported=keep)
+    print(json.dumps({k: v for k, v in record.results.items() if k not in ("losses", "validation")}))
+    return 0
+
+
+def work_folder(rehearse: bool) -> Path:
+    """Where caches and checkpoints lie: the same for all runs on a machine, and new for each rehearsal."""
+    if rehearse:
+        return Path(tempfile.mkdtemp(prefix="doppel-rehearsal-"))
+    return Path(tempfile.gettempdir()) / "doppel-gpu-work"
+
+
+def shards(folder: Path, *, rehearse: bool) -> bool:
+    """The images as ten shards in `folder`; True where a rehearsal without data got noise instead."""
+    named = os.environ.get("DOPPEL_GPU_DATA")
+    places = [Path(named)] if named else []
+    places.append(ROOT.parent / "shared" / "data" / "cifar10")
+    source = next((place / "cifar10_jpeg.npz" for place in places if (place / "cifar10_jpeg.npz").exists()), None)
+    stand_in = rehearse  # few images are enough, and the same with and without the data
+    if stand_in:
+        source = noise(folder.with_suffix(".npz"))
+    if source is None:
+        raise SystemExit(f"cifar10_jpeg.npz is not in {' or '.join(map(str, places))}: name its folder DOPPEL_GPU_DATA")
+    if not (folder / "done").exists():
+        script = ROOT / "scripts" / "cifar10_shards.py"
+        subprocess.run([sys.executable, str(script), str(source), "train", str(folder), "--shards", "10"], check=True)
+        (folder / "done").touch()
+    return stand_in
+
+
+def noise(file: Path) -> Path:
+    """A file in the layout of cifar10_jpeg.npz: 100 images of noise, ten of each class."""
+    rng, encoded = np.random.default_rng(0), []
+    for _ in range(100):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(buffer, "JPEG")
+        encoded.append(buffer.getvalue())
+    offsets = np.cumsum([0, *map(len, encoded)])
+    labels = np.repeat(np.arange(10, dtype=np.uint8), 10)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(file, train_jpeg=np.frombuffer(b"".join(encoded), np.uint8), train_offsets=offsets, train_labels=labels)
+    return file
+
+
+def configured(work: Path, output: str, changes: dict[str, Any]) -> DenoiserConfig:
+    """The recipe on the shards of `work`, with other values by dotted name."""
+    content = load_config(DenoiserConfig, RECIPE, []).model_dump()
+    content["data"]["urls"] = [f"{work}/cifar10/train-0000[0-8].tar"]
+    content["validation"]["urls"] = [f"{work}/cifar10/train-00009.tar"]
+    content["output"] = str(work / output)
+    for name, value in changes.items():
+        *sections, last = name.split(".")
+        place = content
+        for section in sections:
+            place = place[section]
+        place[last] = value
+    return DenoiserConfig.model_validate(content)
+
+
+def facts(config: DenoiserConfig, output: Path, images_before: int, seconds: float) -> dict[str, Any]:
+    """What training has come to, curves by images seen."""
+    log = json.loads((output / "training.json").read_text())
+    batch = config.optimizer.batch_size
+
+    def curve(name: str) -> list[tuple[int, float]]:
+        return [(images_before + batch * step, round(loss, 5)) for step, loss in log[name]]
+
+    peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
+    return {
+        "recipe": RECIPE, "budget_minutes": config.budget.minutes, "batch_size": batch,
+        "images_seen": images_before + batch * log["step"], "training_seconds": round(log["seconds"], 1),
+        "images_per_second": round(batch * log["step"] / log["seconds"], 1), "step_seconds": round(seconds, 1),
+        "peak_memory_gib": peak and round(peak, 2), "losses": curve("losses"), "validation": curve("validation"),
+    }  # fmt: skip
+
+
+def pack(model: Path, file: Path) -> int:
+    """The model folder as one tar; returns its size. Raises `SystemExit` where it is larger than comes back."""
+    part = file.with_suffix(".part")
+    with tarfile.open(part, "w") as tar:
+        tar.add(model, "model")
+    size = part.stat().st_size
+    if size > LARGEST:
+        raise SystemExit(f"the model's tar has {size} bytes; {LARGEST} are allowed")
+    part.replace(file)
+    return size
+
+
+def unpacked(file: Path, folder: Path) -> Path:
+    with tarfile.open(file) as tar:
+        tar.extractall(folder, filter="data")
+    return folder / "model"
+
+
+def picture(model: Path) -> Image.Image:
+    """Samples, and the curves below."""
+    samples, curves = (Image.open(model / name).convert("RGB") for name in ("samples.png", "loss.png"))
+    both = Image.new("RGB", (max(samples.width, curves.width), samples.height + curves.height), "white")
+    both.paste(samples, (0, 0))
+    both.paste(curves, (0, samples.height))
+    return both
+
+
+if __name__ == "__main__":
+    sys.exit(main())
