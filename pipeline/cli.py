@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from pipeline import __version__
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="doppel", description="Stream image data sets through diffusion operators.")
-    parser.add_argument("--version", action="version", version=f"doppel {version('doppel')}")
+    parser.add_argument("--version", action="version", version=f"doppel {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run the job of a recipe; finished shards are skipped")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from pipeline import __version__
 from pipeline.anonymity.config import AnonymityConfig
 from pipeline.cascade import check
 from pipeline.diffusion.model import Outline
@@ -212,7 +212,7 @@ class Job:
     @property
     def code(self) -> str:
         """Version and source hash, for people."""
-        return f"{version('doppel')}+{self.hashes['code'][:12]}"
+        return f"{__version__}+{self.hashes['code'][:12]}"
 
     def __repr__(self) -> str:  # the salt must not reach a log by accident
         return f"Job({self.config.output.path!r})"

@@ -10,10 +10,10 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import __version__
 from pipeline.anonymity.privacy import check_labels, job_token
 from pipeline.errors import UserError
 from pipeline.identity import code_hash
@@ -89,7 +89,7 @@ def publish(
         facts=json.loads(json.dumps(facts)),
         scans={"faces": faces, "near_copies": copies},
         threat_models=THREAT_MODELS,
-        code=f"{version('doppel')}+{code_hash()[:12]}",
+        code=f"{__version__}+{code_hash()[:12]}",
     )
     listed = {**files, CARD: write_card(staged, card(manifest))}
     return manifest.model_copy(update={"files": listed}).model_dump(mode="json")
