@@ -25,6 +25,8 @@ LOG_LINES, LOG_LINE = 25, 300
 """Of what a failed step printed last, kept in its record."""
 GRACE = 8.0
 """Seconds that a step has between the signal that ends its box and the one that kills it."""
+SLACK = 3.0
+"""In a rehearsal: a busy CPU must not cut what a GPU would finish."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +69,15 @@ def main() -> int:
     beside = [] if args.rehearse else [name for name in PREPARED if name in todo and todo[0] == "smoke"]
     for name in todo:
         with preparing(beside if name == "smoke" else [], args.folder):
-            box = box_of(name, todo, deadline - time.time())
+            box = box_of(name, todo, deadline - time.time(), SLACK if args.rehearse else 1.0)
             done.append(run(name, args.folder, box, args.rehearse))
     print(f"{time.time() - args.started:.0f} s in all; results are in {args.folder}")
     return 0 if all(done) else 1
 
 
-def box_of(name: str, todo: list[str], left: float) -> float:
-    """Seconds for a step: its own box; for the last one all that is left. Never more than is left."""
-    return max(0.0, left if name == todo[-1] else min(STEPS[name].seconds, left))
+def box_of(name: str, todo: list[str], left: float, slack: float = 1.0) -> float:
+    """Seconds for a step: its own box, `slack` times; for the last one all that is left. Never more than is left."""
+    return max(0.0, left if name == todo[-1] else min(slack * STEPS[name].seconds, left))
 
 
 @contextmanager

@@ -53,9 +53,12 @@ def wheels(pins: Path, folder: Path) -> None:
 
 def data(source: Path, folder: Path) -> None:
     """CIFAR-10 as one file, the first photographs of LFW's held-out people, and the commit they go with."""
+    images, people = source / "cifar10" / "cifar10_jpeg.npz", source / "lfw" / "dev-00000.tar"
+    if absent := [str(file) for file in (images, people) if not file.is_file()]:
+        raise SystemExit(f"--data: {' and '.join(absent)} not found")
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source / "cifar10" / "cifar10_jpeg.npz", folder / "cifar10_jpeg.npz")
-    with tarfile.open(source / "lfw" / "dev-00000.tar") as whole, tarfile.open(folder / "lfw.tar", "w") as part:
+    shutil.copyfile(images, folder / "cifar10_jpeg.npz")
+    with tarfile.open(people) as whole, tarfile.open(folder / "lfw.tar", "w") as part:
         members = [member for member in whole if member.isfile()]
         keys = list(dict.fromkeys(member.name.split(".")[0] for member in members))[:PHOTOGRAPHS]
         for member in members:

@@ -1,4 +1,4 @@
-"""Pictures of what jobs made: originals above, as the model saw them, outputs below."""
+"""Pictures of what jobs made. Originals stand above, unless people are in them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ COLUMNS = 12
 
 
 def draw(config: JobConfig, title: str, file: Path) -> None:
-    """Adds to the picture `file` the first outputs of a finished job; where the gate judged, those that it passed."""
+    """Adds the first outputs of a finished job to the picture `file`; no originals where a gate judged: people."""
     assert config.model is not None
     size = sketch_model(config.model).size
     outputs = samples_by_key(WebDatasetInput(urls=(f"{config.output.path}/data/*.tar",)))
-    originals, shown = samples_by_key(config.input), list(outputs)[:COLUMNS]
-    rows = [
-        (f"{title}: originals", [decode(originals[key].image, size, config.image.fit)[0] for key in shown]),
-        (f"{title}: outputs", [decode(outputs[key].image)[0] for key in shown]),
-    ]
+    shown = list(outputs)[:COLUMNS]
+    rows = [(f"{title}: outputs", [decode(outputs[key].image)[0] for key in shown])]
+    if config.anonymity is None:
+        originals = samples_by_key(config.input)
+        pictures = [decode(originals[key].image, size, config.image.fit)[0] for key in shown]
+        rows.insert(0, (f"{title}: originals", pictures))
     stack([*([Image.open(file)] if file.exists() else []), contact_sheet(rows)], file)
 
 
