@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gpu_tables
+
 from training.compare_report import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -272,6 +274,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "training_why": training_why,
     "training_cifar10": comparison,
     "training_ablation": training_ablation,
+    "gpu": gpu_tables.gpu, "gpu_recipes": gpu_tables.recipes,
 }  # fmt: skip
 
 
@@ -283,6 +286,8 @@ def with_tables(readme: str) -> str:
     results |= {f"anonymity_{part}": faces[part] for part in ("levels", "ladder", "caught", "release")}
     results["recognisers"] = json.loads((RESULTS / "recognisers.json").read_text())
     results |= {file.stem: json.loads(file.read_text()) for file in RESULTS.glob("training_*.json")}
+    results["gpu"] = gpu_tables.read(RESULTS / "gpu")
+    results["gpu_recipes"] = json.loads((RESULTS / "gpu" / "recipes.json").read_text())
     results["certificates"] = {file.name: json.loads(file.read_text()) for file in CERTIFICATES.glob("*.json")}
 
     def fresh(match: re.Match[str]) -> str:

@@ -111,12 +111,14 @@ def recipes(found: dict[str, Any]) -> str:
     """Losses of both recipes at equal images seen, on a CPU."""
     rows = []
     for run in found["runs"]:
-        for share in (0.25, 0.5, 1.0):
-            wanted = share * run["images"]
-            ends = [min(run[name]["curve"], key=lambda point: abs(point[0] - wanted)) for name in ("present", "new")]
-            rows.append([f"{run['minutes']:g} min.", f"{ends[1][0]:,}", *(f"{loss:.3f}" for _, loss in ends)])
-    head = ["the new recipe's time", "images seen", "loss, `train_cifar10`", "loss, `train_cifar10_gpu`"]
-    return markdown(head, rows)
+        losses = {name: dict(run[name]["curve"]) for name in ("present", "new")}
+        points = sorted(losses["present"].keys() & losses["new"].keys())
+        for seen in dict.fromkeys(points[round(share * (len(points) - 1))] for share in (0.25, 0.5, 1.0)):
+            told = (f"{losses[name][seen]:.3f}" for name in losses)
+            rows.append([f"{run['minutes']:g} min.", f"{seen:,}", *told])
+    head = ["trained for", "images seen", "loss, `train_cifar10`", "loss, `train_cifar10_gpu`"]
+    shipped = found["embedded"]
+    return f"{markdown(head, rows)}\n\nThe embedded model, after {shipped['images']:,} images: {shipped['loss']:.3f}."
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -79,6 +79,7 @@ def test_training() -> None:
 def test_recipes_at_equal_images() -> None:
     curves = {name: [[64 * i, 1 - i * slope] for i in range(1, 9)] for name, slope in (("present", 0.01), ("new", 0.1))}
     run = {"minutes": 1.0, "images": 512} | {name: {"curve": curve} for name, curve in curves.items()}
-    rows = gpu_tables.recipes({"runs": [run]}).splitlines()[2:]
-    assert rows[0] == "| 1 min. | 128 | 0.980 | 0.800 |"
+    rows = gpu_tables.recipes({"runs": [run], "embedded": {"images": 210304, "loss": 0.3}}).splitlines()[2:]
+    assert rows[0] == "| 1 min. | 192 | 0.970 | 0.700 |"
     assert rows[2] == "| 1 min. | 512 | 0.920 | 0.200 |"
+    assert rows[-1] == "The embedded model, after 210,304 images: 0.300."
