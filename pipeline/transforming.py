@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.cascade import through
 from pipeline.diffusion.level_range import describe
 from pipeline.diffusion.model import Model
+from pipeline.exactness import exact
 from pipeline.frames import filled, windows
 from pipeline.job import Job, JobConfig
 from pipeline.memory import ON_CPU, BatchSize, largest_batch
@@ -66,6 +67,7 @@ def transform(
 
 
 @torch.inference_mode()
+@exact()
 def transform_windows(
     together: Sequence[Sequence[Row]], models: Models, job: Job, device: str, attempt: int = 0
 ) -> list[list[Result]]:

@@ -18,6 +18,7 @@ from torch.nn.functional import avg_pool2d, conv2d, max_pool2d, pad, relu
 
 from pipeline.anonymity.weights import PINNED, digest
 from pipeline.errors import UserError
+from pipeline.exactness import exact
 
 FILE = "dlib_face_recognition_resnet_model_v1.dat"
 SIDE, DIMENSIONS = 150, 128
@@ -59,8 +60,7 @@ class DlibNet:
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
         made = np.empty((len(faces), DIMENSIONS), np.float32)
-        # TF32 would keep three digits only.
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
+        with torch.inference_mode(), exact():
             for i in range(0, len(faces), BATCH):
                 made[i : i + BATCH] = self._forward(torch.from_numpy(faces[i : i + BATCH])).cpu().numpy()
         return made

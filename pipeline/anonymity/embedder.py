@@ -23,6 +23,7 @@ from torch.nn.functional import relu
 from pipeline.anonymity.weights import digest
 from pipeline.assets import ROOT
 from pipeline.errors import UserError
+from pipeline.exactness import exact
 
 if TYPE_CHECKING:
     from pipeline.records import Pixels8
@@ -127,6 +128,7 @@ class SmallEmbedder:
         return cls(network, config, weights=digest([folder / CONFIG, folder / TENSORS]), device=device)
 
     @torch.inference_mode()
+    @exact()
     def embed(self, crops: Sequence[Pixels8]) -> NDArray[np.float32]:
         """uint8 `[H, W, 3]` RGB crops of any size → `[N, 128]`, not normalised; N may be 0."""
         made = [self._forward(crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]

@@ -40,9 +40,10 @@ def invert_ode(
     import torch
 
     from pipeline.diffusion.inversion import Inversion
+    from pipeline.exactness import exact
 
     walk = inversion or Inversion()
-    with torch.no_grad():
+    with torch.no_grad(), exact():
         z = model.encode(released)
         fraction = torch.full((len(z),), level, dtype=torch.float64, device=z.device)
         top = model.levels.sigma(fraction)

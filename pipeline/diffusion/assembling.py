@@ -24,12 +24,15 @@ def average(sources: Tensor, targets: Tensor, origin: Tensor) -> Tensor:
     """mean_i v_i⁻¹(target_i), v the assembly: the mean of a source pixel and all target pixels that are made of it.
 
     `sources [B, S, C, H, W]`, `targets [B, K, C, H, W]`, `origin [B, K, H·W]` → `[B, S, C, H, W]`
+
+    On the CPU, where the assembly comes from: CUDA adds what falls into one place in any order.
     """
-    pool, wanted = sources.transpose(1, 2).flatten(2), targets.transpose(1, 2).flatten(2)
-    place = origin.flatten(1)[:, None].expand(-1, pool.shape[1], -1)
+    pool, wanted = (images.transpose(1, 2).flatten(2).cpu() for images in (sources, targets))
+    place = origin.flatten(1)[:, None].expand(-1, pool.shape[1], -1).cpu()
     summed = pool.scatter_add(2, place, wanted)
     counted = torch.ones_like(pool).scatter_add(2, place, torch.ones_like(wanted))
-    return (summed / counted).unflatten(2, (sources.shape[1], *sources.shape[3:])).transpose(1, 2)
+    mean = (summed / counted).unflatten(2, (sources.shape[1], *sources.shape[3:])).transpose(1, 2)
+    return mean.to(sources.device)
 
 
 Through = Callable[[Tensor, Tensor], Tensor]

@@ -7,14 +7,13 @@ import queue
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.identity import identity
 from pipeline.job import Job
-from pipeline.memory import remembered
+from pipeline.memory import free, remembered
 from pipeline.orphans import follow_parent
 from pipeline.run import Event, Scanned, ShardDone, process
 from pipeline.streams.contract import InputShard
@@ -70,7 +69,12 @@ def fitted(job: Job, device: str, ledger: Ledger | None) -> Job:
     """The job with its batch size; `auto` is found out once, and remembered beside the ledger."""
     if job.config.model is None or job.config.model.batch_size != "auto":
         return job
-    find = partial(try_sizes, job, device)
+
+    def find() -> int:
+        size = try_sizes(job, device)
+        free()  # the model is gone, and the processes of the job want what it lay in
+        return size
+
     return replace(job, fitted=find() if ledger is None else remembered(ledger.root / "batch_size.json", find))
 
 

@@ -131,7 +131,7 @@ class GenerativeAugment(nn.Module):
         if self.gamma is not None:
             assert used is not None
             assert self.classes is not None
-            labels = soft_labels(used, levels, self.gamma, self.classes)
+            labels = soft_labels(used, levels.to(used.device), self.gamma, self.classes)
         return images, labels
 
     def _replaced(

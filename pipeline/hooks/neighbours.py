@@ -11,6 +11,7 @@ from torch import Tensor
 from pipeline.cascade import check, through
 from pipeline.diffusion.model import Model
 from pipeline.errors import UserError
+from pipeline.exactness import exact
 from pipeline.frames import OfClips
 from pipeline.memory import BatchSize
 from pipeline.noise import KeyedNoise
@@ -39,6 +40,7 @@ class Neighbours:
             raise UserError(f"operator {self.operator.name} needs {needed}: run it offline, and train on its store")
 
     @torch.inference_mode()
+    @exact()
     def __call__(
         self,
         images: Tensor,

@@ -69,7 +69,7 @@ class ModelConfig(Section):
     size: tuple[Annotated[int, Field(ge=8)], Annotated[int, Field(ge=8)]] | None = None
     """Height and width in pixels, for models that work at several sizes; else the one they were trained at."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the network alone: the trajectory is always float32, and a VAE that asks for it is, too."""
+    """Of the network alone: the trajectory is always float32, and a VAE that asks for it is, too. Never TF32."""
     channels_last: bool = False
     compile: bool = False
     offload: Literal["none", "model", "sequential"] = "none"

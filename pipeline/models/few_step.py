@@ -57,13 +57,13 @@ def guidance_embedding(scale: float, width: int) -> Tensor:
     return torch.nn.functional.pad(torch.cat([angles.sin(), angles.cos()]), (0, width % 2))
 
 
-def distilled(model: Backbone, folder: Path, config: ModelConfig) -> Backbone:
+def distilled(model: Backbone, folder: Path, config: ModelConfig, device: str) -> Backbone:
     """Stable Diffusion or SDXL, distilled: with guidance as a number, with LCM's scheduler, with both, or neither."""
     model, width = bounded_at_0(model, folder), width_of(folder)
     if width is None:
         return model
     guidance = GUIDANCE if config.distilled_guidance is None else config.distilled_guidance
-    told = guidance_embedding(guidance, width)[None].to(next(model.network.parameters()).device, model.dtype)
+    told = guidance_embedding(guidance, width)[None].to(device, model.dtype)
     return replace(model, embed=lambda rows: {**model.embed(rows), "timestep_cond": told})
 
 

@@ -49,4 +49,4 @@ def load_latent(folder: Path, config: ModelConfig, device: str) -> Backbone:
         embed=Prompts(torch.inference_mode()(embed)),
         tokenizer=pipe.tokenizer,
     )
-    return distilled(model, folder, config)
+    return distilled(model, folder, config, device)

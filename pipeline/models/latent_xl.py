@@ -51,7 +51,7 @@ def load_latent_xl(folder: Path, config: ModelConfig, device: str) -> Backbone:
         embed=Prompts(torch.inference_mode()(embed)),
         tokenizer=pipe.tokenizer_2,
     )
-    return distilled(model, folder, config)
+    return distilled(model, folder, config, device)
 
 
 def size_numbers(size: tuple[int, int], prompt: str | None, scored: bool) -> list[float]:

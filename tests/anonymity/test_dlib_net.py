@@ -1,11 +1,11 @@
 """The port of dlib's network: dlib itself is the reference; its file is read with care."""
 
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from dlib_file import layer, packed, shapes, tensor, whole
 from hypothesis import given
 from hypothesis import strategies as st
 from portraits import needs_dlib, needs_lfw, people, portrait
@@ -73,19 +73,6 @@ def test_a_batch_is_its_faces_one_by_one(net: DlibNet, monkeypatch: pytest.Monke
     assert net(faces[:0]).shape == (0, 128)
 
 
-@needs_dlib
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu(file: Path) -> None:
-    faces = difficult()
-    assert np.abs(DlibNet(file, "cuda")(faces) - by_dlib(file, faces)).max() < 1e-4
-
-
-def packed(value: int) -> bytes:
-    """dlib's: how many bytes follow, then those, the smallest first."""
-    content = value.to_bytes(8, "little").rstrip(b"\0") or b"\0"
-    return bytes([len(content)]) + content
-
-
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5))
 def test_integers(values: list[int]) -> None:
     reader = dlib_net._Reader(b"".join(packed(value) for value in values))
@@ -94,26 +81,15 @@ def test_integers(values: list[int]) -> None:
         reader.integer()
 
 
-def tensor(values: np.ndarray, version: int = 2) -> bytes:
-    sizes = b"".join(packed(n) for n in (*values.shape, *[1] * (4 - values.ndim)))
-    return packed(version) + sizes + struct.pack(f"<{values.size}f", *values.ravel())
-
-
-def layer(inwards: int, outwards: int, side: int) -> bytes:
+def marked(inwards: int, outwards: int, side: int) -> bytes:
     """Parameters that look like a layer's name in places, which must not be taken for one."""
     count = outwards * inwards * side * side + outwards
     parameters = np.frombuffer((b"\x01\x05con_4\0" * (count // 2 + 1))[: 4 * count], "<f4")
-    gamma_beta = np.arange(2 * outwards) / outwards
-    return b"\x01\x05con_4" + tensor(parameters) + b"\x01\x01\x01\x07affine_" + tensor(gamma_beta)
+    return layer(parameters, np.arange(2 * outwards) / outwards)
 
 
 def synthetic() -> bytes:
-    layers, inwards = [layer(3, 32, 7)], 32
-    for wide, _ in dlib_net.BLOCKS:
-        layers += [layer(inwards, wide, 3), layer(wide, wide, 3)]
-        inwards = wide
-    head = np.arange(256 * 128).reshape(256, 128)
-    return b"\x01\x01" + b"".join(layers) + b"\x01\x04fc_2" + packed(128) + packed(256) + tensor(head) + b"\x01\x02"
+    return whole([marked(*shape) for shape in shapes()], np.arange(256 * 128).reshape(256, 128))
 
 
 def test_layers_are_folded_and_names_inside_numbers_are_passed_over() -> None:

@@ -294,3 +294,17 @@ def test_the_sketch_is_the_model(folder_of: Callable[[str], Path], lcm: Any) -> 
     assert [(each.spacing, each.distilled, each.steps) for each in levels] == [("consistency", 50, 1000)] * 2
     u = torch.linspace(0, 1, 7, dtype=torch.float64)
     assert torch.equal(sketch.levels.sigma(u), lcm.levels.sigma(u))
+
+
+def test_guidance_is_told_on_the_device_wherever_offloading_keeps_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layer by layer: between two calls its parameters are on no device at all."""
+
+    def away(pipe: Any, config: ModelConfig, device: str) -> Any:
+        pipe.unet.to("meta")
+        return pipe
+
+    monkeypatch.setattr("pipeline.models.loading.place", away)
+    model = load_latent(tiny.lcm(tmp_path / "lcm"), ModelConfig(path=str(tmp_path / "lcm")), "cpu")
+    assert model.embed(PROMPTS)["timestep_cond"].device == torch.device("cpu")
