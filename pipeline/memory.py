@@ -6,7 +6,7 @@ import gc
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -39,12 +39,13 @@ class BatchSize:
         start = 0
         while start < len(items):
             some = list(items[start : start + self.images])
-            with suppress(torch.OutOfMemoryError):
+            with fitting() as fits:
                 result = work(some + some[-1:] * (self.images - len(some)))
+            if fits():
                 yield some, result
                 start += len(some)
-                continue
-            self._halve()  # by now the error is gone, and with its traceback the tensors that it held
+            else:  # the error is gone by now, and with its traceback the tensors that it held
+                self._halve()
 
     def _halve(self) -> None:
         if self.images == 1:
@@ -52,6 +53,22 @@ class BatchSize:
         self.images = (self.images + 1) // 2
         log.warning("out of memory: going on with model.batch_size %d", self.images)
         free()
+
+
+NO_MEMORY = ("out of memory", "ALLOC_FAILED")
+"""What libraries say that allocate for themselves (cuBLAS, cuDNN), where torch's own error is not raised."""
+
+
+@contextmanager
+def fitting() -> Iterator[Callable[[], bool]]:
+    """Whether memory was enough for what is done within, to be asked afterwards; other errors pass."""
+    enough = True
+    try:
+        yield lambda: enough
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in NO_MEMORY):
+            raise
+        enough = False
 
 
 def free() -> None:
@@ -69,9 +86,8 @@ def largest_batch(work: Callable[[int], object], largest: int = LARGEST) -> int:
     size = 0
     while (trial := max(1, 2 * size)) <= largest:
         try:
-            work(trial)
-        except torch.OutOfMemoryError:
-            break
+            with fitting() as fits:
+                work(trial)
         except RuntimeError as error:
             if size == 0:
                 raise
@@ -79,6 +95,8 @@ def largest_batch(work: Callable[[int], object], largest: int = LARGEST) -> int:
             break
         finally:
             free()
+        if not fits():
+            break
         size = trial
     if size == 0:
         raise UserError(TOO_SMALL)

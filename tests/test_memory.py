@@ -76,6 +76,34 @@ def test_a_kernel_that_cannot_take_more_ends_the_search_and_is_told(caplog: pyte
     ]
 
 
+@pytest.mark.parametrize(
+    ("error", "memory"),
+    [
+        (torch.OutOfMemoryError("no"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_counts_as_too_little_memory(error: Exception, memory: bool) -> None:
+    """Libraries beside torch's allocator say it in their own words."""
+
+    def work(items: list[int]) -> list[int]:
+        if len(items) > 2:
+            raise error
+        return items
+
+    size = BatchSize(4)
+    if memory:
+        assert [made for _, made in size.each([1, 2], work)] == [[1, 2]]
+        assert size.images == 2
+    else:
+        with pytest.raises(type(error)):
+            list(size.each([1, 2], work))
+
+
 def test_an_error_with_one_image_is_an_error() -> None:
     def broken(images: int) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

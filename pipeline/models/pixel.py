@@ -27,6 +27,8 @@ CARD = "doppel.json"
 LUMA = (0.299, 0.587, 0.114)
 UNET_OPTIONS: dict[str, tuple[Any, ...]] = {"time_embedding_type": ("positional",), "class_embed_type": (None,)}
 """Other networks embed integers only, or no class labels."""
+OF_PIPELINES = ("size", "variant", "offload", "lora", "textual_inversion", "vae", "distilled_guidance")
+"""Options of `model:` that a single network has no use for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +189,9 @@ def load_network(folder: Path, dtype: torch.dtype) -> UNet2DModel:
 
 def assemble(network: UNet2DModel, folder: Path, device: str, config: ModelConfig) -> PixelModel:
     """The network of a folder with the schedule, codec and labels that the folder states."""
+    for option in OF_PIPELINES:
+        if getattr(config, option) != ModelConfig.model_fields[option].default:
+            raise UserError(f"model.{option}: {folder} holds a single UNet2DModel, which has no use for it")
     scheduler = read_scheduler(folder)
     codec = load_codec(folder)
     depth, side, embeddings = (network.config[key] for key in ("in_channels", "sample_size", "num_class_embeds"))

@@ -32,7 +32,7 @@ from pipeline.diffusion.solvers import SOLVERS, integrate
 from pipeline.errors import UserError
 from pipeline.models.codec import SpaceToDepth, fit_linear_patch, save_codec
 from pipeline.models.config import ModelConfig
-from pipeline.models.families import load_model
+from pipeline.models.families import load_model, sketch_model
 from pipeline.models.folder import hash_model
 from pipeline.models.pixel import PixelModel
 from pipeline.models.schedule import SCHEDULERS, read_scheduler
@@ -314,3 +314,21 @@ def test_nothing_is_ever_unpickled(make_folder: MakeFolder, monkeypatch: pytest.
 def test_the_model_states_its_hash(make_folder: MakeFolder) -> None:
     folder = make_folder()
     assert load(folder).hash == hash_model(folder) != ""
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"offload": "model"}, {"size": (16, 16)}, {"variant": "fp16"}, {"vae": {"tiling": True}},
+        {"lora": [{"path": "a.safetensors"}]}, {"distilled_guidance": 3.5},
+        {"textual_inversion": [{"path": "a.safetensors", "token": "a"}]},
+    ],
+    ids=lambda option: next(iter(option)),
+)  # fmt: skip
+def test_options_of_pipelines_are_refused(make_folder: MakeFolder, option: dict[str, Any]) -> None:
+    folder = make_folder()
+    config = ModelConfig(path=str(folder), **option)
+    with pytest.raises(UserError, match=f"model.{next(iter(option))}: .* single UNet2DModel, which has no use for it"):
+        sketch_model(config)
+    with pytest.raises(UserError, match="has no use for it"):
+        load_model(config, "cpu")
