@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cases import clock
 from PIL import Image
 from record import ROOT, Record
 
@@ -35,8 +36,8 @@ LARGEST = 15_500_000
 """Bytes of the tar: what comes back from a lent machine is limited."""
 SETTING_UP, FINISHING = 12.0, 25.0
 """Seconds of the box that are no training: caches and network before, the last export after."""
-PREPARING_STEPS = 3
-REHEARSAL = {
+PREPARING: dict[str, Any] = {"budget": {"steps": 3}}
+REHEARSAL: dict[str, Any] = {
     "network.channels": [32, 32], "network.layers": 1, "optimizer.batch_size": 32, "optimizer.warmup": 2,
     "compile": False, "log_every": 2, "budget": {"steps": 6},
 }  # fmt: skip
@@ -49,23 +50,22 @@ def main() -> int:
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--prepare", action="store_true", help="decode the images and fill the compiler's cache only")
     args = parser.parse_args()
-    ends = time.monotonic() + args.seconds
+    left = clock(args.seconds)
     args.folder.mkdir(parents=True, exist_ok=True)
     work = work_folder(args.rehearse)
     if args.rehearse:
         training.export.STEPS = 2
     stand_in = shards(work / "cifar10", rehearse=args.rehearse)
-    if args.prepare:
-        train_denoiser(configured(work, "prepared", {"budget": {"steps": PREPARING_STEPS}}), overwrite=True)
-        return 0
-    config = configured(work, "denoiser", dict(REHEARSAL) if args.rehearse else {})
+    config = configured(work, REHEARSAL if args.rehearse else PREPARING if args.prepare else {})
     for source, folder in ((config.data, "cache"), (config.validation, "validation")):
         assert source is not None
         build_cache(source, Path(config.output) / folder, config.size, config.fit)
+    if args.prepare:
+        train_denoiser(config, overwrite=True)
+        return 0
     changes: dict[str, Any] = {}
     if not args.rehearse:
-        seconds = ends - time.monotonic() - SETTING_UP - FINISHING
-        changes["budget"] = {"minutes": max(seconds, 1.0) / 60}
+        changes["budget"] = {"minutes": max(left() - SETTING_UP - FINISHING, 1.0) / 60}
     if (args.folder / TAR).exists() and not args.rehearse:
         changes["start"] = str(unpacked(args.folder / TAR, work / "start"))
     config = DenoiserConfig.model_validate(config.model_dump() | changes)
@@ -124,12 +124,12 @@ def noise(file: Path) -> Path:
     return file
 
 
-def configured(work: Path, output: str, changes: dict[str, Any]) -> DenoiserConfig:
+def configured(work: Path, changes: dict[str, Any]) -> DenoiserConfig:
     """The recipe on the shards of `work`, with other values by dotted name."""
     content = load_config(DenoiserConfig, RECIPE, []).model_dump()
     content["data"]["urls"] = [f"{work}/cifar10/train-0000[0-8].tar"]
     content["validation"]["urls"] = [f"{work}/cifar10/train-00009.tar"]
-    content["output"] = str(work / output)
+    content["output"] = str(work / "denoiser")
     for name, value in changes.items():
         *sections, last = name.split(".")
         place = content
