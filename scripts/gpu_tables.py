@@ -9,6 +9,7 @@ from typing import Any
 
 STEPS = ("smoke", "latent", "pixel", "train")
 UNMEASURED = "**Not measured yet**: no GPU was at hand. `scripts/gpu/measure.sh` stands ready."
+RATES = ("steady_images_per_s", "whole_images_per_s")
 OPEN = {"error": "failed", "not_reached": "not reached", "not_run": "not run"}
 
 
@@ -54,14 +55,15 @@ def latent(results: dict[str, Any]) -> str:
         config, way = name.split(", ", 1)
         missing = next((word for key, word in OPEN.items() if key in one), None)
         if way == "largest batch":
-            size = missing or f"{one['images']} images, {one['peak_gib']:.1f} GiB"
+            peak = one.get("peak_gib")
+            size = missing or f"{one['images']} images" + (f", {peak:.1f} GiB" if isinstance(peak, float) else "")
             largest.append(f"{config} {size}")
         elif missing:
             rows.append([config, way, missing, "", "", "", "", ""])
         else:
-            rate, other = one["images_per_s"], one["doppel / diffusers"]
+            rate, other, timed = one["images_per_s"], one["doppel / diffusers"], one["repeats"] * one["timed_images"]
             rows.append([
-                f"{one['model']}, batch {one['batch']}", way, f"{rate['doppel']:.2f}",
+                f"{one['model']}, batch {one['batch']}, {timed} images timed", way, f"{rate['doppel']:.2f}",
                 "none" if other is None else f"{rate['diffusers']:.2f}", "–" if other is None else f"{other:.2f}",
                 f"{one['doppel / bare']:.2f}", f"{one['bare_outside_network_and_vae']:.1%}",
                 f"{one['floor']['time / floor']:.1f}",
@@ -90,7 +92,7 @@ def pixel(results: dict[str, Any]) -> str:
             continue
         idle = one.get("device_idle_share")
         rows.append([
-            name, f"{one['steady_images_per_s']:.1f}", f"{one['whole_images_per_s']:.1f}",
+            name, *("–" if one[key] is None else f"{one[key]:.1f}" for key in RATES),
             "–" if idle is None else f"{idle:.0%}",
         ])  # fmt: skip
     return markdown(["models of pixels", "images/s once under way", "images/s, whole job", "device idle"], rows)
@@ -102,8 +104,8 @@ def training(results: dict[str, Any]) -> str:
     held_out = results["validation"][-1][1] if results["validation"] else None
     return (
         f"`{results['recipe']}`: {results['images_seen'] / 1e6:.1f} M images in {results['training_seconds']:.0f} s "
-        f"({results['images_per_second']:,.0f} images/s, batch {results['batch_size']}); loss on unseen images "
-        f"{held_out if held_out is None else f'{held_out:.3f}'}."
+        f"({results['images_per_second']:,.0f} images/s with compiling and exports, batch {results['batch_size']}); "
+        f"loss on unseen images {held_out if held_out is None else f'{held_out:.3f}'}."
     )
 
 

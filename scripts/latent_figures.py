@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections.abc import Iterator
@@ -107,13 +108,28 @@ def largest(bench: Bench) -> dict[str, Any]:
     content["model"]["batch_size"] = "auto"
     job = make_job(validate(JobConfig, content, "bench"))
     started = time.perf_counter()
-    with peaks_of_trials(bench) as peaks:
+    with peaks_of_trials(bench) as peaks, told() as said:
         images = transforming.try_sizes(job, bench.device)
     return {
-        "images": images, "peak_gib": peaks.get(images, NO_GPU), "peak_gib_of_each_trial": peaks,
+        "images": images, "why_no_more": said or ["memory, or the largest that is tried"],
+        "peak_gib": peaks.get(images, NO_GPU), "peak_gib_of_each_trial": peaks,
         "device_gib": NO_GPU if bench.device == "cpu" else torch.cuda.get_device_properties().total_memory / GIB,
         "seconds": time.perf_counter() - started,
     }  # fmt: skip
+
+
+@contextmanager
+def told() -> Iterator[list[str]]:
+    """What doppel warns of meanwhile: a trial may end by a kernel's limit instead of memory."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("doppel")
+    logger.addHandler(handler)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)
 
 
 @contextmanager

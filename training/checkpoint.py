@@ -80,7 +80,8 @@ def load_checkpoint(
     fused = bool(optimizer.param_groups[0]["fused"])
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            moments = {m: saved[f"{m}.{name}"].to(parameter.device) for m in MOMENTS}
+            # as the parameter lies in memory: a fused optimiser walks both alike
+            moments = {m: torch.empty_like(parameter).copy_(saved[f"{m}.{name}"]) for m in MOMENTS}
             step = torch.tensor(float(facts["step"]), device=parameter.device if fused else "cpu")
             _states(optimizer)[parameter] = {"step": step, **moments}
         network.load_state_dict(_under(saved, "network."))

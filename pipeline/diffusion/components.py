@@ -142,7 +142,12 @@ def gaussian_blur(sigma: float, like: Tensor) -> LinearMap:
     offsets = torch.arange(-reach, reach + 1)
     weights = torch.exp(-((offsets.double() / sigma) ** 2) / 2)
     down, right = (_convolution(n, offsets, weights / weights.sum()).to(like) for n in like.shape[-2:])
-    return lambda x: down @ x @ right.T
+
+    def blur(x: Tensor) -> Tensor:
+        # sample by sample: on some processors one product of them all rounds by the size of the batch
+        return torch.stack([down @ sample @ right.T for sample in x])
+
+    return blur
 
 
 def diagonal_blur(length: int, like: Tensor) -> LinearMap:

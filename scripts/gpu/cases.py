@@ -20,6 +20,10 @@ UNSETTLED = ("error", "not_run", "not_reached")
 """Keys of a result that is none: the next run tries the case again."""
 
 
+IMPORTS = 60.0
+"""Seconds that imports can take at most."""
+
+
 class NotRun(Exception):
     """A case has nothing to run on here; the message says what is missing."""
 
@@ -33,10 +37,13 @@ class Case:
 
 
 def clock(seconds: float) -> Callable[[], float]:
-    """How many of the `seconds` from the start of this process are left, when called: its imports count."""
+    """How many of the `seconds` from the start of this process are left, when called: its imports count.
+
+    Where the system tells no sensible start, from now.
+    """
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     lived = float(Path("/proc/uptime").read_text().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
-    end = time.monotonic() + seconds - lived
+    end = time.monotonic() + seconds - (lived if 0 <= lived <= IMPORTS else 0)
     return lambda: end - time.monotonic()
 
 
@@ -54,6 +61,8 @@ def run_cases(cases: Sequence[Case], record: Record, folder: Path, left: Callabl
         result = outcome(case, left())
         free()  # one case's memory must not make the next one's largest batch smaller
         record.add(case.name, result, folder)
+        if "CUDA error" in result.get("error", ""):  # the device is lost to this process
+            raise SystemExit(FAILED)
         how = next((f"{key.replace('_', ' ')}: {result[key]}" for key in UNSETTLED if key in result), "done")
         print(f"{case.name}: {how} ({time.monotonic() - started:.1f} s)", flush=True)
 

@@ -28,6 +28,8 @@ def plot(record: Record, file: Path) -> None:
         config, way = name.split(", ")
         if way != "largest batch":
             rated.setdefault(config, {})[way] = result
+    if not rated:
+        return
     figure = Figure(figsize=(2.2 + 4.1 * len(rated), 5.4), layout="constrained")
     panels = figure.subplots(1, len(rated), squeeze=False)
     for axes, (config, ways) in zip(panels[0], rated.items(), strict=True):

@@ -17,11 +17,11 @@ if [ -d "$pack" ]; then
   wheels=("$pack"/*/*.whl)
   site=${TMPDIR:-/tmp}/doppel-gpu-site
   if [ ${#wheels[@]} -gt 0 ]; then
-    "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$site" "${wheels[@]}"
+    "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$site" "${wheels[@]}" ||
+      echo "the wheels of $pack cannot be installed; steps that miss them will say so" >&2
   fi
   export PYTHONPATH="$PYTHONPATH:$site" DOPPEL_GPU_DATA="$pack/data"
-  [ ! -f "$pack/data/commit" ] || DOPPEL_COMMIT=$(cat "$pack/data/commit")
-  export DOPPEL_COMMIT=${DOPPEL_COMMIT:-unknown}
+  [ ! -f "$pack/data/commit" ] || export DOPPEL_COMMIT=$(cat "$pack/data/commit")
   [ ! -d "$pack/faces/.deepface" ] || export DEEPFACE_HOME="$pack/faces"
 fi
 exec "$python" "$kit/measure.py" --started "$started" "$@"

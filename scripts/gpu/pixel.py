@@ -154,6 +154,8 @@ def first_photographs(count: int, file: Path) -> Path:
                 if len(keys) > count:
                     break
                 few.addfile(member, whole.extractfile(member))
+        if len(keys) < count:
+            raise NotRun(f"{source} holds {len(keys)} photographs; {count} are wanted")
     return file
 
 

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 Status = Literal["running", "done", "partial", "failed", "cut"]
 """`partial`: some cases were not reached, or lacked what they run on; `cut`: the time box ended before the step did.
 What was measured by then stands in `results`."""
+COMMITS_APART = {"commit": ""}
 PARTIAL = 3
 """Exit status of a step that is `partial`."""
 
@@ -35,13 +36,20 @@ class Record:
 
     @classmethod
     def open(cls, folder: Path, step: str, *, rehearsal: bool) -> Record:
-        """What an earlier run left in `folder`, or a new record. One of a rehearsal never counts as measured."""
-        file = folder / f"{step}.json"
-        if file.exists():
-            found = cls(**json.loads(file.read_text()))
-            if found.rehearsal == rehearsal:
-                return found
-        return cls(step=step, rehearsal=rehearsal, machine=machine())
+        """What an earlier run left in `folder`, or a new record.
+
+        Figures of two kinds of machine are never mixed, nor a rehearsal's with measured ones: such a record, and one
+        that cannot be read, counts for nothing. Another commit goes on; each result states its own.
+        """
+        new = cls(step=step, rehearsal=rehearsal, machine=machine())
+        try:
+            found = cls(**json.loads((folder / f"{step}.json").read_text()))
+            if (found.rehearsal, found.machine | COMMITS_APART) != (rehearsal, new.machine | COMMITS_APART):
+                return new
+        except (OSError, ValueError, TypeError):
+            return new
+        found.machine = new.machine
+        return found
 
     def save(self, folder: Path) -> None:
         file = folder / f"{self.step}.json"
@@ -49,8 +57,8 @@ class Record:
         part.write_text(json.dumps(asdict(self), indent=1) + "\n")
         part.replace(file)
 
-    def add(self, name: str, result: Any, folder: Path) -> None:
-        self.results[name] = result
+    def add(self, name: str, result: dict[str, Any], folder: Path) -> None:
+        self.results[name] = result | {"commit": self.machine["commit"]}
         self.save(folder)
 
 
@@ -72,11 +80,11 @@ def _torch() -> str:
 
 
 def _commit() -> str:
-    """As git says; where no git is, as the pack says (`DOPPEL_COMMIT`)."""
+    """As the pack says (`DOPPEL_COMMIT`), else as git does."""
+    if stated := os.environ.get("DOPPEL_COMMIT"):
+        return stated
     commit = _said("git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD")
-    if not commit:
-        return os.environ.get("DOPPEL_COMMIT", "unknown")
-    return commit + ("+changes" if _said("git", "-C", str(ROOT), "status", "--porcelain") else "")
+    return commit + ("+changes" if _said("git", "-C", str(ROOT), "status", "--porcelain") else "") or "unknown"
 
 
 def _said(*command: str) -> str:

@@ -14,10 +14,10 @@ REHEARSAL = "DOPPEL_GPU_REHEARSAL"
 
 @pytest.fixture(scope="session")
 def device() -> str:
+    torch.set_num_threads(1)  # of the CPU's side: for networks this small, threads only wait for each other
     if torch.cuda.is_available():
         return "cuda:0"
     if os.environ.get(REHEARSAL):
-        torch.set_num_threads(1)  # for networks this small, threads only wait for each other
         return "cpu"
     pytest.skip(f"no CUDA device is here; {REHEARSAL}=1 rehearses on the CPU")
 
