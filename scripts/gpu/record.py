@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parents[2]
-Status = Literal["running", "done", "partial", "failed", "cut"]
+Status = Literal["new", "running", "done", "partial", "failed", "cut"]
 """`partial`: some cases were not reached, or lacked what they run on; `cut`: the time box ended before the step did.
 What was measured by then stands in `results`."""
 COMMITS_APART = {"commit": ""}
@@ -27,7 +27,7 @@ class Record:
     rehearsal: bool
     """On a CPU with tiny shapes: the code ran, and the figures mean nothing."""
     machine: dict[str, str]
-    status: Status = "running"
+    status: Status = "new"
     error: str | None = None
     """Last lines of what a step printed that did not end well."""
     seconds: float = 0.0

@@ -26,6 +26,7 @@ class Noted:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.outcome != "passed":  # set-up and tear-down count where they fail or skip
             found: dict[str, Any] = {"outcome": report.outcome, "seconds": round(report.duration, 2)}
+            found |= {"measured": dict(report.user_properties)} if report.user_properties else {}
             if report.outcome == "skipped":
                 found["why"] = str(report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr)
             elif report.outcome == "failed":

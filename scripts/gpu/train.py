@@ -1,6 +1,6 @@
 """The step *train*: the recipe `train_cifar10_gpu` for as long as the box lasts.
 
-Leaves `train.json`, `train.png` (samples and curves) and `cifar10_model.tar` (the model folder, weights in half
+Leaves `train.json`, `train.png` (samples and curves) and `train.tar` (the model folder, weights in half
 precision), all three new every two minutes. Where the tar is there already and the record is not `done`, training goes
 on from its weights. The data are DOPPEL_GPU_DATA/cifar10_jpeg.npz, or those of ../shared/data.
 """
@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from training.cache import build_cache
 from training.denoiser import train_denoiser
 from training.denoiser_config import DenoiserConfig
 
-RECIPE, TAR, PICTURE = "train_cifar10_gpu", "cifar10_model.tar", "train.png"
+RECIPE, TAR, PICTURE = "train_cifar10_gpu", "train.tar", "train.png"
 LARGEST = 15_500_000
 """Bytes of the tar: what comes back from a lent machine is limited."""
 SETTING_UP, FINISHING = 12.0, 25.0
@@ -55,7 +54,7 @@ def main() -> int:
     work = work_folder(args.rehearse)
     if args.rehearse:
         training.export.STEPS = 2
-    stand_in = shards(work / "cifar10", rehearse=args.rehearse)
+    shards(noise(work / "noise.npz") if args.rehearse else found_data(), work / "cifar10")
     config = configured(work, REHEARSAL if args.rehearse else PREPARING if args.prepare else {})
     for source, folder in ((config.data, "cache"), (config.validation, "validation")):
         assert source is not None
@@ -70,14 +69,13 @@ def main() -> int:
         changes["start"] = str(unpacked(args.folder / TAR, work / "start"))
     config = DenoiserConfig.model_validate(config.model_dump() | changes)
     record = Record.open(args.folder, "train", rehearsal=args.rehearse)
-    images_before = record.results.get("images_seen", 0) if config.start else 0
-    started = time.monotonic()
+    earlier = dict(record.results) if config.start else {}
 
     def keep(output: Path) -> None:
         size = pack(output / "model", args.folder / TAR)
         picture(output / "model").save(args.folder / PICTURE)
-        found = facts(config, output, images_before, time.monotonic() - started) | {"tar_bytes": size}
-        record.results |= found | ({"data": "a stand-in of noise"} if stand_in else {"data": "CIFAR-10"})
+        data = "a stand-in of noise" if args.rehearse else "CIFAR-10"
+        record.results |= facts(config, output, earlier) | {"data": data, "tar_bytes": size}
         record.save(args.folder)
 
     train_denoiser(config, overwrite=True, exported=keep)
@@ -92,22 +90,22 @@ def work_folder(rehearse: bool) -> Path:
     return Path(tempfile.gettempdir()) / "doppel-gpu-work"
 
 
-def shards(folder: Path, *, rehearse: bool) -> bool:
-    """The images as ten shards in `folder`; True where a rehearsal without data got noise instead."""
+def found_data() -> Path:
+    """Raises `SystemExit` where the images are not there."""
     named = os.environ.get("DOPPEL_GPU_DATA")
-    places = [Path(named)] if named else []
-    places.append(ROOT.parent / "shared" / "data" / "cifar10")
-    source = next((place / "cifar10_jpeg.npz" for place in places if (place / "cifar10_jpeg.npz").exists()), None)
-    stand_in = rehearse  # few images are enough, and the same with and without the data
-    if stand_in:
-        source = noise(folder.with_suffix(".npz"))
-    if source is None:
-        raise SystemExit(f"cifar10_jpeg.npz is not in {' or '.join(map(str, places))}: name its folder DOPPEL_GPU_DATA")
+    places = [*([Path(named)] if named else []), ROOT.parent / "shared" / "data" / "cifar10"]
+    for place in places:
+        if (place / "cifar10_jpeg.npz").exists():
+            return place / "cifar10_jpeg.npz"
+    raise SystemExit(f"cifar10_jpeg.npz is not in {' or '.join(map(str, places))}: name its folder DOPPEL_GPU_DATA")
+
+
+def shards(source: Path, folder: Path) -> None:
+    """The images as ten shards in `folder`, unless they are there."""
     if not (folder / "done").exists():
         script = ROOT / "scripts" / "cifar10_shards.py"
         subprocess.run([sys.executable, str(script), str(source), "train", str(folder), "--shards", "10"], check=True)
         (folder / "done").touch()
-    return stand_in
 
 
 def noise(file: Path) -> Path:
@@ -139,20 +137,23 @@ def configured(work: Path, changes: dict[str, Any]) -> DenoiserConfig:
     return DenoiserConfig.model_validate(content)
 
 
-def facts(config: DenoiserConfig, output: Path, images_before: int, seconds: float) -> dict[str, Any]:
-    """What training has come to, curves by images seen."""
-    log = json.loads((output / "training.json").read_text())
-    batch = config.optimizer.batch_size
+def facts(config: DenoiserConfig, output: Path, earlier: dict[str, Any]) -> dict[str, Any]:
+    """What training has come to, with what an `earlier` run of it had; curves by images seen.
 
-    def curve(name: str) -> list[tuple[int, float]]:
-        return [(images_before + batch * step, round(loss, 5)) for step, loss in log[name]]
-
+    The rate includes compiling, exports and validation.
+    """
+    log, batch = json.loads((output / "training.json").read_text()), config.optimizer.batch_size
+    before, seconds = earlier.get("images_seen", 0), earlier.get("training_seconds", 0) + log["seconds"]
+    images = before + batch * log["step"]
+    curves = {
+        name: earlier.get(name, []) + [(before + batch * step, round(loss, 5)) for step, loss in log[name]]
+        for name in ("losses", "validation")
+    }
     peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
     return {
-        "recipe": RECIPE, "budget_minutes": config.budget.minutes, "batch_size": batch,
-        "images_seen": images_before + batch * log["step"], "training_seconds": round(log["seconds"], 1),
-        "images_per_second": round(batch * log["step"] / log["seconds"], 1), "step_seconds": round(seconds, 1),
-        "peak_memory_gib": peak and round(peak, 2), "losses": curve("losses"), "validation": curve("validation"),
+        "recipe": RECIPE, "budget_minutes": config.budget.minutes, "batch_size": batch, "images_seen": images,
+        "training_seconds": round(seconds, 1), "images_per_second": round(images / seconds, 1),
+        "peak_memory_gib": peak and round(peak, 2), **curves,
     }  # fmt: skip
 
 
