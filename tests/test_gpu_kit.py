@@ -127,6 +127,30 @@ def test_a_record_that_cannot_be_read_counts_for_nothing(kit: Path, tmp_path: Pa
         assert measure.run("smoke", tmp_path, 60, rehearse=True)
 
 
+def test_figures_of_two_machines_are_not_mixed(tmp_path: Path) -> None:
+    record = Record.open(tmp_path, "latent", rehearsal=False)
+    record.add("a", {"rate": 1.0}, tmp_path)
+    assert set(Record.open(tmp_path, "latent", rehearsal=False).results["a"]) == {"rate", "commit"}
+    record.machine = {**record.machine, "commit": "another"}
+    record.save(tmp_path)
+    assert Record.open(tmp_path, "latent", rehearsal=False).results
+    record.machine = {**record.machine, "device": "another"}
+    record.save(tmp_path)
+    assert Record.open(tmp_path, "latent", rehearsal=False).results == {}
+
+
+def test_preparations_say_how_they_ended(kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, body in (("latent", "raise ValueError('no compiler')"), ("train", "")):
+        step(kit, name, f"import atexit\natexit.register((args.folder / '{name}-ended').touch)\n{body}")
+    both = "all((args.folder / f'{name}-ended').exists() for name in ('latent', 'train'))"
+    step(kit, "smoke", f"while not {both}:\n    time.sleep(0.1)\ntime.sleep(2)")
+    assert measure.run("smoke", tmp_path, 60, rehearse=False, beside=["latent", "train"])
+    said = capsys.readouterr().out
+    assert "latent, prepared: failed (1)" in said
+    assert "ValueError: no compiler" in said
+    assert "train, prepared: ready" in said
+
+
 def test_the_last_step_takes_what_is_left() -> None:
     steps = list(measure.BOXES)
     assert sum(measure.BOXES[name] for name in steps) <= 570

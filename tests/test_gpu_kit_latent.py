@@ -9,6 +9,7 @@ from typing import Any
 import cases as kit
 import latent
 import pytest
+from latent_rates import LEVEL
 from record import Record
 
 
@@ -89,6 +90,11 @@ def test_the_clock_counts_from_the_start_of_the_process() -> None:
     first, second = kit.clock(0)(), kit.clock(1000)()
     assert first < 0
     assert second - first == pytest.approx(1000, abs=5)
+
+
+def test_diffusers_takes_a_step_while_the_compiler_s_cache_is_filled() -> None:
+    """Its img2img rounds strength × grid down."""
+    assert int(round(latent.PREPARING_STEPS / LEVEL) * LEVEL) >= 1
 
 
 def test_plans_name_each_case_once_and_the_eager_ones_first() -> None:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,14 @@ def main() -> int:
     args = parser.parse_args()
     left = clock(args.seconds)
     args.folder.mkdir(parents=True, exist_ok=True)
-    work = work_folder(args.rehearse)
+    if args.rehearse:
+        with tempfile.TemporaryDirectory() as temporary:
+            return step(args, left, Path(temporary))
+    return step(args, left, Path(tempfile.gettempdir()) / "doppel-gpu-work")
+
+
+def step(args: argparse.Namespace, left: Callable[[], float], work: Path) -> int:
+    """`work`: where caches and checkpoints lie; the same for all runs on a machine, and new for each rehearsal."""
     if args.rehearse:
         training.export.STEPS = 2
     shards(noise(work / "noise.npz") if args.rehearse else found_data(), work / "cifar10")
@@ -81,13 +89,6 @@ def main() -> int:
     train_denoiser(config, overwrite=True, exported=keep)
     print(json.dumps({k: v for k, v in record.results.items() if k not in ("losses", "validation")}))
     return 0
-
-
-def work_folder(rehearse: bool) -> Path:
-    """Where caches and checkpoints lie: the same for all runs on a machine, and new for each rehearsal."""
-    if rehearse:
-        return Path(tempfile.mkdtemp(prefix="doppel-rehearsal-"))
-    return Path(tempfile.gettempdir()) / "doppel-gpu-work"
 
 
 def found_data() -> Path:

@@ -254,3 +254,23 @@ def test_the_codec_comes_from_the_checkpoint_not_from_another_fit(
     train_denoiser(configure(**LINEAR))
     after = load_file(checkpoint(configure()) / "codec" / "codec.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_moments_come_back_as_the_parameters_lie_in_memory(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fused optimiser walks both alike."""
+    train_denoiser(configure(channels_last=True, **{"budget.steps": 2}))
+    seen: list[bool] = []
+    load = training.denoiser.load_checkpoint
+
+    def watched(*arguments: Any) -> Any:
+        found, optimizer = load(*arguments), arguments[-1]
+        state = getattr(optimizer, "optimizer", optimizer).state
+        seen.extend(state[p]["exp_avg"].stride() == p.stride() for p in arguments[2].parameters())
+        return found
+
+    monkeypatch.setattr(training.denoiser, "load_checkpoint", watched)
+    train_denoiser(configure(channels_last=True))
+    assert len(seen) > 20
+    assert all(seen)
