@@ -37,7 +37,7 @@ def test_every_point_of_the_roc_is_a_count(genuine: np.ndarray, impostor: np.nda
         assert tar == sum(distance <= threshold for distance in genuine) / len(genuine)
 
 
-@given(SCORES, st.fractions(0, 1).filter(lambda far: far < 1))
+@given(SCORES, st.fractions(0, 1).filter(lambda far: float(far) < 1))
 def test_the_threshold_is_the_largest_that_keeps_the_far(impostor: np.ndarray, far: object) -> None:
     rate = float(far)  # type: ignore[arg-type]
     threshold = np.float32(threshold_at_far(impostor, rate))
