@@ -58,7 +58,7 @@ class Scale:
 FULL = Scale(
     fashion=1000, fashion_batch=125, repeats=3, faces=512, face_batches=(32, 128), gated=96, profiled=250, steps=20
 )
-TINY = Scale(fashion=32, fashion_batch=8, repeats=1, faces=8, face_batches=(2, 4), gated=4, profiled=8, steps=4)
+TINY = Scale(fashion=16, fashion_batch=8, repeats=1, faces=8, face_batches=(2, 4), gated=4, profiled=8, steps=2)
 
 
 class Jobs:
