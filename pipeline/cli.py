@@ -10,7 +10,7 @@ from pipeline import __version__
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from pipeline.job import Job
+    from pipeline.job.plan import Job
     from pipeline.streams.ledger import OnChange
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -113,23 +113,24 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run_command(args: argparse.Namespace) -> int:
     from pipeline.config import load_config
-    from pipeline.job import JobConfig, make_job
+    from pipeline.job.config import JobConfig
+    from pipeline.job.plan import make_job
 
     limit = [f"limit={args.limit}"] if args.limit is not None else []
     job = make_job(load_config(JobConfig, args.recipe, [*args.set, *limit]))
     mind_licences(job, forbid=args.forbid_noncommercial)
     if job.config.anonymity is not None:
-        from pipeline.verifying import with_gate
+        from pipeline.engine.gate import with_gate
 
         job = with_gate(job)
     if args.dry_run:
-        from pipeline.estimate import estimate
+        from pipeline.commands.estimate import estimate
 
         print(estimate(job))
         return 0
     on_change: OnChange = "overwrite" if args.overwrite else "keep" if args.keep_finished else "refuse"
     if job.config.release is not None:
-        from pipeline.exporting import check_export
+        from pipeline.commands.release import check_export
 
         check_export(job)
     manifest = run_with_progress(job, on_change)
@@ -148,7 +149,7 @@ def run_command(args: argparse.Namespace) -> int:
 
 
 def release_job(job: Job) -> int:
-    from pipeline.exporting import export
+    from pipeline.commands.release import export
     from pipeline.report.progress import looking
 
     assert job.config.release is not None
@@ -175,7 +176,7 @@ def mind_licences(job: Job, *, forbid: bool) -> None:
 def preview_command(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from pipeline.preview import preview
+    from pipeline.commands.preview import preview
 
     if args.count < 1:
         raise UserError(f"-n is {args.count}; at least 1 is needed")
@@ -187,14 +188,14 @@ def preview_command(args: argparse.Namespace) -> int:
 
 
 def demo_command(args: argparse.Namespace) -> int:
-    from pipeline.demo import demo
+    from pipeline.commands.demo import demo
 
     return outcome(demo(args.out, run_with_progress))
 
 
 def edits_command(args: argparse.Namespace) -> int:
+    from pipeline.commands.edits import EditsConfig, edits
     from pipeline.config import load_config
-    from pipeline.edits import EditsConfig, edits
 
     config = load_config(EditsConfig, args.recipe, args.set)
     print(f"{config.output}: {edits(config)} edits")
@@ -202,7 +203,7 @@ def edits_command(args: argparse.Namespace) -> int:
 
 
 def calibrate_faces_command(args: argparse.Namespace) -> int:
-    from pipeline.calibrate_faces import CalibrateConfig, calibrate_faces
+    from pipeline.commands.calibrate_faces import CalibrateConfig, calibrate_faces
     from pipeline.config import load_config
 
     config = load_config(CalibrateConfig, args.recipe, args.set)
@@ -223,7 +224,7 @@ def audit_command(args: argparse.Namespace) -> int:
 
     from pipeline.audit import Audit, audit
     from pipeline.identity import given_salt
-    from pipeline.pixels import Fit
+    from pipeline.media.pixels import Fit
     from pipeline.report.progress import looking
     from pipeline.streams import input_at
 
@@ -246,8 +247,8 @@ def audit_command(args: argparse.Namespace) -> int:
 
 def train_command(args: argparse.Namespace) -> int:
     from pipeline.config import load_config
-    from training.denoiser import train_denoiser
-    from training.denoiser_config import DenoiserConfig
+    from training.denoiser.config import DenoiserConfig
+    from training.denoiser.train import train_denoiser
 
     folder = train_denoiser(load_config(DenoiserConfig, args.recipe, args.set), overwrite=args.overwrite)
     print(f"{folder}/model: weights, card, samples.png and loss.png")
@@ -256,9 +257,9 @@ def train_command(args: argparse.Namespace) -> int:
 
 def calibrate_command(args: argparse.Namespace) -> int:
     from pipeline.config import load_config
-    from training.calibrate import calibrate
-    from training.calibrate_config import CalibrationConfig
-    from training.locality_plot import print_table, recipe_lines
+    from training.calibrate.calibrate import calibrate
+    from training.calibrate.config import CalibrationConfig
+    from training.calibrate.plot import print_table, recipe_lines
 
     config = load_config(CalibrationConfig, args.recipe, args.set)
     found = calibrate(config)
@@ -279,8 +280,8 @@ def calibrate_command(args: argparse.Namespace) -> int:
 
 def filter_command(args: argparse.Namespace) -> int:
     from pipeline.config import load_config
-    from training.filter_config import StoreFilterConfig
-    from training.filter_store import filter_store
+    from training.filter.config import StoreFilterConfig
+    from training.filter.store import filter_store
 
     config = load_config(StoreFilterConfig, args.recipe, args.set)
     found = filter_store(config)
@@ -301,9 +302,9 @@ def compare_command(args: argparse.Namespace) -> int:
 
     from pipeline.config import load_config
     from pipeline.report.progress import comparing
-    from training.compare import compare
-    from training.compare_config import CompareConfig
-    from training.compare_report import table, write_report
+    from training.compare.compare import compare
+    from training.compare.config import CompareConfig
+    from training.compare.report import table, write_report
 
     config = load_config(CompareConfig, args.recipe, args.set)
     with comparing() as observe:
@@ -323,9 +324,9 @@ def compare_command(args: argparse.Namespace) -> int:
 
 
 def run_with_progress(job: Job, on_change: OnChange) -> dict[str, Any]:
-    from pipeline.engines.local import run_job
+    from pipeline.engine.local import run_job
+    from pipeline.engine.process import Event, Progress, Scanned
     from pipeline.report.progress import JobProgress
-    from pipeline.run import Event, Progress, Scanned
 
     with JobProgress() as bar:
 

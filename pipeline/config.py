@@ -8,12 +8,28 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pipeline.errors import UserError
 
 Config = TypeVar("Config", bound=BaseModel)
 RECIPES = Path(__file__).parent.parent / "datasets_cfg"
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OneOf(Section):
+    """A section with exactly one key."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> OneOf:
+        if len(self.model_fields_set) != 1:
+            raise ValueError(f"exactly one of {', '.join(type(self).model_fields)} is allowed")
+        return self
 
 
 def load_config(kind: type[Config], source: str, overrides: Sequence[str] = ()) -> Config:

@@ -8,12 +8,9 @@ import os
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.errors import UserError
-
-if TYPE_CHECKING:
-    from pipeline.job import JobConfig, RunConfig
 
 PUBLIC_SALT = b"doppel: no secret salt was given"
 SALT_VARIABLE, SHORTEST_SALT = "DOPPEL_SALT", 16
@@ -24,27 +21,9 @@ def hash_files(files: Iterable[str | None]) -> str:
     return hashlib.sha256(b"".join(hashlib.sha256(c).digest() for c in contents)).hexdigest() if contents else ""
 
 
-def identity(config: JobConfig) -> dict[str, Any]:
-    """The part of a configuration that decides the bytes, without places: the model is told by its hash.
-
-    The hash in the provenance leaves out the input too: the same shard gives the same bytes wherever it lies.
-    """
-    files: Any = {"__all__": {"path"}}
-    model_place = {
-        "path": True, "revision": True, "local_files_only": True, "lora": files, "textual_inversion": files,
-        "upscalers": {"__all__": {"path", "revision"}},
-    }  # fmt: skip
-    places: Any = {
-        "run": True, "output": {"path"}, "model": model_place, "second_model": model_place,
-        "mask": {"file"}, "guide": {"file"}, "judge": {"path", "revision"},
-        "anonymity": {"certificates", "workers"}, "release": True,
-    }  # fmt: skip
-    return config.model_dump(mode="json", exclude=places)
-
-
-def read_salt(run: RunConfig) -> bytes:
+def read_salt(file: str | None) -> bytes:
     """The secret of `run.salt_file` or `$DOPPEL_SALT`; without one, a public constant: repeatable, not secret."""
-    return given_salt(run.salt_file, "run.salt_file") or PUBLIC_SALT
+    return given_salt(file, "run.salt_file") or PUBLIC_SALT
 
 
 def given_salt(file: str | None, option: str) -> bytes | None:

@@ -29,11 +29,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.hooks import AugmentedDataset, BackgroundAugmenter, InMemory, LiveStore
-from pipeline.pixels import decode
-from pipeline.records import Sample
+from pipeline.hooks.dataset import AugmentedDataset
+from pipeline.hooks.live.background import BackgroundAugmenter, LiveStore
+from pipeline.hooks.live.source import InMemory
+from pipeline.media.pixels import decode
+from pipeline.media.records import Sample
 from pipeline.streams import WebDatasetInput
-from training.classifier import SmallCNN
+from training.classifier.judge import SmallCNN
 
 SAMPLE = "embedded:fashion_mnist/sample/t10k-*.tar.gz"
 MODEL = "embedded:fashion_mnist/model"

@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from pipeline.anonymity.faces import FaceFinder, enlarge
-from pipeline.pixels import decode
+from pipeline.anonymity.faces.detect import FaceFinder, enlarge
+from pipeline.media.pixels import decode
 
 ROOT = Path(__file__).resolve().parents[1]
 LFW = ROOT.parent / "shared" / "data" / "lfw"
@@ -65,7 +65,8 @@ def make_pairs(count: int) -> list[Pair]:
 
 def ours(count: int) -> dict[str, Any]:
     """Seconds, the smallest distance between faces of each pair (None: one has no face), embeddings of the first."""
-    from pipeline.anonymity.recognisers import load_recogniser, unit
+    from pipeline.anonymity.faces.deepface_recognisers import unit
+    from pipeline.anonymity.faces.recognise import load_recogniser
 
     pairs = make_pairs(count)
     with FaceFinder("dlib", workers=os.cpu_count() or 1) as finder:
@@ -121,7 +122,7 @@ def vectors(count: int, seed: int) -> np.ndarray:
 
 def search(queries: int, gallery: int) -> tuple[float, int]:
     """Seconds, and the most bytes that this process ever held."""
-    from pipeline.anonymity.gallery import nearest
+    from pipeline.anonymity.faces.gallery import nearest
 
     q, g = vectors(queries, 0), vectors(gallery, 1)
     nearest(q[:TILE], g[:TILE], 1)

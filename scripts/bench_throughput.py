@@ -33,11 +33,12 @@ from pipeline.assets import resolve
 from pipeline.config import validate
 from pipeline.diffusion.levels import grid
 from pipeline.diffusion.solvers import SOLVERS, integrate
-from pipeline.engines.local import resolve_devices, run_job
-from pipeline.job import JobConfig, make_job
+from pipeline.engine.local import resolve_devices, run_job
+from pipeline.engine.process import Event, Progress, ShardDone
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
-from pipeline.run import Event, Progress, ShardDone
 
 MODEL = "embedded:fashion_mnist/model"
 SAMPLE = "embedded:fashion_mnist/sample/t10k-*.tar.gz"

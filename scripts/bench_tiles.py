@@ -23,8 +23,8 @@ from diffusers import UNet2DModel
 from torch import Tensor
 
 from pipeline.diffusion.levels import levels_from_scheduler
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.models.gaussian import ClosedForm
-from pipeline.noise import KeyedNoise
 from pipeline.operators import Given, TileMorph
 
 BATCH, SIDE = 8, 64

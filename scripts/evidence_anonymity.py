@@ -28,29 +28,30 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.anonymity import utility
-from pipeline.anonymity.attacks import rates, reidentify
-from pipeline.anonymity.calibration import find_certificate
-from pipeline.anonymity.faces import FaceFinder
-from pipeline.anonymity.gate import Gate, Judge
-from pipeline.anonymity.inversion import recover_permutation
-from pipeline.anonymity.photos import THREATS, Pairing, layouts
-from pipeline.anonymity.recognisers import load_recogniser
-from pipeline.anonymity.results import thresholds_of
-from pipeline.anonymity.table import FaceTable, joined, tabulate
+from pipeline.anonymity.attacks import utility
+from pipeline.anonymity.attacks.identification import rates, reidentify
+from pipeline.anonymity.attacks.inversion import recover_permutation
+from pipeline.anonymity.attacks.photos import THREATS, Pairing, layouts
+from pipeline.anonymity.attacks.results import thresholds_of
+from pipeline.anonymity.faces.detect import FaceFinder
+from pipeline.anonymity.faces.recognise import load_recogniser
+from pipeline.anonymity.faces.scanning import image_stream
+from pipeline.anonymity.faces.table import FaceTable, joined, tabulate
+from pipeline.anonymity.gate.calibration import find_certificate
+from pipeline.anonymity.gate.gate import Gate, Judge
+from pipeline.commands.release import tally
 from pipeline.config import load_config, validate
-from pipeline.engines.local import run_job
-from pipeline.exporting import tally
-from pipeline.job import JobConfig, make_job
+from pipeline.diffusion.noise import KeyedNoise
+from pipeline.engine.local import run_job
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
+from pipeline.media.pixels import decode, from_pixels, to_pixels
+from pipeline.media.records import Sample
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
-from pipeline.noise import KeyedNoise
 from pipeline.operators import DDIB, Boomerang, Given, Operator
-from pipeline.pixels import decode, from_pixels, to_pixels
-from pipeline.records import Sample
-from pipeline.report.anonymity import AtLevel, against_level, png
+from pipeline.report.audit_plots import AtLevel, against_level, png
 from pipeline.report.sheet import contact_sheet
-from pipeline.scanning import image_stream
 from pipeline.streams.shards import WebDatasetInput
 
 ROOT = Path(__file__).resolve().parents[1]

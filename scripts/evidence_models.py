@@ -23,14 +23,15 @@ from typing import Any
 import torch
 from bench_throughput import alone, make_photographs, steady_rate
 
-from pipeline.cascade import check, through
 from pipeline.config import validate
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
-from pipeline.job import JobConfig, check_clips
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import check_clips
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model, sketch_model
-from pipeline.noise import KeyedNoise
 from pipeline.operators import OPERATORS, Given
+from pipeline.operators.on_cascades import check, through
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "scripts" / "evidence" / "models.json"

@@ -4,8 +4,8 @@
     python scripts/train_judges.py runs/judges            # see there for the training shards it reads
     python scripts/evidence_operators.py                  # all; or --only ddib anagrams …
 
-The judges are small CNNs (`training.classifier`) trained on the training splits. Digits: colour-MNIST test images and
-the embedded colour-MNIST denoiser; garments: the embedded Fashion-MNIST sample (test images) and denoiser.
+The judges are small CNNs (`training.classifier.judge`), trained on the training splits. Digits: colour-MNIST test
+images and the embedded colour-MNIST denoiser; garments: the embedded Fashion-MNIST sample (test images) and denoiser.
 """
 
 import argparse
@@ -24,23 +24,23 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from pipeline.diffusion.assembling import share as share_tiles
 from pipeline.diffusion.levels import levels_from_scheduler
-from pipeline.diffusion.matching import Tiling
-from pipeline.diffusion.regions import Cut
-from pipeline.masks import mask_shape
+from pipeline.diffusion.noise import KeyedNoise
+from pipeline.diffusion.tiles.assembling import share as share_tiles
+from pipeline.diffusion.tiles.matching import Tiling
+from pipeline.diffusion.tiles.regions import Cut
+from pipeline.media.masks import mask_shape
+from pipeline.media.pixels import decode, from_pixels, to_pixels
+from pipeline.media.records import Sample
+from pipeline.media.strokes import stroke_painting
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
 from pipeline.models.gaussian import ClosedForm, Gaussian
 from pipeline.models.pixel import PixelModel
-from pipeline.noise import KeyedNoise
 from pipeline.operators import OPERATORS, Given
-from pipeline.pixels import decode, from_pixels, to_pixels
-from pipeline.records import Sample
 from pipeline.report.sheet import contact_sheet
 from pipeline.streams.shards import WebDatasetInput
-from pipeline.strokes import stroke_painting
-from training.classifier import SmallCNN, load_classifier
+from training.classifier.judge import SmallCNN, load_classifier
 
 mpl.use("agg")
 import matplotlib.pyplot as plt

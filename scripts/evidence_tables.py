@@ -11,7 +11,7 @@ from typing import Any
 
 import gpu_tables
 
-from training.compare_report import markdown
+from training.compare.report import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "evidence"

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from pipeline.config import load_config
 from pipeline.report.progress import comparing
-from training.classifier import SmallCNN, evaluate, train_classifier
-from training.compare import compare
-from training.compare_config import CompareConfig, NearConfig
-from training.compare_report import write_report
-from training.images import Images, load_images
+from training.classifier.judge import SmallCNN, evaluate, train_classifier
+from training.compare.compare import compare
+from training.compare.config import CompareConfig, NearConfig
+from training.compare.pools import made
+from training.compare.report import write_report
+from training.data.images import Images, load_images
+from training.data.subsets import draw_subset
 from training.metrics import FeatureSpace, describe
-from training.pools import made
-from training.subsets import draw_subset
 
 RESULTS = Path(__file__).parent / "evidence"
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)

@@ -16,9 +16,10 @@ from latent_rates import Bare, Bench, Diffusers, Doppel, Side
 from random_models import SPECS
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline import transforming
 from pipeline.config import validate
-from pipeline.job import JobConfig, make_job
+from pipeline.engine import transforming
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
 from pipeline.models.config import DTYPES
 
 NO_PIPELINE = "diffusers has no img2img pipeline for DiT"

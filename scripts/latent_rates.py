@@ -18,11 +18,11 @@ from lent import lent
 from PIL import Image
 from random_models import PROMPT, SPECS
 
-from pipeline.exactness import exact
+from pipeline.diffusion.exactness import exact
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.models.config import DTYPES, ModelConfig
 from pipeline.models.families import load_model
 from pipeline.models.loading import quiet
-from pipeline.noise import KeyedNoise
 from pipeline.operators import Boomerang, Given
 
 LEVEL = 0.4

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline import transforming
+from pipeline.engine import transforming
 
 
 @contextmanager

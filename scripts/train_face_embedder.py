@@ -32,14 +32,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample, interpolate, normalize
 
-from pipeline.anonymity.calibration import certify
-from pipeline.anonymity.embedder import EmbedderConfig, FaceNetwork, SmallEmbedder, angular_margin, save_embedder
-from pipeline.anonymity.faces import FaceFinder, enlarge
-from pipeline.anonymity.gallery import nearest
-from pipeline.anonymity.lbph import LBPH
-from pipeline.anonymity.metrics import bootstrap_people
-from pipeline.anonymity.table import FaceTable
-from pipeline.scanning import image_stream, scan
+from pipeline.anonymity.faces.detect import FaceFinder, enlarge
+from pipeline.anonymity.faces.embedder import EmbedderConfig, FaceNetwork, SmallEmbedder, angular_margin, save_embedder
+from pipeline.anonymity.faces.gallery import nearest
+from pipeline.anonymity.faces.lbph import LBPH
+from pipeline.anonymity.faces.metrics import bootstrap_people
+from pipeline.anonymity.faces.scanning import image_stream, scan
+from pipeline.anonymity.faces.table import FaceTable
+from pipeline.anonymity.gate.calibration import certify
 from pipeline.streams.shards import WebDatasetInput
 
 ROOT = Path(__file__).resolve().parents[1]

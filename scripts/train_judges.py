@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from pipeline.pixels import decode
-from pipeline.records import Sample
+from pipeline.media.pixels import decode
+from pipeline.media.records import Sample
 from pipeline.streams.shards import WebDatasetInput
-from training.classifier import evaluate, save_classifier, train_classifier
+from training.classifier.judge import evaluate, save_classifier, train_classifier
 
 COLOURS = ("red", "yellow", "green", "cyan", "blue", "magenta")
 

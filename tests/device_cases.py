@@ -12,15 +12,15 @@ import torch
 from operator_settings import SETTINGS
 from torch import Tensor
 
-from pipeline.cascade import through
+from pipeline.diffusion.exactness import exact
 from pipeline.diffusion.model import Model
-from pipeline.exactness import exact
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.models.clip import ClipJudge, load_clip
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
-from pipeline.noise import KeyedNoise
 from pipeline.operators import OPERATORS, Given, Transformed
 from pipeline.operators.contract import Descent
+from pipeline.operators.on_cascades import through
 
 STEPS = 2
 KEYS, CAPTIONS = ("a", "b.c", "d/e"), ("a cat", "a dog two birds", "one")

@@ -13,16 +13,16 @@ import builders
 import numpy as np
 from PIL import Image, ImageCms
 
-from pipeline.anonymity.phash import phash
-from pipeline.anonymity.table import FaceTable
-from pipeline.records import Rejected, Sample
+from pipeline.anonymity.faces.phash import phash
+from pipeline.anonymity.faces.table import FaceTable
+from pipeline.media.records import Rejected, Sample
 from pipeline.release import Evidence, ReleaseConfig, check_release, publish, seal, verify
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.quarantine import write_quarantine
 from pipeline.streams.shards import TarWriter, WebDatasetInput
 
 if TYPE_CHECKING:
-    from pipeline.records import Pixels8
+    from pipeline.media.records import Pixels8
 
 SALT = b"the secret of these tests"
 FACTS = {"operator": {"name": "boomerang", "t_boom": 0.5}, "model": {"hash": "ab12", "licence": "apache-2.0"}}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.diffusion.regions import Assembly, Cut, to_details
+from pipeline.diffusion.tiles.regions import Assembly, Cut, to_details
 from pipeline.errors import UserError
 from pipeline.report.animate import BACKGROUND, animate, frames, places, reassemble, rolling, turning
 

@@ -17,9 +17,9 @@ from PIL import Image
 
 from pipeline.cli import main
 from pipeline.config import validate
-from pipeline.job import JobConfig
-from training.calibrate_config import CalibrationConfig
-from training.classifier import SmallCNN, save_classifier
+from pipeline.job.config import JobConfig
+from training.calibrate.config import CalibrationConfig
+from training.classifier.judge import SmallCNN, save_classifier
 
 COLOURS = ((220, 30, 30), (30, 200, 40), (40, 60, 230))
 SALT = b"a-secret-of-enough-bytes"
@@ -210,8 +210,8 @@ def test_a_slice_that_the_model_was_trained_on_is_refused(
     content: dict[str, Any], place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from pipeline.streams.shards import WebDatasetInput
-    from training.cache import build_cache
-    from training.overlap import write_training_set
+    from training.data.cache import build_cache
+    from training.data.overlap import write_training_set
 
     trained = builders.model_folder(tmp_path / "trained")
     source = WebDatasetInput(urls=(str(place / "held_out.tar"),))

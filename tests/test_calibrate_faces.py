@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import pipeline.calibrate_faces
-from pipeline.anonymity.calibration import load_certificate
-from pipeline.anonymity.faces import Face
-from pipeline.calibrate_faces import CalibrateConfig, calibrate_faces, choose
+import pipeline.commands.calibrate_faces
+from pipeline.anonymity.faces.detect import Face
+from pipeline.anonymity.gate.calibration import load_certificate
+from pipeline.commands.calibrate_faces import CalibrateConfig, calibrate_faces, choose
 from pipeline.config import load_config, validate
 from pipeline.errors import UserError
 
@@ -71,8 +71,8 @@ def content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         yield Finder()
 
     judges = {"keen": Judge("keen", 0.0), "blind": Judge("blind", 9.0)}
-    monkeypatch.setattr(pipeline.calibrate_faces, "FaceFinder", finder)
-    monkeypatch.setattr(pipeline.calibrate_faces, "load_recogniser", lambda name, *, workers: judges[name])
+    monkeypatch.setattr(pipeline.commands.calibrate_faces, "FaceFinder", finder)
+    monkeypatch.setattr(pipeline.commands.calibrate_faces, "load_recogniser", lambda name, *, workers: judges[name])
     return {
         "data": {"format": "webdataset", "urls": f"{tmp_path}/[ab].tar"}, "name": "shades", "identity": "json:who",
         "sizes": [8, 12], "fit": "crop", "detector": "eye", "recognisers": ["keen", "blind"],
@@ -118,7 +118,7 @@ def test_each_recogniser_gets_a_certificate_at_each_size(content: dict[str, Any]
 
 def test_images_come_in_the_size_that_is_certified(content: dict[str, Any]) -> None:
     calibrate_faces(config(content))
-    judge = pipeline.calibrate_faces.load_recogniser("keen", workers=0)
+    judge = pipeline.commands.calibrate_faces.load_recogniser("keen", workers=0)
     assert judge.sides == [8] * 24 + [12] * 24
 
 
@@ -164,6 +164,6 @@ def test_the_shipped_recipe_is_that_of_the_shipped_certificates() -> None:
     recipe = load_config(CalibrateConfig, "calibrate_lfw")
     assert (recipe.sizes, recipe.recognisers, recipe.detector) == ((64, 96, 128, 160), ("Dlib", "dlib-chip"), "dlib")
     for side in recipe.sizes:
-        certificate = load_certificate(pipeline.anonymity.calibration.SHIPPED / f"Dlib_{side}.json")
-        assert certificate.data == pipeline.calibrate_faces.described(recipe)
+        certificate = load_certificate(pipeline.anonymity.gate.calibration.SHIPPED / f"Dlib_{side}.json")
+        assert certificate.data == pipeline.commands.calibrate_faces.described(recipe)
         assert certificate.floor == recipe.floor

@@ -14,18 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pipeline.cascade import check, scaled, through
 from pipeline.config import validate
 from pipeline.diffusion.denoisers import dynamic_threshold
-from pipeline.diffusion.views import FlipVertical, Negate, Rotate
-from pipeline.engines.local import run_job
+from pipeline.diffusion.noise import KeyedNoise
+from pipeline.diffusion.views.catalogue import FlipVertical, Negate, Rotate
+from pipeline.engine.local import run_job
 from pipeline.errors import UserError
-from pipeline.job import JobConfig, make_job
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
+from pipeline.media.pixels import decode
 from pipeline.models.cascade import Cascade
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model, sketch_model
 from pipeline.models.stage import Enlarging
-from pipeline.noise import KeyedNoise
 from pipeline.operators import (
     DDIB,
     Anagram,
@@ -39,7 +40,7 @@ from pipeline.operators import (
     SDEdit,
     TileMorph,
 )
-from pipeline.pixels import decode
+from pipeline.operators.on_cascades import check, scaled, through
 
 CAT, DOG = "a photo of a cat", "a photo of a dog"
 FULL = {"IF": 32, "IF+x4": 128}

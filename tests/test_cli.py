@@ -239,10 +239,12 @@ def test_calibrate_faces_says_what_certifies(
 ) -> None:
     from anonymity import fakes
 
-    import pipeline.calibrate_faces
+    import pipeline.commands.calibrate_faces
 
     poor = fakes.certificate(tar={"1e-2": 0.5, "1e-3": 0.4, "1e-4": 0.1})
-    monkeypatch.setattr(pipeline.calibrate_faces, "calibrate_faces", lambda config: [fakes.certificate(), poor])
+    monkeypatch.setattr(
+        pipeline.commands.calibrate_faces, "calibrate_faces", lambda config: [fakes.certificate(), poor]
+    )
     assert main(["calibrate-faces", "calibrate_lfw", "--set", f"output={tmp_path}"]) == 0
     said = capsys.readouterr().out
     assert "fake at 32 × 32: faces found 100.0%, TAR 0.990 at FAR 1e-2, 0.950 at 1e-3, EER 0.010: certifies\n" in said

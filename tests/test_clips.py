@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import clips
-from pipeline.clips import Clip, is_clip, read_clip, write_clip
-from pipeline.pixels import Undecodable
+from pipeline.media import clips
+from pipeline.media.clips import Clip, is_clip, read_clip, write_clip
+from pipeline.media.pixels import Undecodable
 
 av = pytest.importorskip("av")
 TIMES = (1 / 30, 1 / 30, 0.1, 1 / 60, 1001 / 30000)
@@ -131,7 +131,7 @@ def test_the_shortest_duration_of_a_gif() -> None:
 def test_the_same_clip_gives_the_same_bytes(container: clips.Container) -> None:
     clip = Clip(frames=smooth(48, 64), seconds=TIMES, container=container)
     code = (
-        "import sys, numpy as np; from pipeline.clips import *;"
+        "import sys, numpy as np; from pipeline.media.clips import *;"
         "frames = np.frombuffer(sys.stdin.buffer.read(), np.uint8).reshape(5, 48, 64, 3);"
         f"sys.stdout.buffer.write(write_clip(Clip(frames=frames, seconds={TIMES}, container={container!r})))"
     )
@@ -140,7 +140,8 @@ def test_the_same_clip_gives_the_same_bytes(container: clips.Container) -> None:
 
 
 def test_importing_the_codec_does_not_need_av() -> None:
-    code = "import sys; sys.modules['av'] = None; import pipeline.clips as c; c.read_clip(open(0, 'rb').read(), 'gif')"
+    code = "from pipeline.media import clips; clips.read_clip(open(0, 'rb').read(), 'gif')"
+    code = f"import sys; sys.modules['av'] = None; {code}"
     subprocess.run([sys.executable, "-c", code], input=gif(), check=True)
 
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pipeline.edit_scores import EditScores, Thresholds, edit_scores, passes
+from pipeline.operators.edit_scores import EditScores, Thresholds, edit_scores, passes
 
 
 def at(*degrees: float) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.exactness import exact
+from pipeline.diffusion.exactness import exact
 
 CUDNN, PRODUCTS = torch.backends.cudnn, torch.backends.cuda.matmul
 

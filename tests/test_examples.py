@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import validate
-from pipeline.engines.local import run_job
-from pipeline.job import JobConfig, make_job
+from pipeline.engine.local import run_job
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "scripts" / "examples"

@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 
 from pipeline.config import validate
-from pipeline.engines.local import run_job
+from pipeline.engine.local import run_job
 from pipeline.errors import UserError
-from pipeline.job import JobConfig, make_job
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
+from pipeline.media.pixels import Undecodable, decode, decode_mask
 from pipeline.models.codec import fit_linear_patch, save_codec
-from pipeline.pixels import Undecodable, decode, decode_mask
 from pipeline.report.animate import reassemble
 
 SIDE = builders.SIDE

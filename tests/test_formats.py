@@ -7,9 +7,10 @@ import builders
 import pytest
 
 from pipeline.config import validate
-from pipeline.engines.local import run_job
-from pipeline.job import JobConfig, make_job
-from pipeline.pixels import decode
+from pipeline.engine.local import run_job
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
+from pipeline.media.pixels import decode
 
 NAMES = ["cat", "dog", "owl"]
 COUNT = 7

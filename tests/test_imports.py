@@ -1,204 +1,166 @@
-"""Imports point one way, heavy libraries wait until they are needed, and nothing loads a pickle."""
+"""The house: imports point down only, no permission is left over, heavy libraries wait, and nothing loads a pickle."""
 
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ALLOWED: dict[str, set[str]] = {
-    "errors": set(),
-    "assets": set(),
-    "records": set(),
-    "masks": set(),
-    "strokes": {"records"},
-    "pixels": {"masks", "records"},
-    "extras": {"errors", "masks", "pixels", "records", "strokes"},
-    "noise": set(),
-    "orphans": set(),
-    "exactness": set(),
-    "anonymity": {"anonymity", "assets", "diffusion", "errors", "exactness", "records", "pixels"},
-    "scanning": {"anonymity", "errors", "pixels", "records", "streams"},
-    "calibrate_faces": {"anonymity", "errors", "pixels", "records", "scanning", "streams"},
-    "release": {"anonymity", "errors", "identity", "pixels", "records", "release", "streams"},
-    "verifying": {"anonymity", "errors", "identity", "job", "models.families", "scanning"},
-    "ladder": {"anonymity", "job", "memory", "records", "transforming", "verifying"},
-    "audit": {
-        "anonymity",
-        "audit",
-        "diffusion",
-        "errors",
-        "models",
-        "noise",
-        "operators",
-        "pixels",
-        "records",
-        "release",
-        "report",
-        "scanning",
-        "streams",
-    },
-    "exporting": {"anonymity", "audit", "engines", "job", "pixels", "release", "scanning", "streams", "verifying"},
-    "prefetch": set(),
-    "config": {"errors"},
-    "diffusion": {"diffusion"},
-    "operators": {"diffusion", "edit_scores", "errors", "noise", "operators.contract", "operators.conditions"},
-    "edit_scores": set(),
-    "instructions": {"config", "errors", "extras"},
-    "clips": {"pixels", "records"},
-    "frames": {"pixels", "records"},
-    "cascade": {"diffusion", "errors", "models", "noise", "operators"},
-    "models": {"diffusion", "errors", "assets", "models"},
-    "streams": {"records", "errors", "assets", "streams"},
-    "report": {"diffusion.regions", "errors", "records"},
-    "identity": {"errors", "job"},  # of job only the types
-    "job": {
-        "anonymity.config",
-        "cascade",
-        "diffusion.model",
-        "errors",
-        "extras",
-        "frames",
-        "identity",
-        "models",
-        "operators",
-        "pixels",
-        "release",
-        "streams",
-    },
-    "reading": {
-        "clips",
-        "diffusion.model",
-        "errors",
-        "extras",
-        "frames",
-        "job",
-        "models",
-        "pixels",
-        "records",
-        "streams",
-    },
-    "memory": {"errors"},
-    "edits": {"extras", "instructions", "records", "streams"},
-    "transforming": {
-        "cascade",
-        "diffusion",
-        "exactness",
-        "frames",
-        "job",
-        "memory",
-        "models",
-        "noise",
-        "operators",
-        "pixels",
-        "records",
-    },
-    "run": {
-        "anonymity.judged",
-        "clips",
-        "errors",
-        "frames",
-        "job",
-        "ladder",
-        "models.families",
-        "pixels",
-        "prefetch",
-        "reading",
-        "records",
-        "report.flicker",
-        "streams",
-        "transforming",
-    },
-    "hooks": {
-        "assets",
-        "cascade",
-        "diffusion.model",
-        "errors",
-        "exactness",
-        "frames",
-        "hooks",
-        "identity",
-        "job",
-        "memory",
-        "models",
-        "noise",
-        "operators",
-        "orphans",
-        "pixels",
-        "records",
-        "streams",
-    },
-    "engines": {"errors", "identity", "job", "memory", "orphans", "run", "streams", "transforming", "verifying"},
-    "estimate": {"config", "engines", "job", "memory", "reading", "transforming"},
-    "preview": {"config", "engines", "errors", "job", "memory", "reading", "records", "report", "transforming"},
-    "demo": {"config", "diffusion", "job", "models", "noise", "operators", "pixels", "records", "report", "streams"},
-    "cli": {
-        "audit",
-        "calibrate_faces",
-        "verifying",
-        "errors",
-        "exporting",
-        "identity",
-        "pixels",
-        "config",
-        "job",
-        "estimate",
-        "demo",
-        "edits",
-        "preview",
-        "engines",
-        "report",
-        "run",
-        "streams",
-        "training",
-    },
+FILES = sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "training").rglob("*.py")])
+ORDER = [
+    "errors",
+    "orphans assets config",
+    "identity",
+    "media",
+    "diffusion.views",
+    "diffusion",
+    "diffusion.tiles",
+    "streams report",
+    "models",
+    "operators",
+    "anonymity.faces",
+    "anonymity.gate anonymity.attacks",
+    "release",
+    "job audit",
+    "engine",
+    "hooks commands",
+    "hooks.live",
+    "training.data",
+    "training.classifier training.metrics",
+    "training.denoiser training.compare training.calibrate",
+    "training.filter",
+    "cli",
+]
+"""Rooms from the ground up; rooms of one floor do not know each other."""
+ALLOWED: dict[str, str] = {
+    "errors": "",
+    "orphans": "",
+    "assets": "",
+    "config": "errors",
+    "identity": "errors",
+    "media": "",
+    "diffusion.views": "config",
+    "diffusion": "config diffusion.views",
+    "diffusion.tiles": "config diffusion",
+    "streams": "errors assets config media",
+    "report": "errors media diffusion.tiles",
+    "models": "errors assets config diffusion.views diffusion",
+    "operators": "errors config diffusion.views diffusion diffusion.tiles models",
+    "anonymity.faces": "errors assets config media diffusion streams",
+    "anonymity.gate": "errors assets config media diffusion anonymity.faces",
+    "anonymity.attacks": "media diffusion anonymity.faces",
+    "release": "errors config identity media streams anonymity.faces",
+    "job": "errors config identity media diffusion streams models operators anonymity.gate release",
+    "audit": "errors media streams report models anonymity.faces anonymity.attacks release",
+    "engine": (
+        "errors orphans identity media diffusion streams report models operators anonymity.faces anonymity.gate job"
+    ),
+    "hooks": "errors identity media diffusion streams models operators job engine",
+    "commands": (
+        "errors config media diffusion streams report models operators anonymity.faces anonymity.gate release "
+        "job audit engine"
+    ),
+    "hooks.live": "errors orphans identity media diffusion streams models operators hooks",
+    "training.data": "errors media streams",
+    "training.classifier": "errors config report",
+    "training.metrics": "",
+    "training.denoiser": "errors config media diffusion streams report models training.data",
+    "training.compare": (
+        "errors orphans config identity media diffusion streams report models operators hooks training.data "
+        "training.classifier"
+    ),
+    "training.calibrate": (
+        "errors assets config identity media diffusion streams report models operators anonymity.faces hooks "
+        "training.data training.classifier"
+    ),
+    "training.filter": "errors config media streams report hooks training.data training.classifier training.calibrate",
+    "cli": (
+        "errors config identity media streams report job audit engine commands training.denoiser "
+        "training.compare training.calibrate training.filter"
+    ),
 }
-"""Who may import whom inside `pipeline`, by the first folder or file name."""
+"""Who imports whom; floors and circles are checked apart."""
+
+
+def room(module: str) -> str:
+    """`pipeline.anonymity.faces.table` → `anonymity.faces`; the doors of the packages have no name."""
+    parts = module.split(".")
+    inside = [part for i, part in enumerate(parts) if i == 0 or (ROOT / Path(*parts[: i + 1])).is_dir()]
+    name = ".".join(inside if len(inside) > 1 else parts[:2])
+    return name.removeprefix("pipeline").removeprefix(".")
+
+
+def module_of(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(file): file for file in FILES}
 
 
 def imported(file: Path) -> set[str]:
+    """The names of all modules that a file imports, in functions too."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file}: relative import"
+            whole = f"{node.module}."
+            names |= {whole + alias.name if whole + alias.name in MODULES else str(node.module) for alias in node.names}
     return names
 
 
-FILES = sorted((ROOT / "pipeline").rglob("*.py"))
+IMPORTS = {module: imported(file) for module, file in MODULES.items()}
+OURS = {module: {name for name in names if name in MODULES} for module, names in IMPORTS.items()}
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
-def test_imports_point_one_way(file: Path) -> None:
-    parts = file.relative_to(ROOT / "pipeline").with_suffix("").parts
-    if parts == ("__init__",):
-        return
-    own = parts[0]
-    registry = own == "operators" and parts[1] == "__init__"  # the one place that knows all operators
-    for name in imported(file):
-        top, _, rest = name.partition(".")
-        if top in ("scripts", "tests"):
-            pytest.fail(f"{file} imports {name}")
-        if top == "training":
-            assert own == "cli", f"{file} imports {name}"
-        if top != "pipeline" or not rest:
-            continue
-        allowed = ALLOWED[own] | ({"operators"} if registry else set())
-        assert any(rest == a or rest.startswith(a + ".") for a in allowed), f"{file} imports {name}"
+def between_rooms() -> dict[str, set[str]]:
+    """What the front doors (`pipeline`, `training`) re-export does not count."""
+    found: dict[str, set[str]] = {}
+    for module, names in OURS.items():
+        if room(module) not in ("", "training") and (names or MODULES[module].name != "__init__.py"):
+            others = {room(name) for name in names} - {room(module), "", "training"}
+            found[room(module)] = found.get(room(module), set()) | others
+    return found
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "training").glob("*.py")), ids=lambda f: f.name)
-def test_training_leaves_the_command_alone(file: Path) -> None:
-    assert not {"pipeline.cli", "pipeline.demo", "pipeline.engines.local"} & imported(file)
+def test_every_module_has_a_room() -> None:
+    named = {name for floor in ORDER for name in floor.split()}
+    assert set(between_rooms()) == named == set(ALLOWED)
 
 
-@pytest.mark.parametrize("folder", ["diffusion", "operators"])
-def test_only_models_know_diffusers(folder: str) -> None:
-    for file in (ROOT / "pipeline" / folder).glob("*.py"):
-        assert not any(name.split(".")[0] in ("diffusers", "transformers") for name in imported(file)), file
+@pytest.mark.parametrize("name", sorted(ALLOWED))
+def test_a_room_imports_what_it_may_and_needs_all_that_it_may(name: str) -> None:
+    assert sorted(between_rooms()[name]) == sorted(ALLOWED[name].split())
+
+
+def test_imports_point_down_only() -> None:
+    floor = {name: i for i, names in enumerate(ORDER) for name in names.split()}
+    for name, others in ALLOWED.items():
+        for other in others.split():
+            assert floor[other] < floor[name], f"{name} imports {other}"
+
+
+def test_no_module_imports_itself_over_others() -> None:
+    graph = {module: names - {module} for module, names in OURS.items() if room(module) != ""}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" ← ".join(error.args[1]))
+
+
+def test_nobody_imports_tests_or_scripts() -> None:
+    for module, names in IMPORTS.items():
+        assert not {name.split(".")[0] for name in names} & {"tests", "scripts"}, module
+
+
+def test_only_models_and_training_know_diffusers() -> None:
+    for module, names in IMPORTS.items():
+        if any(name.split(".")[0] in ("diffusers", "transformers") for name in names):
+            assert room(module) in ("models", "training.denoiser"), module
 
 
 def test_streams_and_the_command_start_without_heavy_libraries() -> None:
@@ -208,9 +170,9 @@ def test_streams_and_the_command_start_without_heavy_libraries() -> None:
     assert result.stdout.strip() == "[]"
 
 
-def test_nothing_unpickles() -> None:
-    for file in [*FILES, *(ROOT / "training").glob("*.py")]:
-        assert not {"pickle", "dill", "joblib"} & imported(file), file
-        text = file.read_text()
-        for forbidden in ("torch.load(", "allow_pickle=True", "trust_remote_code=True", "eval(", "exec("):
-            assert forbidden not in text.replace(".eval()", ""), f"{file}: {forbidden}"
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_nothing_unpickles(file: Path) -> None:
+    assert not {"pickle", "dill", "joblib"} & imported(file)
+    text = file.read_text()
+    for forbidden in ("torch.load(", "allow_pickle=True", "trust_remote_code=True", "eval(", "exec("):
+        assert forbidden not in text.replace(".eval()", ""), forbidden

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.commands.instructions import Edit, Edits, to_line, write_edits
 from pipeline.config import validate
 from pipeline.errors import UserError
-from pipeline.instructions import Edit, Edits, to_line, write_edits
 from pipeline.streams.captions import CaptionsInput
 from tests.streams.made import everything
 

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from anonymity import fakes
 
-from pipeline import ladder
-from pipeline.anonymity.table import FaceTable
+from pipeline.anonymity.faces.table import FaceTable
 from pipeline.config import validate
-from pipeline.engines import local
+from pipeline.engine import ladder, local
+from pipeline.engine.batch_size import BatchSize
 from pipeline.errors import UserError
-from pipeline.job import Job, JobConfig, make_job
-from pipeline.memory import BatchSize
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import Job, make_job
+from pipeline.media.records import Batch, Frame, Output, Result, Row, Sample
 from pipeline.operators import OPERATORS
-from pipeline.records import Batch, Frame, Output, Result, Row, Sample
 
 RED, BLUE = (250, 20, 20), (20, 20, 250)
 YELLOW, FAR = (250, 250, 20), (170, 250, 20)  # far from all others, nearest to yellow
@@ -257,6 +257,6 @@ def test_a_whole_job_counts_everything(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def builders_image(sample: Sample) -> np.ndarray:
-    from pipeline.pixels import decode
+    from pipeline.media.pixels import decode
 
     return decode(sample.image, (builders.SIDE, builders.SIDE))[0]

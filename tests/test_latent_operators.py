@@ -11,11 +11,19 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from pipeline.diffusion.cells import CellView, cell_order, to_cells, views_on
-from pipeline.diffusion.regions import Cut
-from pipeline.diffusion.views import FlipHorizontal, Identity, InnerCircle, Negate, PatchPermutation, Rotate, Skew
+from pipeline.diffusion.noise import KeyedNoise
+from pipeline.diffusion.tiles.regions import Cut
+from pipeline.diffusion.views.catalogue import (
+    FlipHorizontal,
+    Identity,
+    InnerCircle,
+    Negate,
+    PatchPermutation,
+    Rotate,
+    Skew,
+)
 from pipeline.errors import UserError
 from pipeline.models.gaussian import Gaussian
-from pipeline.noise import KeyedNoise
 from pipeline.operators import OPERATORS, Given, Operator, Transformed
 
 CLASSES = {"by_class": tuple(Gaussian(mean=m, std=0.5) for m in (0.3, -0.4, 0.1)), "class_names": ("a", "b", "c")}

@@ -14,10 +14,11 @@ import pytest
 import yaml
 
 from pipeline.config import validate
-from pipeline.engines.local import run_job
+from pipeline.engine.local import run_job
+from pipeline.engine.process import Event
 from pipeline.errors import UserError
-from pipeline.job import JobConfig, make_job
-from pipeline.run import Event
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
 from pipeline.streams.ledger import Ledger, OnChange
 
 
@@ -86,7 +87,7 @@ def test_another_model_code_or_salt_is_refused(content: dict[str, Any], tmp_path
         run(content)
     assert "sixteen" not in str(caught.value)
     monkeypatch.delenv("DOPPEL_SALT")
-    monkeypatch.setattr("pipeline.job.code_hash", lambda: "0" * 64)
+    monkeypatch.setattr("pipeline.job.plan.code_hash", lambda: "0" * 64)
     with pytest.raises(UserError, match="differs in doppel's code:"):
         run(content)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.masks import SHAPES, mask_shape, read_mask
+from pipeline.media.masks import SHAPES, mask_shape, read_mask
 
 
 def generator(seed: int = 0) -> np.random.Generator:

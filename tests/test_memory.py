@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from pipeline.config import validate
+from pipeline.engine.batch_size import BatchSize, largest_batch, remembered
+from pipeline.engine.transforming import try_sizes
 from pipeline.errors import UserError
-from pipeline.job import JobConfig, make_job
-from pipeline.memory import BatchSize, largest_batch, remembered
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
 from pipeline.models.pixel import PixelModel
-from pipeline.transforming import try_sizes
 from tests.test_run import run
 
 
@@ -124,7 +125,7 @@ def test_what_a_failed_batch_held_is_gone_before_the_next_one(monkeypatch: pytes
             raise torch.OutOfMemoryError("no")
         return items
 
-    monkeypatch.setattr("pipeline.memory.free", lambda: alive.extend(ref() is not None for ref in held))
+    monkeypatch.setattr("pipeline.engine.batch_size.free", lambda: alive.extend(ref() is not None for ref in held))
     assert [made for _, made in BatchSize(4).each([1], work)] == [[1]]
     assert alive == [False, False, False]  # at the first halving one, at the second both
 

@@ -12,12 +12,12 @@ import tiny
 import yaml
 
 from pipeline.cli import main
-from pipeline.clips import Clip, is_clip, read_clip, write_clip
+from pipeline.commands.edits import EditsConfig, edits
 from pipeline.config import RECIPES, load_config, validate
-from pipeline.edits import EditsConfig, edits
-from pipeline.job import JobConfig
+from pipeline.job.config import JobConfig
+from pipeline.media.clips import Clip, is_clip, read_clip, write_clip
+from pipeline.media.pixels import decode
 from pipeline.models.families import FAMILIES
-from pipeline.pixels import decode
 from tests.test_run import run
 
 EDITS = [

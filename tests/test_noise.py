@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.noise import KeyedNoise
+from pipeline.diffusion.noise import KeyedNoise
 
 SALT = b"0123456789abcdef"
 LIKE = torch.empty(3, 2, 5, 7)

@@ -8,8 +8,8 @@ from operator_settings import SETTINGS, TEXT_SETTINGS
 from text_model import Judge, Prompted
 
 from pipeline.diffusion.levels import levels_from_scheduler
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.models.gaussian import ClosedForm, Gaussian
-from pipeline.noise import KeyedNoise
 from pipeline.operators import OPERATORS, Given, Operator, Transformed
 
 LEVELS = levels_from_scheduler({"beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "trailing"})

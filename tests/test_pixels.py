@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.pixels import Undecodable, decode, encode, from_pixels, image_ext, to_pixels
-from pipeline.records import Frame
+from pipeline.media.pixels import Undecodable, decode, encode, from_pixels, image_ext, to_pixels
+from pipeline.media.records import Frame
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:

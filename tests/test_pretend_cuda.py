@@ -17,20 +17,21 @@ from operator_settings import SETTINGS, TEXT_SETTINGS
 from pretend_cuda import OnCuda, pretend_cuda
 from torch import Tensor, nn
 
-from pipeline.anonymity.embedder import SmallEmbedder
-from pipeline.cascade import through
+from pipeline.anonymity.faces.embedder import SmallEmbedder
 from pipeline.config import validate
-from pipeline.diffusion import matching
 from pipeline.diffusion.levels import FlowLevels, grid, levels_from_scheduler
-from pipeline.engines.local import fitted, resolve_devices
-from pipeline.frames import OfClips
-from pipeline.hooks import GenerativeAugment
-from pipeline.job import JobConfig, make_job
-from pipeline.memory import largest_batch
+from pipeline.diffusion.model import OfClips
+from pipeline.diffusion.noise import KeyedNoise
+from pipeline.diffusion.tiles import matching
+from pipeline.engine.batch_size import largest_batch
+from pipeline.engine.local import fitted, resolve_devices
+from pipeline.hooks.augment import GenerativeAugment
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
 from pipeline.models.config import ModelConfig, Upscaler
 from pipeline.models.families import load_model
-from pipeline.noise import KeyedNoise
 from pipeline.operators import OPERATORS, Boomerang, Given, Operator
+from pipeline.operators.on_cascades import through
 from tests.test_run import run
 
 A, B = torch.arange(3.0), torch.ones(3)
@@ -258,8 +259,8 @@ def test_the_batch_size_is_tried_out_on_the_device(
 ) -> None:
     """And the memory of the trial is given back: other processes may do the work."""
     freed: list[bool] = []
-    monkeypatch.setattr("pipeline.engines.local.free", lambda: freed.append(True))
-    monkeypatch.setattr("pipeline.transforming.largest_batch", partial(largest_batch, largest=4))
+    monkeypatch.setattr("pipeline.engine.local.free", lambda: freed.append(True))
+    monkeypatch.setattr("pipeline.engine.transforming.largest_batch", partial(largest_batch, largest=4))
     source = builders.shard(tmp_path / "in.tar", 1)
     recipe = builders.recipe(source, tmp_path / "out", model, **{"model.batch_size": "auto"})
     with pretend_cuda():

@@ -10,11 +10,12 @@ import yaml
 from PIL import Image
 
 from pipeline.cli import main
+from pipeline.commands.preview import sheet_rows, try_out
 from pipeline.config import validate
-from pipeline.engines.local import run_job
-from pipeline.job import JobConfig, make_job
-from pipeline.pixels import decode
-from pipeline.preview import sheet_rows, try_out
+from pipeline.engine.local import run_job
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
+from pipeline.media.pixels import decode
 
 
 def test_the_sheet_shows_inputs_masks_and_all_outputs(tmp_path: Path, model: Path) -> None:

@@ -14,20 +14,20 @@ import yaml
 from PIL import Image
 
 from pipeline.assets import ROOT as ASSETS
-from pipeline.calibrate_faces import CalibrateConfig
 from pipeline.cli import build_parser, main
+from pipeline.commands.calibrate_faces import CalibrateConfig
+from pipeline.commands.edits import EditsConfig
 from pipeline.config import RECIPES, load_config, validate
-from pipeline.edits import EditsConfig
-from pipeline.job import JobConfig
+from pipeline.job.config import JobConfig
+from pipeline.media.pixels import decode
 from pipeline.models.licence import read_licence
 from pipeline.operators import OPERATORS
-from pipeline.pixels import decode
 from pipeline.streams.shards import WebDatasetInput
-from training.calibrate_config import CalibrationConfig
-from training.compare_config import CompareConfig
-from training.denoiser_config import DenoiserConfig
-from training.filter_config import StoreFilterConfig
-from training.overlap import read_training_set
+from training.calibrate.config import CalibrationConfig
+from training.compare.config import CompareConfig
+from training.data.overlap import read_training_set
+from training.denoiser.config import DenoiserConfig
+from training.filter.config import StoreFilterConfig
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
@@ -138,7 +138,7 @@ def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     def fewer(kind: type[JobConfig], source: str, overrides: list[str]) -> JobConfig:
         return load_config(kind, source, [*overrides, "operator.steps=2"])
 
-    monkeypatch.setattr("pipeline.demo.load_config", fewer)
+    monkeypatch.setattr("pipeline.commands.demo.load_config", fewer)
     for _ in range(2):  # the second starts anew
         assert main(["demo", "--out", str(tmp_path / "out")]) == 0
         said = capsys.readouterr().out

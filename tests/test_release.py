@@ -33,14 +33,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.anonymity.privacy import derive, metadata_of, release_key
 from pipeline.config import validate
-from pipeline.engines.local import run_job
+from pipeline.engine.local import run_job
 from pipeline.errors import UserError
-from pipeline.job import JobConfig, make_job
-from pipeline.records import Rejected
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
+from pipeline.media.records import Rejected
 from pipeline.release import ReleaseConfig, publish, verify
 from pipeline.release.made import Made, grouped, read
+from pipeline.release.privacy import derive, metadata_of, release_key
 from pipeline.streams.names import unescape_dots
 
 

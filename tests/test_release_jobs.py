@@ -15,10 +15,11 @@ import pytest
 import yaml
 from anonymity import fakes
 
-from pipeline import exporting, verifying
-from pipeline.anonymity.faces import Face
+from pipeline.anonymity.faces.detect import Face
 from pipeline.cli import main
-from pipeline.engines import local
+from pipeline.commands import release as exporting
+from pipeline.engine import gate as verifying
+from pipeline.engine import local
 from pipeline.errors import UserError
 
 SIDE = builders.SIDE

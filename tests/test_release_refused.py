@@ -26,7 +26,7 @@ from PIL import Image
 
 from pipeline.errors import UserError
 from pipeline.identity import PUBLIC_SALT
-from pipeline.records import Sample
+from pipeline.media.records import Sample
 from pipeline.release import Evidence, ReleaseConfig, check_release, publish
 from pipeline.release.copies import closest
 

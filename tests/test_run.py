@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from pipeline.config import validate
-from pipeline.engines.local import run_job
+from pipeline.engine.local import run_job
+from pipeline.engine.process import Event, Progress
 from pipeline.errors import UserError
-from pipeline.job import JobConfig, make_job
-from pipeline.pixels import decode
-from pipeline.run import Event, Progress
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
+from pipeline.media.pixels import decode
 from pipeline.streams.ledger import OnChange
 
 

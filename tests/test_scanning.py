@@ -11,12 +11,12 @@ import builders
 import numpy as np
 import pytest
 
-import pipeline.scanning
-from pipeline.anonymity.faces import Face
-from pipeline.anonymity.table import FaceTable, load_table
+import pipeline.anonymity.faces.scanning
+from pipeline.anonymity.faces.detect import Face
+from pipeline.anonymity.faces.scanning import image_stream, scan
+from pipeline.anonymity.faces.table import FaceTable, load_table
 from pipeline.errors import UserError
-from pipeline.pixels import decode
-from pipeline.scanning import image_stream, scan
+from pipeline.media.pixels import decode
 from pipeline.streams.shards import WebDatasetInput
 
 SIZE = (6, 4)
@@ -87,7 +87,7 @@ def test_every_image_is_read_once_as_jobs_decode_it(source: WebDatasetInput) -> 
 
 def test_batches_make_no_difference(source: WebDatasetInput, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = scanned(source, Finder())
-    monkeypatch.setattr(pipeline.scanning, "BATCH", 2)
+    monkeypatch.setattr(pipeline.anonymity.faces.scanning, "BATCH", 2)
     parts = scanned(source, Finder())
     assert parts.keys == whole.keys
     np.testing.assert_array_equal(parts.image, whole.image)

@@ -6,7 +6,7 @@ from builders import SHARED
 from PIL import Image
 from scipy.ndimage import median_filter
 
-from pipeline.strokes import stroke_painting
+from pipeline.media.strokes import stroke_painting
 
 
 def picture(height: int = 40, width: int = 52) -> np.ndarray:

@@ -12,7 +12,8 @@ import tiny
 from pipeline.cli import main
 from pipeline.config import validate
 from pipeline.errors import UserError
-from pipeline.job import JobConfig, make_job
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
 from tests.test_run import run
 
 PROMPT = {"condition": "a photo of a cat", "steps": 2}

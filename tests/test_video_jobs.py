@@ -17,18 +17,19 @@ import yaml
 from PIL import Image
 
 from pipeline.cli import main
-from pipeline.clips import Clip, Container, read_clip, write_clip
+from pipeline.commands.preview import sheet_rows, try_out
 from pipeline.config import validate
+from pipeline.engine.reading import Reader
+from pipeline.engine.windows import filled, windows
 from pipeline.errors import UserError
-from pipeline.frames import filled, windows
-from pipeline.job import JobConfig, make_job
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
+from pipeline.media.clips import Clip, Container, read_clip, write_clip
+from pipeline.media.pixels import decode
+from pipeline.media.records import Frame, Reel, Row, Sample
 from pipeline.models.families import sketch_model
 from pipeline.models.pixel import PixelModel
 from pipeline.operators import Boomerang
-from pipeline.pixels import decode
-from pipeline.preview import sheet_rows, try_out
-from pipeline.reading import Reader
-from pipeline.records import Frame, Reel, Row, Sample
 from tests.test_run import run
 
 SIDE = builders.SIDE

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.anonymity.faces import FaceFinder
-from pipeline.anonymity.photos import THREATS, UNKNOWN, Pairing
-from pipeline.anonymity.recognisers import load_recogniser
-from pipeline.anonymity.results import copies, findings, thresholds_of, under, undone
+from pipeline.anonymity.attacks.photos import THREATS, UNKNOWN, Pairing
+from pipeline.anonymity.attacks.results import copies, findings, thresholds_of, under, undone
+from pipeline.anonymity.faces.detect import FaceFinder
+from pipeline.anonymity.faces.recognise import load_recogniser
 from pipeline.audit.looking import Held, OnImages, first_size, gather
 from pipeline.audit.pictures import draw
 from pipeline.audit.task import Audit, check
@@ -21,7 +21,7 @@ from pipeline.audit.undoing import check_model, paired_again, undo
 from pipeline.audit.usefulness import useful
 
 if TYPE_CHECKING:
-    from pipeline.anonymity.recognisers import Recogniser
+    from pipeline.anonymity.faces.deepface_recognisers import Recogniser
 
 VERSION = 1
 

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.anonymity.photos import UNKNOWN, Floats, Ints, Pairing, layouts, main_faces
-from pipeline.anonymity.privacy import derive, release_key
+from pipeline.anonymity.attacks.photos import UNKNOWN, Floats, Ints, Pairing, layouts, main_faces
+from pipeline.anonymity.faces.scanning import image_stream, scan
 from pipeline.audit.task import Audit
 from pipeline.errors import UserError
-from pipeline.pixels import Fit, Undecodable, decode
-from pipeline.records import Rejected
+from pipeline.media.pixels import Fit, Undecodable, decode
+from pipeline.media.records import Rejected
+from pipeline.release.privacy import derive, release_key
 from pipeline.release.sealing import DATA
-from pipeline.scanning import image_stream, scan
 from pipeline.streams import AnyInput
 from pipeline.streams.shards import WebDatasetInput
 
 if TYPE_CHECKING:
-    from pipeline.anonymity.faces import FaceFinder
-    from pipeline.anonymity.recognisers import Recogniser
-    from pipeline.anonymity.table import FaceTable
-    from pipeline.records import Pixels8
+    from pipeline.anonymity.faces.deepface_recognisers import Recogniser
+    from pipeline.anonymity.faces.detect import FaceFinder
+    from pipeline.anonymity.faces.table import FaceTable
+    from pipeline.media.records import Pixels8
 
 OnImages = Callable[[str, int], None]
 """`on_images(what, count)`: what is being looked at, and how many more images of it were."""

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.anonymity.attacks import Found, chance, reidentify, share, sides
-from pipeline.anonymity.metrics import roc
-from pipeline.anonymity.photos import THREATS, Floats, Pairing, Threat
-from pipeline.anonymity.results import Thresholds, missing
-from pipeline.anonymity.verification import pair_distances
-from pipeline.report.anonymity import Tradeoff, distance_histograms, match_curves, png, privacy_utility, roc_curves
+from pipeline.anonymity.attacks.identification import Found, chance, reidentify, share, sides
+from pipeline.anonymity.attacks.photos import THREATS, Floats, Pairing, Threat
+from pipeline.anonymity.attacks.results import Thresholds, missing
+from pipeline.anonymity.attacks.verification import pair_distances
+from pipeline.anonymity.faces.metrics import roc
+from pipeline.report.audit_plots import Tradeoff, distance_histograms, match_curves, png, privacy_utility, roc_curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

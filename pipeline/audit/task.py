@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.pixels import Fit
+from pipeline.media.pixels import Fit
 from pipeline.release.sealing import SEAL, text_of, verify
 from pipeline.streams import AnyInput
 

@@ -6,18 +6,18 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.anonymity.inversion import best_permutation, invert_ode
-from pipeline.anonymity.photos import Ints, Pairing, layouts
-from pipeline.anonymity.table import tabulate
+from pipeline.anonymity.attacks.inversion import best_permutation, invert_ode
+from pipeline.anonymity.attacks.photos import Ints, Pairing, layouts
+from pipeline.anonymity.faces.table import tabulate
 from pipeline.audit.looking import Held
 from pipeline.audit.task import Audit
 from pipeline.errors import UserError
-from pipeline.pixels import from_pixels, to_pixels
+from pipeline.media.pixels import from_pixels, to_pixels
 
 if TYPE_CHECKING:
-    from pipeline.anonymity.faces import FaceFinder
-    from pipeline.anonymity.recognisers import Recogniser
-    from pipeline.records import Pixels8
+    from pipeline.anonymity.faces.deepface_recognisers import Recogniser
+    from pipeline.anonymity.faces.detect import FaceFinder
+    from pipeline.media.records import Pixels8
 
 UNDONE, BATCH = 300, 16
 """Released images that are undone and looked at again; how many at a time."""

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.anonymity import utility
+from pipeline.anonymity.attacks import utility
 from pipeline.audit.looking import Held, Seen
 
 if TYPE_CHECKING:
-    from pipeline.anonymity.faces import FaceFinder
-    from pipeline.records import Pixels8
+    from pipeline.anonymity.faces.detect import FaceFinder
+    from pipeline.media.records import Pixels8
 
 JUDGED = 300
 """Pairs whose attributes are compared."""

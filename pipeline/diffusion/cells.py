@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d, adaptive_max_pool3d
 
 from pipeline.diffusion.model import Model, Outline
-from pipeline.diffusion.view import Moves, View
+from pipeline.diffusion.views.view import Moves, View
 
 
 def cell_side(model: Outline) -> int:

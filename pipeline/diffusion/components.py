@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
-from pipeline.diffusion.orthogonal import LinearMap
+from pipeline.config import Section
+from pipeline.diffusion.views.orthogonal import LinearMap
 
 
-class Components(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class Components(Section):
     names: ClassVar[tuple[str, ...]]
     """Of the components, in order."""
     seen: ClassVar[tuple[str, ...]] = ()

@@ -9,8 +9,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.orthogonal import LinearMap
-from pipeline.diffusion.view import Moves
+from pipeline.diffusion.views.orthogonal import LinearMap
+from pipeline.diffusion.views.view import Moves
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """`denoise(x [B, ...], sigma [B]) -> x0_hat [B, ...]`, with `x = x0 + sigma·ε`."""

@@ -11,16 +11,15 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from pipeline.config import Section
 from pipeline.diffusion.components import gaussian_blur
 
 
-class Stage(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class Stage(Section):
     def __call__(self, latent: Tensor, image: Tensor) -> Tensor:
         raise NotImplementedError
 

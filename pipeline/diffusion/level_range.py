@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, model_serializer, model_validator
+from pydantic import model_serializer, model_validator
 from torch import Tensor
 
+from pipeline.config import Section
 from pipeline.diffusion.levels import Levels, Unit, from_sigma, to_sigma
 
 
-class LevelRange(BaseModel):
+class LevelRange(Section):
     """One level, or a range that each sample draws its own from, uniformly in the unit it is given in.
 
     A bare number is a fraction of T in [0, 1], the unit of the papers; σ ≥ 0; log-SNR = −2·ln σ is any number.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     unit: Unit = "fraction"
     low: float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -101,4 +101,19 @@ class Model(Outline, Protocol):
 
         It comes after guidance and all that combines estimates: each of them alone may leave the range.
         """
+        ...
+
+
+@runtime_checkable
+class OfClips(Protocol):
+    """A model that sees windows of F frames: its pixels are `[B, 3, F, H, W]`, its z `[B, C, F, h, w]`."""
+
+    @property
+    def frames(self) -> int:
+        """F of its training."""
+        ...
+
+    @property
+    def most_frames(self) -> int:
+        """The largest F that it can take."""
         ...

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pipeline.cascade import check, through
-from pipeline.diffusion.model import Model
+from pipeline.diffusion.exactness import exact
+from pipeline.diffusion.model import Model, OfClips
+from pipeline.diffusion.noise import KeyedNoise
+from pipeline.engine.batch_size import BatchSize
 from pipeline.errors import UserError
-from pipeline.exactness import exact
-from pipeline.frames import OfClips
-from pipeline.memory import BatchSize
-from pipeline.noise import KeyedNoise
 from pipeline.operators import Given, Operator
+from pipeline.operators.on_cascades import check, through
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
 from pipeline.hooks.neighbours import Neighbours
-from pipeline.noise import KeyedNoise
 from pipeline.operators import Operator
 
 

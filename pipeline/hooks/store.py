@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.identity import identity
-from pipeline.job import JobConfig, make_job
-from pipeline.pixels import FORMATS
-from pipeline.records import PROVENANCE
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import identity, make_job
+from pipeline.media.pixels import FORMATS
+from pipeline.media.records import PROVENANCE
 from pipeline.streams.ledger import Ledger, differences
 from pipeline.streams.names import unescape_dots
 

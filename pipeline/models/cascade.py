@@ -45,7 +45,7 @@ STAGES: dict[str, StageFamily] = {
 @dataclass(frozen=True, kw_only=True)
 class CascadeSketch(Sketch):
     """See `pipeline.diffusion.model.Outline`: `size` is that of the last stage, which is what is read and written; all
-    else is the first's. Operators work on the stages (`pipeline.cascade`)."""
+    else is the first's. Operators work on the stages (`pipeline.operators.on_cascades`)."""
 
     first: Outline
     stages: tuple[Sketch, ...]

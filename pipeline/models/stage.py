@@ -13,7 +13,7 @@ from pipeline.diffusion.denoisers import Denoiser, per_row
 from pipeline.diffusion.levels import Levels
 from pipeline.diffusion.model import Rows
 from pipeline.diffusion.solvers import Noise, add_noise
-from pipeline.diffusion.view import Moves
+from pipeline.diffusion.views.view import Moves
 from pipeline.models.backbone import Backbone
 from pipeline.models.prompts import Embedding
 from pipeline.models.sketch import Sketch

@@ -24,7 +24,7 @@ TRAINED_FRAMES = 16
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSketch(Sketch):
-    """Of a model of clips, as `pipeline.frames.OfClips` says: pixels are `[B, 3, F, H, W]`, z is `[B, C, F, h, w]`.
+    """Of a model of clips, as `OfClips` says: pixels are `[B, 3, F, H, W]`, z is `[B, C, F, h, w]`.
 
     `shape` is `(C, F, h, w)`, for the F of its training.
     """

@@ -13,11 +13,11 @@ from pipeline.diffusion.cells import cell_order, views_on
 from pipeline.diffusion.denoisers import per_row, with_alternating_views, with_views
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.model import Model, Outline
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.solvers import add_noise, integrate
-from pipeline.diffusion.view import Moves
-from pipeline.diffusion.views import AnyView
+from pipeline.diffusion.views.catalogue import AnyView
+from pipeline.diffusion.views.view import Moves
 from pipeline.errors import UserError
-from pipeline.noise import KeyedNoise
 from pipeline.operators.conditions import Guidance, check_conditions, conditioned, joint
 from pipeline.operators.contract import Condition, Descent, Given, Transformed
 

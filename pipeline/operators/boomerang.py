@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.model import Model
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.solvers import add_noise, integrate
-from pipeline.noise import KeyedNoise
 from pipeline.operators.conditions import Conditioned
 from pipeline.operators.contract import Given, Transformed
 

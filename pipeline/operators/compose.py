@@ -5,32 +5,29 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
+from pipeline.config import Section
 from pipeline.diffusion.denoisers import Denoiser, bounded, compose, mixture, per_row
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.model import Model, Outline
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.pairing import mismatch
 from pipeline.diffusion.solvers import add_noise, integrate
 from pipeline.errors import UserError
-from pipeline.noise import KeyedNoise
 from pipeline.operators.conditions import check_conditions, rows_for, together
 from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed
 
 
-class Term(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class Term(Section):
     condition: Condition
     weight: float = 3.0
     """Negative: NOT."""
 
 
-class Share(BaseModel):
+class Share(Section):
     """Of the second model: `(1 − share)·D_1 + share·D_2` at the levels of the interval, D_1 elsewhere."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     share: float = Field(default=0.5, ge=0, le=1)
     interval: LevelRange = LevelRange(low=0, high=1)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from pipeline.config import Section
 from pipeline.diffusion.denoisers import Denoiser, Joint, guided
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.levels import to_sigma
@@ -17,10 +18,8 @@ from pipeline.errors import UserError
 from pipeline.operators.contract import Condition, Descent, Given
 
 
-class Guidance(BaseModel):
+class Guidance(Section):
     """Classifier-free guidance (2207.12598): a number is its scale; up to 1 is none, and runs the model once."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     scale: float = Field(default=1.0, ge=0)
     rescale: float = Field(default=0.0, ge=0, le=1)

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from pipeline.config import Section
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.levels import Spacing, grid
 from pipeline.diffusion.model import Model, Outline
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.solvers import SOLVERS, Ancestral, Solver
-from pipeline.noise import KeyedNoise
 
 Condition = int | str
 """A class by number or name, or a prompt; `own`: the label or caption of each sample; `edited`: its edited caption;
@@ -94,10 +95,8 @@ def finished(model: Model, x: Tensor, z: Tensor, given: Given) -> Tensor:
     return torch.where(given.mask < 0.5, image_of(model, z, given), pixels)
 
 
-class Operator(BaseModel):
+class Operator(Section):
     """The `operator:` section of a recipe. Pure: never changes its input, draws only from `noise`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     stochastic: ClassVar[bool]
     """Another copy gives another image."""

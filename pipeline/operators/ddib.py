@@ -12,9 +12,9 @@ from pipeline.diffusion.denoisers import per_row
 from pipeline.diffusion.inversion import Inversion
 from pipeline.diffusion.latent_stage import AnyImageStage, AnyStage, staged
 from pipeline.diffusion.model import Model, Outline
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.pairing import mismatch
 from pipeline.errors import UserError
-from pipeline.noise import KeyedNoise
 from pipeline.operators.conditions import Guidance, check_conditions, conditioned
 from pipeline.operators.contract import Condition, Extra, Given, Operator, Transformed
 

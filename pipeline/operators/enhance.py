@@ -11,9 +11,9 @@ from torch.nn.functional import interpolate
 from pipeline.diffusion.constraints import consistent, pooling
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.model import Model, Outline
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.solvers import add_noise, integrate, unconstrained
 from pipeline.errors import UserError
-from pipeline.noise import KeyedNoise
 from pipeline.operators.conditions import Conditioned
 from pipeline.operators.contract import Given, Transformed, image_of
 

@@ -13,9 +13,9 @@ from pipeline.diffusion.components import AnyComponents, Components, require_par
 from pipeline.diffusion.denoisers import per_row, with_components
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.model import Model, Outline
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.solvers import add_noise, integrate, unconstrained
 from pipeline.errors import UserError
-from pipeline.noise import KeyedNoise
 from pipeline.operators.conditions import Guidance, check_conditions, joint
 from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed, image_of
 

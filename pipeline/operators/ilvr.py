@@ -12,9 +12,9 @@ from pipeline.diffusion.cells import cell_side
 from pipeline.diffusion.constraints import consistent, from_level, pooling
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.model import Model, Outline
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.solvers import add_noise, integrate
 from pipeline.errors import UserError
-from pipeline.noise import KeyedNoise
 from pipeline.operators.conditions import Conditioned
 from pipeline.operators.contract import Extra, Given, Transformed
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from pipeline.diffusion.denoisers import mixture
 from pipeline.diffusion.inversion import Inversion, slerp
 from pipeline.diffusion.model import Between, Model, Outline, Row
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
-from pipeline.noise import KeyedNoise
 from pipeline.operators.conditions import Guidance, check_conditions, conditioned, led, rows_for
 from pipeline.operators.contract import Condition, Extra, Given, Operator, Transformed
 

@@ -7,12 +7,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.assembling import share
-from pipeline.diffusion.matching import Tiling
 from pipeline.diffusion.model import Model, Outline
-from pipeline.diffusion.regions import to_details
+from pipeline.diffusion.noise import KeyedNoise
+from pipeline.diffusion.tiles.assembling import share
+from pipeline.diffusion.tiles.matching import Tiling
+from pipeline.diffusion.tiles.regions import to_details
 from pipeline.errors import UserError
-from pipeline.noise import KeyedNoise
 from pipeline.operators.contract import Condition, Extra, Given, Operator, Transformed, as_seen, image_of
 
 

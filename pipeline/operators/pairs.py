@@ -21,12 +21,12 @@ from pipeline.diffusion.editing import (
     until,
 )
 from pipeline.diffusion.model import Model, Outline
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.solvers import add_noise, integrate
-from pipeline.edit_scores import EditScores, Thresholds, edit_scores, passes
 from pipeline.errors import UserError
-from pipeline.noise import KeyedNoise
 from pipeline.operators.conditions import check_conditions, rows_for, together
 from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed
+from pipeline.operators.edit_scores import EditScores, Thresholds, edit_scores, passes
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Scale = Annotated[float, Field(ge=0)]

@@ -23,9 +23,9 @@ from pipeline.diffusion.editing import (
 )
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.model import Model, Outline, Row
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.solvers import add_noise, euler, integrate, unconstrained
 from pipeline.errors import UserError
-from pipeline.noise import KeyedNoise
 from pipeline.operators.conditions import NO_GUIDANCE, Guidance, check_conditions, conditioned, led, rows_for
 from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed
 

@@ -12,8 +12,8 @@ from pipeline.diffusion.cells import to_cells
 from pipeline.diffusion.constraints import keep, shared
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.model import Model
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.solvers import add_noise, integrate, unconstrained
-from pipeline.noise import KeyedNoise
 from pipeline.operators.conditions import Conditioned
 from pipeline.operators.contract import Extra, Given, Transformed, finished
 

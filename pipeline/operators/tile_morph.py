@@ -9,14 +9,14 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pipeline.diffusion.assembling import on_each, share, sharing
 from pipeline.diffusion.level_range import LevelRange
-from pipeline.diffusion.matching import Tiling
 from pipeline.diffusion.model import Model, Outline
-from pipeline.diffusion.regions import to_details
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.solvers import add_noise, integrate
+from pipeline.diffusion.tiles.assembling import on_each, share, sharing
+from pipeline.diffusion.tiles.matching import Tiling
+from pipeline.diffusion.tiles.regions import to_details
 from pipeline.errors import UserError
-from pipeline.noise import KeyedNoise
 from pipeline.operators.conditions import Guidance, check_conditions, joint
 from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed, as_seen, image_of
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-from pipeline.anonymity.privacy import derive
+from pipeline.config import Section
 from pipeline.errors import UserError
 from pipeline.identity import PUBLIC_SALT, SALT_VARIABLE, SHORTEST_SALT
-from pipeline.records import PROVENANCE
+from pipeline.media.records import PROVENANCE
 from pipeline.release.made import LABEL
+from pipeline.release.privacy import derive
 from pipeline.release.sealing import SEAL, is_ours, staging
 from pipeline.streams.shards import CLIP_EXTENSIONS, IMAGE_EXTENSIONS
 
 
-class ReleaseConfig(BaseModel):
+class ReleaseConfig(Section):
     """What of a verified job is published, and where; all that isn't named here stays in the job's own folder."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str
     """Of the public folder; absent or empty."""

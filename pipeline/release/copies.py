@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.anonymity.gallery import nearest
-from pipeline.anonymity.phash import hamming
+from pipeline.anonymity.faces.gallery import nearest
+from pipeline.anonymity.faces.phash import hamming
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pipeline.anonymity.table import FaceTable
+    from pipeline.anonymity.faces.table import FaceTable
 
 CHUNK = 1 << 16
 """Originals compared at a time."""

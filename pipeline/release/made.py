@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from pipeline.errors import UserError
-from pipeline.records import PROVENANCE
+from pipeline.media.records import PROVENANCE
 from pipeline.streams.files import content_hash
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.names import unescape_dots

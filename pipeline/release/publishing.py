@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
-from pipeline.anonymity.privacy import check_labels, job_token
 from pipeline.errors import UserError
 from pipeline.identity import code_hash
 from pipeline.release.card import THREAT_MODELS, card
 from pipeline.release.config import ReleaseConfig, secret_of
 from pipeline.release.copies import check_faces, check_near_copies, closest
 from pipeline.release.made import Entry, Made
+from pipeline.release.privacy import check_labels, job_token
 from pipeline.release.sealing import CARD, DATA, MARK, SEAL, ListedFile, Manifest, remove, staging, verify
 from pipeline.release.writing import Packer, write_shards
 from pipeline.streams.files import sync_file, sync_folder
 
 if TYPE_CHECKING:
-    from pipeline.anonymity.table import FaceTable
+    from pipeline.anonymity.faces.table import FaceTable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from pipeline.config import Section
 from pipeline.errors import UserError
 from pipeline.streams.files import content_hash, sync_folder
 
@@ -28,18 +29,14 @@ MARK = f"{SEAL}.part"
 FILE_NAME = re.compile(rf"{CARD}|{DATA}/release-[0-9]{{5,}}\.tar")
 
 
-class ListedFile(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class ListedFile(Section):
     sha256: str
     bytes: int
     images: int
 
 
-class Manifest(BaseModel):
+class Manifest(Section):
     """RELEASE.json: no names, keys, places or times, so that the same job gives the same bytes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Literal[1] = 1
     job: str

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from pipeline.anonymity.phash import phash
-from pipeline.anonymity.privacy import clean_image, names_in, release_key, shuffled
+from pipeline.anonymity.faces.phash import phash
 from pipeline.errors import UserError
-from pipeline.pixels import EXTENSIONS, Codec, Fit, Undecodable, decode
-from pipeline.records import Sample
+from pipeline.media.pixels import EXTENSIONS, Codec, Fit, Undecodable, decode
+from pipeline.media.records import Sample
 from pipeline.release.made import LABEL, Entry, read
+from pipeline.release.privacy import clean_image, names_in, release_key, shuffled
 from pipeline.release.sealing import ListedFile
 from pipeline.streams.shards import TarWriter
 

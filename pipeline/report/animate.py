@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.diffusion.regions import Ints, from_details, origins, outlines
+from pipeline.diffusion.tiles.regions import Ints, from_details, origins, outlines
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from pipeline.records import Pixels8
+    from pipeline.media.records import Pixels8
 
 Points = NDArray[np.float64]
 """`[n, 2]`, (y, x) in pixels."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from pipeline.records import Pixels8
+    from pipeline.media.records import Pixels8
 
 
 class Flicker:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
-    from pipeline.records import Pixels8
+    from pipeline.media.records import Pixels8
 
 GAP, INK, PAPER = 4, (30, 30, 30), (255, 255, 255)
 

@@ -7,18 +7,12 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import field_validator
 
-from pipeline.records import Rejected, Sample
+from pipeline.config import Section
+from pipeline.media.records import Rejected, Sample
 from pipeline.streams.contract import InputStream
-from pipeline.streams.files import (
-    HashedReader,
-    content_hash,
-    expand_urls,
-    fingerprint,
-    open_url,
-    shard_names,
-)
+from pipeline.streams.files import HashedReader, content_hash, expand_urls, fingerprint, open_url, shard_names
 from pipeline.streams.lines import LONGEST_LINE, Line, read_lines
 from pipeline.streams.names import unsafe
 
@@ -34,13 +28,11 @@ BLANK_PNG = bytes.fromhex(
 """One grey pixel, stored in colour so that `image.mode: source` does not turn what is painted over it grey."""
 
 
-class CaptionsInput(BaseModel):
+class CaptionsInput(Section):
     """jsonl files, plain or gzipped, local or by any fsspec URL; every line a JSON object, blank lines passed over.
 
     Each sample has the members `json` (the line) and `txt` (the caption), a blank image and no label.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["captions"] = "captions"
     urls: tuple[str, ...]

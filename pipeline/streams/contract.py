@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.records import Rejected, Sample
+from pipeline.media.records import Rejected, Sample
 
 
 class InputShard(Protocol):

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from pipeline.config import Section
 from pipeline.errors import UserError
-from pipeline.records import Rejected, Sample
+from pipeline.media.records import Rejected, Sample
 from pipeline.streams.columns import LABEL_MEMBER
 from pipeline.streams.contract import InputStream
 from pipeline.streams.files import content_hash, fingerprint
@@ -20,7 +21,7 @@ from pipeline.streams.names import path_component, unsafe
 from pipeline.streams.shards import IMAGE_EXTENSIONS
 
 
-class FolderInput(BaseModel):
+class FolderInput(Section):
     """Every image below `path`, sorted by path.
 
     A key is the path below the folder without the last extension. `cat/001.txt` beside `cat/001.jpg` becomes
@@ -30,8 +31,6 @@ class FolderInput(BaseModel):
     Skipped by rule: hidden files and folders, symbolic links to folders, links to files outside the folder,
     pipes and devices, and files that are no images and share their name with none.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["folder"] = "folder"
     path: str

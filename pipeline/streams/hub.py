@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import field_validator
 
+from pipeline.config import Section
 from pipeline.errors import UserError
 from pipeline.streams.contract import InputShard, InputStream
 from pipeline.streams.files import is_damage, shard_names
@@ -18,10 +19,8 @@ FILE_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow"}
 ONE_FILE_ONE_SHARD = ("parquet", "arrow")
 
 
-class HubInput(BaseModel):
+class HubInput(Section):
     """A data set that `datasets.load_dataset` can stream."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["hub"] = "hub"
     path: str

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.records import PROVENANCE, Sample
+from pipeline.media.records import PROVENANCE, Sample
 from pipeline.streams.columns import LABEL_MEMBER, Row, member_name, members_to_row
 from pipeline.streams.contract import InputStream
 from pipeline.streams.files import publish

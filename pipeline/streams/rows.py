@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipeline.records import Rejected, Sample
+from pipeline.media.records import Rejected, Sample
 from pipeline.streams.columns import Row, row_to_members
 from pipeline.streams.files import content_hash, fingerprint, is_damage, open_url, stored_sha256
 from pipeline.streams.names import unsafe

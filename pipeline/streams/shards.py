@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import field_validator
 
+from pipeline.config import Section
 from pipeline.errors import UserError
-from pipeline.records import Rejected, Sample
+from pipeline.media.records import Rejected, Sample
 from pipeline.streams.contract import InputStream
 from pipeline.streams.files import HashedReader, content_hash, expand_urls, fingerprint, open_url, publish, shard_names
 from pipeline.streams.names import Split, escape_dots
@@ -23,10 +24,8 @@ CLIP_EXTENSIONS = ("mp4",)
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif")
 
 
-class WebDatasetInput(BaseModel):
+class WebDatasetInput(Section):
     """Tar files, local or by any fsspec URL."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["webdataset"] = "webdataset"
     urls: tuple[str, ...]

@@ -17,9 +17,10 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from pipeline.assets import resolve
-from pipeline.hooks import AugmentedDataset, BackgroundAugmenter
+from pipeline.hooks.dataset import AugmentedDataset
+from pipeline.hooks.live.background import BackgroundAugmenter
 from pipeline.streams import WebDatasetInput
-from training.classifier import SmallCNN
+from training.classifier.judge import SmallCNN
 
 SHARDS = "embedded:fashion_mnist/sample/t10k-*.tar.gz"
 MODEL = "embedded:fashion_mnist/model"

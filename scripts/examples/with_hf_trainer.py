@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import Trainer, TrainingArguments
 
-from pipeline.hooks import AugmentedDataset, NeighbourStore
-from pipeline.records import Sample
+from pipeline.hooks.dataset import AugmentedDataset
+from pipeline.hooks.store import NeighbourStore
+from pipeline.media.records import Sample
 from pipeline.streams import WebDatasetInput
-from training.classifier import SmallCNN
+from training.classifier.judge import SmallCNN
 
 SHARDS = "embedded:fashion_mnist/sample/t10k-*.tar.gz"
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.hooks import GenerativeAugment
-from pipeline.pixels import decode
-from pipeline.records import Sample
+from pipeline.hooks.augment import GenerativeAugment
+from pipeline.media.pixels import decode
+from pipeline.media.records import Sample
 from pipeline.streams import WebDatasetInput
-from training.classifier import SmallCNN
+from training.classifier.judge import SmallCNN
 
 SHARDS = "embedded:fashion_mnist/sample/t10k-*.tar.gz"
 MODEL = "embedded:fashion_mnist/model"

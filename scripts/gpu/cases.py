@@ -14,7 +14,7 @@ from typing import Any
 
 from record import PARTIAL, Record
 
-from pipeline.memory import free
+from pipeline.engine.batch_size import free
 
 UNSETTLED = ("error", "not_run", "not_reached")
 """Keys of a result that is none: the next run tries the case again."""

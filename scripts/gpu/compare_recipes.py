@@ -25,11 +25,11 @@ from pipeline.config import load_config
 from pipeline.diffusion.levels import levels_from_scheduler
 from pipeline.models.codec import load_codec
 from pipeline.models.pixel import load_network
-from training.cache import build_cache
-from training.denoiser import train_denoiser
-from training.denoiser_config import DenoiserConfig
-from training.denoiser_network import build_scheduler
-from training.held_out import open_validation
+from training.data.cache import build_cache
+from training.denoiser.config import DenoiserConfig
+from training.denoiser.held_out import open_validation
+from training.denoiser.network import build_scheduler
+from training.denoiser.train import train_denoiser
 
 EMBEDDED = "embedded:cifar10/model"
 RESULTS = ROOT / "scripts" / "evidence" / "gpu"

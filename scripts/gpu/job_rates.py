@@ -6,9 +6,10 @@ import shutil
 import time
 from typing import Any
 
-from pipeline.engines.local import run_job
-from pipeline.job import JobConfig, make_job
-from pipeline.run import Event, Progress, Scanned
+from pipeline.engine.local import run_job
+from pipeline.engine.process import Event, Progress, Scanned
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
 
 
 def timed(config: JobConfig) -> dict[str, Any]:

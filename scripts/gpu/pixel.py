@@ -30,12 +30,13 @@ from record import ROOT, Record
 from sheets import draw
 
 from pipeline.config import load_config
-from pipeline.engines.local import resolve_devices, run_job
+from pipeline.engine.gate import with_gate
+from pipeline.engine.local import resolve_devices, run_job
 from pipeline.errors import UserError
 from pipeline.identity import SALT_VARIABLE
-from pipeline.job import JobConfig, make_job
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
 from pipeline.models.families import load_model
-from pipeline.verifying import with_gate
 
 RESERVE = 2.0
 """Seconds of the box for the end of the last case."""

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline.demo import samples_by_key
-from pipeline.job import JobConfig
+from pipeline.commands.demo import samples_by_key
+from pipeline.job.config import JobConfig
+from pipeline.media.pixels import decode
 from pipeline.models.families import sketch_model
-from pipeline.pixels import decode
 from pipeline.report.sheet import PAPER, contact_sheet
 from pipeline.streams.shards import WebDatasetInput
 

@@ -25,11 +25,11 @@ from cases import clock
 from PIL import Image
 from record import ROOT, Record
 
-import training.export
+import training.denoiser.export
 from pipeline.config import load_config
-from training.cache import build_cache
-from training.denoiser import train_denoiser
-from training.denoiser_config import DenoiserConfig
+from training.data.cache import build_cache
+from training.denoiser.config import DenoiserConfig
+from training.denoiser.train import train_denoiser
 
 RECIPE, TAR, PICTURE = "train_cifar10_gpu", "train.tar", "train.png"
 LARGEST = 15_500_000
@@ -61,7 +61,7 @@ def main() -> int:
 def step(args: argparse.Namespace, left: Callable[[], float], work: Path) -> int:
     """`work`: where caches and checkpoints lie; the same for all runs on a machine, and new for each rehearsal."""
     if args.rehearse:
-        training.export.STEPS = 2
+        training.denoiser.export.STEPS = 2
     shards(noise(work / "noise.npz") if args.rehearse else found_data(), work / "cifar10")
     config = configured(work, REHEARSAL if args.rehearse else PREPARING if args.prepare else {})
     for source, folder in ((config.data, "cache"), (config.validation, "validation")):

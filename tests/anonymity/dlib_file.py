@@ -7,7 +7,7 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.anonymity.dlib_net import BLOCKS
+from pipeline.anonymity.faces.dlib_net import BLOCKS
 
 Numbers = NDArray[np.floating] | NDArray[np.integer]
 

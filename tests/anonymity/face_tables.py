@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pipeline.anonymity.photos import Pairing
-from pipeline.anonymity.table import FaceTable
+from pipeline.anonymity.attacks.photos import Pairing
+from pipeline.anonymity.faces.table import FaceTable
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

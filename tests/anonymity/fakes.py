@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects, label
 
-from pipeline.anonymity.calibration import Certificate
-from pipeline.anonymity.faces import TRANSFORM, Face
-from pipeline.anonymity.gate import Gate, Judge
-from pipeline.anonymity.table import FaceTable, tabulate
+from pipeline.anonymity.faces.detect import TRANSFORM, Face
+from pipeline.anonymity.faces.table import FaceTable, tabulate
+from pipeline.anonymity.gate.calibration import Certificate
+from pipeline.anonymity.gate.gate import Gate, Judge
 
 Pixels8 = NDArray[np.uint8]
 

@@ -9,12 +9,12 @@ import pytest
 from builders import SHARED
 from PIL import Image, ImageFilter
 
-from pipeline.anonymity.calibration import find_certificate
-from pipeline.anonymity.faces import FaceFinder
-from pipeline.anonymity.gate import Gate, ImageVerdict, Judge
-from pipeline.anonymity.recognisers import load_recogniser
-from pipeline.anonymity.table import tabulate
-from pipeline.scanning import image_stream
+from pipeline.anonymity.faces.detect import FaceFinder
+from pipeline.anonymity.faces.recognise import load_recogniser
+from pipeline.anonymity.faces.scanning import image_stream
+from pipeline.anonymity.faces.table import tabulate
+from pipeline.anonymity.gate.calibration import find_certificate
+from pipeline.anonymity.gate.gate import Gate, ImageVerdict, Judge
 from pipeline.streams.shards import WebDatasetInput
 
 pytestmark = pytest.mark.skipif(not (SHARED / "lfw").exists(), reason="needs ../shared/data/lfw")

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.anonymity.attackers import classify, map_to_clean, trained
-from pipeline.anonymity.attacks import rates, reidentify
-from pipeline.anonymity.inversion import (
+from pipeline.anonymity.attacks.attackers import classify, map_to_clean, trained
+from pipeline.anonymity.attacks.identification import rates, reidentify
+from pipeline.anonymity.attacks.inversion import (
     ENOUGH_PAIRS,
     Permutation,
     best_permutation,
@@ -23,7 +23,7 @@ from pipeline.anonymity.inversion import (
     recover_permutation,
     tiles_of,
 )
-from pipeline.anonymity.photos import Pairing, layouts
+from pipeline.anonymity.attacks.photos import Pairing, layouts
 from pipeline.diffusion.inversion import Inversion
 from pipeline.diffusion.levels import levels_from_scheduler
 from pipeline.models.gaussian import ClosedForm, Gaussian

@@ -9,11 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.anonymity.attacks import SEARCHES, Found, chance, rates, reidentify, search, share, worst_identity
-from pipeline.anonymity.membership import auc, membership, near_copies
-from pipeline.anonymity.photos import Pairing, Photos, related
-from pipeline.anonymity.results import attack
-from pipeline.anonymity.verification import own_thresholds, pair_distances, protection, source_distances
+from pipeline.anonymity.attacks.identification import (
+    SEARCHES,
+    Found,
+    chance,
+    rates,
+    reidentify,
+    search,
+    share,
+    worst_identity,
+)
+from pipeline.anonymity.attacks.membership import auc, membership, near_copies
+from pipeline.anonymity.attacks.photos import Pairing, Photos, related
+from pipeline.anonymity.attacks.results import attack
+from pipeline.anonymity.attacks.verification import own_thresholds, pair_distances, protection, source_distances
 
 
 def random_photos(seed: int, count: int = 23, people: int = 7) -> Photos:

@@ -18,16 +18,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.anonymity import attackers, utility
-from pipeline.anonymity.faces import Face
-from pipeline.anonymity.inversion import laid, tiles_of
-from pipeline.anonymity.privacy import derive, release_key
+from pipeline.anonymity.attacks import attackers, utility
+from pipeline.anonymity.attacks.inversion import laid, tiles_of
+from pipeline.anonymity.faces.detect import Face
 from pipeline.audit import Audit, audit, examine
 from pipeline.audit.task import check
 from pipeline.errors import UserError
 from pipeline.release.card import THREAT_MODELS
+from pipeline.release.privacy import derive, release_key
 from pipeline.release.sealing import CARD, MARK, ListedFile, Manifest, seal, staging
-from pipeline.report.anonymity import (
+from pipeline.report.audit_page import html_report
+from pipeline.report.audit_plots import (
     AtLevel,
     against_level,
     distance_histograms,
@@ -35,8 +36,7 @@ from pipeline.report.anonymity import (
     privacy_utility,
     roc_curves,
 )
-from pipeline.report.anonymity import png as image_of
-from pipeline.report.audit_page import html_report
+from pipeline.report.audit_plots import png as image_of
 from pipeline.streams.files import content_hash
 from pipeline.streams.shards import WebDatasetInput
 

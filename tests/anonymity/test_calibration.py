@@ -10,19 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline.anonymity import calibration
-from pipeline.anonymity.calibration import (
-    SHIPPED,
-    Certificate,
-    certify,
-    find_certificate,
-    load_certificate,
-    pairs,
-)
-from pipeline.anonymity.faces import TRANSFORM
-from pipeline.anonymity.metrics import eer
-from pipeline.anonymity.table import FaceTable
-from pipeline.anonymity.weights import PINNED
+from pipeline.anonymity.faces.detect import TRANSFORM
+from pipeline.anonymity.faces.metrics import eer
+from pipeline.anonymity.faces.table import FaceTable
+from pipeline.anonymity.faces.weights import PINNED
+from pipeline.anonymity.gate import calibration
+from pipeline.anonymity.gate.calibration import SHIPPED, Certificate, certify, find_certificate, load_certificate, pairs
 from pipeline.errors import UserError
 
 SIZE = (48, 64)

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from portraits import needs_dlib, needs_lfw, people, portrait
 
-from pipeline.anonymity import dlib_net, fast_dlib
-from pipeline.anonymity.dlib_net import FILE, DlibNet, read
-from pipeline.anonymity.faces import Face, FaceFinder, enlarge
-from pipeline.anonymity.recognisers import crops_for, network_input
-from pipeline.anonymity.weights import require
+from pipeline.anonymity.faces import dlib_net, fast_dlib
+from pipeline.anonymity.faces.deepface_recognisers import network_input
+from pipeline.anonymity.faces.detect import Face, FaceFinder, enlarge
+from pipeline.anonymity.faces.dlib_net import FILE, DlibNet, read
+from pipeline.anonymity.faces.recognise import crops_for
+from pipeline.anonymity.faces.weights import require
 from pipeline.errors import UserError
 
 

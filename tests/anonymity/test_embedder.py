@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.anonymity.embedder import (
+from pipeline.anonymity.faces.embedder import (
     CONFIG,
     TENSORS,
     EmbedderConfig,
@@ -55,7 +55,7 @@ def test_a_batch_is_the_same_as_one_by_one(folder: Path, monkeypatch: pytest.Mon
     assert together.dtype == np.float32
     assert np.ptp(together, axis=0).min() > 1e-3  # else everything would equal everything
     np.testing.assert_allclose(together, np.concatenate([tiny.embed([face]) for face in faces]), atol=1e-5)
-    monkeypatch.setattr("pipeline.anonymity.embedder.BATCH", 3)
+    monkeypatch.setattr("pipeline.anonymity.faces.embedder.BATCH", 3)
     np.testing.assert_allclose(tiny.embed(faces), together, atol=1e-5)
     assert tiny.embed([]).shape == (0, 5)
 

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from portraits import needs_dlib, needs_lfw, people, portrait
 
-from pipeline.anonymity import faces as module
-from pipeline.anonymity import pool
-from pipeline.anonymity.faces import DETECTORS, Face, FaceFinder, enlarge
+from pipeline.anonymity.faces import detect as module
+from pipeline.anonymity.faces import processes as pool
+from pipeline.anonymity.faces.detect import DETECTORS, Face, FaceFinder, enlarge
 from pipeline.errors import UserError
 
 pytestmark = needs_dlib
@@ -208,7 +208,7 @@ def test_inside_a_daemon() -> None:
 def test_a_worker_needs_no_torch(tmp_path: Path) -> None:
     code = """
 import sys, numpy as np
-from pipeline.anonymity.worker import TASKS
+from pipeline.anonymity.faces.worker import TASKS
 assert len(TASKS["detector"]("dlib")[0]([np.zeros((64, 64, 3), np.uint8)])) == 1
 assert TASKS["recogniser"]("Dlib")[0]([np.zeros((64, 64, 3), np.uint8)])[0].shape == (128,)
 print([m for m in ("torch", "scipy", "matplotlib") if m in sys.modules])

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.anonymity import gallery
-from pipeline.anonymity.gallery import count_within, distances, nearest
+from pipeline.anonymity.faces import gallery
+from pipeline.anonymity.faces.gallery import count_within, distances, nearest
 
 
 def vectors(count: int, dimensions: int = 7, seed: int = 0) -> np.ndarray:
@@ -133,7 +133,7 @@ def test_impossible_questions_are_refused() -> None:
 
 PEAK = """
 import resource, numpy as np
-from pipeline.anonymity.gallery import nearest, count_within
+from pipeline.anonymity.faces.gallery import nearest, count_within
 rows = np.random.default_rng(0).standard_normal((40_000, 16), dtype=np.float32)
 rows /= np.linalg.norm(rows, axis=1, keepdims=True)
 nearest(rows[:64], rows[:64], 5)

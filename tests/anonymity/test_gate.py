@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from fakes import FakeFinder, FakeRecogniser, certificate, gate, originals, picture
 
-from pipeline.anonymity.face_masks import blend, softness, to_change
-from pipeline.anonymity.gate import Judge
-from pipeline.anonymity.phash import hamming, phash
+from pipeline.anonymity.faces.phash import hamming, phash
+from pipeline.anonymity.gate.face_masks import blend, softness, to_change
+from pipeline.anonymity.gate.gate import Judge
 from pipeline.errors import UserError
 
 RED, GREEN, BLUE, GREY = (250, 20, 20), (20, 250, 20), (20, 20, 250), (200, 200, 200)

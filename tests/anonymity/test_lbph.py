@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.anonymity.lbph import GRID, LBPH, RADIUS, SIDE
+from pipeline.anonymity.faces.lbph import GRID, LBPH, RADIUS, SIDE
 from pipeline.errors import UserError
 
 CELLS = GRID**2
@@ -104,7 +104,7 @@ def test_a_batch_is_the_same_as_one_by_one_for_any_sizes() -> None:
 def test_more_crops_than_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     crops = [smooth(seed) for seed in range(5)]
     expected = LBPH().embed(crops)
-    monkeypatch.setattr("pipeline.anonymity.lbph.BATCH", 2)
+    monkeypatch.setattr("pipeline.anonymity.faces.lbph.BATCH", 2)
     np.testing.assert_array_equal(LBPH().embed(crops), expected)
 
 
@@ -118,7 +118,7 @@ def test_weights_stand_for_the_parameters_and_opencv(monkeypatch: pytest.MonkeyP
     before = LBPH().weights
     assert before == LBPH().weights
     assert len(before) == 64
-    monkeypatch.setattr("pipeline.anonymity.lbph.GRID", GRID + 1)
+    monkeypatch.setattr("pipeline.anonymity.faces.lbph.GRID", GRID + 1)
     assert LBPH().weights != before
 
 

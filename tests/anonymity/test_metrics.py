@@ -6,14 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from pipeline.anonymity.metrics import (
-    bootstrap_people,
-    eer,
-    linkability,
-    roc,
-    tar_at_far,
-    threshold_at_far,
-)
+from pipeline.anonymity.faces.metrics import bootstrap_people, eer, linkability, roc, tar_at_far, threshold_at_far
 
 GRID = st.integers(0, 12).map(lambda n: n / 8)
 SCORES = st.lists(GRID, min_size=1, max_size=25).map(lambda values: np.array(values, np.float32))

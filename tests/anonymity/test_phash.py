@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dctn
 
-from pipeline.anonymity.phash import hamming, phash
-from pipeline.pixels import decode
-from pipeline.records import Sample
+from pipeline.anonymity.faces.phash import hamming, phash
+from pipeline.media.pixels import decode
+from pipeline.media.records import Sample
 from pipeline.streams.shards import WebDatasetInput
 
 if TYPE_CHECKING:
-    from pipeline.records import Pixels8
+    from pipeline.media.records import Pixels8
 
 HASHES = st.lists(st.integers(0, 2**64 - 1), max_size=9).map(lambda values: np.array(values, dtype=np.uint64))
 

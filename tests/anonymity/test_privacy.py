@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
-from pipeline.anonymity.privacy import (
+from pipeline.errors import UserError
+from pipeline.media.pixels import Codec, decode
+from pipeline.release.privacy import (
     check_labels,
     clean_image,
     derive,
@@ -24,8 +26,6 @@ from pipeline.anonymity.privacy import (
     release_key,
     shuffled,
 )
-from pipeline.errors import UserError
-from pipeline.pixels import Codec, decode
 
 SECRET = derive(b"a secret of sixteen bytes or more")
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 9, 3), dtype=np.uint8)
@@ -107,7 +107,7 @@ def test_a_clean_file_has_no_room_for_anything_else() -> None:
 
 def test_an_encoder_that_adds_something_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     dirty = DIRTY["jpeg comment"]
-    monkeypatch.setattr("pipeline.anonymity.privacy.encode", lambda *given, **options: (dirty, "jpeg"))
+    monkeypatch.setattr("pipeline.release.privacy.encode", lambda *given, **options: (dirty, "jpeg"))
     with pytest.raises(RuntimeError, match="comment"):
         clean_image(PIXELS, "RGB", "jpeg")
 

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from portraits import needs_dlib, needs_lfw, people, portrait
 
-from pipeline.anonymity import recognisers
-from pipeline.anonymity.faces import FaceFinder, enlarge
-from pipeline.anonymity.fast_dlib import FastDlib
-from pipeline.anonymity.recognisers import OWN, THRESHOLDS, Deepface, Pooled, load_recogniser, network_input, unit
+from pipeline.anonymity.faces import recognise as recognisers
+from pipeline.anonymity.faces.deepface_recognisers import THRESHOLDS, Deepface, Pooled, network_input, unit
+from pipeline.anonymity.faces.detect import FaceFinder, enlarge
+from pipeline.anonymity.faces.fast_dlib import FastDlib
+from pipeline.anonymity.faces.recognise import OWN, load_recogniser
 from pipeline.errors import UserError
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from pipeline.anonymity.faces import Face
-from pipeline.anonymity.phash import phash
-from pipeline.anonymity.table import FaceTable, joined, load_table, save_table, tabulate
+from pipeline.anonymity.faces.detect import Face
+from pipeline.anonymity.faces.phash import phash
+from pipeline.anonymity.faces.table import FaceTable, joined, load_table, save_table, tabulate
 from pipeline.errors import UserError
 
 COUNTS = (2, 0, 1, 3, 0)

@@ -4,8 +4,15 @@ import face_tables
 import numpy as np
 import pytest
 
-from pipeline.anonymity.photos import Pairing
-from pipeline.anonymity.utility import ATTRIBUTES, attribute_agreement, detector_recall, pose_error, psnr, task_accuracy
+from pipeline.anonymity.attacks.photos import Pairing
+from pipeline.anonymity.attacks.utility import (
+    ATTRIBUTES,
+    attribute_agreement,
+    detector_recall,
+    pose_error,
+    psnr,
+    task_accuracy,
+)
 
 EYES = np.array([[40.0, 30.0], [24.0, 30.0]], np.float32)
 """16 pixels apart, on a level."""

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from portraits import needs_dlib
 
-from pipeline.anonymity import weights
-from pipeline.anonymity.backend import offline
-from pipeline.anonymity.faces import DETECTORS, FaceFinder
-from pipeline.anonymity.recognisers import THRESHOLDS, load_recogniser
+from pipeline.anonymity.faces import weights
+from pipeline.anonymity.faces.backend import offline
+from pipeline.anonymity.faces.deepface_recognisers import THRESHOLDS
+from pipeline.anonymity.faces.detect import DETECTORS, FaceFinder
+from pipeline.anonymity.faces.recognise import load_recogniser
 from pipeline.errors import UserError
 
 LANDMARKS = "shape_predictor_5_face_landmarks.dat"

@@ -14,12 +14,20 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from pipeline.diffusion import matching
-from pipeline.diffusion.assembling import assemble, average, share
 from pipeline.diffusion.levels import levels_from_scheduler
-from pipeline.diffusion.matching import Matcher, Tiling, assign, costs, gradient, values
-from pipeline.diffusion.regions import Assembly, Cut, block_symmetries, from_details, origins, outlines, to_details
-from pipeline.diffusion.regions import total as tiles_of
+from pipeline.diffusion.tiles import matching
+from pipeline.diffusion.tiles.assembling import assemble, average, share
+from pipeline.diffusion.tiles.matching import Matcher, Tiling, assign, costs, gradient, values
+from pipeline.diffusion.tiles.regions import (
+    Assembly,
+    Cut,
+    block_symmetries,
+    from_details,
+    origins,
+    outlines,
+    to_details,
+)
+from pipeline.diffusion.tiles.regions import total as tiles_of
 from pipeline.models.gaussian import ClosedForm, Gaussian
 
 LEVELS = levels_from_scheduler({"beta_schedule": "squaredcos_cap_v2"})

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from pipeline.diffusion.denoisers import Denoiser, each, with_alternating_views, with_views
-from pipeline.diffusion.jigsaw import DERANGEMENTS, jigsaw_cells
-from pipeline.diffusion.orthogonal import bilinear_rotation, orthogonality_error, require_orthogonal
-from pipeline.diffusion.view import View
-from pipeline.diffusion.views import VIEWS, AnyView
+from pipeline.diffusion.views.catalogue import VIEWS, AnyView
+from pipeline.diffusion.views.jigsaw import DERANGEMENTS, jigsaw_cells
+from pipeline.diffusion.views.orthogonal import bilinear_rotation, orthogonality_error, require_orthogonal
+from pipeline.diffusion.views.view import View
 from pipeline.models.gaussian import Gaussian
 
 F64 = torch.float64

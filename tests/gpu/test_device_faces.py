@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.anonymity import dlib_net
-from pipeline.anonymity.dlib_net import FILE, DlibNet
-from pipeline.anonymity.embedder import SmallEmbedder
-from pipeline.anonymity.weights import digest, require
+from pipeline.anonymity.faces import dlib_net
+from pipeline.anonymity.faces.dlib_net import FILE, DlibNet
+from pipeline.anonymity.faces.embedder import SmallEmbedder
+from pipeline.anonymity.faces.weights import digest, require
 from pipeline.errors import UserError
 from tests.anonymity.dlib_file import random_file
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.commands.demo import samples_by_key
 from pipeline.config import load_config
-from pipeline.demo import samples_by_key
-from pipeline.engines.local import run_job
-from pipeline.hooks import GenerativeAugment
-from pipeline.job import JobConfig, make_job
-from pipeline.pixels import decode
+from pipeline.engine.local import run_job
+from pipeline.hooks.augment import GenerativeAugment
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
+from pipeline.media.pixels import decode
 from pipeline.streams.shards import WebDatasetInput
 from tests.test_run import run
 

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from pipeline.config import validate
-from pipeline.engines.local import fitted
-from pipeline.exactness import exact
-from pipeline.job import JobConfig, make_job
-from pipeline.memory import free
+from pipeline.diffusion.exactness import exact
+from pipeline.diffusion.noise import KeyedNoise
+from pipeline.engine.batch_size import free
+from pipeline.engine.local import fitted
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
-from pipeline.noise import KeyedNoise
 from pipeline.operators import Boomerang, Given
 from tests.test_run import run
 

@@ -12,14 +12,14 @@ import tiny
 import torch
 from torch import Tensor
 
+from pipeline.diffusion.exactness import exact
 from pipeline.diffusion.levels import FlowLevels, Spacing, grid, levels_from_scheduler
-from pipeline.exactness import exact
+from pipeline.diffusion.noise import KeyedNoise
+from pipeline.media.pixels import decode, to_pixels
+from pipeline.media.records import Sample
 from pipeline.models.config import DTYPES, ModelConfig
 from pipeline.models.families import load_model
-from pipeline.noise import KeyedNoise
 from pipeline.operators import Boomerang, Given
-from pipeline.pixels import decode, to_pixels
-from pipeline.records import Sample
 from pipeline.streams.shards import WebDatasetInput
 
 pytestmark = pytest.mark.gpu

@@ -10,11 +10,11 @@ import tiny
 import torch
 from torch import Tensor
 
+from pipeline.diffusion.exactness import exact
 from pipeline.diffusion.model import Model
-from pipeline.exactness import exact
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
-from pipeline.noise import KeyedNoise
 from pipeline.operators import Boomerang, Given
 from tests.models.networks import tiny_network
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from pipeline.config import validate
-from pipeline.engines.local import run_job
-from pipeline.job import JobConfig, make_job
+from pipeline.engine.local import run_job
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
 
 COUNT, COPIES = 10, 2
 

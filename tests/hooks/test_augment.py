@@ -18,9 +18,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from pipeline.errors import UserError
-from pipeline.hooks import GenerativeAugment, NeighbourStore
+from pipeline.hooks.augment import GenerativeAugment
 from pipeline.hooks.soft_labels import soft_labels
-from pipeline.job import JobConfig
+from pipeline.hooks.store import NeighbourStore
+from pipeline.job.config import JobConfig
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
 
@@ -66,8 +67,8 @@ def test_the_same_key_gives_the_pixels_of_the_offline_job(job: JobConfig, images
 
 def test_grey_images_are_those_of_the_offline_job(tmp_path: Path, model: Path) -> None:
     from pipeline.config import validate
-    from pipeline.engines.local import run_job
-    from pipeline.job import make_job
+    from pipeline.engine.local import run_job
+    from pipeline.job.plan import make_job
 
     source = builders.shard(tmp_path / "in.tar", 4, mode="L")
     run_job(make_job(validate(JobConfig, builders.recipe(source, tmp_path / "out", model), "test")))
@@ -168,7 +169,7 @@ def test_soft_labels_by_hand() -> None:
 )
 def test_labels_soften_by_the_level_of_each_row(loaded: Any, images: Tensor, operator: dict[str, Any]) -> None:
     """Against the level that the operator itself reports (σ of its first step)."""
-    from pipeline.noise import KeyedNoise
+    from pipeline.diffusion.noise import KeyedNoise
     from pipeline.operators import Given
 
     gamma, keys = 0.7, [f"{i}" for i in range(COUNT)]

@@ -20,18 +20,19 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.config import validate
-from pipeline.engines.local import run_job
+from pipeline.engine.local import run_job
 from pipeline.errors import UserError
-from pipeline.hooks import background, filler
-from pipeline.hooks.background import BackgroundAugmenter, LiveStore, Status
-from pipeline.hooks.filler import Filler, Progress, Setup
-from pipeline.hooks.slots import EMPTY, SlotReader, Slots, SlotWriter
-from pipeline.hooks.source import InMemory, Original, StreamSource
+from pipeline.hooks.live import background, filler
+from pipeline.hooks.live.background import BackgroundAugmenter, LiveStore, Status
+from pipeline.hooks.live.filler import Filler, Progress, Setup
+from pipeline.hooks.live.slots import EMPTY, SlotReader, Slots, SlotWriter
+from pipeline.hooks.live.source import InMemory, Original, StreamSource
 from pipeline.identity import PUBLIC_SALT
-from pipeline.job import JobConfig, make_job
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
+from pipeline.media.pixels import decode
 from pipeline.models.config import ModelConfig
 from pipeline.operators import Boomerang
-from pipeline.pixels import decode
 from pipeline.streams import WebDatasetInput
 
 COUNT, BATCH = 12, 4

@@ -21,8 +21,9 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from torchvision import tv_tensors
 
 from pipeline.errors import UserError
-from pipeline.hooks import AugmentedDataset, AugmentedStream, NeighbourStore
-from pipeline.job import JobConfig
+from pipeline.hooks.dataset import AugmentedDataset, AugmentedStream
+from pipeline.hooks.store import NeighbourStore
+from pipeline.job.config import JobConfig
 
 COUNT = 40
 

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from pipeline.config import validate
-from pipeline.engines.local import run_job
+from pipeline.engine.local import run_job
 from pipeline.errors import UserError
-from pipeline.hooks import NeighbourStore, read_weights
-from pipeline.hooks.store import Weighted
-from pipeline.job import JobConfig, make_job
+from pipeline.hooks.store import NeighbourStore, Weighted, read_weights
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
 
 
 def ran(tmp_path: Path, model: Path | None, source: Path, **changes: object) -> JobConfig:

@@ -16,10 +16,10 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.models.backbone import Backbone
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model, sketch_model
-from pipeline.noise import KeyedNoise
 from pipeline.operators import Given, SDEdit
 from tests.models.parity import assert_parity
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.model import Model
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.solvers import Noise
 from pipeline.errors import UserError
 from pipeline.models.backbone import Backbone, unlimited
 from pipeline.models.cascade import Cascade, CascadeSketch
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model, sketch_model
-from pipeline.noise import KeyedNoise
 from pipeline.operators import Boomerang, Given
 from tests.models.parity import assert_parity
 

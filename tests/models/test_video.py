@@ -19,12 +19,13 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from pipeline.config import validate
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
-from pipeline.job import JobConfig, check_clips
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import check_clips
 from pipeline.models.config import ModelConfig, Upscaler
 from pipeline.models.families import sketch_model
 from pipeline.models.video import folded, unfolded
-from pipeline.noise import KeyedNoise
 from pipeline.operators import OPERATORS, AnyOperator, Given, Operator, SDEdit
 from tests.models.backbones import PROMPTS, SIZE, STEPS, generator, load, open_pipeline, pipeline_of, rewrite
 from tests.models.parity import assert_parity

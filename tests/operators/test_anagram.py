@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pipeline.diffusion.levels import levels_from_scheduler
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
 from pipeline.models.gaussian import ClosedForm, Gaussian
-from pipeline.noise import KeyedNoise
 from pipeline.operators.anagram import Anagram
 from pipeline.operators.contract import Given, Transformed
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.levels import levels_from_scheduler
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.models.gaussian import ClosedForm, Gaussian
-from pipeline.noise import KeyedNoise
 from pipeline.operators import OPERATORS, Given, Operator
 
 MEAN, STD = 0.3, 0.5

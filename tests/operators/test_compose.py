@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pipeline.diffusion.levels import levels_from_scheduler
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
 from pipeline.models.gaussian import ClosedForm, Gaussian
-from pipeline.noise import KeyedNoise
 from pipeline.operators import Boomerang, Given
 from pipeline.operators.compose import Compose
 

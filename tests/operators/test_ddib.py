@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pipeline.diffusion.latent_stage import Normalise, Scale
 from pipeline.diffusion.levels import FlowLevels, levels_from_scheduler
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
 from pipeline.models.gaussian import ClosedForm, Gaussian
-from pipeline.noise import KeyedNoise
 from pipeline.operators import Given
 from pipeline.operators.contract import Transformed
 from pipeline.operators.ddib import DDIB

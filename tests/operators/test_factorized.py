@@ -11,9 +11,9 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from pipeline.diffusion.levels import levels_from_scheduler
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
 from pipeline.models.gaussian import ClosedForm, Gaussian
-from pipeline.noise import KeyedNoise
 from pipeline.operators.contract import Given, Transformed
 from pipeline.operators.factorized import Factorized
 

@@ -14,9 +14,9 @@ from pipeline.diffusion.denoisers import Denoiser, per_row
 from pipeline.diffusion.inversion import slerp
 from pipeline.diffusion.levels import levels_from_scheduler
 from pipeline.diffusion.model import Rows
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
 from pipeline.models.gaussian import ClosedForm, Gaussian
-from pipeline.noise import KeyedNoise
 from pipeline.operators import Given, Interpolate, Transformed
 
 F64 = torch.float64

@@ -13,13 +13,13 @@ from text_model import Judge, Prompted
 from torch import Tensor
 
 from pipeline.diffusion.levels import levels_from_scheduler
-from pipeline.edit_scores import Thresholds
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
 from pipeline.models.gaussian import ClosedForm, Gaussian
-from pipeline.noise import KeyedNoise
 from pipeline.operators import Given, Pairs, PromptToPrompt, Transformed
+from pipeline.operators.edit_scores import Thresholds
 
 CAPTIONS = ["a cat on grass", "a red dog"]
 EDITED = ["a dog on grass", "a blue horse"]

@@ -18,12 +18,12 @@ from text_model import Prompted
 from torch import Tensor
 
 from pipeline.diffusion.editing import Blend, Tokens, align, followed, is_coarse, until
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
 from pipeline.models.backbone import Backbone
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model, sketch_model
 from pipeline.models.gaussian import ClosedForm, Gaussian
-from pipeline.noise import KeyedNoise
 from pipeline.operators import Boomerang, Given, PromptToPrompt, Transformed
 
 CAPTIONS = ["a cat on grass", "a red dog, riding", "zebra in snow"]

@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pipeline.diffusion.levels import levels_from_scheduler
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
 from pipeline.models.gaussian import ClosedForm, Gaussian
-from pipeline.noise import KeyedNoise
 from pipeline.operators.contract import Given, Transformed
 from pipeline.operators.mosaic import Mosaic
 from pipeline.operators.tile_morph import TileMorph

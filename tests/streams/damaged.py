@@ -6,7 +6,7 @@ import io
 import tarfile
 from pathlib import Path
 
-from pipeline.records import Rejected, Sample
+from pipeline.media.records import Rejected, Sample
 from pipeline.streams.shards import TarShard, WebDatasetInput
 from tests.streams.made import picture
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline.records import Rejected, Sample
+from pipeline.media.records import Rejected, Sample
 from pipeline.streams.contract import InputShard, InputStream, ShardWriter
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -17,8 +17,8 @@ from PIL import Image
 
 from pipeline.config import validate
 from pipeline.errors import UserError
-from pipeline.pixels import decode
-from pipeline.records import Rejected, Sample
+from pipeline.media.pixels import decode
+from pipeline.media.records import Rejected, Sample
 from pipeline.streams import INPUTS, open_writer
 from pipeline.streams.captions import LONGEST_KEY, CaptionShard, CaptionsInput
 from pipeline.streams.files import HashedReader

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.records import Rejected, Sample
+from pipeline.media.records import Rejected, Sample
 from pipeline.streams import open_writer
 from pipeline.streams.contract import InputStream
 from pipeline.streams.folder import FolderInput

@@ -10,7 +10,7 @@ import pytest
 from datasets import load_dataset
 
 from pipeline.errors import UserError
-from pipeline.records import Sample
+from pipeline.media.records import Sample
 from pipeline.streams.contract import InputStream
 from pipeline.streams.folder_writer import FolderWriter
 from tests.streams.made import folders, picture, tree, write

@@ -12,7 +12,7 @@ import pytest
 from datasets import Dataset
 
 from pipeline.errors import UserError
-from pipeline.records import Rejected, Sample
+from pipeline.media.records import Rejected, Sample
 from pipeline.streams.hub import HubInput
 from pipeline.streams.rows import Columns, read_rows
 from tests.streams.hub_set import FEATURES, made, row

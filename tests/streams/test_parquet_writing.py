@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.records import Sample
+from pipeline.media.records import Sample
 from pipeline.streams import parquet
 from pipeline.streams.contract import InputStream
 from pipeline.streams.hub import HubInput

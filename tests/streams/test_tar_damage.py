@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.records import Rejected, Sample
+from pipeline.media.records import Rejected, Sample
 from tests.streams.damaged import NAMES, members, read, shard, starts
 from tests.streams.made import SHARED_DATA, picture, rejected, samples, tar_bytes
 

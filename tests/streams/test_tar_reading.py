@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.records import Rejected, Sample
+from pipeline.media.records import Rejected, Sample
 from pipeline.streams.names import split_name
 from pipeline.streams.shards import WebDatasetInput
 from tests.streams.damaged import NAMES, read, shard

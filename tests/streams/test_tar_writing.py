@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.records import Sample
+from pipeline.media.records import Sample
 from pipeline.streams.names import escape_dots, path_component, unescape_dots
 from pipeline.streams.shards import IMAGE_EXTENSIONS, TarShard, TarWriter, WebDatasetInput
 from tests.streams.made import folders, picture, samples, write

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-import training.export
+import training.denoiser.export
 from tests.training.toy import COLOURS, EACH, SIDE, Configure
-from training.denoiser_config import DenoiserConfig
+from training.denoiser.config import DenoiserConfig
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +17,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One thread (for networks this small, threads only wait for each other) and few steps for sample grids."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(training.export, "STEPS", 2)
+    monkeypatch.setattr(training.denoiser.export, "STEPS", 2)
     yield
     torch.set_num_threads(before)
 

@@ -12,10 +12,10 @@ import torch
 
 from pipeline.errors import UserError
 from tests.training.toy import Configure
-from training.beginning import begin
-from training.cache import PixelCache, build_cache
-from training.denoiser import train_denoiser
-from training.denoiser_config import DenoiserConfig
+from training.data.cache import PixelCache, build_cache
+from training.denoiser.beginning import begin
+from training.denoiser.config import DenoiserConfig
+from training.denoiser.train import train_denoiser
 
 LINEAR = {"codec": {"kind": "linear_patch", "patch": 2, "components": 4}, "diffusion.steps": 50}
 

@@ -15,21 +15,21 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-import training.locality_faces
-from pipeline.anonymity.faces import Face
+import training.calibrate.faces
+from pipeline.anonymity.faces.detect import Face
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.levels import FlowLevels
 from pipeline.errors import UserError
 from pipeline.hooks.neighbours import Neighbours
 from pipeline.models.gaussian import ClosedForm, GaussianMixture
 from pipeline.operators import Boomerang
-from training.calibrate import generate, sheet
-from training.calibrate_config import FacesConfig
-from training.filtering import FilterConfig
-from training.images import Images
-from training.locality import Judged, Made, class_spread, count_right, judged, measure, pick, wilson
-from training.locality_faces import identity_meter
-from training.locality_plot import AtLevel
+from training.calibrate.calibrate import generate, sheet
+from training.calibrate.config import FacesConfig
+from training.calibrate.faces import identity_meter
+from training.calibrate.locality import Judged, Made, class_spread, count_right, judged, measure, pick, wilson
+from training.calibrate.plot import AtLevel
+from training.classifier.filtering import FilterConfig
+from training.data.images import Images
 
 SIDE, SHADES = 4, (0.6, -0.6)
 """Of the two classes in [-1, 1]."""
@@ -226,8 +226,8 @@ class Recogniser:
 
 
 def faces(monkeypatch: pytest.MonkeyPatch, threshold: float | None) -> FacesConfig:
-    monkeypatch.setattr(training.locality_faces, "FaceFinder", Finder)
-    monkeypatch.setattr(training.locality_faces, "load_recogniser", lambda name, **_: Recogniser(threshold))
+    monkeypatch.setattr(training.calibrate.faces, "FaceFinder", Finder)
+    monkeypatch.setattr(training.calibrate.faces, "load_recogniser", lambda name, **_: Recogniser(threshold))
     return FacesConfig(recogniser="shade", detector="eye", workers=0)
 
 

@@ -17,10 +17,10 @@ from pipeline.cli import main
 from pipeline.config import validate
 from pipeline.errors import UserError
 from tests.training.toy import Configure
-from training import augmentations, fitting
-from training.compare import best_classical, compare, equal_steps
-from training.compare_config import CompareConfig
-from training.denoiser import train_denoiser
+from training.classifier import augmentations, fitting
+from training.compare.compare import best_classical, compare, equal_steps
+from training.compare.config import CompareConfig
+from training.denoiser.train import train_denoiser
 
 SIDE = 8
 Recipe = Callable[..., dict[str, Any]]

@@ -14,18 +14,9 @@ from PIL import Image
 from rich.console import Console
 from scipy.stats import ttest_rel
 
-from training.compare_plots import accuracy_plot, calibration_plot, gain_per_class_plot
-from training.compare_report import (
-    GAIN,
-    LOSS,
-    ONE_SEED,
-    UNSHOWN,
-    markdown,
-    table,
-    verdict,
-    write_report,
-)
-from training.intervals import holm, paired
+from training.compare.intervals import holm, paired
+from training.compare.plots import accuracy_plot, calibration_plot, gain_per_class_plot
+from training.compare.report import GAIN, LOSS, ONE_SEED, UNSHOWN, markdown, table, verdict, write_report
 
 ARMS = {"real": 0.0, "flip_crop": 1.2, "repeated": 0.0, "boomerang": -1.0, "boomerang+best": 2.6}
 """Gain over `real` in points that the made-up runs are drawn with."""

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from pipeline.config import load_config
 from pipeline.errors import UserError
 from tests.training.toy import Configure
-from training.denoiser_config import DenoiserConfig
-from training.denoiser_network import build_network, fit_codec
+from training.denoiser.config import DenoiserConfig
+from training.denoiser.network import build_network, fit_codec
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "size and patch": ({"size": [8, 10], "codec": {"kind": "space_to_depth", "patch": 4}}, "is no multiple of 4"),

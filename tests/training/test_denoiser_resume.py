@@ -14,13 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import training.checkpoint
-import training.denoiser
-import training.denoiser_network
+import training.denoiser.checkpoint
+import training.denoiser.network
+import training.denoiser.train
 from pipeline.errors import UserError
 from tests.training.toy import Configure
-from training.denoiser import train_denoiser
-from training.denoiser_config import DenoiserConfig
+from training.denoiser.config import DenoiserConfig
+from training.denoiser.train import train_denoiser
 
 STEPS = 6
 Interrupt = Callable[[int], None]
@@ -28,7 +28,7 @@ Interrupt = Callable[[int], None]
 
 @pytest.fixture(autouse=True)
 def _no_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training.denoiser, "export_model", lambda *_: None)
+    monkeypatch.setattr(training.denoiser.train, "export_model", lambda *_: None)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
 
             yield report
 
-        monkeypatch.setattr(training.denoiser, "training_progress", progress)
+        monkeypatch.setattr(training.denoiser.train, "training_progress", progress)
 
     return arrange
 
@@ -94,7 +94,7 @@ def test_ctrl_c_in_the_middle_of_a_step_never_leaves_half_of_it(
     """Inside `update_ema` the weights have moved already, and the average has not."""
     straight, broken = configure("straight"), configure("broken", checkpoint_minutes=0)
     train_denoiser(straight)
-    original, calls = getattr(training.denoiser, place), []
+    original, calls = getattr(training.denoiser.train, place), []
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(place)
@@ -103,7 +103,7 @@ def test_ctrl_c_in_the_middle_of_a_step_never_leaves_half_of_it(
         return original(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training.denoiser, place, interrupted)
+        patched.setattr(training.denoiser.train, place, interrupted)
         with pytest.raises(KeyboardInterrupt):
             train_denoiser(broken)
     assert step_of(broken) == 3
@@ -113,14 +113,14 @@ def test_ctrl_c_in_the_middle_of_a_step_never_leaves_half_of_it(
 
 def test_a_lost_network_does_not_replace_the_checkpoint(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     config = configure(checkpoint_minutes=0)
-    original, calls = training.denoiser.denoising_loss, []
+    original, calls = training.denoiser.train.denoising_loss, []
 
     def lost(*arguments: Any) -> Any:
         calls.append(1)
         return original(*arguments) * (float("nan") if len(calls) == 4 else 1)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training.denoiser, "denoising_loss", lost)
+        patched.setattr(training.denoiser.train, "denoising_loss", lost)
         with pytest.raises(UserError, match="the loss is not finite at step 4: lower"):
             train_denoiser(config)
     assert step_of(config) == 3
@@ -171,7 +171,7 @@ def test_overwrite_starts_anew(configure: Configure, interrupt_after: Interrupt)
 def test_an_overwritten_checkpoint_is_gone_at_once(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed before its first checkpoint, the new run must not go on from the old one."""
     train_denoiser(configure())
-    monkeypatch.setattr(training.denoiser, "draw_batch", lambda *_: exec("raise KeyboardInterrupt"))
+    monkeypatch.setattr(training.denoiser.train, "draw_batch", lambda *_: exec("raise KeyboardInterrupt"))
     with pytest.raises(KeyboardInterrupt):
         train_denoiser(configure(), overwrite=True)
     assert not checkpoint(configure()).exists()
@@ -212,15 +212,15 @@ def test_a_kill_while_a_checkpoint_is_written_loses_at_most_that_one(
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", renamed)
-        patched.setattr(training.checkpoint.shutil, "rmtree", removed)
+        patched.setattr(training.denoiser.checkpoint.shutil, "rmtree", removed)
         if at == "save_file":
             patched.setattr("safetensors.torch.save_file", half)
         with pytest.raises(Killed):
             train_denoiser(broken)
     interrupt_after(0)
     continued: list[int] = []
-    draw = training.denoiser.hash_seed
-    monkeypatch.setattr(training.denoiser, "hash_seed", lambda *n: continued.append(n[1]) or draw(*n))
+    draw = training.denoiser.train.hash_seed
+    monkeypatch.setattr(training.denoiser.train, "hash_seed", lambda *n: continued.append(n[1]) or draw(*n))
     train_denoiser(broken)
     assert continued[0] == (2 if at in ("save_file", "rename 1") else 4)
     assert weights(broken) == weights(straight)
@@ -244,13 +244,13 @@ def test_the_codec_comes_from_the_checkpoint_not_from_another_fit(
 ) -> None:
     train_denoiser(configure(**LINEAR, **{"budget.steps": 3}))
     before = load_file(checkpoint(configure()) / "codec" / "codec.safetensors")
-    fit = training.denoiser_network.fit_linear_patch
+    fit = training.denoiser.network.fit_linear_patch
 
     def other(*arguments: Any, **options: Any) -> Any:
         codec = fit(*arguments, **options)
         return type(codec)(patch=2, mean=codec.mean, components=-codec.components, std=codec.std)
 
-    monkeypatch.setattr(training.denoiser_network, "fit_linear_patch", other)
+    monkeypatch.setattr(training.denoiser.network, "fit_linear_patch", other)
     train_denoiser(configure(**LINEAR))
     after = load_file(checkpoint(configure()) / "codec" / "codec.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -262,7 +262,7 @@ def test_moments_come_back_as_the_parameters_lie_in_memory(
     """A fused optimiser walks both alike."""
     train_denoiser(configure(channels_last=True, **{"budget.steps": 2}))
     seen: list[bool] = []
-    load = training.denoiser.load_checkpoint
+    load = training.denoiser.train.load_checkpoint
 
     def watched(*arguments: Any) -> Any:
         found, optimizer = load(*arguments), arguments[-1]
@@ -270,7 +270,7 @@ def test_moments_come_back_as_the_parameters_lie_in_memory(
         seen.extend(state[p]["exp_avg"].stride() == p.stride() for p in arguments[2].parameters())
         return found
 
-    monkeypatch.setattr(training.denoiser, "load_checkpoint", watched)
+    monkeypatch.setattr(training.denoiser.train, "load_checkpoint", watched)
     train_denoiser(configure(channels_last=True))
     assert len(seen) > 20
     assert all(seen)

@@ -13,8 +13,8 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 from safetensors.torch import load_file
 
-import training.denoiser
-import training.export
+import training.denoiser.export
+import training.denoiser.train
 from pipeline.diffusion.levels import grid
 from pipeline.diffusion.solvers import SOLVERS, integrate
 from pipeline.errors import UserError
@@ -23,7 +23,7 @@ from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
 from pipeline.models.pixel import PixelModel
 from tests.training.toy import COLOURS, Configure
-from training.denoiser import train_denoiser
+from training.denoiser.train import train_denoiser
 
 
 def load(output: Path) -> PixelModel:
@@ -109,7 +109,7 @@ def test_pictures_of_samples_and_of_the_loss(configure: Configure) -> None:
 
 
 def test_of_many_classes_the_first_are_shown(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training.export, "ROWS", 3)
+    monkeypatch.setattr(training.denoiser.export, "ROWS", 3)
     with Image.open(train_denoiser(configure(classes=40)) / "model" / "samples.png") as image:
         assert image.height < 4 * 64
 
@@ -142,15 +142,15 @@ def test_a_budget_in_minutes_ends_by_the_clock(configure: Configure, monkeypatch
         now[0] += 1
         return now[0]
 
-    monkeypatch.setattr(training.denoiser, "time", SimpleNamespace(monotonic=tick))
+    monkeypatch.setattr(training.denoiser.train, "time", SimpleNamespace(monotonic=tick))
     rates: list[float] = []
-    set_lr = training.denoiser.set_lr
+    set_lr = training.denoiser.train.set_lr
 
     def watched(optimizer: Any, *arguments: Any) -> None:
         set_lr(optimizer, *arguments)
         rates.append(optimizer.param_groups[0]["lr"])
 
-    monkeypatch.setattr(training.denoiser, "set_lr", watched)
+    monkeypatch.setattr(training.denoiser.train, "set_lr", watched)
     output = train_denoiser(configure(budget={"minutes": 0.25}, **{"optimizer.warmup": 0}))
     state = json.loads((output / "checkpoint" / "state.json").read_text())
     assert 15 <= state["seconds"] <= 18
@@ -167,13 +167,13 @@ def test_a_budget_in_minutes_ends_by_the_clock(configure: Configure, monkeypatch
 def test_models_and_checkpoints_are_written_on_the_way(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[tuple[str, int]] = []
     for name in ("export_model", "save_checkpoint"):
-        original = getattr(training.denoiser, name)
+        original = getattr(training.denoiser.train, name)
 
         def noted(*arguments: Any, name: str = name, original: Any = original) -> None:
-            written.append((name, next(a.step for a in arguments if isinstance(a, training.denoiser.State))))
+            written.append((name, next(a.step for a in arguments if isinstance(a, training.denoiser.train.State))))
             original(*arguments)
 
-        monkeypatch.setattr(training.denoiser, name, noted)
+        monkeypatch.setattr(training.denoiser.train, name, noted)
     train_denoiser(configure(checkpoint_minutes=0, export_minutes=0, **{"budget.steps": 2}))
     each = [("save_checkpoint", 1), ("export_model", 1), ("save_checkpoint", 2), ("export_model", 2)]
     assert written == [*each, ("save_checkpoint", 2), ("export_model", 2)]

@@ -17,13 +17,13 @@ from pipeline.diffusion.denoisers import per_row, to_x0
 from pipeline.diffusion.levels import levels_from_scheduler
 from pipeline.models.codec import SpaceToDepth
 from tests.training.toy import Configure
-from training.cache import build_cache
-from training.checkpoint import State
-from training.denoiser import hash_seed, set_lr, spent, update_ema
-from training.denoiser_config import BudgetConfig, DenoiserConfig, LognormalConfig, OptimizerConfig
-from training.denoiser_network import build_network, build_scheduler
-from training.denoising_loss import denoising_loss, draw_batch, draw_sigmas, predict, to_training_range
-from training.resident import ResidentImages
+from training.data.cache import build_cache
+from training.denoiser.checkpoint import State
+from training.denoiser.config import BudgetConfig, DenoiserConfig, LognormalConfig, OptimizerConfig
+from training.denoiser.loss import denoising_loss, draw_batch, draw_sigmas, predict, to_training_range
+from training.denoiser.network import build_network, build_scheduler
+from training.denoiser.resident import ResidentImages
+from training.denoiser.train import hash_seed, set_lr, spent, update_ema
 
 COUNT = 4000
 

@@ -8,7 +8,7 @@ from scipy.linalg import sqrtm
 from torch import Tensor
 
 from training import metrics
-from training.classifier import SmallCNN
+from training.classifier.judge import SmallCNN
 from training.metrics import FeatureSpace, Prdc, describe, fid, kid, memorised, nearest_training, prdc, vendi
 
 

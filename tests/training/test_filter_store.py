@@ -18,12 +18,13 @@ from PIL import Image
 
 from pipeline.cli import main
 from pipeline.config import validate
-from pipeline.engines.local import run_job
-from pipeline.hooks import NeighbourStore, read_weights
-from pipeline.job import JobConfig, make_job
-from pipeline.pixels import decode
-from training.classifier import SmallCNN, evaluate, load_classifier, save_classifier
-from training.filtering import FilterConfig, weights
+from pipeline.engine.local import run_job
+from pipeline.hooks.store import NeighbourStore, read_weights
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
+from pipeline.media.pixels import decode
+from training.classifier.filtering import FilterConfig, weights
+from training.classifier.judge import SmallCNN, evaluate, load_classifier, save_classifier
 
 COUNT = 12
 

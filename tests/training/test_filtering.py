@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from scipy.special import softmax
 
 from pipeline.errors import UserError
-from training.filtering import FilterConfig, rejected_share, weights
+from training.classifier.filtering import FilterConfig, rejected_share, weights
 
 KINDS = st.sampled_from(["threshold", "margin"])
 BARS = st.floats(0, 1)

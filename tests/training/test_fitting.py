@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from training import augmentations
-from training.augmentations import AUGMENTATIONS
-from training.compare_config import Classical
-from training.fitting import (
+from training.classifier import augmentations
+from training.classifier.augmentations import AUGMENTATIONS
+from training.classifier.fitting import (
     Mixing,
     NotFinite,
     Pool,
@@ -27,6 +26,7 @@ from training.fitting import (
     mixed,
     soft_cross_entropy,
 )
+from training.compare.config import Classical
 
 SCHEDULE = Schedule(steps=12, batch_size=4, lr=1e-2, weight_decay=0.0, bf16=False)
 

@@ -17,11 +17,11 @@ from pipeline.diffusion.levels import levels_from_scheduler
 from pipeline.errors import UserError
 from pipeline.models.codec import SpaceToDepth
 from tests.training.toy import Configure
-from training.cache import build_cache
-from training.denoiser import train_denoiser
-from training.denoiser_config import DenoiserConfig
-from training.denoiser_network import build_network, build_scheduler
-from training.held_out import HeldOut, open_validation
+from training.data.cache import build_cache
+from training.denoiser.config import DenoiserConfig
+from training.denoiser.held_out import HeldOut, open_validation
+from training.denoiser.network import build_network, build_scheduler
+from training.denoiser.train import train_denoiser
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
-from training.intervals import holm, paired
+from training.compare.intervals import holm, paired
 
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import UserError
-from training.networks import build_classifier
+from training.classifier.networks import build_classifier
 
 
 @pytest.mark.parametrize(("name", "width"), [("small_cnn", 128), ("resnet18", 512), ("timm:resnet10t", 512)])

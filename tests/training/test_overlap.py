@@ -5,10 +5,10 @@ import torch
 
 from pipeline.errors import UserError
 from tests.training.toy import EACH, SIDE, Configure
-from training.cache import build_cache
-from training.denoiser import train_denoiser
-from training.images import Images
-from training.overlap import marks_of, read_training_set, refuse_overlap
+from training.data.cache import build_cache
+from training.data.images import Images
+from training.data.overlap import marks_of, read_training_set, refuse_overlap
+from training.denoiser.train import train_denoiser
 
 
 def images(*keys: str, seed: int) -> Images:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import training.cache
+import training.data.cache
 from pipeline.errors import UserError
-from pipeline.pixels import Fit
+from pipeline.media.pixels import Fit
 from pipeline.streams.folder import FolderInput
-from training.cache import PixelCache, build_cache
+from training.data.cache import PixelCache, build_cache
 
 SIZE = (8, 8)
 Build = Callable[..., PixelCache]
@@ -25,13 +25,13 @@ Build = Callable[..., PixelCache]
 def decodes(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """Every image that is decoded."""
     seen: list[bytes] = []
-    decode = training.cache.decode
+    decode = training.data.cache.decode
 
     def counted(data: bytes, *arguments: Any) -> Any:
         seen.append(data)
         return decode(data, *arguments)
 
-    monkeypatch.setattr(training.cache, "decode", counted)
+    monkeypatch.setattr(training.data.cache, "decode", counted)
     return seen
 
 
@@ -98,7 +98,7 @@ def test_a_crash_while_it_is_made_leaves_no_cache(
         build()
         Image.new("RGB", SIZE, (1, 2, 3)).save(data / "red" / "7.png")
     with monkeypatch.context() as broken:
-        broken.setattr(training.cache.np, "save", lambda *_: exec("raise KeyboardInterrupt"))
+        broken.setattr(training.data.cache.np, "save", lambda *_: exec("raise KeyboardInterrupt"))
         with pytest.raises(KeyboardInterrupt):
             build()
     assert not (tmp_path / "cache" / "cache.json").exists()

@@ -12,17 +12,18 @@ from PIL import Image
 from torch import nn
 
 from pipeline.config import validate
-from pipeline.engines.local import run_job
+from pipeline.engine.local import run_job
 from pipeline.identity import PUBLIC_SALT, SALT_VARIABLE
-from pipeline.job import JobConfig, make_job
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_job
 from pipeline.models.config import ModelConfig
 from pipeline.operators import Boomerang
 from pipeline.streams.shards import WebDatasetInput
-from training.cache import build_cache
-from training.compare_config import NearConfig
-from training.filtering import FilterConfig
-from training.images import Images, load_images
-from training.pools import blended, made, pool_of, retrieved
+from training.classifier.filtering import FilterConfig
+from training.compare.config import NearConfig
+from training.compare.pools import blended, made, pool_of, retrieved
+from training.data.cache import build_cache
+from training.data.images import Images, load_images
 
 SIDE, CLASSES, COUNT = builders.SIDE, builders.CLASSES, 7
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.training.toy import Configure
-from training.denoiser_config import DenoiserConfig
+from training.denoiser.config import DenoiserConfig
 
 SCRIPT = """
 import hashlib, json, os, sys
 from pathlib import Path
 import torch
-import training.denoiser as d, training.export as e
+import training.denoiser.train as d, training.denoiser.export as e
 
 torch.set_num_threads(1)
 e.STEPS = 2

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from training.subsets import draw_subset
+from training.data.subsets import draw_subset
 
 
 @given(st.integers(3, 30), st.integers(0, 3))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from training.denoiser_config import DenoiserConfig
+from training.denoiser.config import DenoiserConfig
 
 SIDE, EACH = 8, 8
 COLOURS = {"blue": (20, 40, 230), "red": (220, 30, 10)}

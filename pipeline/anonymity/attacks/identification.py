@@ -1,0 +1,147 @@
+"""Attacks on a release by search: how often does an attacker find the person?
+
+Every attack is run under a threat model, T1 or T2 (`photos.THREATS`), and its figures never meet those of the other.
+Results are plain dicts of numbers for JSON. No name, key or picture gets into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.anonymity.attacks.photos import UNKNOWN, Bools, Floats, Ints, Pairing, Photos, Threat, related
+from pipeline.anonymity.faces.metrics import bootstrap_people
+
+Search = Literal["clean", "naive", "reverse", "parrot"]
+SEARCHES: Mapping[Search, str] = {
+    "clean": "query: clean photograph, gallery: other clean ones; what the recogniser does without any protection",
+    "naive": "query: released, gallery: clean originals",
+    "reverse": "query: clean photograph, gallery: released",
+    "parrot": "query: photographs that the attacker put through the same operator, gallery: released",
+}
+RANKS = (1, 5, 10)
+CHUNK = 256
+"""Queries at a time."""
+FEWEST_QUERIES = 3
+"""Of a person, before they can be the worst case: one hit of one is no frequency."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search came to, for those of the queries that have a mate in the gallery."""
+
+    rank: Ints
+    """`[Q]`: place of the nearest mate, 1 is first. Of equal distances the first entry of the gallery is nearer."""
+    distance: Floats
+    """`[Q]`: of the nearest mate."""
+    mates: Ints
+    """`[Q]`: how many there are among the `candidates [Q]` that the threat model allows."""
+    candidates: Ints
+    person: Ints
+    """`[Q]`: whose query it is; where people are unknown, each photograph is its own."""
+
+
+def search(query: Photos, gallery: Photos, threat: Threat, *, same: bool = False) -> Found:
+    """Ranks the gallery by cosine distance for each query; memory is that of `CHUNK` queries.
+
+    `same`: both are one set, and no photograph finds itself.
+    """
+    columns: list[tuple[NDArray[Any], ...]] = []
+    order = np.arange(len(gallery))
+    for rows in chunks(len(query)):
+        part = query[rows]
+        mates, barred = related(part, gallery, threat, same=rows if same else None)
+        distances = np.where(barred, np.inf, distances_of(part, gallery))
+        own = np.where(mates, distances, np.inf)
+        place = own.argmin(1)[:, None]
+        best = np.take_along_axis(own, place, 1)
+        ahead = ((distances < best) | ((distances == best) & (order < place))).sum(1)
+        has = mates.any(1)
+        row = (ahead + 1, best[:, 0], mates.sum(1), (~barred).sum(1), owner_of(part))
+        columns.append(tuple(column[has] for column in row))
+    rank, distance, found, candidates, person = (np.concatenate(c) for c in zip(*columns, strict=True))
+    return Found(rank=rank, distance=distance, mates=found, candidates=candidates, person=person)
+
+
+def sides(pairing: Pairing, recogniser: str, kind: Search) -> tuple[Photos, Photos, bool]:
+    """Query and gallery of a search, and whether they are one set."""
+    clean, made = pairing.clean(recogniser), pairing.made(recogniser)
+    query = made if kind in ("naive", "parrot") else clean
+    gallery = made if kind in ("reverse", "parrot") else clean
+    return query, gallery, query is gallery
+
+
+def reidentify(pairing: Pairing, recogniser: str, kind: Search, threat: Threat) -> Found | None:
+    """None where no query has a mate: no second photographs, no identities, no copies."""
+    query, gallery, same = sides(pairing, recogniser, kind)
+    if not len(query) or not len(gallery):
+        return None
+    found = search(query, gallery, threat, same=same)
+    return found if len(found.rank) else None
+
+
+def rates(found: Found | None, ranks: tuple[int, ...] = RANKS) -> dict[str, Any] | None:
+    """Share found by each rank, its 95 % interval over people, and what guessing at random would find."""
+    if found is None:
+        return None
+    by_rank = {str(r): share(found.rank <= r, found.person) | {"chance": chance(found, r)} for r in ranks}
+    return {
+        "queries": len(found.rank),
+        "people": len(np.unique(found.person)),
+        "gallery": float(found.candidates.mean()),
+        "rank": by_rank,
+    }
+
+
+def chance(found: Found, rank: int) -> float:
+    """1 − C(G − m, r) / C(G, r) on average, of m mates among G candidates: each query has a gallery of its own."""
+    drawn = np.arange(rank)[:, None]
+    left = np.clip(found.candidates - found.mates - drawn, 0, None)
+    return float(np.mean(1 - np.prod(left / np.maximum(found.candidates - drawn, 1), axis=0)))
+
+
+def share(hits: Bools, people: Ints) -> dict[str, float]:
+    """The mean of `hits [Q]` with a 95 % interval over `people [Q]`.
+
+    Where all are alike a bootstrap can't see what did not happen: then the bound is the exact one for n people,
+    1 − .05^(1/n).
+    """
+    mean, n = float(np.mean(hits)), len(np.unique(people))
+    bound = 1 - 0.05 ** (1 / n)
+    if mean in (0, 1) or n < 2:
+        low, high = (0.0, bound) if mean == 0 else (1 - bound if mean == 1 else 0.0, 1.0)
+    else:
+        low, high = bootstrap_people(hits, people)
+    return {"share": mean, "low": low, "high": high}
+
+
+def worst_identity(found: Found | None) -> dict[str, Any] | None:
+    """The person found first most often (a number, not a name), among those with at least `FEWEST_QUERIES` queries."""
+    if found is None:
+        return None
+    people, own = np.unique(found.person, return_inverse=True)
+    queries, hits = np.bincount(own), np.bincount(own, weights=found.rank == 1)
+    eligible = queries >= FEWEST_QUERIES
+    if not eligible.any():
+        return None
+    frequency = np.where(eligible, hits / queries, -1)
+    worst = np.lexsort((queries, frequency))[-1]
+    return {"person": int(people[worst]), "queries": int(queries[worst]), "share": float(frequency[worst])}
+
+
+def chunks(count: int) -> Iterator[Ints]:
+    for first in range(0, max(count, 1), CHUNK):
+        yield np.arange(first, min(first + CHUNK, count))
+
+
+def distances_of(query: Photos, gallery: Photos) -> Floats:
+    return 1 - query.vectors @ gallery.vectors.T
+
+
+def owner_of(photos: Photos) -> Ints:
+    """The person, or, where unknown, a number that only photographs of one original share."""
+    return np.where(photos.person == UNKNOWN, -2 - photos.photo, photos.person)

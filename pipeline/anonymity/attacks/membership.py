@@ -1,0 +1,65 @@
+"""Whoever holds a photograph itself (T2): was it in the input, and did a copy of it get into the release?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.anonymity.attacks.photos import NEAR_COPY, Floats, Ints
+from pipeline.anonymity.faces.gallery import nearest
+from pipeline.anonymity.faces.phash import hamming
+
+ROUNDS, CHUNK = 500, 2048
+
+
+def membership(
+    inside: Floats, outside: Floats, released: Floats, *, inside_people: Ints, outside_people: Ints
+) -> dict[str, Any] | None:
+    """Does the distance to the nearest release tell originals that were in the input from images that were not?
+
+    Unit vectors `[A, D]`, `[B, D]`, `[R, D]`; both sets of images from one distribution. AUC .5: it tells nothing.
+    The interval is a bootstrap over the people of both sides. None where one of the three is empty.
+    """
+    if not len(inside) or not len(outside) or not len(released):
+        return None
+    near, far = (nearest(side, released, 1)[0][:, 0] for side in (inside, outside))
+    rng = np.random.default_rng(0)
+    drawn = [auc(near[_again(inside_people, rng)], far[_again(outside_people, rng)]) for _ in range(ROUNDS)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    counts = {"inside": len(near), "outside": len(far)}
+    return counts | {"auc": auc(near, far), "low": float(low), "high": float(high), "chance": 0.5}
+
+
+def auc(near: Floats, far: Floats) -> float:
+    """P(near < far) + P(near = far)/2 over all pairs (Mann and Whitney 1947)."""
+    ordered = np.sort(far)
+    below, up_to = (np.searchsorted(ordered, near, side=side) for side in ("left", "right"))
+    return float(1 - (below + up_to).mean() / 2 / len(far))
+
+
+def near_copies(
+    released: NDArray[np.uint64], originals: NDArray[np.uint64], *, bits: int = NEAR_COPY
+) -> dict[str, int] | None:
+    """How many released images have an original within `bits` of their perceptual hash; the smallest distance of all.
+
+    None where either set is empty.
+    """
+    if not len(released) or not len(originals):
+        return None
+    least = np.full(len(released), 64, dtype=np.uint8)
+    for first in range(0, len(originals), CHUNK):
+        least = np.minimum(least, hamming(released, originals[first : first + CHUNK]).min(axis=1))
+    return {"released": len(released), "bits": bits, "copies": int((least <= bits).sum()), "nearest": int(least.min())}
+
+
+def _again(people: Ints, rng: np.random.Generator) -> Ints:
+    """Rows of as many people, drawn with replacement, each with all of theirs."""
+    order = np.argsort(people, kind="stable")
+    counts = np.unique(people, return_counts=True)[1]
+    starts = np.cumsum(counts) - counts
+    drawn = rng.integers(0, len(counts), len(counts))
+    taken = counts[drawn]
+    within = np.arange(taken.sum()) - np.repeat(np.cumsum(taken) - taken, taken)
+    return order[np.repeat(starts[drawn], taken) + within]

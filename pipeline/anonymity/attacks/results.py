@@ -1,0 +1,139 @@
+"""From paired originals and releases to the figures of an audit: plain numbers, T1 and T2 apart, no name and no key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from pipeline.anonymity.attacks.attackers import trained
+from pipeline.anonymity.attacks.identification import SEARCHES, Search, rates, reidentify, sides, worst_identity
+from pipeline.anonymity.attacks.membership import membership, near_copies
+from pipeline.anonymity.attacks.photos import THREATS, UNKNOWN, Floats, Pairing, Threat
+from pipeline.anonymity.attacks.verification import linked, own_thresholds, pair_distances, protection, verification
+
+GOAL = 0.01
+"""A rank-1 rate up to this is reached by the best anonymisers published (.005 to .02)."""
+FEWEST_FACES = 0.9
+"""Share of released images with a face, below which recognition failing proves nothing."""
+Thresholds = Mapping[str, Mapping[str, float]]
+"""By recogniser, then by name: cosine distances."""
+
+
+def thresholds_of(pairing: Pairing, deepface: Mapping[str, float | None]) -> dict[str, dict[str, float]]:
+    """For each recogniser or layout: what separates people on these originals at each FAR, and deepface's own."""
+    found = {name: own_thresholds(pairing, name) for name in pairing.recognisers}
+    return {
+        name: own | ({"deepface": threshold} if (threshold := deepface.get(name)) is not None else {})
+        for name, own in found.items()
+    }
+
+
+def under(
+    threat: Threat, pairing: Pairing, thresholds: Thresholds, on_recogniser: Callable[[str], None] = lambda name: None
+) -> dict[str, Any]:
+    """Every attack by every recogniser under one threat model. Without pairs `recognisers` is None."""
+    results: dict[str, Any] = {"statement": THREATS[threat]}
+    if why := missing(threat, pairing):
+        return results | {"recognisers": None, "reason": why}
+    by_name = {}
+    for name in pairing.recognisers:
+        by_name[name] = attack(pairing, name, threat, thresholds[name])
+        by_name[name]["trained"] = trained(pairing.made(name), pairing.clean(name), threat)
+        on_recogniser(name)
+    return results | {"recognisers": by_name}
+
+
+def attack(pairing: Pairing, recogniser: str, threat: Threat, thresholds: Mapping[str, float]) -> dict[str, Any]:
+    """Every search and comparison by one recogniser under one threat model; None stands for what has no pairs."""
+    kinds: tuple[Search, ...] = ("clean", "naive", "reverse", "parrot") if threat == "T1" else tuple(SEARCHES)[1:]
+    found = {kind: reidentify(pairing, recogniser, kind, threat) for kind in kinds}
+    query, gallery, _ = sides(pairing, recogniser, "naive")
+    released = pairing.made(recogniser)
+    return {
+        "reidentification": {kind: rates(one) for kind, one in found.items()},
+        "verification": verification(pair_distances(query, gallery, threat)),
+        "linkability": linked(pair_distances(released, released, threat, same=True)),
+        "protection": protection(pairing, recogniser, thresholds, threat),
+        "worst": worst_identity(found["naive"]),
+    }
+
+
+def missing(threat: Threat, pairing: Pairing) -> str | None:
+    """Why nothing can be said under a threat model, or None."""
+    if not (pairing.source != UNKNOWN).any():
+        return "which release was made from which original is not known: no salt was given, or another one"
+    people, counts = np.unique(pairing.person[pairing.person != UNKNOWN], return_counts=True)
+    if threat == "T1" and not len(people):
+        return "who is in the originals is not known: no identity was given"
+    if threat == "T1" and counts.max() < 2:
+        return "there are no second photographs: nobody is in two originals"
+    return None
+
+
+def copies(pairing: Pairing, others: Mapping[str, Floats], people: Mapping[str, Any]) -> dict[str, Any]:
+    """What whoever holds a photograph learns of it (T2): near-copies, and by each recogniser whether it was used.
+
+    `others`: unit vectors of images that were not in the input, by recogniser or layout; `people`: numbers of who is in
+    them, `[B]` each.
+    """
+    return {
+        "near_copies": near_copies(pairing.released.phash, pairing.originals.phash),
+        "membership": {name: _member(pairing, name, others[name], people[name]) for name in others},
+    }
+
+
+def _member(pairing: Pairing, name: str, outside: Floats, people: Any) -> dict[str, Any] | None:
+    clean, made = pairing.clean(name), pairing.seen_released(name)
+    used = np.isin(clean.photo, pairing.source) if (pairing.source != UNKNOWN).any() else np.ones(len(clean), bool)
+    inside = clean[used]
+    owner = np.where(inside.person == UNKNOWN, -2 - inside.photo, inside.person)
+    return membership(inside.vectors, outside, made, inside_people=owner, outside_people=people)
+
+
+def undone(pairing: Pairing, threat: Threat) -> dict[str, Any] | None:
+    """The naive search with images that an attacker made of released ones; None where the threat model has no pairs."""
+    if missing(threat, pairing):
+        return None
+    return {name: rates(reidentify(pairing, name, "naive", threat)) for name in pairing.recognisers}
+
+
+def findings(results: Mapping[str, Any]) -> list[str]:
+    """What an auditor has to read first, one sentence each: searches that clearly beat chance, and faces that are gone.
+
+    Beaten is chance where the 95 % interval lies above it, and more than `GOAL` of the queries found their person. Of
+    searches that find nothing, one in forty is named all the same.
+    """
+    found = [
+        f"{threat}: {name}, {kind}: {rank['share']:.1%} found first ({rank['low']:.1%} to {rank['high']:.1%}), "
+        f"chance {rank['chance']:.2%}"
+        for threat, name, kind, rank in first_ranks(results)
+        if rank["low"] > rank["chance"] + 1e-9 and rank["share"] > GOAL
+    ]
+    for name, one in (results["T2"].get("membership") or {}).items():
+        if one and one["low"] > 0.5:
+            found.append(
+                f"T2: {name}: membership can be told, AUC {one['auc']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
+            )
+    near = results["T2"].get("near_copies")
+    if near and near["copies"]:
+        found.append(f"T2: {near['copies']} of {near['released']} released images are near-copies of originals")
+    recall = results["utility"]["faces"]["with_face_if_source_has"]
+    if recall is not None and recall < FEWEST_FACES:
+        found.append(
+            f"utility: a face is found in {recall:.1%} of the releases only; not being recognised proves little"
+        )
+    return found
+
+
+def first_ranks(results: Mapping[str, Any]) -> Iterator[tuple[Threat, str, str, dict[str, float]]]:
+    """(threat, recogniser, attack, figures of rank 1) of all that search, train or undo; `clean` is no attack."""
+    for threat in THREATS:
+        for name, one in (results[threat]["recognisers"] or {}).items():
+            searches = {k: v for k, v in one["reidentification"].items() if k != "clean"} | one["trained"]
+            yield from ((threat, name, kind, v["rank"]["1"]) for kind, v in searches.items() if v)
+        for way, attempt in (results[threat].get("inversion") or {}).items():
+            for name, figures in (attempt.get("reidentification") or {}).items():
+                if figures:
+                    yield threat, name, way, figures["rank"]["1"]

@@ -1,0 +1,117 @@
+"""How well pairs can be told apart: mates from strangers, releases from their sources, releases of one person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.anonymity.attacks.identification import chunks, distances_of, owner_of, reidentify, share
+from pipeline.anonymity.attacks.photos import UNKNOWN, Floats, Ints, Pairing, Photos, Threat, related
+from pipeline.anonymity.faces.metrics import eer, linkability, threshold_at_far
+
+FARS: Mapping[str, float] = {"1e-2": 1e-2, "1e-3": 1e-3, "1e-4": 1e-4}
+MOST_PAIRS = 4_000_000
+"""Impostor pairs that are looked at; of larger sets those of evenly spaced queries."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Distances of pairs: genuine ones with the person they are of, and those of two people."""
+
+    genuine: Floats
+    person: Ints
+    impostor: Floats
+
+
+def pair_distances(query: Photos, gallery: Photos, threat: Threat, *, same: bool = False) -> Pairs:
+    """Genuine are mates under the threat model, impostor what is surely of two people (or, with people unknown,
+    of two photographs)."""
+    stride = max(1, len(query) * len(gallery) // MOST_PAIRS)
+    genuine, person, impostor = [], [], []
+    for rows in chunks(len(query)):
+        part = query[rows]
+        mates, barred = related(part, gallery, threat, same=rows if same else None)
+        distances = distances_of(part, gallery)
+        genuine.append(distances[mates])
+        person.append(np.repeat(owner_of(part), mates.sum(1)))
+        strangers = (part.person[:, None] != gallery.person) | (part.person[:, None] == UNKNOWN)
+        strangers &= (part.photo[:, None] != gallery.photo) & ~barred
+        strangers[rows % stride != 0] = False
+        impostor.append(distances[strangers])
+    empty = np.zeros(0, dtype=np.float32)
+    return Pairs(
+        genuine=np.concatenate([empty, *genuine]),
+        person=np.concatenate([np.zeros(0, dtype=np.int64), *person]),
+        impostor=np.concatenate([empty, *impostor]),
+    )
+
+
+def verification(pairs: Pairs) -> dict[str, Any] | None:
+    """EER, and TAR at each FAR that so many impostor pairs can show; None without pairs of either kind."""
+    if not len(pairs.genuine) or not len(pairs.impostor):
+        return None
+    tar = {
+        name: share(pairs.genuine <= threshold_at_far(pairs.impostor, far), pairs.person)
+        for name, far in FARS.items()
+        if far * len(pairs.impostor) >= 1
+    }
+    counts = {"genuine": len(pairs.genuine), "impostor": len(pairs.impostor)}
+    return counts | {"eer": eer(pairs.genuine, pairs.impostor), "tar": tar}
+
+
+def linked(pairs: Pairs) -> dict[str, float] | None:
+    """D_sys between releases, and what it comes to where the same number of pairs is drawn from strangers."""
+    if len(pairs.genuine) < 2 or len(pairs.impostor) < 2:
+        return None
+    drawn = np.random.default_rng(0).choice(pairs.impostor, len(pairs.genuine))
+    return {
+        "d_sys": linkability(pairs.genuine, pairs.impostor),
+        "chance": linkability(drawn, pairs.impostor),
+        "mated": float(len(pairs.genuine)),
+    }
+
+
+def source_distances(pairing: Pairing, recogniser: str) -> tuple[Floats, Ints]:
+    """Of each released image with a face, the smallest distance of *any* of its faces to any of its source's.
+
+    Returns distances `[M]` and the sources `[M]`; images without a face on either side are left out.
+    """
+    made, clean = pairing.released, pairing.originals
+    sources = pairing.source[made.image]
+    first, end = (np.searchsorted(clean.image, sources, side=side) for side in ("left", "right"))
+    counts = np.where(sources == UNKNOWN, 0, end - first)
+    ours = np.repeat(np.arange(len(made.image)), counts)
+    theirs = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
+    a, b = made.embeddings[recogniser][ours], clean.embeddings[recogniser][theirs]
+    distances = 1 - np.einsum("fd,fd->f", a, b)
+    least = np.full(len(pairing.source), np.inf, dtype=np.float32)
+    np.minimum.at(least, made.image[ours], distances)
+    has = np.isfinite(least)
+    return least[has], pairing.source[has]
+
+
+def protection(pairing: Pairing, recogniser: str, thresholds: Mapping[str, float], threat: Threat) -> dict[str, Any]:
+    """Share of released images farther than each threshold from all that the threat model lets the attacker hold."""
+    if threat == "T2" and recogniser in pairing.layouts:
+        found = reidentify(pairing, recogniser, "naive", "T2")
+        distances, people = (found.distance, found.person) if found else (np.zeros(0), np.zeros(0, np.int64))
+    elif threat == "T2":
+        distances, source = source_distances(pairing, recogniser)
+        people = np.where(pairing.person[source] == UNKNOWN, -2 - source, pairing.person[source])
+    else:
+        found = reidentify(pairing, recogniser, "naive", "T1")
+        distances, people = (found.distance, found.person) if found else (np.zeros(0), np.zeros(0, np.int64))
+    if not len(distances):
+        return {}
+    by = {name: {"threshold": t} | share(distances > t, people) for name, t in thresholds.items()}
+    return {"images": len(distances), "mean_distance": float(distances.mean()), "over": by}
+
+
+def own_thresholds(pairing: Pairing, recogniser: str) -> dict[str, float]:
+    """What separates people on the clean originals at each FAR; empty where nobody is known."""
+    clean = pairing.clean(recogniser)
+    pairs = pair_distances(clean[clean.person != UNKNOWN], clean, "T1", same=False)
+    return {name: threshold_at_far(pairs.impostor, far) for name, far in FARS.items() if far * len(pairs.impostor) >= 1}

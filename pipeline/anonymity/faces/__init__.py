@@ -1,0 +1,1 @@
+"""Faces: found, cut, recognised, and kept as a table that can be searched."""

@@ -1,0 +1,144 @@
+"""Faces in images: found, aligned and cut exactly as deepface does, in several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from PIL import Image
+
+from pipeline.anonymity.faces.backend import build, offline
+from pipeline.anonymity.faces.processes import Pool
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.media.records import Pixels8
+
+SHORTER, LONGER = 192, 4096
+CHIP, MARGIN = 150, 0.25
+TRANSFORM = f"shorter side to at least {SHORTER} px, bicubic"
+"""What is done to an image before detection; a certificate is bound to it."""
+DETECTORS = (
+    "dlib", "centerface", "fastmtcnn", "mediapipe", "mtcnn", "opencv", "retinaface", "ssd", "yunet",
+    "yolov8n", "yolov8m", "yolov8l", "yolov11n", "yolov11s", "yolov11m", "yolov11l",
+    "yolov12n", "yolov12s", "yolov12m", "yolov12l",
+)  # fmt: skip
+"""deepface's. `skip`, which takes the whole image for a face, is left out: a destroyed face would be another person."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Face:
+    """One face of an image; coordinates in pixels of the image as it was given, before it was enlarged."""
+
+    box: tuple[float, float, float, float]
+    """Left, top, width, height: the part that lies in the image."""
+    eyes: tuple[tuple[float, float], tuple[float, float]] | None
+    """(x, y) of the person's left and right eye; None where the detector knows none."""
+    confidence: float
+    crop: Pixels8
+    """uint8 RGB `[h, w, 3]`, cut and aligned from the enlarged image."""
+    chip: Pixels8 | None = None
+    """uint8 RGB `[150, 150, 3]`: upright by five landmarks, with a margin of a quarter, as dlib's own programs cut the
+    faces that its network was trained on. Of detector dlib only."""
+
+
+def enlarge(image: Pixels8) -> Pixels8:
+    """uint8 `[H, W, 3]` → the same with a shorter side of at least 192 px (Pillow, bicubic); larger ones unchanged.
+
+    The longer side does not grow beyond 4096 px: a strip one pixel high would fill the memory.
+    """
+    height, width = image.shape[:2]
+    scale = min(SHORTER / min(height, width), LONGER / max(height, width))
+    if scale <= 1:
+        return image
+    size = (max(width, round(width * scale)), max(height, round(height * scale)))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
+class Detection:
+    """deepface's detection in this process."""
+
+    def __init__(self, detector: str) -> None:
+        self.detector = detector
+        model, self.weights = build("face_detector", detector)
+        self._landmarks = model.model["sp"] if detector == "dlib" else None
+
+    def find(self, image: Pixels8) -> list[Face]:
+        """Of one image, the largest face first. Never the whole image for want of a face."""
+        with offline(f"detector {self.detector}"):
+            from deepface.modules.detection import detect_faces
+
+            enlarged = enlarge(image)
+            found = detect_faces(self.detector, np.ascontiguousarray(enlarged[..., ::-1]))
+        scale = (enlarged.shape[1] / image.shape[1], enlarged.shape[0] / image.shape[0])
+        # `extract_faces`, and so `represent` and `verify`, leave out crops without pixels too.
+        faces = [
+            replace(_face(one, enlarged.shape[:2], scale), chip=self._chip(enlarged, one.facial_area))
+            for one in found
+            if one.img.size
+        ]
+        return sorted(faces, key=lambda face: -face.box[2] * face.box[3])
+
+    def _chip(self, enlarged: Pixels8, area: Any) -> Pixels8 | None:
+        if self._landmarks is None:
+            return None
+        import dlib
+
+        place = dlib.rectangle(area.x, area.y, area.x + area.w, area.y + area.h)
+        return dlib.get_face_chip(enlarged, self._landmarks(enlarged, place), size=CHIP, padding=MARGIN)
+
+
+def _face(found: Any, size: tuple[int, ...], scale: tuple[float, float]) -> Face:
+    area = found.facial_area
+    left, top = max(0, area.x), max(0, area.y)
+    right, bottom = min(size[1], area.x + area.w), min(size[0], area.y + area.h)
+    eyes = None
+    if area.left_eye is not None and area.right_eye is not None:
+        eyes = (_point(area.left_eye, scale), _point(area.right_eye, scale))
+    return Face(
+        box=(left / scale[0], top / scale[1], max(0, right - left) / scale[0], max(0, bottom - top) / scale[1]),
+        eyes=eyes,
+        confidence=float(found.confidence),
+        crop=np.ascontiguousarray(found.img[..., ::-1]),
+    )
+
+
+def _point(at: tuple[float, float], scale: tuple[float, float]) -> tuple[float, float]:
+    # Pixels count from their centres: the first of an image enlarged three times lies at -1/3 of the given one.
+    return (at[0] + 0.5) / scale[0] - 0.5, (at[1] + 0.5) / scale[1] - 0.5
+
+
+class FaceFinder:
+    """Finds faces by deepface's detector of that name. Owns `workers` processes (0: works in this one)."""
+
+    def __init__(self, detector: str = "dlib", *, workers: int = 2) -> None:
+        """Raises `UserError` for an unknown detector, and where a package or weight file is missing."""
+        if detector not in DETECTORS:
+            raise UserError(f"detector is {detector!r}; known are {', '.join(DETECTORS)}")
+        self.detector = detector
+        self._pool = Pool("detector", detector, workers=workers) if workers else None
+        self._own = None if workers else Detection(detector)
+        self.weights: str = (self._pool or self._own).weights  # type: ignore[union-attr]
+
+    def find(self, images: Sequence[Pixels8]) -> list[list[Face]]:
+        """Images uint8 `[H, W, 3]` RGB of any sizes → one list each, the largest face first, [] where there is none.
+
+        Raises `UserError` where a worker fails or dies.
+        """
+        if self._own is not None:
+            return [self._own.find(image) for image in images]
+        assert self._pool is not None
+        return self._pool.map(images)
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()

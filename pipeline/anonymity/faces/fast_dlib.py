@@ -1,0 +1,71 @@
+"""The recogniser Dlib on our port of its network, once it has shown that it gives what dlib gives."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.anonymity.faces.deepface_recognisers import BATCH, THRESHOLDS, Deepface, Pooled, Recogniser, network_input
+from pipeline.anonymity.faces.dlib_net import DIMENSIONS, FILE, SIDE, DlibNet
+from pipeline.anonymity.faces.weights import digest, require
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pipeline.media.records import Pixels8
+
+NEAR = 1e-4
+"""Largest difference from dlib's own embedding, entry by entry."""
+
+
+class FastDlib:
+    """deepface's recogniser Dlib, faces in batches."""
+
+    name, threshold = "Dlib", THRESHOLDS["Dlib"]
+
+    def __init__(self, device: str = "cpu") -> None:
+        file = require(FILE, owner="recogniser Dlib")
+        self.weights = digest([file])
+        self._net = DlibNet(file, device)
+
+    def embed(self, crops: Sequence[Pixels8]) -> NDArray[np.float32]:
+        made = [self._forward(crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
+        return np.concatenate([np.empty((0, DIMENSIONS), np.float32), *made])
+
+    def _forward(self, crops: Sequence[Pixels8]) -> NDArray[np.float32]:
+        # deepface's own way back to bytes: it truncates.
+        faces = (network_input(crops, (SIDE, SIDE))[..., ::-1] * 255).astype(np.uint8)
+        return self._net(faces)
+
+
+class ChipDlib(FastDlib):
+    """The same network on the faces that it was trained on, cut as dlib's own programs cut them (`Face.chip`).
+
+    deepface's tight crops cost it much: who uses the same weights properly recognises far more. It is no recogniser of
+    deepface's, and has no threshold there.
+    """
+
+    name, threshold = "dlib-chip", None  # type: ignore[assignment]
+
+    def _forward(self, crops: Sequence[Pixels8]) -> NDArray[np.float32]:
+        return self._net(np.stack(crops))
+
+
+def load_dlib(*, device: str, workers: int) -> Recogniser:
+    """The port, or with a warning dlib itself where they differ on this machine by more than `NEAR` on one crop."""
+    own, fast = Deepface("Dlib"), FastDlib(device)
+    crop = _crop()
+    difference = float(np.abs(own.embed([crop]) - fast.embed([crop])).max())
+    if difference <= NEAR:
+        return fast
+    warnings.warn(f"recogniser Dlib: the port on {device} is {difference:.1e} off; dlib's own is used", stacklevel=2)
+    return Pooled("Dlib", workers=workers) if workers else own
+
+
+def _crop() -> Pixels8:
+    """uint8 `[90, 80, 3]`: shades and edges, the same everywhere."""
+    y, x, channel = np.indices((90, 80, 3))
+    return ((3 * x + 2 * y * (channel + 1) + 60 * (x // 20 + y // 30)) % 256).astype(np.uint8)

@@ -1,0 +1,65 @@
+"""Recognisers by name: deepface's, in batches, and two of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from pipeline.anonymity.faces.deepface_recognisers import ONE_AT_A_TIME, THRESHOLDS, Deepface, Pooled, Recogniser
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.anonymity.faces.detect import Face
+    from pipeline.media.records import Pixels8
+
+
+def _dlib(device: str, workers: int) -> Recogniser:
+    from pipeline.anonymity.faces.fast_dlib import load_dlib
+
+    return load_dlib(device=device, workers=workers)
+
+
+def _chip(device: str, workers: int) -> Recogniser:
+    from pipeline.anonymity.faces.fast_dlib import ChipDlib
+
+    return ChipDlib(device)
+
+
+def _lbph(device: str, workers: int) -> Recogniser:
+    from pipeline.anonymity.faces.lbph import LBPH
+
+    return LBPH()
+
+
+def _small(device: str, workers: int) -> Recogniser:
+    from pipeline.anonymity.faces.embedder import SmallEmbedder
+
+    return SmallEmbedder.load(device=device)
+
+
+OWN: dict[str, Callable[[str, int], Recogniser]] = {
+    "Dlib": _dlib, "dlib-chip": _chip, "lbph": _lbph, "small": _small,
+}  # fmt: skip
+"""What runs on code of ours; all else of `THRESHOLDS` on deepface's."""
+
+
+def load_recogniser(name: str, *, device: str = "cpu", workers: int = 2) -> Recogniser:
+    """The recogniser of that name; `device` and `workers` (processes; 0: none) are for those that have a use for them.
+
+    Raises `UserError` for an unknown one, and where weights or a package are missing.
+    """
+    if name in OWN:
+        return OWN[name](device, workers)
+    if name not in THRESHOLDS:
+        raise UserError(f"recogniser is {name!r}; known are {', '.join(dict.fromkeys([*THRESHOLDS, *OWN]))}")
+    return Pooled(name, workers=workers) if name in ONE_AT_A_TIME and workers else Deepface(name)
+
+
+def crops_for(name: str, faces: Sequence[Face]) -> list[Pixels8]:
+    """What a recogniser is to see of each face. Raises `UserError` where the detector does not give it."""
+    if name != "dlib-chip":
+        return [face.crop for face in faces]
+    chips = [face.chip for face in faces if face.chip is not None]
+    if len(chips) < len(faces):
+        raise UserError("recogniser dlib-chip needs the landmarks of detector dlib; another detector was named")
+    return chips

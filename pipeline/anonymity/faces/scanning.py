@@ -1,0 +1,174 @@
+"""A configured data set as a table of its faces: read shard by shard, decoded as jobs decode, resumed where it stopped.
+
+Who is in an image is never part of a message: of an identity only its place may be named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Container, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.anonymity.faces.detect import TRANSFORM
+from pipeline.anonymity.faces.table import FaceTable, joined, load_table, save_table, tabulate
+from pipeline.errors import UserError
+from pipeline.media.pixels import Fit, Undecodable, decode
+from pipeline.media.records import Rejected, Sample
+from pipeline.streams import AnyInput
+from pipeline.streams.contract import InputShard
+
+if TYPE_CHECKING:
+    from pipeline.anonymity.faces.deepface_recognisers import Recogniser
+    from pipeline.anonymity.faces.detect import FaceFinder
+    from pipeline.media.records import Pixels8
+
+BATCH = 64
+"""Images held at a time."""
+VERSION = 1
+"""Of the cached tables."""
+Named = tuple[str, str | None, "Pixels8"]
+"""Key, identity where known, and the image, uint8 `[H, W, 3]`."""
+
+
+def identity_reader(spec: str | None) -> Callable[[Sample], str | None]:
+    """`json:FIELD` reads text or a whole number out of member `json`; `key:REGEX` takes the first group of the key.
+
+    A sample without it, or whose whole key the expression doesn't match, is of an unknown person; so are all where
+    `spec` is None. Raises `UserError` for another spec.
+    """
+    kind, _, rest = (spec or "").partition(":")
+    if spec is None:
+        return lambda sample: None
+    if kind not in ("json", "key") or not rest:
+        raise UserError(f"identity: {spec!r} is no place of a name; allowed are json:FIELD and key:REGEX")
+    if kind == "json":
+        return lambda sample: _field(sample.members.get("json"), rest)
+    try:
+        pattern = re.compile(rest)
+    except re.error as error:
+        raise UserError(f"identity: {rest!r} is no valid regular expression ({error})") from None
+    if pattern.groups < 1:
+        raise UserError(f"identity: {rest!r} has no group that would be the person, as in (.+)_[0-9]+")
+
+    def of_key(sample: Sample) -> str | None:
+        found = pattern.fullmatch(sample.key)
+        return (found[1] or None) if found else None
+
+    return of_key
+
+
+def image_stream(
+    source: AnyInput, size: tuple[int, int] | None, fit: Fit, identity: str | None = None
+) -> Iterator[Named]:
+    """Every image that can be decoded, fitted to `size` (height, width; None: as it is), in order."""
+    who = identity_reader(identity)
+    for shard in source.open().shards:
+        yield from shard_images(shard, size, fit, who)
+
+
+def shard_images(
+    shard: InputShard, size: tuple[int, int] | None, fit: Fit, who: Callable[[Sample], str | None],
+    only: Container[str] | None = None,
+) -> Iterator[Named]:  # fmt: skip
+    """`image_stream` of one shard; `only`: of the samples with these keys."""
+    for sample in shard.read():
+        if isinstance(sample, Rejected) or (only is not None and sample.key not in only):
+            continue
+        try:
+            yield sample.key, who(sample), decode(sample.image, size, fit)[0]
+        except Undecodable:
+            continue
+
+
+def scan(
+    source: AnyInput,
+    *,
+    size: tuple[int, int] | None,
+    fit: Fit,
+    identity: str | None,
+    finder: FaceFinder,
+    recognisers: Sequence[Recogniser],
+    folder: Path | None = None,
+    on_images: Callable[[int], None] = lambda count: None,
+) -> FaceTable:
+    """The faces of all images that can be decoded; `on_images` is told how many more are done.
+
+    With a `folder`, private like the originals, each finished shard is kept as `SHARD.safetensors`, and taken from
+    there as long as shard, input options, size, fit, identity, detector and recognisers, with the weights of both,
+    stay the same. Raises `UserError` where the source cannot be opened, or none of its images be read.
+    """
+    who, tables = identity_reader(identity), list[FaceTable]()
+    for shard in source.open().shards:
+        file = folder / f"{shard.name}.safetensors" if folder else None
+        made_of = {
+            **scan_facts(finder, recognisers, size, fit), "identity": identity or "", "input": _options(source),
+            "shard": shard.fingerprint(),
+        }  # fmt: skip
+        table = _kept(file, made_of)
+        if table is None:
+            images = shard_images(shard, size, fit, who)
+            table = tabulated(images, finder, recognisers, on_images)
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                save_table(table, file, made_of)
+        else:
+            on_images(len(table.keys))
+        tables.append(table)
+    if not any(table.keys for table in tables):
+        raise UserError("input: no image of it can be read")
+    return joined(tables)
+
+
+def tabulated(
+    images: Iterator[Named],
+    finder: FaceFinder,
+    recognisers: Sequence[Recogniser],
+    on_images: Callable[[int], None] = lambda count: None,
+) -> FaceTable:
+    """The faces of a stream of images, a batch at a time."""
+    tables = [tabulate([], [], [], finder, recognisers)]
+    while batch := list(islice(images, BATCH)):
+        keys, identities, pixels = zip(*batch, strict=True)
+        tables.append(tabulate(pixels, keys, identities, finder, recognisers))
+        on_images(len(batch))
+    return joined(tables)
+
+
+def scan_facts(
+    finder: FaceFinder, recognisers: Sequence[Recogniser], size: tuple[int, int] | None, fit: Fit
+) -> dict[str, Any]:
+    """What decides the faces and embeddings of given images."""
+    return {
+        "version": VERSION, "size": size, "fit": fit, "transform": TRANSFORM,
+        "detector": finder.detector, "detector_weights": finder.weights,
+        "recognisers": {recogniser.name: recogniser.weights for recogniser in recognisers},
+    }  # fmt: skip
+
+
+def _kept(file: Path | None, made_of: dict[str, Any]) -> FaceTable | None:
+    """What an earlier scan left of the shard; damaged files and those of something else count for nothing."""
+    if file is None or not file.is_file():
+        return None
+    try:
+        return load_table(file, made_of)
+    except UserError:
+        return None
+
+
+def _options(source: AnyInput) -> str:
+    """Which member is the image, where keys end: the options of the input, its place among them."""
+    return hashlib.sha256(json.dumps(source.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def _field(member: bytes | None, field: str) -> str | None:
+    try:
+        value = json.loads(member or b"")[field]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    return str(value) or None

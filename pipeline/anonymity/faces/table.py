@@ -1,0 +1,144 @@
+"""All faces of a set of images as columns: where each is, and its embedding by every recogniser."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.anonymity.faces.deepface_recognisers import unit
+from pipeline.anonymity.faces.phash import phash
+from pipeline.anonymity.faces.recognise import crops_for
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.anonymity.faces.deepface_recognisers import Recogniser
+    from pipeline.anonymity.faces.detect import FaceFinder
+    from pipeline.media.records import Pixels8
+
+HEADER, EMBEDDING = "table", "embedding."
+COLUMNS = ("image", "box", "eyes", "phash")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaceTable:
+    """The F faces of N images. An image without a face has no row among the faces, and is still one of the N."""
+
+    keys: tuple[str, ...]
+    """`[N]`"""
+    identities: tuple[str | None, ...]
+    """`[N]`: who is in the image, where that is known. Private, like the embeddings."""
+    image: NDArray[np.int64]
+    """`[F]`: the image that each face is in; ascending, and of one image the largest face first."""
+    box: NDArray[np.float32]
+    """`[F, 4]`: left, top, width, height in pixels of the image as given."""
+    eyes: NDArray[np.float32]
+    """`[F, 2, 2]`: (x, y) of the person's left and right eye in the same pixels; NaN where unknown."""
+    embeddings: Mapping[str, NDArray[np.float32]]
+    """Unit vectors `[F, D]` by the recogniser's name."""
+    phash: NDArray[np.uint64]
+    """`[N]`: the perceptual hash of each image."""
+
+    def rows_of(self, image: int) -> NDArray[np.int64]:
+        """The rows of the faces in an image, the largest first; `[]` where it has none."""
+        first, end = np.searchsorted(self.image, [image, image + 1])
+        return np.arange(first, end, dtype=np.int64)
+
+    def first_faces(self) -> NDArray[np.int64]:
+        """The row of the largest face of each image that has one."""
+        return np.flatnonzero(np.diff(self.image, prepend=-1)).astype(np.int64)
+
+
+def tabulate(
+    images: Sequence[Pixels8],
+    keys: Sequence[str],
+    identities: Sequence[str | None],
+    finder: FaceFinder,
+    recognisers: Sequence[Recogniser],
+) -> FaceTable:
+    """Finds the faces of each image once; every recogniser embeds all of them in one call."""
+    if not len(images) == len(keys) == len(identities):
+        raise ValueError(f"{len(images)} images, {len(keys)} keys, {len(identities)} identities: expected one of each")
+    found = finder.find(images)
+    faces = [face for of_image in found for face in of_image]
+    unknown = ((np.nan, np.nan), (np.nan, np.nan))
+    return FaceTable(
+        keys=tuple(keys),
+        identities=tuple(identities),
+        image=np.repeat(np.arange(len(images)), [len(of_image) for of_image in found]).astype(np.int64),
+        box=np.array([face.box for face in faces], dtype=np.float32).reshape(-1, 4),
+        eyes=np.array([face.eyes or unknown for face in faces], dtype=np.float32).reshape(-1, 2, 2),
+        embeddings={one.name: unit(one.embed(crops_for(one.name, faces))) for one in recognisers},
+        phash=phash(images),
+    )
+
+
+def joined(tables: Sequence[FaceTable]) -> FaceTable:
+    """One table of all images in order. Raises `ValueError` for none, or where their recognisers differ."""
+    names = {tuple(table.embeddings) for table in tables}
+    if len(names) != 1:
+        raise ValueError(f"tables of the same recognisers can be joined; found {sorted(names)}")
+    starts = np.cumsum([0, *(len(table.keys) for table in tables)])
+    return FaceTable(
+        keys=tuple(key for table in tables for key in table.keys),
+        identities=tuple(identity for table in tables for identity in table.identities),
+        image=np.concatenate([table.image + start for table, start in zip(tables, starts[:-1], strict=True)]),
+        box=np.concatenate([table.box for table in tables]),
+        eyes=np.concatenate([table.eyes for table in tables]),
+        embeddings={name: _stacked([table.embeddings[name] for table in tables]) for name in names.pop()},
+        phash=np.concatenate([table.phash for table in tables]),
+    )
+
+
+def save_table(table: FaceTable, file: Path, made_of: Mapping[str, Any] | None = None) -> None:
+    """Writes the columns as safetensors, the names as JSON into its header; complete or not at all.
+
+    `made_of`: what `load_table` is to compare, JSON.
+    """
+    from safetensors.numpy import save
+
+    header = {"keys": table.keys, "identities": table.identities, "made_of": made_of or {}}
+    header["recognisers"] = list(table.embeddings)
+    tensors = {name: getattr(table, name) for name in COLUMNS}
+    tensors |= {EMBEDDING + name: embedding for name, embedding in table.embeddings.items()}
+    content = save({name: np.ascontiguousarray(t) for name, t in tensors.items()}, {HEADER: json.dumps(header)})
+    part = file.with_name(f".{file.name}.part")
+    with open(part, "wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(part, file)
+
+
+def load_table(file: Path, made_of: Mapping[str, Any] | None = None) -> FaceTable:
+    """Raises `UserError` where the file holds no face table, or one whose `made_of` is not the one expected."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as saved:
+            header = json.loads((saved.metadata() or {})[HEADER])
+            columns = {name: saved.get_tensor(name) for name in COLUMNS}
+            embeddings = {name: saved.get_tensor(EMBEDDING + name) for name in header["recognisers"]}
+        keys, identities, found = tuple(header["keys"]), tuple(header["identities"]), header["made_of"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: no face table can be read from it ({type(error).__name__})") from None
+    lengths = {len(keys), len(identities), len(columns["phash"])}
+    faces = {len(columns[name]) for name in ("image", "box", "eyes")} | set(map(len, embeddings.values()))
+    if len(lengths) != 1 or len(faces) != 1:
+        raise UserError(f"{file}: no face table can be read from it (columns of different lengths)")
+    expected = None if made_of is None else json.loads(json.dumps(made_of))
+    if expected is not None and found != expected:
+        changed = [name for name in {**found, **expected} if found.get(name) != expected.get(name)]
+        raise UserError(f"{file}: the face table was made of something else ({', '.join(changed)}); scan again")
+    return FaceTable(keys=keys, identities=identities, embeddings=embeddings, **columns)
+
+
+def _stacked(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """A recogniser that has seen no face may not know how long its embeddings are."""
+    return np.concatenate([part for part in parts if len(part)] or parts[:1])

@@ -1,0 +1,53 @@
+"""A process of `Pool`: `python -m pipeline.anonymity.faces.worker FD detector|recogniser NAME`. Never imports torch."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+from pipeline.errors import UserError
+
+Work = Callable[[Sequence[Any]], Sequence[Any]]
+
+
+def detector(name: str) -> tuple[Work, str, int]:
+    from pipeline.anonymity.faces.detect import Detection
+
+    detection = Detection(name)
+    return lambda images: [detection.find(image) for image in images], detection.weights, 0
+
+
+def recogniser(name: str) -> tuple[Work, str, int]:
+    from pipeline.anonymity.faces.deepface_recognisers import Deepface
+
+    model = Deepface(name)
+    return lambda crops: list(model.embed(crops)), model.weights, model.dimensions
+
+
+TASKS: dict[str, Callable[[str], tuple[Work, str, int]]] = {"detector": detector, "recogniser": recogniser}
+
+
+def serve(connection: Connection, task: str, name: str) -> None:
+    """Sends (True, (weights, dimensions)), then (True, results) for every chunk until the other end closes.
+
+    What fails is sent as (False, sentence), and is the last.
+    """
+    try:
+        work, *facts = TASKS[task](name)
+        connection.send((True, tuple(facts)))
+        while True:
+            connection.send((True, work(connection.recv())))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+    except UserError as error:
+        connection.send((False, str(error)))
+    except Exception as error:
+        connection.send((False, f"{task} {name} failed ({type(error).__name__}: {error})"))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent closes the connection
+    serve(Connection(int(sys.argv[1])), sys.argv[2], sys.argv[3])

@@ -1,0 +1,49 @@
+"""`doppel edits`: the captions of a stream, turned into a jsonl file of edits that paired data are made from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.commands.instructions import Edits, to_line, write_edits
+from pipeline.config import Section
+from pipeline.job.captions import CaptionConfig, NoCaption, read_caption
+from pipeline.media.records import Sample
+from pipeline.streams import AnyInput
+from pipeline.streams.contract import InputStream
+
+
+class EditsConfig(Section):
+    """What `doppel edits` reads."""
+
+    input: AnyInput
+    """Any: images with captions, or captions alone."""
+    caption: CaptionConfig = CaptionConfig(template="{txt}")
+    """As in a job; samples without one are passed over."""
+    edits: Edits
+    output: str
+    """A jsonl file; written when complete."""
+
+
+def edits(config: EditsConfig) -> int:
+    """Writes the file and returns how many edits it holds. Raises `UserError`."""
+    output = Path(config.output).expanduser()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part, count = output.with_name(f".{output.name}.part"), 0
+    with open(part, "wb") as file:
+        for edit in write_edits(config.edits, captions(config.input.open(), config.caption)):
+            file.write(to_line(edit))
+            count += 1
+    os.replace(part, output)
+    return count
+
+
+def captions(stream: InputStream, config: CaptionConfig) -> Iterator[tuple[str, str]]:
+    for shard in stream.shards:
+        for sample in shard.read():
+            try:
+                if isinstance(sample, Sample):
+                    yield sample.key, read_caption(config, sample, stream.label_names)
+            except NoCaption:
+                continue

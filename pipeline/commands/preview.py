@@ -1,0 +1,103 @@
+"""A recipe tried on its first samples: a contact sheet of what goes in beside what comes out. Writes no shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.config import load_config
+from pipeline.engine.batch_size import BatchSize
+from pipeline.engine.local import resolve_devices
+from pipeline.engine.reading import Reader
+from pipeline.engine.transforming import load_models, transform
+from pipeline.errors import UserError
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import Job, make_job
+from pipeline.media.records import Output, Rejected, reject
+from pipeline.report.animate import animate
+from pipeline.report.sheet import contact_sheet
+
+if TYPE_CHECKING:
+    from pipeline.media.records import Pixels8
+
+
+def preview(
+    recipe: str, overrides: list[str], count: int, sheet: Path, animation: Path | None = None
+) -> list[Rejected]:
+    """Draws the sheet of the first `count` usable samples, and returns those that were refused before them.
+
+    `animation` (.gif or .mp4): the tiles of the first one slide from picture to picture. Raises `UserError` where no
+    sample is usable.
+    """
+    job = make_job(load_config(JobConfig, recipe, overrides))
+    outputs, rejected = try_out(job, count)
+    if not outputs:
+        raise UserError(
+            f"no sample can be shown; the first was refused: {rejected[0].reason}" if rejected else "the input is empty"
+        )
+    contact_sheet(list(sheet_rows(outputs).items())).save(sheet)
+    if animation is not None:
+        animate_first(outputs[0], animation)
+    return rejected
+
+
+def try_out(job: Job, count: int) -> tuple[list[list[Output]], list[Rejected]]:
+    """All outputs of each of the first `count` usable samples, and the samples that were refused on the way.
+
+    Of clips, each frame counts.
+    """
+    config, device = job.config, resolve_devices(job.config.run.devices)[0]
+    models, size = load_models(config, device), BatchSize(count)
+    if config.model is not None and models.first is not None:
+        if config.window(models.first) is not None:
+            size = BatchSize(1)
+        own = config.model.model_copy(update={"batch_size": size.images})
+        job = replace(job, config=config.model_copy(update={"model": own}))
+    names = config.input.open().label_names
+    usable: list[list[Output]] = []
+    rejected: list[Rejected] = []
+    with ThreadPoolExecutor(config.run.workers) as pool:
+        for batch in Reader(job, models.first, pool, names)(config.input.open().shards):
+            rejected += batch.rejected
+            for row, result in zip(batch.rows, transform(batch.rows, models, job, device, size), strict=True):
+                if isinstance(result, str):
+                    rejected.append(reject(row.sample, result, undecodable=False))
+                else:
+                    usable.append(result)
+            if len(usable) >= count:
+                break
+    return usable[:count], rejected
+
+
+def animate_first(made: list[Output], path: Path) -> None:
+    row, details = made[0].row, made[0].provenance.get("details", {})
+    if "made" not in details:
+        raise UserError(f"--animate: operator {made[0].provenance['operator']} moves no tiles; tile_morph does")
+    pictures = {"input": row.image} | {guide_name(i): guide for i, guide in enumerate(row.guides)}
+    pictures |= {output.provenance.get("image", "output"): output.image for output in made}
+    animate(details, [pictures[name] for name in details["sources"]], path)
+
+
+def guide_name(i: int) -> str:
+    return f"guide-{i + 1}" if i else "guide"
+
+
+def sheet_rows(outputs: list[list[Output]]) -> Mapping[str, list[Pixels8]]:
+    """One column a sample: what it is, its mask and guide, then each of its outputs."""
+    rows: dict[str, list[Pixels8]] = {"input": [made[0].row.image for made in outputs]}
+    masks = [made[0].row.mask for made in outputs]
+    if masks[0] is not None:
+        rows["mask"] = [np.repeat(255 * mask[..., None], 3, axis=2) for mask in masks if mask is not None]
+    for i in range(len(outputs[0][0].row.guides)):
+        rows[guide_name(i)] = [made[0].row.guides[i] for made in outputs]
+    for made in outputs:
+        for output in made:
+            how = output.provenance
+            copy = f" {how['copy']}" if how["operator"] and how["parameters"]["copies"] > 1 else ""
+            rows.setdefault(how.get("image", "output") + copy, []).append(output.image)
+    return rows

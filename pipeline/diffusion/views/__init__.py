@@ -1,0 +1,1 @@
+"""Views of anagrams: orthogonal moves of pixels, one file for each kind, and the dict of their names."""

@@ -1,0 +1,161 @@
+"""The ladder: what the gate cannot prove anonymous goes round again at the next level, and in the end to quarantine."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pipeline.anonymity.gate.config import AnonymityConfig
+from pipeline.anonymity.gate.face_masks import blend, softness, to_change
+from pipeline.anonymity.gate.gate import WORDS, Gate, ImageVerdict
+from pipeline.engine.batch_size import BatchSize
+from pipeline.engine.gate import open_gate
+from pipeline.engine.transforming import load_models, transform
+from pipeline.job.plan import Job
+from pipeline.media.records import Batch, Output, Result, Row
+
+if TYPE_CHECKING:
+    from pipeline.anonymity.gate.face_masks import Box
+    from pipeline.media.records import Pixels8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Climber:
+    """A row on its way up."""
+
+    row: Row
+    image: Pixels8
+    """The row's own image, with the faces that have passed already in place; where only faces change."""
+    faces: tuple[Box, ...]
+    """That are still to change; where only faces change."""
+
+
+Settled = tuple[Row, Result]
+
+
+def climb(batches: Iterable[Batch], job: Job, device: str) -> Generator[tuple[Batch, list[Result]], None, None]:
+    """Each batch with the rows that are settled by now, and what becomes of them: verified outputs, or why none.
+
+    Rows that fail wait until a full batch of them can go through the model at the next level, or the shard ends: the
+    ladder costs what the failing rows cost. Models and gate are loaded here, by the thread that runs them.
+    """
+    config = job.config.anonymity
+    assert config is not None
+    rungs = [job, *(at_level(job, level) for level in range(len(config.ladder)))]
+    models, size = load_models(job.config, device), BatchSize(job.batch_size)
+    with open_gate(job, device) as gate:
+        waiting: list[list[Climber]] = [[] for _ in rungs]
+        for batch in batches:
+            settled = list[Settled]()
+            for row in batch.rows:
+                admitted = admit(row, gate, config)
+                if isinstance(admitted, str):
+                    settled.append((row, admitted))
+                else:
+                    waiting[0].append(admitted)
+            for rung, at_rung in enumerate(rungs):
+                while len(waiting[rung]) >= size.images or (batch.last and waiting[rung]):
+                    some, waiting[rung] = waiting[rung][: size.images], waiting[rung][size.images :]
+                    rows = [with_mask(climber, config) for climber in some]
+                    results = assembled(some, transform(rows, models, at_rung, device, size, attempt=rung), config)
+                    for climber, result, found in zip(some, results, verdicts(gate, some, results), strict=True):
+                        outcome = decide(climber, result, found, config, rung)
+                        if isinstance(outcome, Climber):
+                            waiting[rung + 1].append(outcome)
+                        else:
+                            settled.append((climber.row, outcome))
+            yield replace(batch, rows=[row for row, _ in settled]), [result for _, result in settled]
+
+
+def at_level(job: Job, number: int) -> Job:
+    """The job with its operator at a level of the ladder."""
+    config = job.config
+    assert config.operator is not None
+    assert config.anonymity is not None
+    operator = config.operator.at(config.anonymity.ladder[number])
+    return replace(job, config=config.model_copy(update={"operator": operator}))
+
+
+def admit(row: Row, gate: Gate, config: AnonymityConfig) -> Climber | str:
+    """The row at the foot of the ladder, or why it is not worth the climb."""
+    doubt = gate.doubt_of_source(row.sample.key)
+    if doubt is not None and getattr(config.undecided, doubt) == "quarantine":
+        return f"undecided: {WORDS[doubt]}"
+    return Climber(row=row, image=row.image, faces=gate.boxes_of_source(row.sample.key))
+
+
+def with_mask(climber: Climber, config: AnonymityConfig) -> Row:
+    if config.faces_only is None:
+        return climber.row
+    return replace(climber.row, mask=to_change(soft_of(climber, config)))
+
+
+def soft_of(climber: Climber, config: AnonymityConfig) -> Any:
+    assert config.faces_only is not None
+    size = climber.row.image.shape[:2]
+    return softness(climber.faces, (size[0], size[1]), config.faces_only.margin, config.faces_only.feather)
+
+
+def assembled(some: Sequence[Climber], results: Sequence[Result], config: AnonymityConfig) -> list[Result]:
+    """Where only faces change, new faces in the image as it was so far."""
+    if config.faces_only is None:
+        return list(results)
+    return [
+        result if isinstance(result, str)
+        else [replace(output, image=blend(climber.image, output.image, soft_of(climber, config))) for output in result]
+        for climber, result in zip(some, results, strict=True)
+    ]  # fmt: skip
+
+
+def verdicts(gate: Gate, some: Sequence[Climber], results: Sequence[Result]) -> list[list[ImageVerdict]]:
+    """A verdict for each output of each row; all outputs are judged together."""
+    made = [(climber.row.sample.key, output.image) for climber, result in zip(some, results, strict=True)
+            if not isinstance(result, str) for output in result]  # fmt: skip
+    found = iter(gate.judge([key for key, _ in made], [image for _, image in made]))
+    return [[] if isinstance(result, str) else [next(found) for _ in result] for result in results]
+
+
+def decide(
+    climber: Climber, result: Result, found: Sequence[ImageVerdict], config: AnonymityConfig, rung: int
+) -> Climber | Result:
+    """Verified outputs with their evidence; the row for the next level; or why it goes to quarantine."""
+    if isinstance(result, str):
+        return result
+    worst = max(found, key=lambda verdict: SEVERITY[policy(verdict, config)])
+    chosen = policy(worst, config)
+    if chosen == "pass":
+        return [with_evidence(output, verdict, rung) for output, verdict in zip(result, found, strict=True)]
+    if chosen == "retry" and rung < len(config.ladder):
+        return next_rung(climber, result, worst, config)
+    return f"{worst.verdict}{' at every level' if chosen == 'retry' else ''}: {worst.why}"
+
+
+SEVERITY = {"pass": 0, "retry": 1, "quarantine": 2}
+
+
+def policy(found: ImageVerdict, config: AnonymityConfig) -> str:
+    if found.doubt is not None and found.verdict == "undecided":
+        return str(getattr(config.undecided, found.doubt))
+    return "pass" if found.verdict == "anonymous" else "retry"
+
+
+def next_rung(climber: Climber, outputs: Sequence[Output], worst: ImageVerdict, config: AnonymityConfig) -> Climber:
+    """The row with what is left to change: where only faces do, those that failed, if it is known which."""
+    if config.faces_only is None or len(outputs) != 1:
+        return climber
+    failed = [face.box for face in worst.faces if face.verdict != "anonymous"]
+    left = tuple(box for box in climber.faces if any(overlap(box, other) for other in failed))
+    if not left or worst.doubt is not None:
+        return climber
+    return replace(climber, image=outputs[0].image, faces=left)
+
+
+def overlap(one: Box, other: Box) -> bool:
+    """The centre of one box lies in the other."""
+    (x, y, w, h), (left, top, wide, high) = one, other
+    return left <= x + w / 2 <= left + wide and top <= y + h / 2 <= top + high
+
+
+def with_evidence(output: Output, found: ImageVerdict, rung: int) -> Output:
+    return replace(output, provenance={**output.provenance, "anonymity": {"attempt": rung, **found.facts()}})

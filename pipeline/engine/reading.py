@@ -1,0 +1,170 @@
+"""From shards to decoded batches: each sample's image (or frames), mask and guide, or why it cannot be used."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.diffusion.model import Outline
+from pipeline.engine.windows import windows
+from pipeline.errors import UserError
+from pipeline.job.captions import CaptionConfig, NoCaption, read_caption
+from pipeline.job.clips import clip_of
+from pipeline.job.extras import read_guide, read_mask
+from pipeline.job.plan import Job
+from pipeline.media.clips import is_clip, read_clip
+from pipeline.media.frames import fit_frame
+from pipeline.media.pixels import Undecodable, decode
+from pipeline.media.records import Batch, Frame, Reel, Rejected, Row, Sample, reject
+from pipeline.streams.contract import InputShard
+
+if TYPE_CHECKING:
+    from pipeline.media.records import Pixels8
+
+PASS_THROUGH_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Decodes the samples of a job on the threads of `pool`."""
+
+    job: Job
+    model: Outline | None
+    pool: ThreadPoolExecutor
+    label_names: tuple[str, ...] | None = None
+
+    def __call__(self, shards: Iterable[InputShard], remaining: int | None = None) -> Iterator[Batch]:
+        """Batches never cross a shard; every shard ends with a batch marked `last`.
+
+        For a model of clips a batch is so many windows.
+        """
+        config = self.job.config
+        size = self.job.batch_size if config.model else PASS_THROUGH_BATCH
+        frames = config.window(self.model) if self.model else None
+        at_once = config.run.workers if config.video else size  # decoded clips are large
+        for shard in shards:
+            if remaining == 0:
+                return
+            fingerprint, rows, rejected, count = shard.fingerprint(), list[Row](), list[Rejected](), 0
+            batch = partial(Batch, shard=shard.name, fingerprint=fingerprint)
+            samples = islice(shard.read(), remaining)
+            before = deque[Row](maxlen=config.guide.previous or 0 if config.guide else 0)
+            while chunk := list(islice(samples, at_once)):
+                count += len(chunk)
+                for item in self.pool.map(self.decode_rows, chunk):
+                    for row in [item] if isinstance(item, Rejected) else item:
+                        used = follow(row, before) if isinstance(row, Row) and before.maxlen else row
+                        if isinstance(used, Row):
+                            rows.append(used)
+                        else:
+                            rejected.append(used)
+                if remaining is not None:
+                    remaining -= len(chunk)
+                ready = windows(rows, frames)
+                while len(ready) >= size + (frames is not None):  # the last window may go on
+                    yield batch(rows=list(chain(*ready[:size])), rejected=rejected, read=count, last=False)
+                    ready, rejected, count = ready[size:], [], 0
+                rows = list(chain(*ready))
+            yield batch(rows=rows, rejected=rejected, read=count, last=True)
+
+    def decode_rows(self, sample: Sample | Rejected) -> list[Row] | Rejected:
+        """A sample's image, or the frames of its clip, fitted to the model, or why the sample cannot be used."""
+        if isinstance(sample, Rejected):
+            return sample
+        config, fit = self.job.config, self.job.config.image.fit
+        problem = self.label_problem(sample.label)
+        if problem is not None:
+            return reject(sample, problem, undecodable=False)
+        noise_key = clip_of(sample.key, config.clip)
+        if noise_key is None:
+            return reject(sample, f"the key does not match clip {config.clip!r}", undecodable=False)
+        try:
+            caption = self.caption(sample, "own", config.caption)
+            edited = self.caption(sample, "edited", config.edited)
+        except NoCaption as error:
+            return reject(sample, f"no caption: {error}", undecodable=False)
+        try:
+            reel, pictures = self.pictures(sample)
+        except Undecodable as error:
+            return reject(sample, str(error), undecodable=True)
+        rows = list[Row]()
+        mask = None
+        try:
+            for index, (image, frame) in enumerate(pictures):
+                if config.mask and self.model and mask is None:  # all frames have the same
+                    mask = read_mask(config.mask, sample, frame, self.model.size, fit, self.job.salt, noise_key)
+                guide = None
+                if config.guide and self.model:
+                    guide = read_guide(config.guide, sample, image, self.model.size, fit)
+                rows.append(
+                    Row(
+                        sample=sample,
+                        frame=replace(frame, mode="RGB") if config.image.mode == "RGB" else frame,
+                        image=image,
+                        noise_key=noise_key,
+                        mask=mask,
+                        caption=caption,
+                        edited=edited,
+                        guides=() if guide is None else (guide,),
+                        reel=reel,
+                        index=index,
+                    )
+                )
+        except Undecodable as error:
+            return reject(sample, str(error), undecodable=False)
+        return rows
+
+    def pictures(self, sample: Sample) -> tuple[Reel | None, list[tuple[Pixels8, Frame]]]:
+        """The image of a sample, or the frames of the clip that the recipe takes it for. Raises `Undecodable`."""
+        size, fit = self.model.size if self.model else None, self.job.config.image.fit
+        if not is_clip(sample.image_ext):
+            return None, [decode(sample.image, size, fit)]
+        if self.job.config.video is None:
+            if sample.image_ext.lower().endswith("mp4"):
+                raise Undecodable("it is a clip, and the recipe has no section video")
+            return None, [decode(sample.image, size, fit)]
+        clip = read_clip(sample.image, sample.image_ext)
+        reel = Reel(container=clip.container, seconds=clip.seconds, loop=clip.loop)
+        return reel, [fit_frame(picture, size, fit) for picture in clip.frames]
+
+    def caption(self, sample: Sample, condition: Literal["own", "edited"], config: CaptionConfig | None) -> str | None:
+        """The sample's prompt, where the job needs it. Raises `NoCaption`, or `UserError` if that ends the job."""
+        if self.model is None or config is None or not self.job.config.wants(self.model, "text", condition):
+            return None
+        try:
+            return read_caption(config, sample, self.label_names)
+        except NoCaption as error:
+            if config.on_missing == "skip":
+                raise
+            raise UserError(
+                f"caption: {error} ({sample.origin or sample.key}); on_missing: skip or default goes on without"
+            ) from None
+
+    def label_problem(self, label: int | None) -> str | None:
+        """Why a sample with this label can't be used. Without need for labels, −1 is the convention for "none"."""
+        names = self.label_names
+        if self.model is not None and self.job.config.wants(self.model, "class"):
+            highest = (self.model.classes or 0) - 1
+            if label is None:
+                way_out = " (operator.condition: none goes without)" if self.model.unconditional else ""
+                return f"no class label, and the model needs one of 0 to {highest}{way_out}"
+            if not 0 <= label <= highest:
+                return f"label {label} is out of range: the model knows 0 to {highest}"
+        if label is not None and names is not None and not -1 <= label < len(names):
+            return f"label {label} is out of range: the data set names 0 to {len(names) - 1}"
+        return None
+
+
+def follow(row: Row, before: deque[Row]) -> Row | Rejected:
+    """A row with the images before it for its guides, the nearest first; it joins them."""
+    guides = tuple(earlier.image for earlier in reversed(before))
+    before.append(row)
+    if len(guides) == before.maxlen:
+        return replace(row, guides=guides)
+    why = f"sample {len(guides) + 1} of its shard: not enough lie before it to be its {before.maxlen} guides"
+    return reject(row.sample, why, undecodable=False)

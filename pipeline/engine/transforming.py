@@ -1,0 +1,219 @@
+"""From decoded rows to images: the model, the operator, and what becomes of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.diffusion.exactness import exact
+from pipeline.diffusion.level_range import describe
+from pipeline.diffusion.model import Model
+from pipeline.diffusion.noise import KeyedNoise
+from pipeline.engine.batch_size import ON_CPU, BatchSize, largest_batch
+from pipeline.engine.windows import filled, windows
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import Job
+from pipeline.media.pixels import from_pixels, to_pixels
+from pipeline.media.records import Batch, Frame, Output, Result, Row, Sample
+from pipeline.models.clip import ClipJudge, load_clip
+from pipeline.models.families import load_model
+from pipeline.models.video import folded, unfolded
+from pipeline.operators import Given, Operator, Transformed
+from pipeline.operators.on_cascades import through
+
+
+class Models(NamedTuple):
+    first: Model | None
+    second: Model | None
+    judge: ClipJudge | None
+
+
+def load_models(config: JobConfig, device: str) -> Models:
+    first, second = (load_model(c, device) if c else None for c in (config.model, config.second_model))
+    judge = load_clip(config.judge.path, config.judge.revision, device) if config.judge else None
+    return Models(first, second, judge)
+
+
+def transform_all(batches: Iterable[Batch], job: Job, device: str) -> Generator[tuple[Batch, list[Result]], None, None]:
+    """Each batch with what becomes of its rows.
+
+    Loads the models itself: on a CPU, they are to be the affair of one thread from the first tensor on. Where another
+    thread has computed before, OpenMP has threads for both, more than cores, and lets them sleep between small steps.
+    """
+    models, size = load_models(job.config, device), BatchSize(job.batch_size)
+    for batch in batches:
+        yield batch, transform(batch.rows, models, job, device, size)
+
+
+def transform(
+    rows: Sequence[Row], models: Models, job: Job, device: str, size: BatchSize, attempt: int = 0
+) -> list[Result]:
+    """What becomes of each row; every attempt has noise of its own.
+
+    A short batch is padded to full size, so that a row's bytes don't depend on how many came with it.
+    """
+    if models.first is None:
+        facts = {"operator": None, "code": job.code, "config": job.hashes["config"]}
+        return [[Output(row=r, key=r.sample.key, image=r.image, provenance=facts)] for r in rows]
+    together = windows(rows, job.config.window(models.first))
+    results = list[Result]()
+    for some, made in size.each(together, lambda some: transform_windows(some, models, job, device, attempt)):
+        results += [result for window in made[: len(some)] for result in window]
+    return results
+
+
+@torch.inference_mode()
+@exact()
+def transform_windows(
+    together: Sequence[Sequence[Row]], models: Models, job: Job, device: str, attempt: int = 0
+) -> list[list[Result]]:
+    """Windows of as many rows as the model sees at once, or fewer: of single images, one. What becomes of each row.
+
+    All windows of a clip get the noise of its key: what stands still from one to the next stays alike.
+    """
+    config, model, operator = job.config, models.first, job.config.operator
+    assert model is not None
+    assert operator is not None
+    frames = config.window(model)
+    rows = [row for window in together for row in filled(window, frames)]
+    facts: dict[str, Any] = {"code": job.code, "config": job.hashes["config"], "batch_size": len(together)}
+    if models.second is not None:
+        facts["second_model"] = models.second.hash
+    if frames is not None:
+        facts["frames"] = frames
+    given = gather(together, rows, config, models, device)
+    assert given.pixels is not None
+    z0 = model.encode(given.pixels)
+    drawn = f"{operator.name}/{attempt}" if attempt else operator.name
+    copies: list[list[list[Output]]] = [[] for _ in rows]
+    details: list[list[Mapping[str, Any]]] = [[] for _ in rows]
+    refused: dict[int, str] = {}
+    for copy in range(operator.copies):
+        noise = KeyedNoise(job.salt, [window[0].noise_key for window in together], drawn, copy)
+        done = through(operator, model, z0, given, noise)
+        made_so = provenance(operator, done, model, copy)
+        beside = {name: from_pixels(single(images)) for name, images in done.beside.items()}
+        finite = torch.ones(len(together), dtype=torch.bool, device=device)
+        for images in (done.pixels, *done.others.values(), *done.beside.values()):
+            finite &= images.isfinite().flatten(1).all(1)
+        refused |= dict.fromkeys((~finite).nonzero().flatten().tolist(), "the model's output is not finite")
+        refused |= done.refused
+        made = {name: from_pixels(single(images)) for name, images in {"": done.pixels, **done.others}.items()}
+        for i, row in enumerate(rows):
+            own = i // (frames or 1)
+            number = [str(copy)] if operator.copies > 1 else []
+            details[i].append(done.details[own] if done.details else {})
+            copies[i].append([
+                Output(
+                    row=row,
+                    key="-".join([row.sample.key, *number, *([name] if name else [])]),
+                    image=images[i],
+                    provenance=made_so[own] | ({"image": name} if name else {})
+                    | ({"clip": row.noise_key} if config.clip or row.reel else {}) | facts,
+                    beside={} if name else {other: images[i] for other, images in beside.items()},
+                )
+                for name, images in made.items()
+            ])  # fmt: skip
+    results = [
+        refused.get(i // (frames or 1)) or chosen(operator, made, how)
+        for i, (made, how) in enumerate(zip(copies, details, strict=True))
+    ]
+    starts = range(0, len(rows), frames or 1)
+    return [results[start : start + len(window)] for start, window in zip(starts, together, strict=True)]
+
+
+def single(images: Tensor) -> Tensor:
+    """`[B, 3, H, W]`, or the frames of windows `[B, 3, F, H, W]` → `[B·F, 3, H, W]`"""
+    return images if images.ndim == 4 else folded(images)
+
+
+def chosen(
+    operator: Operator, copies: Sequence[list[Output]], details: Sequence[Mapping[str, Any]]
+) -> list[Output] | str:
+    """The outputs of the copies that the operator keeps, or why it keeps none."""
+    kept = operator.choose(details)
+    return kept if isinstance(kept, str) else [output for copy in kept for output in copies[copy]]
+
+
+def try_sizes(job: Job, device: str) -> int:
+    """The largest batch that fits, by one step of the operator on blank images."""
+    if device == "cpu":
+        return ON_CPU
+    operator = job.config.operator
+    assert operator is not None
+    once = {"steps": 1, "copies": 1, "mode": "refine"}  # memory grows with none of them; words need not pair up
+    operator = operator.model_copy(update={k: v for k, v in once.items() if k in type(operator).model_fields})
+    job = replace(job, config=job.config.model_copy(update={"operator": operator}))
+    models = load_models(job.config, device)
+    assert models.first is not None
+    window = [blank_row(job.config, models.first.size)]  # filled up to what the model sees at once
+    return largest_batch(lambda count: transform_windows([window] * count, models, job, device))
+
+
+def blank_row(config: JobConfig, size: tuple[int, int]) -> Row:
+    """A grey image with all that the recipe gives."""
+    height, width = size
+    image = np.full((height, width, 3), 127, dtype=np.uint8)
+    guides = (config.guide.previous or 1) if config.guide else 0
+    return Row(
+        sample=Sample(key="blank", image=b"", image_ext="png", label=0),
+        frame=Frame(mode="RGB", full=(width, height), size=(width, height), box=(0, 0, width, height)),
+        image=image,
+        noise_key="blank",
+        mask=np.ones((height, width), dtype=np.uint8) if config.mask else None,
+        caption="a",
+        edited="a",
+        guides=(image,) * guides,
+    )
+
+
+def provenance(operator: Operator, done: Transformed, model: Model, copy: int) -> list[dict[str, Any]]:
+    """How each row was made."""
+    parameters = operator.model_dump(mode="json")
+    levels, sigmas = describe(done.sigmas[:, 0], model.levels), done.sigmas.tolist()
+    return [
+        {
+            "operator": operator.name, "parameters": parameters, "copy": copy, "level": level,
+            "sigmas": [float(f"{s:.6g}") for s in steps], "model": model.hash,
+            **({"details": done.details[i]} if done.details else {}),
+        }
+        for i, (level, steps) in enumerate(zip(levels, sigmas, strict=True))
+    ]  # fmt: skip
+
+
+def gather(
+    together: Sequence[Sequence[Row]], rows: Sequence[Row], config: JobConfig, models: Models, device: str
+) -> Given:
+    """What the operator takes for windows of `rows`, which may be padded: all frames of one have its first's label and
+    captions."""
+    model, firsts = models.first, [window[0] for window in together]
+    assert model is not None
+
+    def windowed(images: Tensor) -> Tensor:
+        return images if config.window(model) is None else unfolded(images, len(together))
+
+    labels = mask = None
+    if config.wants(model, "class"):
+        labels = torch.tensor([row.sample.label for row in firsts], device=device)
+    masks = [row.mask for row in rows if row.mask is not None]
+    if masks:
+        mask = windowed(torch.from_numpy(np.stack(masks)).to(device).float()[:, None])
+    guides = [windowed(to_pixels(images, device)) for images in zip(*(row.guides for row in rows), strict=True)]
+    captions = [row.caption for row in firsts if row.caption is not None]
+    edited = [row.edited for row in firsts if row.edited is not None]
+    return Given(
+        pixels=windowed(to_pixels([row.image for row in rows], device)),
+        labels=labels,
+        captions=captions or None,
+        edited=edited or None,
+        mask=mask,
+        guide=guides[0] if guides else None,
+        more_guides=guides[1:],
+        second=models.second,
+        judge=models.judge,
+    )

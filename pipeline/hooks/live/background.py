@@ -1,0 +1,273 @@
+"""Fresh neighbours while a training runs: another process makes them, a bounded store on disk holds them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from pydantic import BaseModel
+
+from pipeline.diffusion.model import Outline
+from pipeline.errors import UserError
+from pipeline.hooks.augment import read_operator
+from pipeline.hooks.live.filler import LOG, Progress, Setup, State, fill, known_labels
+from pipeline.hooks.live.slots import SlotReader, Slots
+from pipeline.hooks.live.source import Arrays, FileSource, StreamSource, array_facts, check_arrays, save_arrays
+from pipeline.identity import PUBLIC_SALT, code_hash, given_salt, hash_json, salt_check
+from pipeline.media.pixels import Fit
+from pipeline.models.config import ModelConfig
+from pipeline.models.families import sketch_model
+from pipeline.operators import Operator
+from pipeline.operators.on_cascades import check
+from pipeline.streams import AnyInput
+
+IDENTITY, LOCK = "store.json", "lock"
+CONTEXT = multiprocessing.get_context("spawn")
+"""A fork would inherit what the training has loaded, and no GPU works in it."""
+PATIENCE = 10.0
+"""Seconds that a maker has to end when it is told to."""
+PLACES = {"path", "revision", "local_files_only"}
+
+log = logging.getLogger("doppel")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Counts are of the store, over all trainings that used it."""
+
+    state: State
+    """Of the maker; `waiting`: enough is there until more has been read."""
+    error: str | None
+    """Why it crashed."""
+    pid: int
+    made: int
+    refused: int
+    """Samples that can't be used (once for each start), and outputs that were not finite."""
+    passes: int
+    """Through the data; the copy that is being made."""
+    read: int
+    again: int
+    """Of `read`: neighbours that had been read `uses` times before. The maker does not keep up."""
+    missing: int
+    """No neighbour was there, and the original was used."""
+
+
+class LiveStore:
+    """A `Store` that another process fills. Reads from any number of processes; none waits, and none ever raises.
+
+    Goes to DataLoader workers by pickling or fork. Counts are exact for one reading thread in each process.
+    """
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._reader: SlotReader | None = None
+        self._process = 0
+
+    def __reduce__(self) -> tuple[type[LiveStore], tuple[Slots]]:
+        return LiveStore, (self._slots,)
+
+    def copies(self, key: str) -> int:
+        """1: which of the neighbours of a key is there, or is fresh, only `get` finds out."""
+        return 1
+
+    def get(self, key: str, copy: int = 0) -> Image.Image | None:
+        """The neighbour of `key` that was read least, whatever `copy` is; RGB, in the size of the model. Else None."""
+        if self._reader is None or self._process != os.getpid():  # a fork must not count in its parent's place
+            self._reader, self._process = SlotReader(self._slots), os.getpid()
+        found = self._reader.get(key)
+        return None if found is None else Image.fromarray(found.pixels)
+
+    def status(self) -> Status:
+        folder = self._slots.folder
+        progress, counts = Progress(folder, "r"), self._slots.counts()
+        numbers = {name: progress[name] for name in ("pid", "made", "refused", "passes")}
+        error = (folder / LOG).read_text().strip() if progress.state == "crashed" else None
+        return Status(state=progress.state, error=error, **numbers, **counts._asdict())
+
+
+class BackgroundAugmenter:
+    """`with BackgroundAugmenter(...) as store:` a process makes neighbours of `data` until the block ends.
+
+    operator: an `Operator`, or the `operator:` section of a recipe; its `copies` does not count: copy after copy is
+        made, with the pixels that an offline job with so many copies would give each
+    model: the `model:` section of a recipe, or its path; batch_size is a number
+    data: what the training reads, and no more: what nobody reads keeps its place in the store; an `input:` section, or
+        `InMemory(keys=, pixels=, labels=)`
+    capacity: neighbours on disk at most, uint8 in the model's size; at best a little more than there are images
+    uses: how often one is to be read before it may be overwritten
+    device, threads: of the maker; on a CPU it runs at low priority
+    fit: how images of a stream are brought to the model's size, as `image.fit`
+    salt_file: as `run.salt_file`; else $DOPPEL_SALT, else a public constant
+
+    A folder may be used again with the same configuration; files stay in it. Raises `UserError` on entry for all that
+    can be known to be wrong. What goes wrong later is logged once and told by `store.status()`, and the training goes
+    on with originals and the neighbours that are there.
+    """
+
+    def __init__(
+        self, operator: Operator | Mapping[str, Any], model: ModelConfig | str, data: AnyInput | Arrays,
+        folder: str | Path, *, capacity: int, uses: int = 1, device: str = "cpu", threads: int = 1,
+        fit: Fit = "resize", salt_file: str | None = None,
+    ) -> None:  # fmt: skip
+        for name, number in (("capacity", capacity), ("uses", uses), ("threads", threads)):
+            if number < 1:
+                raise UserError(f"{name} is {number}; at least 1 is needed")
+        self._operator = operator if isinstance(operator, Operator) else read_operator(operator)
+        self._model = ModelConfig(path=model) if isinstance(model, str) else model
+        self._data, self._folder, self._fit = data, Path(folder), fit
+        self._capacity, self._uses = capacity, uses
+        self._device, self._threads, self._salt_file = device, threads, salt_file
+        self._running = ExitStack()
+
+    def __enter__(self) -> LiveStore:
+        outline = self._checked()
+        salt = given_salt(self._salt_file, "salt_file") or PUBLIC_SALT
+        slots = Slots(folder=self._folder, size=outline.size, capacity=self._capacity, uses=self._uses)
+        source, facts = self._source(outline)
+        identity = {
+            "operator": hash_json(self._operator.model_dump(mode="json", exclude={"copies"})),
+            "model": hash_json([outline.hash, self._model.model_dump(mode="json", exclude=PLACES)]),
+            "data": hash_json(facts),
+            "capacity": str(slots.slots),
+            "salt": salt_check(salt),
+            "code": code_hash(),
+        }
+        setup = Setup(
+            slots=slots, source=source, model=self._model, operator=self._operator, salt=salt, device=self._device,
+            threads=self._threads,
+        )  # fmt: skip
+        with ExitStack() as stack:
+            stack.enter_context(held(self._folder))
+            if claim(self._folder, identity):
+                create(slots, self._data, identity)
+            stack.enter_context(maker(setup))
+            self._running = stack.pop_all()
+        return LiveStore(slots)
+
+    def __exit__(self, *error: object) -> None:
+        self._running.close()
+
+    def _checked(self) -> Outline:
+        """Raises `UserError` for what does not fit together; no weights are loaded."""
+        check_device(self._device)
+        outline = sketch_model(self._model)
+        check(self._operator, outline, None)
+        if self._model.batch_size == "auto":
+            raise UserError("model.batch_size is auto; in the background a number is needed")
+        if not self._operator.stochastic:
+            raise UserError(f"operator {self._operator.name} makes one neighbour of an image: run it offline, once")
+        captions = outline.conditioning == "text" and {"own", "edited"} & {*self._operator.conditions_used()}
+        if needed := [*self._operator.needs, *(["captions"] if captions else [])]:
+            what = ", ".join(sorted(needed))
+            raise UserError(f"operator {self._operator.name} needs {what}: run it offline, and train on its store")
+        return outline
+
+    def _source(self, outline: Outline) -> tuple[StreamSource | FileSource, Any]:
+        """With JSON that differs where the data do."""
+        if isinstance(self._data, BaseModel):
+            stream = StreamSource(input=self._data, size=outline.size, fit=self._fit)
+            return stream, stream.facts()
+        check_arrays(self._data, outline.size, known_labels(self._operator, outline))
+        return FileSource(folder=self._folder), array_facts(self._data)
+
+
+def check_device(name: str) -> None:
+    """Raises `UserError` for one that is not there. A GPU is not touched: the maker alone is to take its memory."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device: {name!r} is unknown ({str(error).splitlines()[0]})") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device: {name!r} is not available here; there are {torch.cuda.device_count()} CUDA devices")
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The folder, held against other makers. Raises `UserError` where there is one, or it is not a store's."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / LOCK).exists():
+        raise UserError(f"{folder} is not empty and holds no store of neighbours; name an empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another BackgroundAugmenter is writing to this store") from None
+        try:
+            yield
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # workers that were forked meanwhile have it, too, and may live longer
+
+
+def claim(folder: Path, identity: Mapping[str, str]) -> bool:
+    """Whether a store must still be made. Raises `UserError` where there is one from another configuration."""
+    file = folder / IDENTITY
+    if not file.exists():
+        return True
+    before = json.loads(file.read_text())
+    if changed := [part for part in identity if before.get(part) != identity[part]]:
+        what = ", ".join(changed)
+        raise UserError(f"{folder}: store from another configuration ({what} changed); name another folder")
+    return False
+
+
+def create(slots: Slots, data: AnyInput | Arrays, identity: Mapping[str, str]) -> None:
+    slots.create()
+    Progress(slots.folder, "w+")
+    if not isinstance(data, BaseModel):
+        save_arrays(data, slots.folder)
+    (slots.folder / IDENTITY).write_text(json.dumps(identity, indent=1) + "\n")  # the last: without it nothing counts
+
+
+@contextmanager
+def maker(setup: Setup) -> Iterator[None]:
+    """A process that fills the store; it has ended when the block has, however that ends."""
+    folder = setup.slots.folder
+    progress = Progress(folder, "r+")
+    progress.state = "starting"
+    progress["passes"] += progress["made"] > 0  # the pass that was interrupted is not repeated: copies are fresh
+    (folder / LOG).unlink(missing_ok=True)
+    process = CONTEXT.Process(target=fill, args=(setup,), daemon=True)
+    process.start()
+    progress["pid"] = process.pid or 0
+    told_to_end = threading.Event()
+    watch = threading.Thread(target=_report, args=(process, folder, progress, told_to_end), daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        told_to_end.set()
+        process.terminate()  # a store is sound at any moment, so the maker needs no time to tidy up
+        watch.join(PATIENCE)  # it alone waits for the process: of two that do, one would not get the exit code
+        if watch.is_alive():
+            process.kill()
+            watch.join()
+
+
+def _report(process: BaseProcess, folder: Path, progress: Progress, told_to_end: threading.Event) -> None:
+    """Waits until the maker has ended, and says so where nobody told it to."""
+    wait([process.sentinel])
+    process.join()
+    code = process.exitcode or 0
+    if told_to_end.is_set() and code in (-signal.SIGTERM, -signal.SIGKILL):
+        progress.state = "stopped"
+        return
+    if not (folder / LOG).exists():
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        (folder / LOG).write_text(f"its process ended ({how})")
+    progress.state = "crashed"
+    told = (folder / LOG).read_text().strip()
+    log.warning("the maker of neighbours is gone, the training goes on without new ones: %s", told)

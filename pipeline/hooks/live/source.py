@@ -1,0 +1,116 @@
+"""What the maker reads, pass after pass: a configured input stream, or images that are in memory already."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.media.pixels import Fit, decode
+from pipeline.media.records import Rejected
+from pipeline.streams import AnyInput
+
+if TYPE_CHECKING:
+    from pipeline.media.records import Pixels8
+
+
+class Arrays(Protocol):
+    """`keys` N, `pixels` uint8 `[N, 3, H, W]` in the size of the model, `labels` int64 `[N]`, −1 for none."""
+
+    @property
+    def keys(self) -> Sequence[str]: ...
+    @property
+    def pixels(self) -> Tensor: ...
+    @property
+    def labels(self) -> Tensor: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class InMemory:
+    """See `Arrays`."""
+
+    keys: Sequence[str]
+    pixels: Tensor
+    labels: Tensor
+
+
+class Original(NamedTuple):
+    key: str
+    label: int | None
+    pixels: Callable[[], Pixels8]
+    """Decodes it, `[H, W, 3]`. Raises `Undecodable`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSource:
+    input: AnyInput
+    size: tuple[int, int]
+    fit: Fit
+
+    def __call__(self) -> Iterator[Original]:
+        """One pass; what is no sample is left out."""
+        for shard in self.input.open().shards:
+            for sample in shard.read():
+                if not isinstance(sample, Rejected):
+                    yield Original(sample.key, sample.label, partial(self._pixels, sample.image))
+
+    def facts(self) -> Any:
+        """JSON that differs where the stream does."""
+        marks = [shard.fingerprint() for shard in self.input.open().shards]
+        return [self.input.model_dump(mode="json"), marks, self.fit]
+
+    def _pixels(self, image: bytes) -> Pixels8:
+        return decode(image, self.size, self.fit)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSource:
+    """Arrays that `save_arrays` has left in a folder: another process maps them."""
+
+    folder: Path
+
+    def __call__(self) -> Iterator[Original]:
+        keys, labels = json.loads((self.folder / "keys.json").read_text()), np.load(self.folder / "labels.npy")
+        images = np.load(self.folder / "images.npy", mmap_mode="r")
+        for key, label, image in zip(keys, labels.tolist(), images, strict=True):
+            yield Original(key, label, partial(np.moveaxis, np.asarray(image), 0, 2))
+
+
+def save_arrays(arrays: Arrays, folder: Path) -> None:
+    """As `FileSource` reads them."""
+    (folder / "keys.json").write_text(json.dumps(list(arrays.keys)))
+    np.save(folder / "labels.npy", arrays.labels.numpy())
+    np.save(folder / "images.npy", arrays.pixels.numpy())
+
+
+def check_arrays(arrays: Arrays, size: tuple[int, int], known: range | None) -> None:
+    """Raises `UserError` for arrays that don't belong together, or to a model of this size and labels."""
+    pixels, labels, keys = arrays.pixels, arrays.labels, arrays.keys
+    if pixels.dtype != torch.uint8 or pixels.shape[1:] != (3, *size) or not len(pixels):
+        raise UserError(
+            f"data.pixels are {pixels.dtype} {list(pixels.shape)}; "
+            f"the model takes torch.uint8 [N, 3, {size[0]}, {size[1]}], N ≥ 1"
+        )
+    if not len(keys) == len(labels) == len(pixels):
+        raise UserError(f"data has {len(keys)} keys, {len(pixels)} images and {len(labels)} labels: one each is needed")
+    if len(set(keys)) < len(keys):
+        raise UserError(f"data.keys: only {len(set(keys))} of {len(keys)} are different; each image needs its own")
+    if known is not None and (wrong := [label for label in labels.tolist() if label not in known]):
+        raise UserError(f"data.labels: a label is {wrong[0]}; the model knows 0 to {known.stop - 1}")
+
+
+def array_facts(arrays: Arrays) -> Any:
+    """JSON that differs where the arrays do."""
+    digest = hashlib.blake2b(json.dumps(list(arrays.keys)).encode())
+    digest.update(arrays.labels.to(torch.int64).contiguous().numpy().data)
+    digest.update(arrays.pixels.contiguous().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,71 @@
+"""Each sample's own prompt: a template, filled in from its label and its members."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.config import Section
+from pipeline.media.records import Sample
+
+PLACE = re.compile(r"\{([^{}]+)\}")
+
+
+class CaptionConfig(Section):
+    """Each sample's own prompt, for models that take one. A text alone is the template."""
+
+    template: str = Field(min_length=1)
+    """`a photo of a {label}`; `{label}` is the name of the class, `{txt}` a member of the sample, `{json:caption}` a
+    field of a JSON member."""
+    on_missing: Literal["error", "default", "skip"] = "error"
+    """Where a sample lacks what the template names: end the job, take `default`, or put the sample in quarantine."""
+    default: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        return {"template": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _default_belongs_to_on_missing(self) -> CaptionConfig:
+        if (self.default is not None) != (self.on_missing == "default"):
+            raise ValueError("default and on_missing: default belong together")
+        return self
+
+
+class NoCaption(Exception):
+    """What the sample lacks."""
+
+
+def read_caption(config: CaptionConfig, sample: Sample, names: Sequence[str] | None) -> str:
+    """The template filled in; `names` of the classes by label. Raises `NoCaption` where that is not possible."""
+    try:
+        return PLACE.sub(lambda place: _named(place[1], sample, names), config.template)
+    except NoCaption:
+        if config.default is None:
+            raise
+        return config.default
+
+
+def _named(place: str, sample: Sample, names: Sequence[str] | None) -> str:
+    if place == "label":
+        if sample.label is None or sample.label < 0:
+            raise NoCaption("the sample has no label")
+        if names is not None and sample.label >= len(names):
+            raise NoCaption(f"label {sample.label} has no name (there are {len(names)})")
+        return names[sample.label] if names else str(sample.label)
+    member, _, key = place.partition(":")
+    if member not in sample.members:
+        raise NoCaption(f"the sample has no member {member!r}")
+    try:
+        text = sample.members[member].decode()
+        found = json.loads(text).get(key) if key else text
+    except (ValueError, AttributeError):
+        raise NoCaption(f"member {member!r} cannot be read") from None
+    if not isinstance(found, str | int) or not str(found).strip():
+        raise NoCaption(f"{place} is {'empty' if found is not None else 'missing'}")
+    return str(found).strip()

@@ -1,0 +1,104 @@
+"""What a recipe gives beside images and labels: captions, masks, guides, and the clips that frames belong to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.config import OneOf, Section
+from pipeline.errors import UserError
+from pipeline.media.masks import Shape, mask_shape
+from pipeline.media.pixels import Fit, Undecodable, decode, decode_mask
+from pipeline.media.records import Frame, Sample
+from pipeline.media.strokes import stroke_painting
+
+if TYPE_CHECKING:
+    from pipeline.media.records import Pixels8
+
+
+class MaskConfig(OneOf):
+    """White is to change, black is kept."""
+
+    member: str | None = None
+    """Extension of a member of every sample: `mask.png`."""
+    file: str | None = None
+    """One image for all samples, in the model's size."""
+    shape: Shape | None = None
+    """A named shape; random ones are another for every key."""
+
+
+class Strokes(Section):
+    """SDEdit's stroke simulation."""
+
+    colours: int = Field(default=6, ge=2, le=256)
+    kernel: int = Field(default=23, ge=1)
+    """Side of the median filter, at 256 pixels."""
+
+
+class GuideConfig(OneOf):
+    """A second image for every sample."""
+
+    member: str | None = None
+    file: str | None = None
+    strokes: Strokes | None = None
+    """The image itself, as a painting of a few strokes."""
+    previous: int | None = Field(default=None, ge=1, le=16)
+    """So many samples before it, in the same shard; the first have none, and go to the quarantine."""
+
+
+class JudgeConfig(Section):
+    """The CLIP that compares images and texts."""
+
+    path: str
+    """A transformers CLIP folder, or a hub id."""
+    revision: str | None = None
+
+
+def read_mask(
+    config: MaskConfig, sample: Sample, frame: Frame, size: tuple[int, int], fit: Fit, salt: bytes, noise_key: str
+) -> Pixels8:
+    """uint8 0 or 1, `[H, W]`. Raises `Undecodable`."""
+    if config.shape is not None:
+        seed = hashlib.blake2b(noise_key.encode(), key=hashlib.blake2b(salt).digest(), person=b"mask").digest()
+        return mask_shape(config.shape, size, np.random.default_rng(list(seed))).astype(np.uint8)
+    if config.member is not None:
+        return decode_mask(_member(sample.members, config.member), frame.full, size, fit)
+    return file_mask(config.file or "", size)
+
+
+def read_guide(config: GuideConfig, sample: Sample, image: Pixels8, size: tuple[int, int], fit: Fit) -> Pixels8 | None:
+    """uint8 `[H, W, 3]`; None where it is the sample before. Raises `Undecodable`."""
+    if config.strokes is not None:
+        return stroke_painting(image, config.strokes.colours, config.strokes.kernel)
+    if config.member is not None:
+        return decode(_member(sample.members, config.member), size, fit)[0]
+    return file_guide(config.file, size, fit) if config.file is not None else None
+
+
+@cache
+def file_mask(file: str, size: tuple[int, int]) -> Pixels8:
+    """Raises `UserError`: the file is the recipe's, not a sample's."""
+    try:
+        return decode_mask(Path(file).expanduser().read_bytes(), size[::-1], size)
+    except (OSError, Undecodable) as error:
+        raise UserError(f"mask.file: {file!r}: {error}") from None
+
+
+@cache
+def file_guide(file: str, size: tuple[int, int], fit: Fit) -> Pixels8:
+    try:
+        return decode(Path(file).expanduser().read_bytes(), size, fit)[0]
+    except (OSError, Undecodable) as error:
+        raise UserError(f"guide.file: {file!r}: {error}") from None
+
+
+def _member(members: Mapping[str, bytes], name: str) -> bytes:
+    if name not in members:
+        raise Undecodable(f"the sample has no member {name!r} (it has {', '.join(members) or 'no others'})")
+    return members[name]

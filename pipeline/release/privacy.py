@@ -1,0 +1,108 @@
+"""What must not leave with an image: its key, its place in the source, who is in it, what its file says beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Literal
+
+from PIL import Image
+
+from pipeline.errors import UserError
+from pipeline.media.pixels import Codec, encode
+from pipeline.media.records import Frame
+
+if TYPE_CHECKING:
+    from pipeline.media.records import Pixels8
+
+PEOPLE_PER_LABEL = 5
+SHORTEST_NAME = 3
+"""Characters: a shorter key or name is found in any text."""
+PLAIN_INFO = frozenset({"jfif", "jfif_version", "jfif_unit", "jfif_density", "background", "loop"})
+"""What Pillow says of JPEG and WebP files that hold nothing but an image."""
+
+
+def derive(salt: bytes) -> bytes:
+    """32 bytes to hash with; scrypt (RFC 7914), so that each guess at a weak salt costs 16 MB and some 50 ms."""
+    return hashlib.scrypt(salt, salt=b"doppel release", n=2**14, r=8, p=1, dklen=32)
+
+
+def release_key(secret: bytes, key: str) -> str:
+    """The name under which sample `key` is released: 32 hexadecimal digits, by a hash keyed with `derive(salt)`."""
+    return _keyed(secret, key, b"key")
+
+
+def job_token(secret: bytes, facts: object) -> str:
+    """Tells, to who has the salt, whether a release was made of these facts (JSON); 32 hexadecimal digits."""
+    return _keyed(secret, json.dumps(facts, sort_keys=True), b"job")
+
+
+def shuffled(keys: Sequence[str], secret: bytes) -> list[int]:
+    """Positions in `keys` in an order that depends on the set of keys and the secret alone, not on their order."""
+    ranks = [_keyed(secret, key, b"order") for key in keys]
+    return sorted(range(len(keys)), key=lambda i: (ranks[i], keys[i]))
+
+
+def clean_image(pixels: Pixels8, mode: Literal["L", "RGB"], codec: Codec, quality: int = 95) -> bytes:
+    """uint8 `[H, W, 3]` → a file with nothing in it but these pixels: no EXIF, GPS, ICC, comment or thumbnail."""
+    height, width = pixels.shape[:2]
+    frame = Frame(mode=mode, full=(width, height), size=(width, height), box=(0, 0, width, height))
+    data, _ = encode(pixels, frame, codec=codec, quality=quality, restore_size=False)
+    if found := metadata_of(data):
+        raise RuntimeError(f"the encoder wrote {', '.join(found)} beside the pixels")
+    return data
+
+
+def metadata_of(data: bytes) -> list[str]:
+    """What an image file holds beside its pixels: names only, sorted; `[]` for a clean file."""
+    with Image.open(io.BytesIO(data)) as image:
+        found = {str(name) for name in image.info if name not in PLAIN_INFO}
+        found |= {"exif"} if len(image.getexif()) else set()
+        found |= {"frames"} if getattr(image, "n_frames", 1) > 1 else set()
+        return sorted(found)
+
+
+def names_in(content: bytes, names: Iterable[str | None]) -> bool:
+    """Whether a text holds one of `names` as a word of its own; case and the signs between words don't count."""
+    text = content.decode("utf-8", errors="replace")
+    with suppress(ValueError, RecursionError):
+        text += " " + json.dumps(json.loads(text), ensure_ascii=False)  # \u0041 is A
+    words = f" {_words(text)} "
+    wanted = (_words(name) for name in names if name is not None)
+    return any(f" {name} " in words for name in wanted if len(name) >= SHORTEST_NAME)
+
+
+def check_labels(
+    labels: Sequence[int | None], identities: Sequence[str | None], at_least: int = PEOPLE_PER_LABEL
+) -> None:
+    """Refuses labels that tell who is in an image: those that fewer than `at_least` people hold.
+
+    One entry an image; None is an image without a label, or of an unknown person. All images of unknown people count
+    as one person's, unless nobody is known: then a label needs `at_least` images. Raises `UserError`.
+    """
+    unknown = all(identity is None for identity in identities)
+    holders: dict[int, set[str | int | None]] = defaultdict(set)
+    for i, (label, identity) in enumerate(zip(labels, identities, strict=True)):
+        if label is not None:
+            holders[label].add(i if unknown else identity)
+    rare = sorted(label for label, held in holders.items() if len(held) < at_least)
+    if rare:
+        raise UserError(
+            f"release.labels: label {rare[0]} tells who is in an image: {len(holders[rare[0]])} "
+            f"{'images' if unknown else 'people'} of the release hold it, at least {at_least} are needed "
+            f"({len(rare)} such labels)"
+        )
+
+
+def _keyed(secret: bytes, text: str, purpose: bytes) -> str:
+    content = text.encode("utf-8", errors="surrogatepass")
+    return hashlib.blake2b(content, key=secret, digest_size=16, person=b"doppel " + purpose).hexdigest()
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"[^\W_]+", text.casefold()))

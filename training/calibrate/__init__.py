@@ -1,0 +1,1 @@
+"""`doppel calibrate`: how far an operator may go before its outputs lose their labels."""

@@ -1,0 +1,135 @@
+"""`doppel calibrate`: how far an operator may go before its outputs lose their labels, measured on held-out images."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from pipeline.assets import resolve
+from pipeline.diffusion.level_range import LevelRange
+from pipeline.errors import UserError
+from pipeline.hooks.neighbours import Neighbours
+from pipeline.identity import PUBLIC_SALT, given_salt
+from pipeline.media.pixels import Fit
+from pipeline.models.families import load_model
+from pipeline.models.folder import find_model
+from pipeline.report.audit_plots import png
+from pipeline.report.progress import looking
+from pipeline.report.sheet import contact_sheet
+from pipeline.streams.files import publish
+from training.calibrate.config import CalibrationConfig, JudgeConfig
+from training.calibrate.faces import identity_meter
+from training.calibrate.locality import Made, class_spread, count_right, judged, measure, pick
+from training.calibrate.plot import AtLevel, Calibration, locality_curve
+from training.classifier.judge import SmallCNN, load_classifier, save_classifier, train_classifier
+from training.data.images import Images, load_images
+from training.data.overlap import marks_of, read_training_set, refuse_overlap
+
+RESULTS, CURVE, SHEET, JUDGE = "calibration.json", "locality.png", "neighbours.png", "judge.safetensors"
+COLUMNS = 10
+"""Of the contact sheet."""
+
+
+def calibrate(config: CalibrationConfig) -> Calibration:
+    """Measures every level, and writes numbers, curve and contact sheet into `config.output`.
+
+    Raises `UserError` where slice, model and judge don't fit, or one of the two was trained on the slice.
+    """
+    output, device = Path(config.output), "cuda" if torch.cuda.is_available() else "cpu"
+    salt, model = given_salt(config.salt_file, "salt_file") or PUBLIC_SALT, load_model(config.model, device)
+    images = held_out(config, model.size)
+    if seen := read_training_set(find_model(config.model)):
+        refuse_overlap("the model", seen, {"data": images})
+    levels, pictures = list[AtLevel](), list[Tensor]()
+    with identity_meter(config.faces, images.pixels, device) as meter:
+        judge = judge_for(config.judge, output, model.size, config.fit, unseen=images).to(device)
+        before = judged(judge, images.pixels)
+        right = count_right(before, images.labels)
+        unit = class_spread(before.features, images.labels)
+        with looking() as on_images:
+            for level in config.levels:
+                operator = config.operator.at(LevelRange(low=level, high=level))
+                assert isinstance(config.model.batch_size, int)
+                near = Neighbours(operator=operator, model=model, salt=salt, batch_size=config.model.batch_size)
+                made = generate(near, images, config.copies, device, partial(on_images, f"level {level:g}"))
+                after = judged(judge, made.pixels.flatten(0, 1))
+                at = measure(level, made, images, before, after, unit, config.filter)
+                levels.append(replace(at, faces=meter(made)) if meter else at)
+                pictures.append(made.pixels[0])
+    found = Calibration(
+        images=len(images), right=right, target=config.target, levels=tuple(levels),
+        pick=pick([(at.level, at.agreement[1]) for at in levels], config.target),
+    )  # fmt: skip
+    report = {"model": model.hash, **asdict(found), "config": config.model_dump(mode="json")}
+    write(output / RESULTS, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
+    write(output / CURVE, png(locality_curve(found)))
+    picture = io.BytesIO()
+    names = [f"{level:g}{' (pick)' if level == found.pick else ''}" for level in config.levels]
+    rows = [("original", images.pixels), *zip(names, pictures, strict=True)]
+    sheet(rows, images.labels).save(picture, "PNG")
+    write(output / SHEET, picture.getvalue())
+    return found
+
+
+def held_out(config: CalibrationConfig, size: tuple[int, int]) -> Images:
+    images = load_images(config.data, Path(config.output) / "cache" / "data", size, config.fit, name="data")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
+    return images.take(order[: config.limit].sort().values)
+
+
+def judge_for(
+    judge: JudgeConfig, output: Path, size: tuple[int, int], fit: Fit, *, unseen: Images | None = None
+) -> SmallCNN:
+    """One that is trained here stays in the output folder, to be used again; never on what must stay `unseen`."""
+    if judge.data is None:
+        assert judge.file is not None
+        try:
+            return load_classifier(Path(resolve(judge.file)))
+        except Exception as error:  # whatever the reader makes of a file that is something else
+            raise UserError(f"judge.file: {judge.file!r} is no saved classifier ({type(error).__name__})") from None
+    known = load_images(judge.data, output / "cache" / "judge", size, fit, name="judge.data")
+    if unseen is not None:
+        refuse_overlap("the judge", marks_of(known.keys, known.pixels), {"data": unseen})
+    network = train_classifier(known.pixels, known.labels, epochs=judge.epochs, seed=judge.seed)
+    save_classifier(network, output / JUDGE)
+    return network
+
+
+def generate(near: Neighbours, images: Images, copies: int, device: str, on_images: Callable[[int], None]) -> Made:
+    pixels = torch.empty(copies, *images.pixels.shape, dtype=torch.uint8)
+    sound = torch.empty(copies, len(images), dtype=torch.bool)
+    begun = time.monotonic()
+    for copy in range(copies):
+        for rows in torch.arange(len(images)).split(near.batch_size):
+            some = images.take(rows)
+            made = near(some.pixels.to(device), some.keys, labels=some.labels.to(device), copy=copy)
+            pixels[copy, rows], sound[copy, rows] = made[0].cpu(), made[1].cpu()
+            on_images(len(rows))
+    worked = copies * math.ceil(len(images) / near.batch_size) * near.batch_size
+    return Made(pixels=pixels, sound=sound, rate=worked / (time.monotonic() - begun))
+
+
+def sheet(rows: Sequence[tuple[str, Tensor]], labels: Tensor) -> Image.Image:
+    """Rows of (name, uint8 `[N, 3, H, W]`); of each class the same number of columns, as far as the images go."""
+    seen = one_hot(labels).cumsum(0).gather(1, labels[:, None])[:, 0]  # of its class, up to here
+    first = torch.argsort(seen * (int(labels.max()) + 1) + labels)[:COLUMNS]
+    shown = first[torch.argsort(labels[first], stable=True)]
+    return contact_sheet([(name, list(pixels[shown].permute(0, 2, 3, 1).numpy())) for name, pixels in rows])
+
+
+def write(file: Path, content: bytes) -> None:
+    """Complete or not at all."""
+    part = file.with_name(f".{file.name}.part")
+    part.write_bytes(content)
+    publish(part, file)

@@ -1,0 +1,1 @@
+"""Classifiers: networks, augmentations, one fit, and which neighbours a baseline keeps."""

@@ -1,0 +1,231 @@
+"""Where one run of a comparison happens: the data, the files of earlier runs, one classifier after the other."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from pipeline.diffusion.model import Model
+from pipeline.errors import UserError
+from pipeline.identity import hash_json
+from pipeline.models.families import sketch_model
+from pipeline.models.folder import find_model
+from training.classifier.augmentations import AUGMENTATIONS
+from training.classifier.filtering import rejected_share
+from training.classifier.fitting import (
+    Mixing,
+    NotFinite,
+    Pool,
+    Schedule,
+    accuracy,
+    accuracy_by_class,
+    calibration_error,
+    fit,
+    logits_of,
+)
+from training.classifier.networks import build_classifier
+from training.compare.config import ALL, CompareConfig, NearConfig
+from training.compare.pools import made, making_seconds, neighbours, pool_of, source_hash
+from training.data.cache import PixelCache, build_cache
+from training.data.images import Images, load_images, pixel_marks
+from training.data.overlap import marks_of, read_training_set, refuse_overlap
+from training.data.subsets import draw_subset
+
+VERSION = 1
+"""Of what a run does; other numbers are not compared with its own."""
+SEED_STRIDE = 1000
+"""Between the seeds of two runs: each run uses a few from its own on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One run: an arm, with the classical augmentation that it stands for, on one subset."""
+
+    arm: str
+    classical: str
+    size: int | str
+    seed: int
+
+
+class Bench:
+    """The data of a comparison, checked. Raises `UserError` for what does not fit together."""
+
+    def __init__(self, config: CompareConfig, *, device: str) -> None:
+        self.config, self.device, self.folder = config, device, Path(config.output)
+        build_classifier(config.classifier, config.classes, 0)  # an unknown one is said before hours of work
+        self.train = self._images("train")
+        self.validation = self._images("validation")
+        self.test = self._images("test") if config.data.test is not None else None
+        splits = {"data.validation": self.validation} | ({} if self.test is None else {"data.test": self.test})
+        refuse_overlap("the classifiers", marks_of(self.train.keys, self.train.pixels), splits)
+        self.others: dict[str, PixelCache] = {}
+        for name, near in config.neighbours.items():
+            self._check_source(name, near, splits)
+        contents = [[s.keys, pixel_marks(s.pixels).tolist(), s.labels.tolist()] for s in (self.train, *splits.values())]
+        self.contents = hash_json([VERSION, contents])
+
+    def _images(self, name: str) -> Images:
+        config = self.config
+        folder = self.folder / "cache" / name
+        images = load_images(getattr(config.data, name), folder, config.size, config.fit, name=f"data.{name}")
+        low, high = int(images.labels.min()), int(images.labels.max())
+        if low < 0 or high >= config.classes:
+            wrong = high if high >= config.classes else low
+            raise UserError(
+                f"data.{name}: a label is {wrong}; classes is {config.classes}, so 0 to {config.classes - 1}"
+            )
+        return images
+
+    def _check_source(self, name: str, near: NearConfig, splits: dict[str, Images]) -> None:
+        """What neighbours are made by, or retrieved from, must not have seen what is measured on."""
+        config, folder = self.config, self.folder / "cache" / "neighbours" / name
+        seen = list[dict[str, Tensor]]()
+        if near.retrieve is not None:
+            others = self.others[name] = build_cache(near.retrieve, folder, config.size, config.fit)
+            if len(others) <= near.copies:
+                raise UserError(f"neighbours.{name}: {near.copies} are to be retrieved from {len(others)} images")
+            seen.append(marks_of(others.keys, others.images()))
+        if near.trained_on is not None:
+            known = build_cache(near.trained_on, folder, config.size, config.fit)
+            seen.append(marks_of(known.keys, known.images()))
+        if near.model is not None:
+            model = sketch_model(near.model)
+            if tuple(model.size) != tuple(config.size):
+                made, wanted = (" × ".join(map(str, size)) for size in (model.size, config.size))
+                raise UserError(f"neighbours.{name}: the model makes images of {made}; size is {wanted}")
+            neighbours(near, cast(Model, model)).check_labels(self.train.labels)
+            # what is loaded on top of a model, its folder does not speak for
+            own = None if near.model.lora or near.model.upscalers else read_training_set(find_model(near.model))
+            seen += [] if own is None else [own]
+            if not seen:
+                raise UserError(
+                    f"neighbours.{name}: {near.model.path} does not say what it was trained on; name it in trained_on, "
+                    "so that no image is tested on that the denoiser has seen"
+                )
+        marks = {what: torch.cat([one[what] for one in seen]) for what in seen[0]}
+        refuse_overlap(f"the denoiser of neighbours.{name}", marks, splits)
+
+    def subset(self, size: int | str, seed: int) -> Images:
+        wanted = None if size == ALL else int(size)
+        return self.train.take(draw_subset(self.train.labels, wanted, self.config.classes, seed))
+
+    def file(self, task: Task) -> Path:
+        return self.folder / "runs" / str(task.size) / str(task.seed) / f"{task.arm}-{task.classical}.json"
+
+    def finished(self, task: Task) -> dict[str, Any] | None:
+        """What an earlier run of the same task left. Raises `UserError` where it was of another configuration."""
+        file = self.file(task)
+        if not file.exists():
+            return None
+        record: dict[str, Any] = json.loads(file.read_text())
+        if record["hash"] != self.hash(task):
+            raise UserError(
+                f"{file} is of another configuration: take another output, or --overwrite to start this one anew"
+            )
+        lost = task.arm == self.config.baseline and record["failed"] is None and not self._weights(task).exists()
+        return None if lost else record
+
+    def hash(self, task: Task) -> str:
+        """Of all that decides the numbers of a run."""
+        config, arm = self.config, self.config.arms[task.arm]
+        how = config.model_dump(mode="json", include={"size", "fit", "classes", "classifier", "schedule"})
+        made: list[Any] = []
+        if arm.near is not None:
+            near = config.neighbours[arm.near]
+            made = [near.model_dump(mode="json", exclude={"model", "trained_on", "retrieve"})]
+            made += [source_hash(near) if near.model else self.others[arm.near].facts["key"]]
+            made += [config.arms[config.baseline].model_dump(mode="json")] if near.judged else []
+        return hash_json([self.contents, how, arm.model_dump(mode="json"), task.classical, made])[:16]
+
+    def make_pool(self, near: NearConfig, size: int | str, seed: int) -> None:
+        """The neighbours' pixels, for all arms that use them."""
+        made(near, self.subset(size, seed), self.device, self.folder / "pools")
+
+    def baseline(self, size: int | str, seed: int) -> nn.Module:
+        from safetensors.torch import load_file
+
+        name = self.config.baseline
+        task = Task(arm=name, classical=self.config.arms[name].classical, size=size, seed=seed)
+        network = build_classifier(self.config.classifier, self.config.classes, seed)
+        network.load_state_dict(load_file(self._weights(task)))
+        return network.to(self.device).eval().requires_grad_(False)
+
+    def _weights(self, task: Task) -> Path:
+        return self.file(task).with_suffix(".safetensors")
+
+    def perform(self, task: Task) -> dict[str, Any]:
+        """Trains, measures, and writes down one run; an earlier one of the same task is not repeated."""
+        if (record := self.finished(task)) is not None:
+            return record
+        config, arm, started = self.config, self.config.arms[task.arm], time.monotonic()
+        subset = self.subset(task.size, task.seed)
+        near = config.neighbours[arm.near] if arm.near else None
+        pool = self._pool(arm.near, subset, task) if arm.near else None
+        schedule = Schedule(**config.schedule.model_dump())
+        record = {
+            "arm": task.arm, "classical": task.classical, "size": task.size, "seed": task.seed,
+            "images": len(subset), "steps": schedule.steps, "hash": self.hash(task),
+            "epochs_seen": schedule.steps * schedule.batch_size / len(subset),
+            "making_seconds": making_seconds(near, subset, self.folder / "pools") if near and near.model else None,
+            "rejected": rejected_share(pool.weights.flatten()) if pool else None,
+        }  # fmt: skip
+        network = build_classifier(config.classifier, config.classes, task.seed)
+        try:
+            fit(
+                network, subset.pixels, one_hot(subset.labels, config.classes).float(), schedule,
+                AUGMENTATIONS[task.classical], seed=SEED_STRIDE * task.seed, device=self.device, pool=pool,
+                mixing=Mixing(p=near.p, until=near.until, batch_norm=near.batch_norm) if near else None,
+                repeat=arm.repeat,
+            )  # fmt: skip
+            record |= self._measure(network, chosen_by=arm.plain)
+        except NotFinite as error:
+            record["failed"] = str(error)
+        if task.arm == config.baseline and record["failed"] is None:
+            self._keep(network, task)
+        record["seconds"] = round(time.monotonic() - started, 2)
+        file = self.file(task)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(record, indent=1))
+        part.replace(file)
+        return record
+
+    def _pool(self, name: str, subset: Images, task: Task) -> Pool:
+        near = self.config.neighbours[name]
+        baseline, folder = self.baseline(task.size, task.seed) if near.judged else None, self.folder / "pools"
+        return pool_of(near, subset, baseline, self.config.classes, self.device, folder, self.others.get(name))
+
+    def _measure(self, network: nn.Module, *, chosen_by: bool) -> dict[str, Any]:
+        """The test images once, here; the validation images for the choice of the best arm, or without a test split."""
+        known = None
+        if chosen_by or self.test is None:
+            known = logits_of(network, self.validation.pixels, self.device)
+        measured, logits = self.validation, known
+        if self.test is not None:
+            measured, logits = self.test, logits_of(network, self.test.pixels, self.device)
+        assert logits is not None
+        return {
+            "validation": None if known is None else accuracy(known, self.validation.labels),
+            "accuracy": accuracy(logits, measured.labels),
+            "per_class": accuracy_by_class(logits, measured.labels, self.config.classes),
+            "ece": calibration_error(logits, measured.labels),
+            "failed": None,
+        }
+
+    def _keep(self, network: nn.Module, task: Task) -> None:
+        from safetensors.torch import save_file
+
+        file = self._weights(task)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({n: t.detach().cpu().contiguous() for n, t in network.state_dict().items()}, file)
+
+
+def with_best(task: Task, best: str) -> Task:
+    return replace(task, classical=best) if task.classical == "best" else task

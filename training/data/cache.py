@@ -1,0 +1,99 @@
+"""Any configured data set, decoded once into a memory-mapped uint8 array that training reads in random order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import UserError
+from pipeline.media.pixels import Fit, Undecodable, decode
+from pipeline.media.records import Rejected, Sample
+from pipeline.streams import AnyInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.media.records import Pixels8
+
+CHUNK = 1024
+VERSION = 3
+"""Of the files below."""
+FACTS, PIXELS, LABELS, KEYS = "cache.json", "pixels.raw", "labels.npy", "keys.json"
+
+
+class PixelCache:
+    """`pixels` uint8 `[N, H, W, 3]` (mapped from disk), `labels` int64 `[N]`, −1 where there is none, `keys` N."""
+
+    def __init__(self, folder: Path) -> None:
+        self.facts = json.loads((folder / FACTS).read_text())
+        shape = (self.facts["images"], *self.facts["size"], 3)
+        self.pixels: NDArray[np.uint8] = np.memmap(folder / PIXELS, dtype=np.uint8, mode="r", shape=shape)
+        self.labels: NDArray[np.int64] = np.load(folder / LABELS)
+        self.keys: list[str] = json.loads((folder / KEYS).read_text())
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self) -> Tensor:
+        """All of them in memory, uint8 `[N, 3, H, W]`."""
+        import torch
+
+        return torch.from_numpy(self.pixels.transpose(0, 3, 1, 2).copy())
+
+
+def build_cache(source: AnyInput, folder: Path, size: tuple[int, int], fit: Fit) -> PixelCache:
+    """Decodes `source` into `folder`, or opens what an earlier run left there for the same content and size.
+
+    Raises `UserError` where no image can be read.
+    """
+    stream = source.open()
+    marks = [shard.fingerprint() for shard in stream.shards]
+    identity = json.dumps([VERSION, source.model_dump(mode="json"), marks, size, fit])
+    key = hashlib.sha256(identity.encode()).hexdigest()
+    facts_file = folder / FACTS
+    if facts_file.exists() and json.loads(facts_file.read_text())["key"] == key:
+        return PixelCache(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    facts_file.unlink(missing_ok=True)
+
+    def decoded(sample: Sample | Rejected) -> tuple[str, Pixels8, int] | None:
+        if isinstance(sample, Rejected):
+            return None
+        try:
+            pixels, _ = decode(sample.image, size, fit)
+            return sample.key, pixels, -1 if sample.label is None else sample.label
+        except Undecodable:
+            return None
+
+    samples = chain.from_iterable(shard.read() for shard in stream.shards)
+    keys: list[str] = []
+    labels: list[int] = []
+    rejected = 0
+    with ThreadPoolExecutor() as pool, open(folder / PIXELS, "wb") as file:
+        while chunk := list(islice(samples, CHUNK)):
+            for row in pool.map(decoded, chunk):
+                if row is None:
+                    rejected += 1
+                else:
+                    name, pixels, label = row
+                    file.write(pixels.tobytes())
+                    keys.append(name)
+                    labels.append(label)
+    if not labels:
+        raise UserError(f"data: no image could be read ({rejected} rejected)")
+    np.save(folder / LABELS, np.array(labels, dtype=np.int64))
+    (folder / KEYS).write_text(json.dumps(keys))
+    facts = {
+        "key": key, "images": len(labels), "rejected": rejected, "size": size, "label_names": stream.label_names,
+    }  # fmt: skip
+    part = folder / f"{FACTS}.part"
+    part.write_text(json.dumps(facts, indent=2))
+    part.replace(facts_file)  # the last: without it the cache does not count
+    return PixelCache(folder)

@@ -1,0 +1,58 @@
+"""A labelled data set in memory: keys, uint8 images and labels side by side, with hashes that tell images apart."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.media.pixels import Fit
+from pipeline.streams import AnyInput
+from training.data.cache import build_cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """`keys` N, `pixels` uint8 `[N, 3, H, W]`, `labels` int64 `[N]`."""
+
+    keys: tuple[str, ...]
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def take(self, rows: Tensor) -> Images:
+        """The given rows, int64 `[M]`, in their order."""
+        return Images(
+            keys=tuple(self.keys[i] for i in rows.tolist()), pixels=self.pixels[rows], labels=self.labels[rows]
+        )
+
+
+def load_images(source: AnyInput, folder: Path, size: tuple[int, int], fit: Fit, *, name: str) -> Images:
+    """Decodes `source` (`name` in messages) by way of a cache in `folder`. Raises `UserError` without labels."""
+    cache = build_cache(source, folder, size, fit)
+    labels = torch.from_numpy(cache.labels.copy())
+    if bool((labels < 0).any()):
+        raise UserError(f"{name}: {int((labels < 0).sum())} of {len(cache)} samples have no label")
+    return Images(keys=tuple(cache.keys), pixels=cache.images(), labels=labels)
+
+
+def key_marks(keys: Iterable[str]) -> Tensor:
+    """64 bits of each key's hash, int64 `[N]`."""
+    return _marks(key.encode() for key in keys)
+
+
+def pixel_marks(pixels: Tensor) -> Tensor:
+    """64 bits of the hash of each image uint8 `[N, 3, H, W]`, int64 `[N]`."""
+    return _marks(image.tobytes() for image in pixels.permute(0, 2, 3, 1).contiguous().numpy())
+
+
+def _marks(contents: Iterable[bytes]) -> Tensor:
+    digests = (hashlib.blake2b(content, digest_size=8).digest() for content in contents)
+    return torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests], dtype=torch.int64)

@@ -1,0 +1,1 @@
+"""`doppel train-denoiser`: a diffusion model on any configured data set."""

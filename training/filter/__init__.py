@@ -1,0 +1,1 @@
+"""`doppel filter`: how much each stored neighbour counts."""

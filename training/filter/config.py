@@ -1,0 +1,25 @@
+"""What `doppel filter` reads."""
+
+from __future__ import annotations
+
+from pydantic import PositiveInt
+
+from pipeline.config import Section
+from pipeline.media.pixels import Fit
+from pipeline.streams import AnyInput
+from training.calibrate.config import JudgeConfig
+from training.classifier.filtering import FilterConfig
+
+
+class StoreFilterConfig(Section):
+    store: str
+    """The output.path of a doppel run, in format webdataset."""
+    data: AnyInput
+    """The originals, with labels, by the keys of that run."""
+    size: tuple[PositiveInt, PositiveInt]
+    """Height and width that the judge sees."""
+    fit: Fit = "resize"
+    judge: JudgeConfig
+    """The baseline. It may have been trained on the originals themselves."""
+    filter: FilterConfig
+    output: str

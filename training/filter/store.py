@@ -1,0 +1,96 @@
+"""`doppel filter`: how much each stored neighbour counts, by what a baseline classifier still sees in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.hooks.store import Entry, NeighbourStore
+from pipeline.media.pixels import Fit, fitted
+from pipeline.report.progress import looking
+from training.calibrate.calibrate import judge_for, write
+from training.calibrate.locality import JUDGED_AT_ONCE, count_right, judged
+from training.classifier.filtering import rejected_share, weights
+from training.data.images import load_images
+from training.filter.config import StoreFilterConfig
+
+WEIGHTS, REPORT = "weights.json", "filter.json"
+
+
+class NamedStore(NeighbourStore):
+    """A store, opened without weights, that also tells what its neighbours are called."""
+
+    def __init__(self, shards: Mapping[Path, Sequence[Entry]], weights: Mapping[str, float] | None = None) -> None:
+        super().__init__(shards, weights)
+        self.entries: dict[str, list[Entry]] = {}
+        """Of a key, in the order of `get`: a job may have lost the first copy and kept the second."""
+        for entry in sorted(chain.from_iterable(shards.values()), key=lambda entry: entry.copy):
+            self.entries.setdefault(entry.key, []).append(entry)
+
+
+def filter_store(config: StoreFilterConfig) -> dict[str, Any]:
+    """Writes the weights that `NeighbourStore.open` takes, and a report, which it returns, into `config.output`.
+
+    Neighbours without an original in `data` are not judged: they have no weight there, which counts as 1. Raises
+    `UserError` where store, data and judge don't fit.
+    """
+    output, device = Path(config.output), "cuda" if torch.cuda.is_available() else "cpu"
+    store = NamedStore.open(config.store)
+    assert isinstance(store, NamedStore)
+    images = load_images(config.data, output / "cache" / "data", config.size, config.fit, name="data")
+    if twice := len(images) - len(set(images.keys)):
+        raise UserError(f"data: {twice} of {len(images)} samples have a key that another has; keys must be unique")
+    found = [(row, at) for row, key in enumerate(images.keys) for at in enumerate(store.entries.get(key, ()))]
+    if not found:
+        raise UserError(
+            f"{config.store}: none of its {len(store)} neighbours is of a key in data, the first of which is "
+            f"{images.keys[0]!r}; it is the store of another data set"
+        )
+    judge = judge_for(config.judge, output, config.size, config.fit).to(device)
+    before = judged(judge, images.pixels)
+    right = count_right(before, images.labels)
+    after = list[Tensor]()
+    with looking() as on_images:
+        for first in range(0, len(found), JUDGED_AT_ONCE):
+            part = found[first : first + JUDGED_AT_ONCE]
+            near = [store.get(entry.key, index) for _, (index, entry) in part]
+            after.append(judged(judge, pixels_of(near, config.size, config.fit)).logits)
+            on_images("neighbours", len(part))
+    rows = torch.tensor([row for row, _ in found])
+    labels = images.labels[rows]
+    kept = weights(config.filter, before.logits[rows], torch.cat(after), labels)
+    report = {
+        "rejected": rejected_share(kept),
+        "rejected_by_class": by(labels, kept),
+        "rejected_by_copy": by(torch.tensor([entry.copy for _, (_, entry) in found]), kept),
+        "neighbours": len(found),
+        "neighbours_without_original": len(store) - len(found),
+        "originals": len(images),
+        "originals_without_neighbour": len(images) - len(rows.unique()),
+        "originals_that_the_judge_sees_right": right,
+        "config": config.model_dump(mode="json"),
+    }
+    by_name = {entry.name: weight for (_, (_, entry)), weight in zip(found, kept.tolist(), strict=True)}
+    write(output / WEIGHTS, json.dumps(by_name, ensure_ascii=False).encode())
+    write(output / REPORT, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
+    return report
+
+
+def pixels_of(images: Sequence[Image.Image | None], size: tuple[int, int], fit: Fit) -> Tensor:
+    """uint8 `[N, 3, H, W]`, brought to size as originals are."""
+    pixels = [fitted(image, size, fit, Image.Resampling.BICUBIC)[0] for image in images if image is not None]
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+
+
+def by(groups: Tensor, kept: Tensor) -> dict[str, float]:
+    """The rejected share in each group, `groups` int64 `[N]`."""
+    return {str(group): rejected_share(kept[groups == group]) for group in groups.unique().tolist()}
