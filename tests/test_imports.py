@@ -117,11 +117,16 @@ IMPORTS = {module: imported(file) for module, file in MODULES.items()}
 OURS = {module: {name for name in names if name in MODULES} for module, names in IMPORTS.items()}
 
 
+def is_door(file: Path) -> bool:
+    """A package without anything but its docstring."""
+    return file.name == "__init__.py" and len(ast.parse(file.read_text()).body) == 1
+
+
 def between_rooms() -> dict[str, set[str]]:
     """What the front doors (`pipeline`, `training`) re-export does not count."""
     found: dict[str, set[str]] = {}
     for module, names in OURS.items():
-        if room(module) not in ("", "training") and (names or MODULES[module].name != "__init__.py"):
+        if room(module) not in ("", "training") and not is_door(MODULES[module]):
             others = {room(name) for name in names} - {room(module), "", "training"}
             found[room(module)] = found.get(room(module), set()) | others
     return found
