@@ -10,7 +10,7 @@ from pipeline import __version__
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from pipeline.job.plan import Job
+    from pipeline.job.plan import Plan
     from pipeline.streams.ledger import OnChange
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -114,57 +114,57 @@ def build_parser() -> argparse.ArgumentParser:
 def run_command(args: argparse.Namespace) -> int:
     from pipeline.config import load_config
     from pipeline.job.config import JobConfig
-    from pipeline.job.plan import make_job
+    from pipeline.job.plan import make_plan
 
     limit = [f"limit={args.limit}"] if args.limit is not None else []
-    job = make_job(load_config(JobConfig, args.recipe, [*args.set, *limit]))
-    mind_licences(job, forbid=args.forbid_noncommercial)
-    if job.config.anonymity is not None:
+    plan = make_plan(load_config(JobConfig, args.recipe, [*args.set, *limit]))
+    mind_licences(plan, forbid=args.forbid_noncommercial)
+    if plan.config.anonymity is not None:
         from pipeline.engine.gate import with_gate
 
-        job = with_gate(job)
+        plan = with_gate(plan)
     if args.dry_run:
         from pipeline.commands.estimate import estimate
 
-        print(estimate(job))
+        print(estimate(plan))
         return 0
     on_change: OnChange = "overwrite" if args.overwrite else "keep" if args.keep_finished else "refuse"
-    if job.config.release is not None:
+    if plan.config.release is not None:
         from pipeline.commands.release import check_export
 
-        check_export(job)
-    manifest = run_with_progress(job, on_change)
+        check_export(plan)
+    manifest = run_with_progress(plan, on_change)
     counts = manifest["counts"]
     print(
-        f"{job.config.output.path}: {counts['images']} images from {counts['read']} samples in "
+        f"{plan.config.output.path}: {counts['images']} images from {counts['read']} samples in "
         f"{manifest['shards']['finished']} of {manifest['shards']['total']} shards, "
         f"{counts['quarantined'] + counts['undecodable']} in quarantine"
     )
     failed = outcome(manifest)
-    if job.config.release is None or failed:
+    if plan.config.release is None or failed:
         return failed
     if not manifest["complete"]:
-        raise UserError(f"{job.config.output.path}: the job is not finished, so nothing is released")
-    return release_job(job)
+        raise UserError(f"{plan.config.output.path}: the job is not finished, so nothing is released")
+    return release_job(plan)
 
 
-def release_job(job: Job) -> int:
+def release_job(plan: Plan) -> int:
     from pipeline.commands.release import export
     from pipeline.report.progress import looking
 
-    assert job.config.release is not None
+    assert plan.config.release is not None
     with looking() as on_images:
-        results = export(job, on_images)
-    print(f"{job.config.release.path}: {results['counts']['released']} images released; RELEASE.json lists every file")
-    print(f"{job.config.release.audit}/report.html: the private audit")
+        results = export(plan, on_images)
+    print(f"{plan.config.release.path}: {results['counts']['released']} images released; RELEASE.json lists every file")
+    print(f"{plan.config.release.audit}/report.html: the private audit")
     for finding in results["findings"]:
         print(f"  {finding}")
     return 0
 
 
-def mind_licences(job: Job, *, forbid: bool) -> None:
+def mind_licences(plan: Plan, *, forbid: bool) -> None:
     """One line for weights that must not be used commercially. Raises `UserError` where the user forbids them."""
-    for path, licence in job.licences.items():
+    for path, licence in plan.licences.items():
         if licence.noncommercial and forbid:
             raise UserError(f"{path}: its licence is {licence.name}, and --forbid-noncommercial was given")
         if licence.noncommercial:
@@ -323,7 +323,7 @@ def compare_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_with_progress(job: Job, on_change: OnChange) -> dict[str, Any]:
+def run_with_progress(plan: Plan, on_change: OnChange) -> dict[str, Any]:
     from pipeline.engine.local import run_job
     from pipeline.engine.process import Event, Progress, Scanned
     from pipeline.report.progress import JobProgress
@@ -338,7 +338,7 @@ def run_with_progress(job: Job, on_change: OnChange) -> dict[str, Any]:
             else:
                 bar.shard_done()
 
-        return run_job(job, on_change=on_change, begin=bar.begin, observe=observe)
+        return run_job(plan, on_change=on_change, begin=bar.begin, observe=observe)
 
 
 def outcome(manifest: dict[str, Any]) -> int:

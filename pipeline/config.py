@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import UserError
 
 Config = TypeVar("Config", bound=BaseModel)
+Fraction = Annotated[float, Field(ge=0, le=1)]
 RECIPES = Path(__file__).parent.parent / "datasets_cfg"
 
 

@@ -36,7 +36,7 @@ from pipeline.diffusion.solvers import SOLVERS, integrate
 from pipeline.engine.local import resolve_devices, run_job
 from pipeline.engine.process import Event, Progress, ShardDone
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_job
+from pipeline.job.plan import make_plan
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
 
@@ -58,7 +58,7 @@ def job(folder: Path, urls: str, *, steps: int | None, batch: int = BATCH, codec
 
 def run(content: dict[str, Any], observe: Callable[[Event], None] = lambda event: None) -> tuple[int, float]:
     """Images and seconds of a job, from opening the input to the manifest."""
-    prepared = make_job(validate(JobConfig, content, "bench"))
+    prepared = make_plan(validate(JobConfig, content, "bench"))
     shutil.rmtree(content["output"]["path"], ignore_errors=True)
     started = time.perf_counter()
     manifest = run_job(prepared, observe=observe)
@@ -155,7 +155,7 @@ def steady_rate(content: dict[str, Any]) -> float:
         if isinstance(event, Progress) and event.images:
             seen.append((time.perf_counter(), event.images))
 
-    run_job(make_job(validate(JobConfig, content, "bench")), observe=observe)
+    run_job(make_plan(validate(JobConfig, content, "bench")), observe=observe)
     return sum(images for _, images in seen[1:]) / (seen[-1][0] - seen[0][0])
 
 

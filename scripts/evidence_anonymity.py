@@ -44,13 +44,13 @@ from pipeline.config import load_config, validate
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.engine.local import run_job
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_job
+from pipeline.job.plan import make_plan
 from pipeline.media.pixels import decode, from_pixels, to_pixels
 from pipeline.media.records import Sample
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
 from pipeline.operators import DDIB, Boomerang, Given, Operator
-from pipeline.report.audit_plots import AtLevel, against_level, png
+from pipeline.report.audit_plots import AttackAtLevel, against_level, png
 from pipeline.report.sheet import contact_sheet
 from pipeline.streams.shards import WebDatasetInput
 
@@ -130,7 +130,7 @@ class Faces:
 
 def levels(faces: Faces) -> dict[str, Any]:
     limits = {judge.recogniser.name: judge.threshold for judge in faces.judges}
-    rows, points = {}, {name: list[AtLevel]() for name in RECOGNISERS}
+    rows, points = {}, {name: list[AttackAtLevel]() for name in RECOGNISERS}
     for level in LEVELS:
         started = time.monotonic()
         images = faces.through(Boomerang(t_boom=level, steps=STEPS))
@@ -151,7 +151,7 @@ def levels(faces: Faces) -> dict[str, Any]:
                 "threshold": limit, "faces": len(distances), "distance": mean(distances), "se": error(distances),
                 "over": mean(over), "over_se": error(over),
             }  # fmt: skip
-            points[name].append(AtLevel(level=level, distance=mean(distances), distance_error=error(distances),
+            points[name].append(AttackAtLevel(level=level, distance=mean(distances), distance_error=error(distances),
                                         over=mean(over), over_error=error(over)))  # fmt: skip
         row["rank_1"] = ranks_of(pairing)
         rows[str(level)] = row
@@ -266,7 +266,7 @@ def job_of(source: Path, out: Path, first: float, further: Sequence[float]) -> A
         "output": {"path": str(out)},
         "run": {"devices": ["cpu"]},
     }
-    return make_job(validate(JobConfig, content, "evidence"))
+    return make_plan(validate(JobConfig, content, "evidence"))
 
 
 def subset(file: Path, keys: set[str]) -> None:

@@ -21,7 +21,7 @@ from pipeline.diffusion.views.catalogue import FlipVertical, Negate, Rotate
 from pipeline.engine.local import run_job
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_job
+from pipeline.job.plan import make_plan
 from pipeline.media.pixels import decode
 from pipeline.models.cascade import Cascade
 from pipeline.models.config import ModelConfig
@@ -302,7 +302,7 @@ def test_a_whole_job_runs_at_full_size(configs: dict[str, ModelConfig], tmp_path
     content["model"] |= {"upscalers": [{"path": stage.path} for stage in configs["IF+x4"].upscalers], "batch_size": 2}
     content |= {"operator": {"name": "boomerang", "steps": 1, "condition": "own"}, "caption": "a photo of {label}"}
     with torch.inference_mode(False):
-        manifest = run_job(make_job(validate(JobConfig, content, "test")), on_change="refuse")
+        manifest = run_job(make_plan(validate(JobConfig, content, "test")), on_change="refuse")
     assert manifest["counts"]["written"] == 3
     for name, member in builders.members_of(tmp_path / "out" / "data" / "a.tar").items():
         if name.endswith((".png", ".jpg")):

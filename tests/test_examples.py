@@ -14,7 +14,7 @@ import pytest
 from pipeline.config import validate
 from pipeline.engine.local import run_job
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_job
+from pipeline.job.plan import make_plan
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "scripts" / "examples"
@@ -55,7 +55,7 @@ def test_hugging_face_trainer(tmp_path: Path) -> None:
         "output": {"path": str(tmp_path / "store")},
         "run": {"devices": ["cpu"]},
     }
-    run_job(make_job(validate(JobConfig, content, "-")))
+    run_job(make_plan(validate(JobConfig, content, "-")))
     printed = run("with_hf_trainer.py", "--steps", "4", "--store", "store", cwd=tmp_path)
     assert "steps 4" in printed
     counts = {name: int(count) for name, count in re.findall(r"'(\w+)': (\d+)", printed.splitlines()[-1])}

@@ -15,7 +15,7 @@ from pipeline.config import validate
 from pipeline.engine.local import run_job
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_job
+from pipeline.job.plan import make_plan
 from pipeline.media.pixels import Undecodable, decode, decode_mask
 from pipeline.models.codec import fit_linear_patch, save_codec
 from pipeline.report.animate import reassemble
@@ -24,7 +24,7 @@ SIDE = builders.SIDE
 
 
 def run(content: dict[str, Any]) -> dict[str, Any]:
-    return run_job(make_job(validate(JobConfig, content, "test")))
+    return run_job(make_plan(validate(JobConfig, content, "test")))
 
 
 def png(array: np.ndarray) -> bytes:

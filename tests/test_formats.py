@@ -9,7 +9,7 @@ import pytest
 from pipeline.config import validate
 from pipeline.engine.local import run_job
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_job
+from pipeline.job.plan import make_plan
 from pipeline.media.pixels import decode
 
 NAMES = ["cat", "dog", "owl"]
@@ -51,7 +51,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
 def run(source: dict[str, Any], out: Path, model: Path, output: str) -> Path:
     content = builders.recipe("", out, model, **{"output.format": output, "operator.t_boom": 0})
     content["input"] = source
-    manifest = run_job(make_job(validate(JobConfig, content, "test")))
+    manifest = run_job(make_plan(validate(JobConfig, content, "test")))
     assert manifest["counts"]["written"] == COUNT
     return out / "data"
 
@@ -123,7 +123,7 @@ def test_sets_without_labels_and_with_wrong_ones(output: str, tmp_path: Path) ->
     content = builders.recipe(
         source, tmp_path / "out", None, **{"output.format": output, "input.label_names": NAMES[:2]}
     )
-    manifest = run_job(make_job(validate(JobConfig, content, "test")))
+    manifest = run_job(make_plan(validate(JobConfig, content, "test")))
     assert manifest["counts"]["written"] == 3
     (reason,) = [
         c
@@ -147,7 +147,7 @@ def test_the_models_class_names_belong_to_the_data_only_where_its_labels_are_use
     source = builders.tar(tmp_path / "in.tar", [("0.png", builders.picture(0)), ("0.cls", label)])
     changes = {"output.format": "parquet", "operator.condition": "own" if use_labels else "none"}
     content = builders.recipe(source, tmp_path / "out", folder, **changes)
-    assert run_job(make_job(validate(JobConfig, content, "test")))["counts"]["written"] == 1
+    assert run_job(make_plan(validate(JobConfig, content, "test")))["counts"]["written"] == 1
     found = load_dataset(str(tmp_path / "out" / "data"), split="train", cache_dir=str(tmp_path / "cache"))
     assert found["label"] == [int(label)]
     assert getattr(found.features["label"], "names", None) == (NAMES if use_labels else None)

@@ -19,7 +19,7 @@ from pipeline.engine import ladder, local
 from pipeline.engine.batch_size import BatchSize
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import Job, make_job
+from pipeline.job.plan import Plan, make_plan
 from pipeline.media.records import Batch, Frame, Output, Result, Row, Sample
 from pipeline.operators import OPERATORS
 
@@ -28,12 +28,12 @@ YELLOW, FAR = (250, 250, 20), (170, 250, 20)  # far from all others, nearest to 
 SALT = "a secret of the tests"
 
 
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Job:
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Plan:
     monkeypatch.setenv("DOPPEL_SALT", SALT)
     model = builders.model_folder(tmp_path / "model", classes=None)
     source = builders.shard(tmp_path / "in" / "a.tar", 1)
     content = builders.recipe(source, tmp_path / "out", model, **{"anonymity.ladder": [0.6, 0.8], **changes})
-    return make_job(validate(JobConfig, content, "recipe"))
+    return make_plan(validate(JobConfig, content, "recipe"))
 
 
 def row(key: str, image: np.ndarray) -> Row:
@@ -63,11 +63,11 @@ class World:
         patch.setattr(ladder, "open_gate", self.open)
 
     @contextmanager
-    def open(self, job: Job, device: str) -> Iterator[Any]:
+    def open(self, job: Plan, device: str) -> Iterator[Any]:
         yield self.gate
 
     def transform(
-        self, rows: Sequence[Row], models: Any, job: Job, device: str, size: BatchSize, attempt: int = 0
+        self, rows: Sequence[Row], models: Any, job: Plan, device: str, size: BatchSize, attempt: int = 0
     ) -> list[Result]:
         self.passes.append((attempt, [r.sample.key for r in rows]))
         self.levels.append(getattr(job.config.operator, job.config.operator.dial).low)  # type: ignore[union-attr,arg-type]
@@ -88,7 +88,7 @@ def known(images: dict[str, np.ndarray]) -> FaceTable:
     return fakes.originals({**images, "yellow": fakes.picture((YELLOW, 9, 9), seed=7)})
 
 
-def climbed(world: World, made: Job, images: dict[str, np.ndarray], size: int = 2) -> dict[str, Result]:
+def climbed(world: World, made: Plan, images: dict[str, np.ndarray], size: int = 2) -> dict[str, Result]:
     results: dict[str, Result] = {}
     read = 0
     for batch, outcomes in ladder.climb(batches(images, size), made, "cpu"):
@@ -206,13 +206,13 @@ def test_bad_recipes(changes: dict[str, Any], said: str, tmp_path: Path, monkeyp
 def test_a_gate_needs_a_secret_salt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = job(tmp_path, monkeypatch)
     monkeypatch.delenv("DOPPEL_SALT")
-    public = make_job(made.config)
+    public = make_plan(made.config)
     with pytest.raises(UserError, match="secret salt of at least 16 bytes"):
         local.run_job(public)
     assert not (tmp_path / "out" / "data").exists()
     monkeypatch.setenv("DOPPEL_SALT", "short")
     with pytest.raises(UserError, match="holds 5 bytes; at least 16"):
-        make_job(made.config)
+        make_plan(made.config)
 
 
 def test_levels_are_where_operators_say() -> None:
@@ -225,7 +225,7 @@ def test_a_whole_job_counts_everything(tmp_path: Path, monkeypatch: pytest.Monke
     """Real reading, model, encoding and ledger; the gate sees every image as one face, and its pixels as the person."""
     made = job(tmp_path, monkeypatch, **{"model.batch_size": 4, "anonymity.ladder": [0.9, 1.0]})
     source = builders.shard(tmp_path / "in" / "b.tar", 11)
-    made = make_job(
+    made = make_plan(
         made.config.model_copy(update={"input": made.config.input.model_copy(update={"urls": (str(source),)})})
     )
     shard = made.config.input.open().shards[0]
@@ -233,7 +233,7 @@ def test_a_whole_job_counts_everything(tmp_path: Path, monkeypatch: pytest.Monke
     table = fakes.whole_originals(images)
 
     @contextmanager
-    def opened(job: Job, device: str, seen: Any = None) -> Iterator[Any]:
+    def opened(job: Plan, device: str, seen: Any = None) -> Iterator[Any]:
         yield fakes.whole_gate(table, threshold=0.35)
 
     monkeypatch.setattr(ladder, "open_gate", opened)
@@ -251,7 +251,7 @@ def test_a_whole_job_counts_everything(tmp_path: Path, monkeypatch: pytest.Monke
     first = builders.tree(tmp_path / "out", "data", "quarantine")
     output = made.config.output.model_copy(update={"path": str(tmp_path / "again")})
     run = made.config.run.model_copy(update={"workers": 1})
-    made = make_job(made.config.model_copy(update={"output": output, "run": run}))
+    made = make_plan(made.config.model_copy(update={"output": output, "run": run}))
     local.run_job(made)
     assert builders.tree(tmp_path / "again", "data", "quarantine") == first
 

@@ -18,12 +18,12 @@ from pipeline.engine.local import run_job
 from pipeline.engine.process import Event
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_job
+from pipeline.job.plan import make_plan
 from pipeline.streams.ledger import Ledger, OnChange
 
 
 def run(content: dict[str, Any], on_change: OnChange = "refuse", observe: Any = lambda event: None) -> dict[str, Any]:
-    return run_job(make_job(validate(JobConfig, content, "test")), on_change=on_change, observe=observe)
+    return run_job(make_plan(validate(JobConfig, content, "test")), on_change=on_change, observe=observe)
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_overwrite_removes_only_what_the_job_wrote(content: dict[str, Any], tmp_
 
 
 def test_two_processes_cannot_write_to_one_folder(content: dict[str, Any], tmp_path: Path) -> None:
-    job = make_job(validate(JobConfig, content, "test"))
+    job = make_plan(validate(JobConfig, content, "test"))
     with (
         Ledger(tmp_path / "out").open({"config": {}, "hashes": {}}, "refuse"),
         pytest.raises(UserError, match="another"),

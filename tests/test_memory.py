@@ -15,7 +15,7 @@ from pipeline.engine.batch_size import BatchSize, largest_batch, remembered
 from pipeline.engine.transforming import try_sizes
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_job
+from pipeline.job.plan import make_plan
 from pipeline.models.pixel import PixelModel
 from tests.test_run import run
 
@@ -183,6 +183,6 @@ def test_auto_tries_real_batches_with_all_that_the_recipe_gives(
     monkeypatch.setattr(PixelModel, "encode", scarce)
     changes = {"operator": {"name": "sdedit", "steps": 50}, "mask": {"shape": "half"}, "guide": {"previous": 1}}
     recipe = builders.recipe(tmp_path / "in.tar", tmp_path / "out", model, **changes, **{"model.batch_size": "auto"})
-    job = make_job(validate(JobConfig, recipe, "test"))
+    job = make_plan(validate(JobConfig, recipe, "test"))
     assert try_sizes(job, "cpu:0") == 8
     assert set(sizes) == {1, 2, 4, 8, 16}

@@ -27,7 +27,7 @@ from pipeline.engine.batch_size import largest_batch
 from pipeline.engine.local import fitted, resolve_devices
 from pipeline.hooks.augment import GenerativeAugment
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_job
+from pipeline.job.plan import make_plan
 from pipeline.models.config import ModelConfig, Upscaler
 from pipeline.models.families import load_model
 from pipeline.operators import OPERATORS, Boomerang, Given, Operator
@@ -264,7 +264,7 @@ def test_the_batch_size_is_tried_out_on_the_device(
     source = builders.shard(tmp_path / "in.tar", 1)
     recipe = builders.recipe(source, tmp_path / "out", model, **{"model.batch_size": "auto"})
     with pretend_cuda():
-        job = fitted(make_job(validate(JobConfig, recipe, "test")), "cuda:0", None)
+        job = fitted(make_plan(validate(JobConfig, recipe, "test")), "cuda:0", None)
     assert job.fitted == 4
     assert freed == [True]
 

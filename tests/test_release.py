@@ -37,7 +37,7 @@ from pipeline.config import validate
 from pipeline.engine.local import run_job
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_job
+from pipeline.job.plan import make_plan
 from pipeline.media.records import Rejected
 from pipeline.release import ReleaseConfig, publish, verify
 from pipeline.release.made import Made, grouped, read
@@ -227,7 +227,7 @@ def test_keys_of_a_folder_are_those_that_its_scan_finds(tmp_path: Path) -> None:
 def real_job(folder: Path, source: dict[str, Any]) -> dict[str, tuple[str, list[str]]]:
     """Extension of the image, and all members, of each sample of a job that passes images through."""
     recipe = builders.recipe("", folder / "job", None) | {"input": source}
-    run_job(make_job(validate(JobConfig, recipe, "test")))
+    run_job(make_plan(validate(JobConfig, recipe, "test")))
     made, found = Made.by(folder / "job"), {}
     for tar in made.tars:
         for key, spans in grouped(tar):

@@ -14,13 +14,13 @@ from pipeline.engine.local import run_job
 from pipeline.engine.process import Event, Progress
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_job
+from pipeline.job.plan import make_plan
 from pipeline.media.pixels import decode
 from pipeline.streams.ledger import OnChange
 
 
 def run(content: dict[str, Any], on_change: OnChange = "refuse") -> dict[str, Any]:
-    return run_job(make_job(validate(JobConfig, content, "test")), on_change=on_change)
+    return run_job(make_plan(validate(JobConfig, content, "test")), on_change=on_change)
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_an_empty_shard_gives_an_empty_shard(tmp_path: Path, model: Path) -> Non
 
 def test_progress_counts_every_image(shards: str, tmp_path: Path, model: Path) -> None:
     events: list[Event] = []
-    job = make_job(validate(JobConfig, builders.recipe(shards, tmp_path / "out", model), "test"))
+    job = make_plan(validate(JobConfig, builders.recipe(shards, tmp_path / "out", model), "test"))
     run_job(job, observe=events.append)
     assert sum(e.images for e in events if isinstance(e, Progress)) == 16
     log = [json.loads(line) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]
@@ -219,7 +219,7 @@ def test_an_output_that_is_not_finite_is_quarantined(
 
 def test_the_input_changing_under_the_job_is_an_error(tmp_path: Path, model: Path) -> None:
     source = builders.shard(tmp_path / "in.tar", 30)
-    job = make_job(validate(JobConfig, builders.recipe(source, tmp_path / "out", model), "test"))
+    job = make_plan(validate(JobConfig, builders.recipe(source, tmp_path / "out", model), "test"))
 
     def touch(event: Event) -> None:
         builders.shard(source, 31)

@@ -13,7 +13,7 @@ from pipeline.cli import main
 from pipeline.config import validate
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_job
+from pipeline.job.plan import make_plan
 from tests.test_run import run
 
 PROMPT = {"condition": "a photo of a cat", "steps": 2}
@@ -175,7 +175,7 @@ def test_what_is_loaded_on_top_counts_for_the_hash(shard: Path, sd: Path, tmp_pa
     moved = shutil.copy(file, tmp_path / "moved.safetensors")
 
     def hashes(**changes: Any) -> tuple[str, str]:
-        job = make_job(validate(JobConfig, recipe(shard, tmp_path / "out", sd, PROMPT, **changes), "test"))
+        job = make_plan(validate(JobConfig, recipe(shard, tmp_path / "out", sd, PROMPT, **changes), "test"))
         return job.hashes["model"], job.hashes["config"]
 
     plain, with_file = hashes(), hashes(**{"model.lora": [{"path": str(file)}]})

@@ -13,7 +13,7 @@ from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from pipeline.diffusion.denoisers import Denoiser, per_row
 from pipeline.diffusion.editing import AttentionEdit
-from pipeline.diffusion.model import Between, Row, Rows
+from pipeline.diffusion.model import Between, RowCondition, Rows
 from pipeline.models.gaussian import ClosedForm, Gaussian
 
 
@@ -22,7 +22,7 @@ def number(text: str) -> float:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest()) / 2**32
 
 
-def mean_of(row: Row) -> float:
+def mean_of(row: RowCondition) -> float:
     if isinstance(row, Between):
         return mean_of(row.first) + row.share * (mean_of(row.second) - mean_of(row.first))
     assert not isinstance(row, int)

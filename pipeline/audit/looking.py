@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.anonymity.attacks.photos import UNKNOWN, Floats, Ints, Pairing, layouts, main_faces
+from pipeline.anonymity.attacks.photos import UNKNOWN, Indices, Pairing, Vectors, layouts, main_faces
 from pipeline.anonymity.faces.scanning import image_stream, scan
 from pipeline.audit.task import Audit
 from pipeline.errors import UserError
@@ -39,7 +39,7 @@ SUFFIXES = ("", *(f"-{copy}" for copy in range(16)), *(f"-image-{number}" for nu
 class Looked:
     """What one pass over the pixels of a stream leaves; images are numbered as in its face table."""
 
-    layouts: Mapping[str, Floats]
+    layouts: Mapping[str, Vectors]
     labels: tuple[int | None, ...]
     held: Mapping[int, Pixels8]
 
@@ -48,7 +48,7 @@ class Looked:
 class Held:
     """Pairs whose pixels are in memory."""
 
-    rows: Ints
+    rows: Indices
     """`[H]`: of the release."""
     released: list[Pixels8]
     sources: list[Pixels8]
@@ -64,9 +64,9 @@ class Seen:
     """`[N]`: of the originals."""
     released_labels: tuple[int | None, ...]
     """`[R]`"""
-    outside: Mapping[str, Floats]
+    outside: Mapping[str, Vectors]
     """Of images that were not in the input: vectors by recogniser or layout."""
-    outside_people: Mapping[str, Ints]
+    outside_people: Mapping[str, Indices]
     """Numbers of who is in them."""
 
 
@@ -93,7 +93,7 @@ def gather(
     before = look(task.originals, size, task.fit, set(source[held].tolist()))
     after = look(released, size, "resize", set(held.tolist()))
     sides = {name: (before.layouts[name], after.layouts[name]) for name in before.layouts}
-    outside, people = dict[str, Floats](), dict[str, Ints]()
+    outside, people = dict[str, Vectors](), dict[str, Indices]()
     if task.others is not None:
         flat = look(task.others, size, task.fit, set()).layouts
         outside, people = _outside(faces(task.others, "others", task.fit, task.identity), flat)
@@ -138,7 +138,7 @@ def first_size(release: Path) -> tuple[int, int]:
     raise UserError(f"{release}: no image of it can be read")
 
 
-def sources_of(released: Sequence[str], originals: Sequence[str], salt: bytes | None) -> Ints:
+def sources_of(released: Sequence[str], originals: Sequence[str], salt: bytes | None) -> Indices:
     """`[R]`: the original that each released key was made from by this salt; −1 where there is none."""
     if salt is None:
         return np.full(len(released), UNKNOWN, dtype=np.int64)
@@ -147,7 +147,7 @@ def sources_of(released: Sequence[str], originals: Sequence[str], salt: bytes | 
     return np.array([made.get(key, UNKNOWN) for key in released], dtype=np.int64)
 
 
-def _outside(table: FaceTable, flat: Mapping[str, Floats]) -> tuple[dict[str, Floats], dict[str, Ints]]:
+def _outside(table: FaceTable, flat: Mapping[str, Vectors]) -> tuple[dict[str, Vectors], dict[str, Indices]]:
     names = [name or f"\0{i}" for i, name in enumerate(table.identities)]
     numbers = np.unique(names, return_inverse=True)[1]
     seen = {name: main_faces(table, name) for name in table.embeddings}

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.anonymity.attacks.identification import Found, chance, reidentify, share, sides
-from pipeline.anonymity.attacks.photos import THREATS, Floats, Pairing, Threat
-from pipeline.anonymity.attacks.results import Thresholds, missing
+from pipeline.anonymity.attacks.identification import SearchResult, chance, reidentify, share, sides
+from pipeline.anonymity.attacks.photos import THREATS, Pairing, Threat, Vectors
+from pipeline.anonymity.attacks.results import ThresholdsByRecogniser, missing
 from pipeline.anonymity.attacks.verification import pair_distances
 from pipeline.anonymity.faces.metrics import roc
 from pipeline.report.audit_plots import Tradeoff, distance_histograms, match_curves, png, privacy_utility, roc_curves
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 RANKS = 20
 
 
-def draw(pairing: Pairing, thresholds: Thresholds) -> dict[str, tuple[str, bytes]]:
+def draw(pairing: Pairing, thresholds: ThresholdsByRecogniser) -> dict[str, tuple[str, bytes]]:
     """File name → (caption, PNG); what a threat model has no pairs for is left out."""
     measured = [threat for threat in THREATS if missing(threat, pairing) is None]
     if not measured:
@@ -34,8 +34,8 @@ def draw(pairing: Pairing, thresholds: Thresholds) -> dict[str, tuple[str, bytes
     }  # fmt: skip
 
 
-def _distances(pairing: Pairing, measured: list[Threat], thresholds: Thresholds) -> Figure:
-    panels: dict[str, dict[str, Floats]] = {}
+def _distances(pairing: Pairing, measured: list[Threat], thresholds: ThresholdsByRecogniser) -> Figure:
+    panels: dict[str, dict[str, Vectors]] = {}
     for name in pairing.recognisers:
         query, gallery, _ = sides(pairing, name, "naive")
         clean = pair_distances(gallery, gallery, "T1", same=True).genuine
@@ -64,7 +64,7 @@ def _roc(pairing: Pairing, measured: list[Threat]) -> Figure:
     return roc_curves(panels)
 
 
-def _matches(found: Mapping[Threat, Mapping[str, Found | None]]) -> Figure:
+def _matches(found: Mapping[Threat, Mapping[str, SearchResult | None]]) -> Figure:
     ranks = range(1, RANKS + 1)
     panels: dict[str, dict[str, Any]] = {
         threat: {name: np.array([(one.rank <= r).mean() for r in ranks]) for name, one in by_name.items() if one}
@@ -77,7 +77,7 @@ def _matches(found: Mapping[Threat, Mapping[str, Found | None]]) -> Figure:
     return match_curves(panels, guessed)
 
 
-def _plane(pairing: Pairing, found: Mapping[Threat, Mapping[str, Found | None]]) -> Figure:
+def _plane(pairing: Pairing, found: Mapping[Threat, Mapping[str, SearchResult | None]]) -> Figure:
     with_face = np.bincount(pairing.released.image, minlength=len(pairing.released.keys)) > 0
     faces = share(with_face, np.arange(len(with_face)))
     height = (faces["low"], faces["share"], faces["high"])

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.anonymity.attacks.inversion import best_permutation, invert_ode
-from pipeline.anonymity.attacks.photos import Ints, Pairing, layouts
+from pipeline.anonymity.attacks.photos import Indices, Pairing, layouts
 from pipeline.anonymity.faces.table import tabulate
 from pipeline.audit.looking import Held
 from pipeline.audit.task import Audit
@@ -23,7 +23,7 @@ UNDONE, BATCH = 300, 16
 """Released images that are undone and looked at again; how many at a time."""
 
 
-def undo(task: Audit, pairs: Held, device: str) -> Iterator[tuple[str, tuple[dict[str, Any], Ints, list[Pixels8]]]]:
+def undo(task: Audit, pairs: Held, device: str) -> Iterator[tuple[str, tuple[dict[str, Any], Indices, list[Pixels8]]]]:
     """Ways back: (name, (figures, rows of the release, what was made of them)); no images where a way leads nowhere."""
     if not len(pairs.rows):
         return
@@ -63,7 +63,7 @@ def back_along_the_ode(path: str, images: Sequence[Pixels8], level: float, devic
 
 
 def paired_again(
-    pairing: Pairing, rows: Ints, images: Sequence[Pixels8], finder: FaceFinder, recognisers: Sequence[Recogniser]
+    pairing: Pairing, rows: Indices, images: Sequence[Pixels8], finder: FaceFinder, recognisers: Sequence[Recogniser]
 ) -> Pairing:
     nobody: list[str | None] = [None] * len(images)
     table = tabulate(images, [pairing.released.keys[i] for i in rows], nobody, finder, recognisers)

@@ -16,7 +16,7 @@ from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.model import Model
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import Job, make_job
+from pipeline.job.plan import Plan, make_plan
 from pipeline.media.pixels import decode, from_pixels, to_pixels
 from pipeline.media.records import Sample
 from pipeline.models.families import load_model
@@ -31,18 +31,18 @@ LEVELS = (0.2, 0.4, 0.6, 0.8)
 SHEET = "contact_sheet.png"
 
 
-def demo(out: str, run: Callable[[Job, OnChange], dict[str, Any]]) -> dict[str, Any]:
+def demo(out: str, run: Callable[[Plan, OnChange], dict[str, Any]]) -> dict[str, Any]:
     """Runs the recipe `demo` into `out`, always from the start; prints a table and returns the manifest."""
-    job = make_job(load_config(JobConfig, "demo", [f"output.path={out}"]))
+    plan = make_plan(load_config(JobConfig, "demo", [f"output.path={out}"]))
     started = time.monotonic()
-    manifest = run(job, "overwrite")
+    manifest = run(plan, "overwrite")
     seconds = time.monotonic() - started
-    if job.config.model is None:
+    if plan.config.model is None:
         raise AssertionError("the demo recipe has a model")
-    model = load_model(job.config.model, "cpu")
-    originals = samples_by_key(job.config.input)
+    model = load_model(plan.config.model, "cpu")
+    originals = samples_by_key(plan.config.input)
     outputs = samples_by_key(WebDatasetInput(urls=(f"{out}/data/*.tar",)))
-    draw_sheet(job, model, list(originals.values()), outputs, Path(out) / SHEET)
+    draw_sheet(plan, model, list(originals.values()), outputs, Path(out) / SHEET)
     print_table(out, manifest, seconds, list(originals.values()), list(outputs.values()))
     return manifest
 
@@ -53,12 +53,12 @@ def samples_by_key(source: AnyInput) -> dict[str, Sample]:
 
 
 @torch.inference_mode()
-def draw_sheet(job: Job, model: Model, originals: Sequence[Sample], outputs: dict[str, Sample], file: Path) -> None:
+def draw_sheet(plan: Plan, model: Model, originals: Sequence[Sample], outputs: dict[str, Sample], file: Path) -> None:
     """One column a class: the original above, then Boomerang at several levels with the same noise.
 
     The row at the job's own level shows the images that the job wrote.
     """
-    operator = job.config.operator
+    operator = plan.config.operator
     if not isinstance(operator, Boomerang) or model.classes is None:
         raise AssertionError("the demo recipe is a Boomerang on a class-conditional model")
     shown = [next(s for s in originals if s.label == label) for label in range(model.classes)]
@@ -70,7 +70,7 @@ def draw_sheet(job: Job, model: Model, originals: Sequence[Sample], outputs: dic
             rows.append((f"t = {level} (job)", [decode(outputs[s.key].image)[0] for s in shown]))
             continue
         at_level = operator.model_copy(update={"t_boom": LevelRange(low=level, high=level)})
-        noise = KeyedNoise(job.salt, [s.key for s in shown], operator.name, 0)
+        noise = KeyedNoise(plan.salt, [s.key for s in shown], operator.name, 0)
         rows.append((f"t = {level}", list(from_pixels(at_level(model, z, Given(labels=labels), noise).pixels))))
     contact_sheet(rows).save(file)
 

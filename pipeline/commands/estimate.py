@@ -14,28 +14,28 @@ from pipeline.engine.reading import Reader
 from pipeline.engine.transforming import load_models, transform
 
 if TYPE_CHECKING:
-    from pipeline.job.plan import Job
+    from pipeline.job.plan import Plan
 
 
-def estimate(job: Job) -> str:
+def estimate(plan: Plan) -> str:
     """The resolved recipe as YAML, then shards, images and time as comments; writes nothing.
 
     Images are counted in the first shard and assumed alike in the others; the first call of the network is not
     timed.
     """
-    config = job.config
+    config = plan.config
     stream = config.input.open()
     device, *others = resolve_devices(config.run.devices)
-    job = fitted(job, device, None)
-    models, size = load_models(config, device), BatchSize(job.batch_size)
+    plan = fitted(plan, device, None)
+    models, size = load_models(config, device), BatchSize(plan.batch_size)
     lines = [dump(config).rstrip(), f"# shards: {len(stream.shards)}, device: {', '.join([device, *others])}"]
     if not stream.shards:
         return "\n".join(lines)
     with ThreadPoolExecutor(config.run.workers) as pool:
-        for batch in islice(Reader(job, models.first, pool)(stream.shards[:1]), 1):
-            transform(batch.rows, models, job, device, size)
+        for batch in islice(Reader(plan, models.first, pool)(stream.shards[:1]), 1):
+            transform(batch.rows, models, plan, device, size)
             started = time.perf_counter()
-            transform(batch.rows, models, job, device, size)
+            transform(batch.rows, models, plan, device, size)
             frames = sum(len(row.reel.seconds) if row.reel else 1 for row in batch.rows) / max(len(batch.rows), 1)
             seconds = frames * (time.perf_counter() - started) / max(len(batch.rows), 1)
     first = sum(1 for _ in stream.shards[0].read())

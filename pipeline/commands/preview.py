@@ -17,7 +17,7 @@ from pipeline.engine.reading import Reader
 from pipeline.engine.transforming import load_models, transform
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import Job, make_job
+from pipeline.job.plan import Plan, make_plan
 from pipeline.media.records import Output, Rejected, reject
 from pipeline.report.animate import animate
 from pipeline.report.sheet import contact_sheet
@@ -34,8 +34,8 @@ def preview(
     `animation` (.gif or .mp4): the tiles of the first one slide from picture to picture. Raises `UserError` where no
     sample is usable.
     """
-    job = make_job(load_config(JobConfig, recipe, overrides))
-    outputs, rejected = try_out(job, count)
+    plan = make_plan(load_config(JobConfig, recipe, overrides))
+    outputs, rejected = try_out(plan, count)
     if not outputs:
         raise UserError(
             f"no sample can be shown; the first was refused: {rejected[0].reason}" if rejected else "the input is empty"
@@ -46,25 +46,25 @@ def preview(
     return rejected
 
 
-def try_out(job: Job, count: int) -> tuple[list[list[Output]], list[Rejected]]:
+def try_out(plan: Plan, count: int) -> tuple[list[list[Output]], list[Rejected]]:
     """All outputs of each of the first `count` usable samples, and the samples that were refused on the way.
 
     Of clips, each frame counts.
     """
-    config, device = job.config, resolve_devices(job.config.run.devices)[0]
+    config, device = plan.config, resolve_devices(plan.config.run.devices)[0]
     models, size = load_models(config, device), BatchSize(count)
     if config.model is not None and models.first is not None:
         if config.window(models.first) is not None:
             size = BatchSize(1)
         own = config.model.model_copy(update={"batch_size": size.images})
-        job = replace(job, config=config.model_copy(update={"model": own}))
+        plan = replace(plan, config=config.model_copy(update={"model": own}))
     names = config.input.open().label_names
     usable: list[list[Output]] = []
     rejected: list[Rejected] = []
     with ThreadPoolExecutor(config.run.workers) as pool:
-        for batch in Reader(job, models.first, pool, names)(config.input.open().shards):
+        for batch in Reader(plan, models.first, pool, names)(config.input.open().shards):
             rejected += batch.rejected
-            for row, result in zip(batch.rows, transform(batch.rows, models, job, device, size), strict=True):
+            for row, result in zip(batch.rows, transform(batch.rows, models, plan, device, size), strict=True):
                 if isinstance(result, str):
                     rejected.append(reject(row.sample, result, undecodable=False))
                 else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from pipeline.anonymity.faces.table import FaceTable
 from pipeline.anonymity.gate.gate import Judge
 from pipeline.anonymity.gate.judged import Judged
 from pipeline.audit import Audit, examine
+from pipeline.audit.looking import OnImages
 from pipeline.engine.gate import judges_of, model_size, scan_originals
 from pipeline.engine.local import resolve_devices
-from pipeline.job.plan import Job
+from pipeline.job.plan import Plan
 from pipeline.media.pixels import decode
 from pipeline.release import Evidence, check_release, publish, seal
 from pipeline.release.made import Made, read
@@ -27,42 +28,41 @@ ATTACKERS = ("lbph", "small")
 """Recognisers of the audit beside the gate's: by the gate's own alone, the evidence would be circular."""
 STRICTLY = 0.9
 """Of the gate's distance below which a face is another's: encoding moves faces a little, and one ends the release."""
-OnImages = Callable[[str, int], None]
 
 
-def check_export(job: Job) -> None:
+def check_export(plan: Plan) -> None:
     """Raises `UserError`, before the job starts, where it could not end in a release and its audit."""
-    if job.config.release is not None:
-        check_release(job.config.release, job.config.output.path, job.salt)
+    if plan.config.release is not None:
+        check_release(plan.config.release, plan.config.output.path, plan.salt)
         for name in ATTACKERS:
             load_recogniser(name)
 
 
-def export(job: Job, on_images: OnImages) -> dict[str, Any]:
+def export(plan: Plan, on_images: OnImages) -> dict[str, Any]:
     """Publishes what a finished job wrote, audits it, and seals it; returns the audit.
 
     Whatever cannot be completed raises, and leaves a folder without RELEASE.json. Raises `UserError`.
     """
-    config, anonymity = job.config.release, job.config.anonymity
+    config, anonymity = plan.config.release, plan.config.anonymity
     assert config is not None
     assert anonymity is not None
-    size, device = model_size(job), resolve_devices(job.config.run.devices)[0]
+    size, device = model_size(plan), resolve_devices(plan.config.run.devices)[0]
     with FaceFinder(anonymity.detector, workers=anonymity.workers) as finder:
         judges = judges_of(anonymity, finder, size, device)
         recognisers = [judge.recogniser for judge in judges]
-        originals = scan_originals(job, finder, recognisers)
+        originals = scan_originals(plan, finder, recognisers)
         faces = len(originals.image)
-        outputs = tabulated(written(job), finder, recognisers, lambda count: on_images("outputs", count))
+        outputs = tabulated(written(plan), finder, recognisers, lambda count: on_images("outputs", count))
         copy_distance = {judge.recogniser.name: STRICTLY * judge.copy_distance(faces) for judge in judges}
         evidence = Evidence(originals=originals, outputs=outputs, copy_distance=copy_distance, size=size)
-        facts = facts_of(job, judges, originals)
-        manifest = publish(config, Path(job.config.output.path), salt=job.salt, evidence=evidence, facts=facts)
+        facts = facts_of(plan, judges, originals)
+        manifest = publish(config, Path(plan.config.output.path), salt=plan.salt, evidence=evidence, facts=facts)
         release = Path(config.path).expanduser().resolve()
         staged = release if release.exists() else staging(release)
         task = Audit(
-            originals=job.config.input, release=staged, out=Path(config.audit), salt=job.salt,
-            identity=anonymity.identity, size=size, fit=job.config.image.fit,
-            model=job.config.model.path if job.config.model else None,
+            originals=plan.config.input, release=staged, out=Path(config.audit), salt=plan.salt,
+            identity=anonymity.identity, size=size, fit=plan.config.image.fit,
+            model=plan.config.model.path if plan.config.model else None,
             unsealed=manifest,
         )  # fmt: skip
         others = [load_recogniser(name, device=device) for name in ATTACKERS if name not in anonymity.recognisers]
@@ -71,16 +71,16 @@ def export(job: Job, on_images: OnImages) -> dict[str, Any]:
     return results
 
 
-def written(job: Job) -> Iterator[Named]:
+def written(plan: Plan) -> Iterator[Named]:
     """The images as they were written, read back from the job's tars."""
-    for entry in Made.by(Path(job.config.output.path)).entries(()):
+    for entry in Made.by(Path(plan.config.output.path)).entries(()):
         with open(entry.tar, "rb") as tar:
-            yield entry.key, None, decode(read(tar, entry.image), model_size(job))[0]
+            yield entry.key, None, decode(read(tar, entry.image), model_size(plan))[0]
 
 
-def facts_of(job: Job, judges: Sequence[Judge], originals: FaceTable) -> dict[str, Any]:
+def facts_of(plan: Plan, judges: Sequence[Judge], originals: FaceTable) -> dict[str, Any]:
     """What the public may know of how the release was made. Matches with other people are set beside chance's."""
-    config = job.config
+    config = plan.config
     assert config.operator is not None
     assert config.anonymity is not None
     attempts, others, faces = tally(Path(config.output.path))
@@ -98,9 +98,9 @@ def facts_of(job: Job, judges: Sequence[Judge], originals: FaceTable) -> dict[st
         "images_by_attempt": {str(attempt): count for attempt, count in sorted(attempts.items())},
         "faces_only": config.anonymity.faces_only is not None,
         "undecided": config.anonymity.undecided.model_dump(mode="json"),
-        "model": job.hashes["model"],
-        "licences": sorted({licence.name for licence in job.licences.values()}),
-        "gate": job.gate,
+        "model": plan.hashes["model"],
+        "licences": sorted({licence.name for licence in plan.licences.values()}),
+        "gate": plan.gate,
         "matches_with_other_people": matches,
     }
 

@@ -19,12 +19,12 @@ from pipeline.config import Section
 from pipeline.diffusion.components import gaussian_blur
 
 
-class Stage(Section):
+class LatentStage(Section):
     def __call__(self, latent: Tensor, image: Tensor) -> Tensor:
         raise NotImplementedError
 
 
-class Normalise(Stage):
+class Normalise(LatentStage):
     """Mean 0 and deviation 1: latents of another mean or deviation decode to near black."""
 
     name: Literal["normalise"] = "normalise"
@@ -38,7 +38,7 @@ class Normalise(Stage):
         return (centred / deviation.clamp(min=1e-8)).reshape(latent.shape)
 
 
-class Scale(Stage):
+class LatentScale(LatentStage):
     name: Literal["scale"] = "scale"
     factor: float = Field(gt=0)
 
@@ -46,7 +46,7 @@ class Scale(Stage):
         return self.factor * latent
 
 
-class Noise(Stage):
+class LatentNoise(LatentStage):
     """`latent + amount·n`: one Gaussian pattern n, the same for every sample."""
 
     name: Literal["noise"] = "noise"
@@ -57,7 +57,7 @@ class Noise(Stage):
         return latent + self.amount * pattern(latent, self.seed)
 
 
-class Blend(Stage):
+class LatentBlend(LatentStage):
     """`(1 − share)·latent + share·image`."""
 
     name: Literal["blend"] = "blend"
@@ -67,7 +67,7 @@ class Blend(Stage):
         return torch.lerp(latent, image, self.share)
 
 
-class Checkerboard(Stage):
+class Checkerboard(LatentStage):
     """Every other square, not the top left one, is the image's or Gaussian noise, the same for every sample."""
 
     name: Literal["checkerboard"] = "checkerboard"
@@ -83,7 +83,7 @@ class Checkerboard(Stage):
         return torch.where(dark, image if self.other == "image" else pattern(latent, self.seed), latent)
 
 
-class Blur(Stage):
+class Blur(LatentStage):
     """Gaussian, mirrored at the border. Of a latent it takes deviation: normalise it afterwards."""
 
     name: Literal["blur"] = "blur"
@@ -94,7 +94,7 @@ class Blur(Stage):
         return gaussian_blur(self.sigma, latent)(latent)
 
 
-class Rotate(Stage):
+class LatentRotate(LatentStage):
     """About the centre, anticlockwise; the border is continued. Of a latent, `nearest` keeps the deviation."""
 
     name: Literal["rotate"] = "rotate"
@@ -112,9 +112,9 @@ class Rotate(Stage):
         return grid_sample(latent, places, self.interpolation, padding_mode="border", align_corners=False)
 
 
-AnyImageStage = Annotated[Blur | Rotate, Field(discriminator="name")]
+AnyImageStage = Annotated[Blur | LatentRotate, Field(discriminator="name")]
 AnyStage = Annotated[
-    Normalise | Scale | Noise | Blend | Checkerboard | Blur | Rotate,
+    Normalise | LatentScale | LatentNoise | LatentBlend | Checkerboard | Blur | LatentRotate,
     Field(discriminator="name"),
 ]
 
@@ -124,7 +124,7 @@ def pattern(like: Tensor, seed: int) -> Tensor:
     return torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(seed)).to(like)
 
 
-def staged(stages: Sequence[Stage], latent: Tensor, image: Tensor) -> Tensor:
+def staged(stages: Sequence[LatentStage], latent: Tensor, image: Tensor) -> Tensor:
     """`latent` after all stages, one after the other."""
     for stage in stages:
         latent = stage(latent, image)

@@ -23,13 +23,13 @@ class Between:
     """0 is the first, 1 the second."""
 
 
-Row = int | str | Between | None
+RowCondition = int | str | Between | None
 """The condition of one image: a class, a prompt, a point between prompts; None for the unconditional estimate."""
-Rows = Sequence[Row] | Tensor | None
-"""One `Row` for each image, or labels int64 `[B]` with −1 for none; None: no image has a condition."""
+Rows = Sequence[RowCondition] | Tensor | None
+"""One `RowCondition` for each image, or labels int64 `[B]` with −1 for none; None: no image has a condition."""
 
 
-def labels_of(rows: Sequence[Row] | Tensor) -> Tensor:
+def labels_of(rows: Sequence[RowCondition] | Tensor) -> Tensor:
     """Classes as int64 `[B]`, −1 for none. Raises `TypeError` for a prompt."""
     if isinstance(rows, Tensor):
         return rows
@@ -60,7 +60,7 @@ class Outline(Protocol):
 
     @property
     def conditioning(self) -> Literal["none", "class", "text"]:
-        """What a `Row` may be, beside None."""
+        """What a `RowCondition` may be, beside None."""
         ...
 
     @property

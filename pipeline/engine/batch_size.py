@@ -21,7 +21,7 @@ LARGEST, ON_CPU = 512, 8
 TOO_SMALL = "out of memory with one image: try model.dtype bfloat16, model.offload, model.vae.tiling or model.size"
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
+Outcome = TypeVar("Outcome")
 log = logging.getLogger("doppel")
 
 
@@ -31,7 +31,9 @@ class BatchSize:
 
     images: int
 
-    def each(self, items: Sequence[Item], work: Callable[[list[Item]], Result]) -> Iterator[tuple[list[Item], Result]]:
+    def each(
+        self, items: Sequence[Item], work: Callable[[list[Item]], Outcome]
+    ) -> Iterator[tuple[list[Item], Outcome]]:
         """`work` on so many items at a time, in order; fewer are padded with the last, so that work sees one size.
 
         Yields what came of them with the items that are no padding. Raises `UserError` where a single one is too much.

@@ -18,7 +18,7 @@ from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.anonymity.gate.gate import Gate, Judge, gate_facts
 from pipeline.errors import UserError
 from pipeline.identity import PUBLIC_SALT, hash_json
-from pipeline.job.plan import Job
+from pipeline.job.plan import Plan
 from pipeline.models.families import sketch_model
 
 FACES = "faces"
@@ -38,34 +38,34 @@ def judges_of(config: AnonymityConfig, finder: FaceFinder, size: tuple[int, int]
     return tuple(judges)
 
 
-def with_gate(job: Job) -> Job:
+def with_gate(plan: Plan) -> Plan:
     """The job with the facts of the gate that it asks for, if any; their hash is the job's.
 
     Raises `UserError` for all that would keep it from proving anything: a public salt, a missing recogniser, one
     without a certificate for this detector and size, or one that is under its floor.
     """
-    if job.config.anonymity is None or job.gate is not None:
-        return job
-    config, size = _settings(job)
-    if job.salt == PUBLIC_SALT:
+    if plan.config.anonymity is None or plan.gate is not None:
+        return plan
+    config, size = _settings(plan)
+    if plan.salt == PUBLIC_SALT:
         raise UserError(
             "anonymity needs a secret salt of at least 16 bytes: name run.salt_file, or set the variable DOPPEL_SALT"
         )
     with FaceFinder(config.detector, workers=0) as finder:
         facts = gate_facts(config, finder, judges_of(config, finder, size, "cpu"))
-    return replace(job, gate=facts, hashes={**job.hashes, "gate": hash_json(facts)})
+    return replace(plan, gate=facts, hashes={**plan.hashes, "gate": hash_json(facts)})
 
 
 @contextmanager
-def open_gate(job: Job, device: str, seen: Callable[[int], None] = lambda images: None) -> Iterator[Gate]:
+def open_gate(plan: Plan, device: str, seen: Callable[[int], None] = lambda images: None) -> Iterator[Gate]:
     """The gate over all originals of the job; they are scanned first where that was not done before.
 
     `seen` is told how many more were.
     """
-    config, size = _settings(job)
+    config, size = _settings(plan)
     with FaceFinder(config.detector, workers=config.workers) as finder:
         judges = judges_of(config, finder, size, device)
-        originals = scan_originals(job, finder, [judge.recogniser for judge in judges], seen)
+        originals = scan_originals(plan, finder, [judge.recogniser for judge in judges], seen)
         yield Gate(
             finder=finder,
             judges=judges,
@@ -76,13 +76,13 @@ def open_gate(job: Job, device: str, seen: Callable[[int], None] = lambda images
 
 
 def scan_originals(
-    job: Job, finder: FaceFinder, recognisers: list[Recogniser], seen: Callable[[int], None] = lambda images: None
+    plan: Plan, finder: FaceFinder, recognisers: list[Recogniser], seen: Callable[[int], None] = lambda images: None
 ) -> FaceTable:
     """The faces of all originals, as the model sees them. Raises `UserError` where keys or faces are missing."""
-    config, size = _settings(job)
-    folder = Path(job.config.output.path) / FACES
+    config, size = _settings(plan)
+    folder = Path(plan.config.output.path) / FACES
     table = scan(
-        job.config.input, size=size, fit=job.config.image.fit, identity=config.identity, finder=finder,
+        plan.config.input, size=size, fit=plan.config.image.fit, identity=config.identity, finder=finder,
         recognisers=recognisers, folder=folder, on_images=seen,
     )  # fmt: skip
     twice = sum(count - 1 for count in Counter(table.keys).values())
@@ -95,12 +95,12 @@ def scan_originals(
     return table
 
 
-def model_size(job: Job) -> tuple[int, int]:
+def model_size(plan: Plan) -> tuple[int, int]:
     """Height and width of the images that the gate sees."""
-    assert job.config.model is not None
-    return sketch_model(job.config.model).size
+    assert plan.config.model is not None
+    return sketch_model(plan.config.model).size
 
 
-def _settings(job: Job) -> tuple[AnonymityConfig, tuple[int, int]]:
-    assert job.config.anonymity is not None
-    return job.config.anonymity, model_size(job)
+def _settings(plan: Plan) -> tuple[AnonymityConfig, tuple[int, int]]:
+    assert plan.config.anonymity is not None
+    return plan.config.anonymity, model_size(plan)

@@ -12,11 +12,11 @@ from pipeline.anonymity.gate.gate import WORDS, Gate, ImageVerdict
 from pipeline.engine.batch_size import BatchSize
 from pipeline.engine.gate import open_gate
 from pipeline.engine.transforming import load_models, transform
-from pipeline.job.plan import Job
+from pipeline.job.plan import Plan
 from pipeline.media.records import Batch, Output, Result, Row
 
 if TYPE_CHECKING:
-    from pipeline.anonymity.gate.face_masks import Box
+    from pipeline.anonymity.gate.face_masks import FaceBox
     from pipeline.media.records import Pixels8
 
 
@@ -27,24 +27,24 @@ class Climber:
     row: Row
     image: Pixels8
     """The row's own image, with the faces that have passed already in place; where only faces change."""
-    faces: tuple[Box, ...]
+    faces: tuple[FaceBox, ...]
     """That are still to change; where only faces change."""
 
 
 Settled = tuple[Row, Result]
 
 
-def climb(batches: Iterable[Batch], job: Job, device: str) -> Generator[tuple[Batch, list[Result]], None, None]:
+def climb(batches: Iterable[Batch], plan: Plan, device: str) -> Generator[tuple[Batch, list[Result]], None, None]:
     """Each batch with the rows that are settled by now, and what becomes of them: verified outputs, or why none.
 
     Rows that fail wait until a full batch of them can go through the model at the next level, or the shard ends: the
     ladder costs what the failing rows cost. Models and gate are loaded here, by the thread that runs them.
     """
-    config = job.config.anonymity
+    config = plan.config.anonymity
     assert config is not None
-    rungs = [job, *(at_level(job, level) for level in range(len(config.ladder)))]
-    models, size = load_models(job.config, device), BatchSize(job.batch_size)
-    with open_gate(job, device) as gate:
+    rungs = [plan, *(at_level(plan, level) for level in range(len(config.ladder)))]
+    models, size = load_models(plan.config, device), BatchSize(plan.batch_size)
+    with open_gate(plan, device) as gate:
         waiting: list[list[Climber]] = [[] for _ in rungs]
         for batch in batches:
             settled = list[Settled]()
@@ -68,13 +68,13 @@ def climb(batches: Iterable[Batch], job: Job, device: str) -> Generator[tuple[Ba
             yield replace(batch, rows=[row for row, _ in settled]), [result for _, result in settled]
 
 
-def at_level(job: Job, number: int) -> Job:
+def at_level(plan: Plan, number: int) -> Plan:
     """The job with its operator at a level of the ladder."""
-    config = job.config
+    config = plan.config
     assert config.operator is not None
     assert config.anonymity is not None
     operator = config.operator.at(config.anonymity.ladder[number])
-    return replace(job, config=config.model_copy(update={"operator": operator}))
+    return replace(plan, config=config.model_copy(update={"operator": operator}))
 
 
 def admit(row: Row, gate: Gate, config: AnonymityConfig) -> Climber | str:
@@ -151,7 +151,7 @@ def next_rung(climber: Climber, outputs: Sequence[Output], worst: ImageVerdict, 
     return replace(climber, image=outputs[0].image, faces=left)
 
 
-def overlap(one: Box, other: Box) -> bool:
+def overlap(one: FaceBox, other: FaceBox) -> bool:
     """The centre of one box lies in the other."""
     (x, y, w, h), (left, top, wide, high) = one, other
     return left <= x + w / 2 <= left + wide and top <= y + h / 2 <= top + high

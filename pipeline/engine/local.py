@@ -15,7 +15,7 @@ from pipeline.engine.gate import open_gate, with_gate
 from pipeline.engine.process import Event, Scanned, ShardDone, process
 from pipeline.engine.transforming import try_sizes
 from pipeline.errors import UserError
-from pipeline.job.plan import Job, identity
+from pipeline.job.plan import Plan, identity
 from pipeline.orphans import follow_parent
 from pipeline.streams.contract import InputShard
 from pipeline.streams.ledger import Ledger, OnChange
@@ -24,7 +24,7 @@ POLL_SECONDS = 1.0
 
 
 def run_job(
-    job: Job, *, on_change: OnChange = "refuse", observe: Callable[[Event], None] = lambda event: None,
+    plan: Plan, *, on_change: OnChange = "refuse", observe: Callable[[Event], None] = lambda event: None,
     begin: Callable[[int, int], None] = lambda finished, total: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Does what is left of a job and returns its manifest.
@@ -33,30 +33,30 @@ def run_job(
     `UserError` for what the user can mend; a crash or Ctrl-C leaves finished shards finished, and the same call goes
     on from there.
     """
-    stream = job.config.input.open()
-    devices = resolve_devices(job.config.run.devices)
-    job = with_gate(job)
-    licences = {path: asdict(licence) for path, licence in job.licences.items()}
-    facts = {"config": identity(job.config), "hashes": job.hashes, "licences": licences}
-    with Ledger(Path(job.config.output.path)).open(facts, on_change) as ledger:
-        job = fitted(job, devices[0], ledger)
+    stream = plan.config.input.open()
+    devices = resolve_devices(plan.config.run.devices)
+    plan = with_gate(plan)
+    licences = {path: asdict(licence) for path, licence in plan.licences.items()}
+    facts = {"config": identity(plan.config), "hashes": plan.hashes, "licences": licences}
+    with Ledger(Path(plan.config.output.path)).open(facts, on_change) as ledger:
+        plan = fitted(plan, devices[0], ledger)
         todo = ledger.pending(stream.shards, on_change)
         total = len(stream.shards)
         begin(total - len(todo), total)
         ledger.log("start", shards=total, todo=len(todo), devices=devices)
-        if job.config.anonymity is not None and todo:
-            scan_apart(job, devices[0], observe)
-        if len(devices) == 1 or job.config.limit:
-            events = process(todo, job, stream, ledger, devices[0])
+        if plan.config.anonymity is not None and todo:
+            scan_apart(plan, devices[0], observe)
+        if len(devices) == 1 or plan.config.limit:
+            events = process(todo, plan, stream, ledger, devices[0])
         else:
-            events = process_on_many(todo, job, devices)
+            events = process_on_many(todo, plan, devices)
         try:
             with closing(events):
                 for event in events:
                     observe(event)
                     if isinstance(event, ShardDone):
                         ledger.log("shard", shard=event.record["shard"], **event.record["counts"])
-            if job.config.limit:
+            if plan.config.limit:
                 total = len(ledger.records())  # the shards that the limit reached are all there are
         finally:
             manifest = ledger.write_manifest(facts, total)
@@ -64,17 +64,17 @@ def run_job(
         return manifest
 
 
-def fitted(job: Job, device: str, ledger: Ledger | None) -> Job:
+def fitted(plan: Plan, device: str, ledger: Ledger | None) -> Plan:
     """The job with its batch size; `auto` is found out once, and remembered beside the ledger."""
-    if job.config.model is None or job.config.model.batch_size != "auto":
-        return job
+    if plan.config.model is None or plan.config.model.batch_size != "auto":
+        return plan
 
     def find() -> int:
-        size = try_sizes(job, device)
+        size = try_sizes(plan, device)
         free()  # the model is gone, and the processes of the job want what it lay in
         return size
 
-    return replace(job, fitted=find() if ledger is None else remembered(ledger.root / "batch_size.json", find))
+    return replace(plan, fitted=find() if ledger is None else remembered(ledger.root / "batch_size.json", find))
 
 
 def resolve_devices(names: Sequence[str]) -> list[str]:
@@ -96,11 +96,11 @@ def resolve_devices(names: Sequence[str]) -> list[str]:
     return found
 
 
-def scan_apart(job: Job, device: str, observe: Callable[[Event], None]) -> None:
+def scan_apart(plan: Plan, device: str, observe: Callable[[Event], None]) -> None:
     """Scans the originals in a process of its own: what it computes with is gone when the models come."""
     context = multiprocessing.get_context("spawn")
     events = context.Queue()
-    worker = context.Process(target=_scan, args=(job, device, events))
+    worker = context.Process(target=_scan, args=(plan, device, events))
     worker.start()
     try:
         for event in received(events, [worker]):
@@ -111,14 +111,14 @@ def scan_apart(job: Job, device: str, observe: Callable[[Event], None]) -> None:
         worker.join()
 
 
-def process_on_many(todo: Sequence[InputShard], job: Job, devices: Sequence[str]) -> Generator[Event, None, None]:
+def process_on_many(todo: Sequence[InputShard], plan: Plan, devices: Sequence[str]) -> Generator[Event, None, None]:
     """One process a device; each takes the next shard when it has finished one."""
     context = multiprocessing.get_context("spawn")
     tasks, events = context.Queue(), context.Queue()
     for shard in todo:
         tasks.put(shard.name)
     # a daemon may have no processes of its own, as the gate does; none of them outlives its parent
-    workers = [context.Process(target=_work, args=(job, device, tasks, events)) for device in devices]
+    workers = [context.Process(target=_work, args=(plan, device, tasks, events)) for device in devices]
     for _ in workers:
         tasks.put(None)
     for worker in workers:
@@ -155,18 +155,18 @@ def received(events: Any, workers: Sequence[Any]) -> Iterator[Event]:
             yield event
 
 
-def _scan(job: Job, device: str, events: Any) -> None:
+def _scan(plan: Plan, device: str, events: Any) -> None:
     follow_parent()
     try:
-        with open_gate(job, device, seen=lambda images: events.put(Scanned(images))):
+        with open_gate(plan, device, seen=lambda images: events.put(Scanned(images))):
             events.put(None)
     except UserError as error:
         events.put(error)
 
 
-def _work(job: Job, device: str, tasks: Any, events: Any) -> None:
+def _work(plan: Plan, device: str, tasks: Any, events: Any) -> None:
     follow_parent()
-    stream = job.config.input.open()
+    stream = plan.config.input.open()
     shards = {shard.name: shard for shard in stream.shards}
 
     def assigned() -> Iterator[InputShard]:
@@ -174,7 +174,7 @@ def _work(job: Job, device: str, tasks: Any, events: Any) -> None:
             yield shards[name]
 
     try:
-        for event in process(assigned(), job, stream, Ledger(Path(job.config.output.path)), device):
+        for event in process(assigned(), plan, stream, Ledger(Path(plan.config.output.path)), device):
             events.put(event)
         events.put(None)
     except UserError as error:

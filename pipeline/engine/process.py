@@ -27,7 +27,7 @@ from pipeline.engine.transforming import transform_all
 from pipeline.engine.windows import Done, whole
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import Job
+from pipeline.job.plan import Plan
 from pipeline.media.clips import Clip, write_clip
 from pipeline.media.frames import unfit_frame
 from pipeline.media.pixels import encode, image_ext
@@ -70,24 +70,24 @@ Event = Scanned | Progress | ShardDone
 
 
 def process(
-    shards: Iterable[InputShard], job: Job, stream: InputStream, ledger: Ledger, device: str
+    shards: Iterable[InputShard], plan: Plan, stream: InputStream, ledger: Ledger, device: str
 ) -> Generator[Event, None, None]:
     """Runs the job over `shards` on one device; a shard is committed before its `ShardDone` is yielded.
 
     Closing the generator leaves finished shards finished and nothing else behind.
     """
-    model = sketch_model(job.config.model) if job.config.model else None
-    if stream.label_names is None and model is not None and job.config.wants(model, "class"):
+    model = sketch_model(plan.config.model) if plan.config.model else None
+    if stream.label_names is None and model is not None and plan.config.wants(model, "class"):
         stream = replace(stream, label_names=model.class_names)
-    transformed_by = transform_all if job.config.anonymity is None else climb
-    remaining = job.config.limit and job.config.limit - sum(r["counts"]["read"] for r in ledger.records())
+    transformed_by = transform_all if plan.config.anonymity is None else climb
+    remaining = plan.config.limit and plan.config.limit - sum(r["counts"]["read"] for r in ledger.records())
     with (
-        ThreadPoolExecutor(job.config.run.workers) as pool,
-        closing(prefetch(Reader(job, model, pool, stream.label_names)(shards, remaining), AHEAD)) as decoded,
-        closing(prefetch(transformed_by(decoded, job, device), AHEAD)) as transformed,
-        closing(prefetch(encode_all(whole(transformed), job.config, pool), AHEAD)) as encoded,
+        ThreadPoolExecutor(plan.config.run.workers) as pool,
+        closing(prefetch(Reader(plan, model, pool, stream.label_names)(shards, remaining), AHEAD)) as decoded,
+        closing(prefetch(transformed_by(decoded, plan, device), AHEAD)) as transformed,
+        closing(prefetch(encode_all(whole(transformed), plan.config, pool), AHEAD)) as encoded,
     ):
-        yield from write(encoded, job, stream, ledger)
+        yield from write(encoded, plan, stream, ledger)
 
 
 def encode_all(
@@ -177,7 +177,7 @@ class OpenShard:
 
 
 def write(
-    encoded: Iterable[tuple[Done, list[Sample]]], job: Job, stream: InputStream, ledger: Ledger
+    encoded: Iterable[tuple[Done, list[Sample]]], plan: Plan, stream: InputStream, ledger: Ledger
 ) -> Iterator[Event]:
     """A shard is published and recorded when its last batch is through."""
     shards = {shard.name: shard for shard in stream.shards}
@@ -187,7 +187,7 @@ def write(
             batch, shard = done.batch, shards[done.batch.shard]
             if output is None:
                 made = open_writer(
-                    job.config.output.format, data=ledger.data, parts=ledger.parts, name=shard.name, stream=stream
+                    plan.config.output.format, data=ledger.data, parts=ledger.parts, name=shard.name, stream=stream
                 )
                 output = OpenShard(made)
             output.add(done, samples)
@@ -196,7 +196,7 @@ def write(
                 if shard.fingerprint() != batch.fingerprint:
                     raise UserError(f"input shard {shard.name} changed while it was read; run again when it is still")
                 source = {"fingerprint": batch.fingerprint, "input_hash": shard.content_hash()}
-                record = {"shard": shard.name, **source, "code": job.code, "hashes": job.hashes}
+                record = {"shard": shard.name, **source, "code": plan.code, "hashes": plan.hashes}
                 record |= output.close(ledger, shard.name)
                 ledger.commit(record)
                 output = None

@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.job.captions import CaptionConfig, NoCaption, read_caption
 from pipeline.job.clips import clip_of
 from pipeline.job.extras import read_guide, read_mask
-from pipeline.job.plan import Job
+from pipeline.job.plan import Plan
 from pipeline.media.clips import is_clip, read_clip
 from pipeline.media.frames import fit_frame
 from pipeline.media.pixels import Undecodable, decode
@@ -33,7 +33,7 @@ PASS_THROUGH_BATCH = 64
 class Reader:
     """Decodes the samples of a job on the threads of `pool`."""
 
-    job: Job
+    plan: Plan
     model: Outline | None
     pool: ThreadPoolExecutor
     label_names: tuple[str, ...] | None = None
@@ -43,8 +43,8 @@ class Reader:
 
         For a model of clips a batch is so many windows.
         """
-        config = self.job.config
-        size = self.job.batch_size if config.model else PASS_THROUGH_BATCH
+        config = self.plan.config
+        size = self.plan.batch_size if config.model else PASS_THROUGH_BATCH
         frames = config.window(self.model) if self.model else None
         at_once = config.run.workers if config.video else size  # decoded clips are large
         for shard in shards:
@@ -76,7 +76,7 @@ class Reader:
         """A sample's image, or the frames of its clip, fitted to the model, or why the sample cannot be used."""
         if isinstance(sample, Rejected):
             return sample
-        config, fit = self.job.config, self.job.config.image.fit
+        config, fit = self.plan.config, self.plan.config.image.fit
         problem = self.label_problem(sample.label)
         if problem is not None:
             return reject(sample, problem, undecodable=False)
@@ -97,7 +97,7 @@ class Reader:
         try:
             for index, (image, frame) in enumerate(pictures):
                 if config.mask and self.model and mask is None:  # all frames have the same
-                    mask = read_mask(config.mask, sample, frame, self.model.size, fit, self.job.salt, noise_key)
+                    mask = read_mask(config.mask, sample, frame, self.model.size, fit, self.plan.salt, noise_key)
                 guide = None
                 if config.guide and self.model:
                     guide = read_guide(config.guide, sample, image, self.model.size, fit)
@@ -121,10 +121,10 @@ class Reader:
 
     def pictures(self, sample: Sample) -> tuple[Reel | None, list[tuple[Pixels8, Frame]]]:
         """The image of a sample, or the frames of the clip that the recipe takes it for. Raises `Undecodable`."""
-        size, fit = self.model.size if self.model else None, self.job.config.image.fit
+        size, fit = self.model.size if self.model else None, self.plan.config.image.fit
         if not is_clip(sample.image_ext):
             return None, [decode(sample.image, size, fit)]
-        if self.job.config.video is None:
+        if self.plan.config.video is None:
             if sample.image_ext.lower().endswith("mp4"):
                 raise Undecodable("it is a clip, and the recipe has no section video")
             return None, [decode(sample.image, size, fit)]
@@ -134,7 +134,7 @@ class Reader:
 
     def caption(self, sample: Sample, condition: Literal["own", "edited"], config: CaptionConfig | None) -> str | None:
         """The sample's prompt, where the job needs it. Raises `NoCaption`, or `UserError` if that ends the job."""
-        if self.model is None or config is None or not self.job.config.wants(self.model, "text", condition):
+        if self.model is None or config is None or not self.plan.config.wants(self.model, "text", condition):
             return None
         try:
             return read_caption(config, sample, self.label_names)
@@ -148,7 +148,7 @@ class Reader:
     def label_problem(self, label: int | None) -> str | None:
         """Why a sample with this label can't be used. Without need for labels, −1 is the convention for "none"."""
         names = self.label_names
-        if self.model is not None and self.job.config.wants(self.model, "class"):
+        if self.model is not None and self.plan.config.wants(self.model, "class"):
             highest = (self.model.classes or 0) - 1
             if label is None:
                 way_out = " (operator.condition: none goes without)" if self.model.unconditional else ""

@@ -17,7 +17,7 @@ from pipeline.diffusion.noise import KeyedNoise
 from pipeline.engine.batch_size import ON_CPU, BatchSize, largest_batch
 from pipeline.engine.windows import filled, windows
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import Job
+from pipeline.job.plan import Plan
 from pipeline.media.pixels import from_pixels, to_pixels
 from pipeline.media.records import Batch, Frame, Output, Result, Row, Sample
 from pipeline.models.clip import ClipJudge, load_clip
@@ -39,30 +39,32 @@ def load_models(config: JobConfig, device: str) -> Models:
     return Models(first, second, judge)
 
 
-def transform_all(batches: Iterable[Batch], job: Job, device: str) -> Generator[tuple[Batch, list[Result]], None, None]:
+def transform_all(
+    batches: Iterable[Batch], plan: Plan, device: str
+) -> Generator[tuple[Batch, list[Result]], None, None]:
     """Each batch with what becomes of its rows.
 
     Loads the models itself: on a CPU, they are to be the affair of one thread from the first tensor on. Where another
     thread has computed before, OpenMP has threads for both, more than cores, and lets them sleep between small steps.
     """
-    models, size = load_models(job.config, device), BatchSize(job.batch_size)
+    models, size = load_models(plan.config, device), BatchSize(plan.batch_size)
     for batch in batches:
-        yield batch, transform(batch.rows, models, job, device, size)
+        yield batch, transform(batch.rows, models, plan, device, size)
 
 
 def transform(
-    rows: Sequence[Row], models: Models, job: Job, device: str, size: BatchSize, attempt: int = 0
+    rows: Sequence[Row], models: Models, plan: Plan, device: str, size: BatchSize, attempt: int = 0
 ) -> list[Result]:
     """What becomes of each row; every attempt has noise of its own.
 
     A short batch is padded to full size, so that a row's bytes don't depend on how many came with it.
     """
     if models.first is None:
-        facts = {"operator": None, "code": job.code, "config": job.hashes["config"]}
+        facts = {"operator": None, "code": plan.code, "config": plan.hashes["config"]}
         return [[Output(row=r, key=r.sample.key, image=r.image, provenance=facts)] for r in rows]
-    together = windows(rows, job.config.window(models.first))
+    together = windows(rows, plan.config.window(models.first))
     results = list[Result]()
-    for some, made in size.each(together, lambda some: transform_windows(some, models, job, device, attempt)):
+    for some, made in size.each(together, lambda some: transform_windows(some, models, plan, device, attempt)):
         results += [result for window in made[: len(some)] for result in window]
     return results
 
@@ -70,18 +72,18 @@ def transform(
 @torch.inference_mode()
 @exact()
 def transform_windows(
-    together: Sequence[Sequence[Row]], models: Models, job: Job, device: str, attempt: int = 0
+    together: Sequence[Sequence[Row]], models: Models, plan: Plan, device: str, attempt: int = 0
 ) -> list[list[Result]]:
     """Windows of as many rows as the model sees at once, or fewer: of single images, one. What becomes of each row.
 
     All windows of a clip get the noise of its key: what stands still from one to the next stays alike.
     """
-    config, model, operator = job.config, models.first, job.config.operator
+    config, model, operator = plan.config, models.first, plan.config.operator
     assert model is not None
     assert operator is not None
     frames = config.window(model)
     rows = [row for window in together for row in filled(window, frames)]
-    facts: dict[str, Any] = {"code": job.code, "config": job.hashes["config"], "batch_size": len(together)}
+    facts: dict[str, Any] = {"code": plan.code, "config": plan.hashes["config"], "batch_size": len(together)}
     if models.second is not None:
         facts["second_model"] = models.second.hash
     if frames is not None:
@@ -94,7 +96,7 @@ def transform_windows(
     details: list[list[Mapping[str, Any]]] = [[] for _ in rows]
     refused: dict[int, str] = {}
     for copy in range(operator.copies):
-        noise = KeyedNoise(job.salt, [window[0].noise_key for window in together], drawn, copy)
+        noise = KeyedNoise(plan.salt, [window[0].noise_key for window in together], drawn, copy)
         done = through(operator, model, z0, given, noise)
         made_so = provenance(operator, done, model, copy)
         beside = {name: from_pixels(single(images)) for name, images in done.beside.items()}
@@ -140,19 +142,19 @@ def chosen(
     return kept if isinstance(kept, str) else [output for copy in kept for output in copies[copy]]
 
 
-def try_sizes(job: Job, device: str) -> int:
+def try_sizes(plan: Plan, device: str) -> int:
     """The largest batch that fits, by one step of the operator on blank images."""
     if device == "cpu":
         return ON_CPU
-    operator = job.config.operator
+    operator = plan.config.operator
     assert operator is not None
     once = {"steps": 1, "copies": 1, "mode": "refine"}  # memory grows with none of them; words need not pair up
     operator = operator.model_copy(update={k: v for k, v in once.items() if k in type(operator).model_fields})
-    job = replace(job, config=job.config.model_copy(update={"operator": operator}))
-    models = load_models(job.config, device)
+    plan = replace(plan, config=plan.config.model_copy(update={"operator": operator}))
+    models = load_models(plan.config, device)
     assert models.first is not None
-    window = [blank_row(job.config, models.first.size)]  # filled up to what the model sees at once
-    return largest_batch(lambda count: transform_windows([window] * count, models, job, device))
+    window = [blank_row(plan.config, models.first.size)]  # filled up to what the model sees at once
+    return largest_batch(lambda count: transform_windows([window] * count, models, plan, device))
 
 
 def blank_row(config: JobConfig, size: tuple[int, int]) -> Row:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import identity, make_job
+from pipeline.job.plan import identity, make_plan
 from pipeline.media.pixels import FORMATS
 from pipeline.media.records import PROVENANCE
 from pipeline.streams.ledger import Ledger, differences
@@ -44,7 +44,7 @@ class Weighted(Store, Protocol):
         ...
 
 
-class Entry(NamedTuple):
+class StoredImage(NamedTuple):
     """Where an image lies in its tar."""
 
     key: str
@@ -59,7 +59,9 @@ class Entry(NamedTuple):
 class NeighbourStore:
     """Read-only; a file is open while an image is read and no longer, so that it may be forked, pickled and shared."""
 
-    def __init__(self, shards: Mapping[Path, Sequence[Entry]], weights: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, shards: Mapping[Path, Sequence[StoredImage]], weights: Mapping[str, float] | None = None
+    ) -> None:
         """`weights` by output key, 1 where none is given; of 0 means that the neighbour does not exist.
 
         Raises `UserError` for a key that comes twice, and for weights that fit no neighbour or are not in [0, 1].
@@ -150,7 +152,7 @@ def read_job(root: Path) -> dict[str, Any]:
 
 def check_expected(root: Path, job: Mapping[str, Any], expect: JobConfig) -> None:
     """Raises `UserError` with all that differs; a store that another version of the code has made will do."""
-    hashes = {**job["hashes"], **make_job(expect).hashes, "code": job["hashes"]["code"]}
+    hashes = {**job["hashes"], **make_plan(expect).hashes, "code": job["hashes"]["code"]}
     if changed := differences(job["hashes"], job["config"], hashes, identity(expect)):
         raise UserError(f"{root} is a store from another configuration: it differs in {'; '.join(changed)}")
 
@@ -160,7 +162,7 @@ def is_data(name: str) -> bool:
     return PurePosixPath(name).parts[:-1] == ("data",) and name.endswith(".tar")
 
 
-def scan(file: Path, *, verbatim_names: bool) -> Iterator[Entry]:
+def scan(file: Path, *, verbatim_names: bool) -> Iterator[StoredImage]:
     """The images of an output shard, by headers and provenance: the first member of a sample is its image.
 
     Further images of a sample (views, components) are no neighbours. Raises `UserError` for a tar that is damaged.
@@ -180,7 +182,7 @@ def scan(file: Path, *, verbatim_names: bool) -> Iterator[Entry]:
                     continue
                 copy, several = facts.get("copy", 0), facts.get("parameters", {}).get("copies", 1) > 1
                 key = name.removesuffix(f"-{copy}") if several else name
-                yield Entry(
+                yield StoredImage(
                     key=key if verbatim_names else unescape_dots(key),
                     copy=copy,
                     name=name,

@@ -20,7 +20,7 @@ from pipeline.operators.on_cascades import check
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Plan:
     """A configuration with everything that must stay the same for its outputs to stay the same."""
 
     config: JobConfig
@@ -52,7 +52,7 @@ class Job:
         return f"Job({self.config.output.path!r})"
 
 
-def make_job(config: JobConfig) -> Job:
+def make_plan(config: JobConfig) -> Plan:
     """Reads salt and model, checks that all fits together, hashes configuration, model and code.
 
     Raises `UserError` for all that can be known to be wrong before work starts.
@@ -81,7 +81,7 @@ def make_job(config: JobConfig) -> Job:
     }
     folders = {path: find_model(ModelConfig(path=path, revision=revision)) for path, revision in weights(config)}
     licences = {path: read_licence(folder) for path, folder in folders.items()}
-    return Job(config=config, salt=salt, hashes=hashes, licences=licences)
+    return Plan(config=config, salt=salt, hashes=hashes, licences=licences)
 
 
 def weights(config: JobConfig) -> Iterator[tuple[str, str | None]]:

@@ -18,7 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from pipeline.diffusion.denoisers import Denoiser
 from pipeline.diffusion.editing import AttentionEdit, Tokens, WordMaps, followed, is_coarse
-from pipeline.diffusion.model import Row
+from pipeline.diffusion.model import RowCondition
 from pipeline.errors import UserError
 
 
@@ -156,7 +156,12 @@ def installed(processors: Mapping[Any, Following]) -> Iterator[None]:
 
 
 def following(
-    denoise: Denoiser, network: nn.Module, tokenizer: Any, rows: Sequence[Row], edit: AttentionEdit, text: Tensor
+    denoise: Denoiser,
+    network: nn.Module,
+    tokenizer: Any,
+    rows: Sequence[RowCondition],
+    edit: AttentionEdit,
+    text: Tensor,
 ) -> Denoiser:
     """The denoiser of `rows`, edited. `text [R, L, D]` is what they are embedded as.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.model import Between, Row, Rows
+from pipeline.diffusion.model import Between, RowCondition, Rows
 
 Embedding = Mapping[str, Tensor]
 """What a network takes for one prompt, by the name of the argument: `[L, D]` hidden states, `[D]` pooled …"""
@@ -39,7 +39,7 @@ class Prompts:
         place = [distinct.index(row) for row in rows]
         return {name: torch.stack([one[name] for one in each])[place] for name in each[0]}
 
-    def _row(self, row: Row) -> Embedding:
+    def _row(self, row: RowCondition) -> Embedding:
         if isinstance(row, Between):
             first, second = self._one(row.first), self._one(row.second)
             return {name: between(first[name], second[name], row.share) for name in first}

@@ -13,7 +13,7 @@ from pipeline.config import Section
 from pipeline.diffusion.denoisers import Denoiser, Joint, guided
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.levels import to_sigma
-from pipeline.diffusion.model import Model, Outline, Row
+from pipeline.diffusion.model import Model, Outline, RowCondition
 from pipeline.errors import UserError
 from pipeline.operators.contract import Condition, Descent, Given
 
@@ -60,7 +60,7 @@ def check_conditions(model: Outline, conditions: Sequence[Condition], guidance: 
         raise UserError(f"guidance {guidance.scale:g}: the model has no classes and no prompts to be guided by")
 
 
-def row_of(model: Outline, condition: Condition) -> Row:
+def row_of(model: Outline, condition: Condition) -> RowCondition:
     """A class given by number or name as its label; a prompt as it is. Raises `UserError` with what there is."""
     if model.conditioning == "text":
         if isinstance(condition, str):
@@ -77,7 +77,7 @@ def row_of(model: Outline, condition: Condition) -> Row:
     raise UserError(f"condition {condition!r} is no class of the model: it knows 0 to {model.classes - 1}{known}")
 
 
-def rows_for(model: Outline, condition: Condition, given: Given, count: int) -> list[Row]:
+def rows_for(model: Outline, condition: Condition, given: Given, count: int) -> list[RowCondition]:
     """The condition of each of `count` images; None for "none", and for all of a model without conditions."""
     if condition == "own" and model.conditioning == "class" and given.labels is not None:
         return [label if label >= 0 else None for label in given.labels.tolist()]
@@ -95,7 +95,7 @@ def joint(model: Model, conditions: Sequence[Condition], guidance: Guidance, giv
     return led(model, [rows_for(model, condition, given, len(z)) for condition in conditions], guidance, given, z)
 
 
-def led(model: Model, rows: Sequence[Sequence[Row]], guidance: Guidance, given: Given, z: Tensor) -> Joint:
+def led(model: Model, rows: Sequence[Sequence[RowCondition]], guidance: Guidance, given: Given, z: Tensor) -> Joint:
     """`joint` for rows that are resolved already."""
     if guidance.acts:
         away = rows_for(model, guidance.negative, given, len(z))
@@ -114,7 +114,7 @@ def conditioned(model: Model, condition: Condition, guidance: Guidance, given: G
     return lambda x, sigma: estimate([x], sigma)[0]
 
 
-def together(model: Model, rows: Sequence[Sequence[Row]]) -> Joint:
+def together(model: Model, rows: Sequence[Sequence[RowCondition]]) -> Joint:
     """The estimates of B images under K conditions as one batch of K·B."""
     denoise = model.denoiser([row for condition in rows for row in condition])
 

@@ -24,7 +24,7 @@ Extra = Literal["mask", "guide", "second_model", "edited", "judge"]
 """What a recipe may give beside images and labels."""
 
 
-class Judge(Protocol):
+class TextImageJudge(Protocol):
     """Compares images and texts: a CLIP."""
 
     def images(self, pixels: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class Given:
     """Like `guide`, where the recipe asks for several."""
     second: Model | None = None
     """The recipe's `second_model`."""
-    judge: Judge | None = None
+    judge: TextImageJudge | None = None
     """The recipe's `judge`."""
 
     @property

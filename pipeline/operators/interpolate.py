@@ -8,15 +8,14 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
+from pipeline.config import Fraction
 from pipeline.diffusion.denoisers import mixture
 from pipeline.diffusion.inversion import Inversion, slerp
-from pipeline.diffusion.model import Between, Model, Outline, Row
+from pipeline.diffusion.model import Between, Model, Outline, RowCondition
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
 from pipeline.operators.conditions import Guidance, check_conditions, conditioned, led, rows_for
 from pipeline.operators.contract import Condition, Extra, Given, Operator, Transformed
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 def both_ends(value: Any) -> Any:
@@ -93,7 +92,7 @@ class Interpolate(Inversion, Operator):
         others = {f"path-{i}": model.decode(between(a.expand(len(z)))) for i, a in enumerate(frames, 1)}
         return Transformed(model.decode(between(share)), down, others, [{"share": a} for a in share.tolist()])
 
-    def _rows(self, model: Model, given: Given, share: Tensor) -> list[Row]:
+    def _rows(self, model: Model, given: Given, share: Tensor) -> list[RowCondition]:
         """The prompts between the two of each row: `share [B]`."""
         ends = [rows_for(model, condition, given, len(share)) for condition in self.conditions_used()[:2]]
         return [Between(str(p), str(q), a) for p, q, a in zip(*ends, share.tolist(), strict=True)]

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from pipeline.config import Fraction
 from pipeline.diffusion.denoisers import guided
 from pipeline.diffusion.editing import (
     AttentionEdit,
@@ -28,8 +29,7 @@ from pipeline.operators.conditions import check_conditions, rows_for, together
 from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed
 from pipeline.operators.edit_scores import EditScores, Thresholds, edit_scores, passes
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Scale = Annotated[float, Field(ge=0)]
+GuidanceScale = Annotated[float, Field(ge=0)]
 
 
 class Pairs(Descent):
@@ -53,7 +53,7 @@ class Pairs(Descent):
     thresholds: Thresholds = Thresholds()
     share: tuple[Fraction, Fraction] = (0.1, 0.9)
     """p: of the steps, from the noisiest on, the edited image attends as the other does; drawn from this range."""
-    guidance: tuple[Scale, Scale] = (7.5, 15.0)
+    guidance: tuple[GuidanceScale, GuidanceScale] = (7.5, 15.0)
     """Drawn from this range."""
     maps: Literal["cross", "self", "both"] = "cross"
     """What follows for p of the steps: cross-attention, as the paper says, or self-attention, as its code does (here

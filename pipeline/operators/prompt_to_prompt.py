@@ -8,6 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from pipeline.config import Fraction
 from pipeline.diffusion.denoisers import per_row
 from pipeline.diffusion.editing import (
     AttentionEdit,
@@ -22,14 +23,13 @@ from pipeline.diffusion.editing import (
     until,
 )
 from pipeline.diffusion.level_range import LevelRange
-from pipeline.diffusion.model import Model, Outline, Row
+from pipeline.diffusion.model import Model, Outline, RowCondition
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.solvers import add_noise, euler, integrate, unconstrained
 from pipeline.errors import UserError
 from pipeline.operators.conditions import NO_GUIDANCE, Guidance, check_conditions, conditioned, led, rows_for
 from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Word = Annotated[str, Field(pattern=r"^\S+$")]
 
 
@@ -123,7 +123,7 @@ class PromptToPrompt(Descent):
         source, target = (model.decode(image) for image in out.unbind(1))
         return Transformed(target, sigmas, beside={"source": source}, refused=refused)
 
-    def _rows(self, model: Model, given: Given, count: int) -> tuple[list[list[Row]], dict[int, str]]:
+    def _rows(self, model: Model, given: Given, count: int) -> tuple[list[list[RowCondition]], dict[int, str]]:
         """Source and target of each image; where they can't be matched word by word the image stays as it is."""
         source, target = (rows_for(model, condition, given, count) for condition in (self.source, self.target))
         refused: dict[int, str] = {}

@@ -32,7 +32,7 @@ class Span(NamedTuple):
     size: int
 
 
-class Entry(NamedTuple):
+class MadeImage(NamedTuple):
     """One image of the job."""
 
     key: str
@@ -92,14 +92,16 @@ class Made:
             quarantined=_reasons(file for file in files if file.parent == ledger.quarantine),
         )
 
-    def entries(self, members: Collection[str]) -> Iterator[Entry]:
+    def entries(self, members: Collection[str]) -> Iterator[MadeImage]:
         """Every image in turn. Raises `UserError` for a member of no image, or an image without a verdict."""
         for tar in self.tars:
             with open(tar, "rb") as file:
                 for key, spans in grouped(tar):
                     yield self._entry(key if self.verbatim else unescape_dots(key), spans, members, tar, file)
 
-    def _entry(self, key: str, spans: Mapping[str, Span], members: Collection[str], tar: Path, file: BinaryIO) -> Entry:
+    def _entry(
+        self, key: str, spans: Mapping[str, Span], members: Collection[str], tar: Path, file: BinaryIO
+    ) -> MadeImage:
         provenance = json.loads(read(file, spans[PROVENANCE]))
         verdict = (provenance.get("anonymity") or {}).get("verdict")
         if verdict not in RELEASED:
@@ -107,7 +109,7 @@ class Made:
         label = self.config["input"].get("label", LABEL) if self.verbatim else LABEL
         labelled = {e: read(file, spans[e]) for e in [label.partition(":")[0]] if e in spans}
         image_ext = next(iter(spans))  # the writer puts it first
-        return Entry(
+        return MadeImage(
             key=key,
             source=source_key(key, provenance),
             tar=tar,

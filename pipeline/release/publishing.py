@@ -19,7 +19,7 @@ from pipeline.identity import code_hash
 from pipeline.release.card import THREAT_MODELS, card
 from pipeline.release.config import ReleaseConfig, secret_of
 from pipeline.release.copies import check_faces, check_near_copies, closest
-from pipeline.release.made import Entry, Made
+from pipeline.release.made import Made, MadeImage
 from pipeline.release.privacy import check_labels, job_token
 from pipeline.release.sealing import CARD, DATA, MARK, SEAL, ListedFile, Manifest, remove, staging, verify
 from pipeline.release.writing import Packer, write_shards
@@ -130,7 +130,7 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(part)
 
 
-def labels_of(entries: Sequence[Entry], originals: FaceTable, allowed: Sequence[int]) -> list[int | None]:
+def labels_of(entries: Sequence[MadeImage], originals: FaceTable, allowed: Sequence[int]) -> list[int | None]:
     """The label that each image is published with. Raises `UserError` for no image, a key twice, or a rare label."""
     if not entries:
         raise UserError("no image passed the gate: there is nothing to release")

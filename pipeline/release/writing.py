@@ -14,7 +14,7 @@ from pipeline.anonymity.faces.phash import phash
 from pipeline.errors import UserError
 from pipeline.media.pixels import EXTENSIONS, Codec, Fit, Undecodable, decode
 from pipeline.media.records import Sample
-from pipeline.release.made import LABEL, Entry, read
+from pipeline.release.made import LABEL, MadeImage, read
 from pipeline.release.privacy import clean_image, names_in, release_key, shuffled
 from pipeline.release.sealing import ListedFile
 from pipeline.streams.shards import TarWriter
@@ -35,7 +35,7 @@ class Packer:
     size: tuple[int, int]
     fit: Fit
 
-    def __call__(self, entry: Entry, label: int | None, tar: BinaryIO) -> tuple[Sample, np.uint64]:
+    def __call__(self, entry: MadeImage, label: int | None, tar: BinaryIO) -> tuple[Sample, np.uint64]:
         """The sample to publish, and the perceptual hash of its image as the originals were hashed."""
         codec = _codec(entry.image_ext)
         try:
@@ -57,7 +57,7 @@ class Packer:
 
 
 def write_shards(
-    packer: Packer, entries: Sequence[Entry], labels: Sequence[int | None], *, data: Path, shard_size: int
+    packer: Packer, entries: Sequence[MadeImage], labels: Sequence[int | None], *, data: Path, shard_size: int
 ) -> tuple[dict[str, ListedFile], NDArray[np.uint64]]:
     """`data/release-00000.tar`, …, one image in memory at a time; returns what to list of each tar, and all hashes."""
     order = shuffled([entry.key for entry in entries], packer.secret)

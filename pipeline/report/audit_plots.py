@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Floats = NDArray[np.floating]
+Curve = NDArray[np.floating]
 Panels = Mapping[str, Mapping[str, Any]]
 """Title of a panel → name of a curve → its data."""
 COLOURS = ("#3b6fb6", "#d1622b", "#3f8f4f", "#8a5fb0", "#b0903a", "#5f6b73", "#c2437f", "#2a9d9d", "#7a4b2a", "#999999")
@@ -24,7 +24,7 @@ WIDTH, HEIGHT = 4.6, 3.4
 
 
 @dataclass(frozen=True, kw_only=True)
-class AtLevel:
+class AttackAtLevel:
     """What came of one level of noise, means over images with their standard errors."""
 
     level: float
@@ -68,7 +68,7 @@ def distance_histograms(panels: Panels, thresholds: Mapping[str, Mapping[str, fl
     return figure
 
 
-def against_level(panels: Mapping[str, Sequence[AtLevel]]) -> Figure:
+def against_level(panels: Mapping[str, Sequence[AttackAtLevel]]) -> Figure:
     """Mean distance and share over the threshold against t_boom, as figure 5 of Boomerang (2210.12100).
 
     `panels`: recogniser → its levels, ascending; error bars are standard errors.
@@ -100,7 +100,7 @@ def roc_curves(panels: Panels) -> Figure:
     return figure
 
 
-def match_curves(panels: Panels, chance: Mapping[str, Floats]) -> Figure:
+def match_curves(panels: Panels, chance: Mapping[str, Curve]) -> Figure:
     """Cumulative match characteristic. `panels`: threat model → attack → share found by rank 1, 2, … `[R]`.
 
     `chance`: threat model → the same by guessing, dotted.

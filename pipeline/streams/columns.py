@@ -22,7 +22,7 @@ from pipeline.errors import UserError
 
 LABEL_MEMBER = "cls"
 
-Row = dict[str, Any]
+HubRow = dict[str, Any]
 """A row as `pyarrow.Table.to_pylist` gives it: nothing decoded, images as `{"bytes", "path"}`."""
 
 
@@ -51,9 +51,9 @@ def row_to_members(row: Mapping[str, Any], features: Any, image: str, label: str
     return members
 
 
-def members_to_row(members: Mapping[str, bytes], features: Any, image: str, label: str | None) -> Row:
+def members_to_row(members: Mapping[str, bytes], features: Any, image: str, label: str | None) -> HubRow:
     """The inverse of `row_to_members`: a column without a member is not in the row."""
-    row: Row = {}
+    row: HubRow = {}
     for field in features.arrow_schema:
         column, name = field.name, member_name(field.name)
         if column == image:

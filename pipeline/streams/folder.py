@@ -72,7 +72,7 @@ class FolderInput(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class ListedImage:
     """One image, by paths below the folder."""
 
     key: str
@@ -85,7 +85,7 @@ class Entry:
 class FolderShard:
     name: str
     root: Path
-    entries: tuple[Entry, ...]
+    entries: tuple[ListedImage, ...]
     label_names: tuple[str, ...] | None
 
     def fingerprint(self) -> str:
@@ -98,7 +98,7 @@ class FolderShard:
         for entry in self.entries:
             yield self._read(entry)
 
-    def _read(self, entry: Entry) -> Sample | Rejected:
+    def _read(self, entry: ListedImage) -> Sample | Rejected:
         key, extension = entry.key, PurePosixPath(entry.image).suffix[1:]
         if not _printable(entry.image):
             shown = entry.key.encode(errors="backslashreplace").decode()
@@ -145,7 +145,7 @@ def _files(root: Path) -> Iterator[str]:
                 yield path.relative_to(root).as_posix()
 
 
-def _entries(paths: Iterable[str], extensions: tuple[str, ...]) -> list[Entry]:
+def _entries(paths: Iterable[str], extensions: tuple[str, ...]) -> list[ListedImage]:
     paths = sorted(paths)
     images = [p for p in paths if PurePosixPath(p).suffix[1:].lower() in extensions]
     sidecars: dict[str, list[str]] = {_key(image): [] for image in images}
@@ -155,7 +155,7 @@ def _entries(paths: Iterable[str], extensions: tuple[str, ...]) -> list[Entry]:
     entries, seen = [], set[str]()
     for image in sorted(images, key=lambda p: (_key(p), p)):
         key = _key(image)
-        entries.append(Entry(key=key, image=image, sidecars=tuple(sorted(sidecars[key])), duplicate=key in seen))
+        entries.append(ListedImage(key=key, image=image, sidecars=tuple(sorted(sidecars[key])), duplicate=key in seen))
         seen.add(key)
     return entries
 

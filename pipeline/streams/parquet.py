@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.media.records import PROVENANCE, Sample
-from pipeline.streams.columns import LABEL_MEMBER, Row, member_name, members_to_row
+from pipeline.streams.columns import LABEL_MEMBER, HubRow, member_name, members_to_row
 from pipeline.streams.contract import InputStream
 from pipeline.streams.files import publish
 
@@ -35,7 +35,7 @@ class ParquetWriter:
         self._part, self._final = parts / f"{name}.parquet", data / f"{name}.parquet"
         self._file = open(self._part, "wb")  # noqa: SIM115 (closed by commit or abort)
         self._writer = pq.ParquetWriter(self._file, self._schema, write_page_index=True)
-        self._rows: list[Row] = []
+        self._rows: list[HubRow] = []
         self._bytes = 0
 
     def add(self, sample: Sample) -> None:
@@ -64,7 +64,7 @@ class ParquetWriter:
         self._rows, self._bytes = [], 0
 
 
-def _plain_layout(stream: InputStream) -> tuple[Any, Callable[[Sample], Row]]:
+def _plain_layout(stream: InputStream) -> tuple[Any, Callable[[Sample], HubRow]]:
     from datasets import ClassLabel, Features, Image, List, Value
 
     names = stream.label_names
@@ -79,7 +79,7 @@ def _plain_layout(stream: InputStream) -> tuple[Any, Callable[[Sample], Row]]:
         }
     )
 
-    def to_row(sample: Sample) -> Row:
+    def to_row(sample: Sample) -> HubRow:
         texts = {name: _text(sample.members.get(name)) for name in TEXT_MEMBERS}
         stored = {PROVENANCE, *(name for name, text in texts.items() if text is not None)}
         if sample.label is not None and sample.members.get(LABEL_MEMBER) == str(sample.label).encode():
@@ -96,7 +96,7 @@ def _plain_layout(stream: InputStream) -> tuple[Any, Callable[[Sample], Row]]:
     return features, to_row
 
 
-def _source_layout(stream: InputStream) -> tuple[Any, Callable[[Sample], Row]]:
+def _source_layout(stream: InputStream) -> tuple[Any, Callable[[Sample], HubRow]]:
     from datasets import Features, Value
 
     source, image, label = stream.features, stream.image_column, stream.label_column
@@ -108,7 +108,7 @@ def _source_layout(stream: InputStream) -> tuple[Any, Callable[[Sample], Row]]:
         f"{member_name(column)}.{suffix}" for column in source for suffix in ("txt", "bin", "json")
     }
 
-    def to_row(sample: Sample) -> Row:
+    def to_row(sample: Sample) -> HubRow:
         if lost := set(sample.members) - known:
             raise ValueError(f"sample {sample.key!r}: members {sorted(lost)} have no column")
         row = members_to_row(sample.members, source, image, label)

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.media.records import Rejected, Sample
-from pipeline.streams.columns import Row, row_to_members
+from pipeline.streams.columns import HubRow, row_to_members
 from pipeline.streams.files import content_hash, fingerprint, is_damage, open_url, stored_sha256
 from pipeline.streams.names import unsafe
 from pipeline.streams.shards import IMAGE_EXTENSIONS
@@ -154,7 +154,7 @@ def read_rows(tables: Any, name: str, columns: Columns, *, local: bool) -> Itera
         )
 
 
-def _embed_images(row: Row, columns: Columns, *, local: bool) -> tuple[bytes | None, str | None]:
+def _embed_images(row: HubRow, columns: Columns, *, local: bool) -> tuple[bytes | None, str | None]:
     """Reads the files that `row` only names, in every image column of it, in place.
 
     Returns (bytes of the main image or None, why an image cannot be read or None).

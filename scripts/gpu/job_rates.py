@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.engine.local import run_job
 from pipeline.engine.process import Event, Progress, Scanned
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_job
+from pipeline.job.plan import make_plan
 
 
 def timed(config: JobConfig) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def timed(config: JobConfig) -> dict[str, Any]:
             through.append((now, event.images + event.rejected))
 
     started = time.perf_counter()
-    counts = run_job(make_job(config), observe=observe)["counts"]
+    counts = run_job(make_plan(config), observe=observe)["counts"]
     ended = time.perf_counter()
     (first, _), (last, _) = through[0], through[-1]
     return {

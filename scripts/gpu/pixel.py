@@ -35,7 +35,7 @@ from pipeline.engine.local import resolve_devices, run_job
 from pipeline.errors import UserError
 from pipeline.identity import SALT_VARIABLE
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_job
+from pipeline.job.plan import make_plan
 from pipeline.models.families import load_model
 
 RESERVE = 2.0
@@ -114,7 +114,7 @@ class Jobs:
         config = self.faces(self.scale.gated, min(self.scale.face_batches), **changes)
         os.environ[SALT_VARIABLE] = secrets.token_hex(32)
         try:
-            with_gate(make_job(config))
+            with_gate(make_plan(config))
         except (UserError, ImportError) as error:
             raise NotRun(str(error)) from None
         return config
@@ -138,7 +138,7 @@ class Jobs:
         place = config.output.model_copy(update={"path": str(self.scratch / "profiled")})
         few = config.model_copy(update={"limit": self.scale.profiled, "output": place})
         with lent(load_model(config.model, self.device)):
-            return idle_share(lambda: run_job(make_job(few), on_change="overwrite"), self.device)
+            return idle_share(lambda: run_job(make_plan(few), on_change="overwrite"), self.device)
 
 
 def first_photographs(count: int, file: Path) -> Path:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.anonymity.attacks.identification import (
     SEARCHES,
-    Found,
+    SearchResult,
     chance,
     rates,
     reidentify,
@@ -301,7 +301,7 @@ def test_near_copies_are_counted() -> None:
 def test_chance_counts_subsets() -> None:
     gallery, queries = np.array([0, 0, 1, 2, 2, 2, 3]), np.array([0, 1, 2, 2])
     mates = np.array([(gallery == person).sum() for person in queries])
-    found = Found(
+    found = SearchResult(
         rank=mates, distance=np.zeros(4, np.float32), mates=mates, candidates=np.full(4, len(gallery)), person=queries
     )
     for rank in range(1, 8):

@@ -29,7 +29,7 @@ from pipeline.release.privacy import derive, release_key
 from pipeline.release.sealing import CARD, MARK, ListedFile, Manifest, seal, staging
 from pipeline.report.audit_page import html_report
 from pipeline.report.audit_plots import (
-    AtLevel,
+    AttackAtLevel,
     against_level,
     distance_histograms,
     match_curves,
@@ -369,7 +369,9 @@ def test_pictures_of_nothing_and_of_levels() -> None:
     ]
     for figure in empty:
         assert Image.open(io.BytesIO(image_of(figure))).width > 100
-    points = [AtLevel(level=t, distance=t, distance_error=0.1, over=t**2, over_error=0.02) for t in (0.1, 0.5, 0.9)]
+    points = [
+        AttackAtLevel(level=t, distance=t, distance_error=0.1, over=t**2, over_error=0.02) for t in (0.1, 0.5, 0.9)
+    ]
     figure = against_level({"toy": points})
     drawn = [axis.containers[0].lines[0].get_xydata().tolist() for axis in figure.axes]  # type: ignore[attr-defined]
     assert drawn == [[[t, t] for t in (0.1, 0.5, 0.9)], [[t, t**2] for t in (0.1, 0.5, 0.9)]]

@@ -12,14 +12,14 @@ from torch import Tensor
 from pipeline.diffusion.latent_stage import (
     AnyImageStage,
     AnyStage,
-    Blend,
     Blur,
     Checkerboard,
-    Noise,
+    LatentBlend,
+    LatentNoise,
+    LatentRotate,
+    LatentScale,
+    LatentStage,
     Normalise,
-    Rotate,
-    Scale,
-    Stage,
     pattern,
     staged,
 )
@@ -32,7 +32,7 @@ def images(seed: int, *shape: int) -> Tensor:
 LATENT, IMAGE = images(0), images(1)
 
 
-def check(stage: Stage, expected: np.ndarray, latent: Tensor = LATENT, tolerance: float = 1e-12) -> None:
+def check(stage: LatentStage, expected: np.ndarray, latent: Tensor = LATENT, tolerance: float = 1e-12) -> None:
     before = latent.clone()
     found = stage(latent, IMAGE)
     assert torch.equal(latent, before)
@@ -52,14 +52,14 @@ def test_normalise_of_what_does_not_vary_is_zero() -> None:
 
 
 def test_scale_and_blend() -> None:
-    check(Scale(factor=1.7), 1.7 * LATENT.numpy())
-    check(Blend(share=0.3), 0.7 * LATENT.numpy() + 0.3 * IMAGE.numpy())
-    assert torch.equal(Blend(share=1)(LATENT, IMAGE), IMAGE)
+    check(LatentScale(factor=1.7), 1.7 * LATENT.numpy())
+    check(LatentBlend(share=0.3), 0.7 * LATENT.numpy() + 0.3 * IMAGE.numpy())
+    assert torch.equal(LatentBlend(share=1)(LATENT, IMAGE), IMAGE)
 
 
 def test_noise_is_one_pattern_for_all_samples() -> None:
     n = pattern(LATENT, 4)
-    check(Noise(amount=0.3, seed=4), LATENT.numpy() + 0.3 * n.numpy()[None])
+    check(LatentNoise(amount=0.3, seed=4), LATENT.numpy() + 0.3 * n.numpy()[None])
     assert not torch.equal(n, pattern(LATENT, 5))
     many = pattern(images(0, 1, 3, 100, 100), 0)
     assert (many.mean().item(), many.std().item()) == (pytest.approx(0, abs=0.02), pytest.approx(1, abs=0.02))
@@ -87,17 +87,24 @@ def test_blur_is_scipys(sigma: float) -> None:
 @pytest.mark.parametrize("degrees", [-200.0, 0.0, 17.0, 45.5])
 def test_rotation_is_scipys(interpolation: str, order: int, degrees: float) -> None:
     expected = ndimage.rotate(LATENT.numpy(), degrees, axes=(3, 2), reshape=False, order=order, mode="nearest")
-    check(Rotate(degrees=degrees, interpolation=interpolation), expected, tolerance=1e-9)
+    check(LatentRotate(degrees=degrees, interpolation=interpolation), expected, tolerance=1e-9)
 
 
 def test_a_quarter_turn_is_anticlockwise_and_exact() -> None:
     square = images(3, 2, 3, 7, 7)
     for interpolation in ("nearest", "bilinear"):
-        check(Rotate(degrees=90, interpolation=interpolation), torch.rot90(square, 1, (2, 3)).numpy(), square)
+        check(LatentRotate(degrees=90, interpolation=interpolation), torch.rot90(square, 1, (2, 3)).numpy(), square)
 
 
 def test_stages_act_in_order_on_each_row_by_itself() -> None:
-    stages = [Normalise(), Blend(share=0.2), Checkerboard(square=2), Rotate(degrees=9), Scale(factor=2), Blur(sigma=1)]
+    stages = [
+        Normalise(),
+        LatentBlend(share=0.2),
+        Checkerboard(square=2),
+        LatentRotate(degrees=9),
+        LatentScale(factor=2),
+        Blur(sigma=1),
+    ]
     expected = LATENT
     for stage in stages:
         expected = stage(expected, IMAGE)

@@ -16,7 +16,7 @@ from pipeline.config import load_config
 from pipeline.engine.local import run_job
 from pipeline.hooks.augment import GenerativeAugment
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_job
+from pipeline.job.plan import make_plan
 from pipeline.media.pixels import decode
 from pipeline.streams.shards import WebDatasetInput
 from tests.test_run import run
@@ -40,7 +40,7 @@ def test_two_processes_on_one_device_write_the_bytes_of_one(device: str, tmp_pat
 def demo(out: Path, device: str) -> dict[str, np.ndarray[Any, Any]]:
     """The first images of the recipe `demo`, by key."""
     changes = [f"output.path={out}", f"run.devices=['{device}']", f"limit={COUNT}", f"model.batch_size={COUNT}"]
-    manifest = run_job(make_job(load_config(JobConfig, "demo", changes)))
+    manifest = run_job(make_plan(load_config(JobConfig, "demo", changes)))
     assert manifest["counts"]["images"] == COUNT
     written = samples_by_key(WebDatasetInput(urls=(f"{out}/data/*.tar",)))
     return {key: decode(sample.image)[0].astype(int) for key, sample in written.items()}

@@ -8,7 +8,7 @@ import torch
 from pipeline.config import validate
 from pipeline.engine.local import run_job
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_job
+from pipeline.job.plan import make_plan
 
 COUNT, COPIES = 10, 2
 
@@ -32,5 +32,5 @@ def job(tmp_path_factory: pytest.TempPathFactory, model: Path) -> JobConfig:
     config = validate(JobConfig, builders.recipe(folder / "in" / "*.tar", folder / "out", model, **level), "test")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("DOPPEL_SALT", raising=False)
-        run_job(make_job(config))
+        run_job(make_plan(config))
     return config

@@ -68,10 +68,10 @@ def test_the_same_key_gives_the_pixels_of_the_offline_job(job: JobConfig, images
 def test_grey_images_are_those_of_the_offline_job(tmp_path: Path, model: Path) -> None:
     from pipeline.config import validate
     from pipeline.engine.local import run_job
-    from pipeline.job.plan import make_job
+    from pipeline.job.plan import make_plan
 
     source = builders.shard(tmp_path / "in.tar", 4, mode="L")
-    run_job(make_job(validate(JobConfig, builders.recipe(source, tmp_path / "out", model), "test")))
+    run_job(make_plan(validate(JobConfig, builders.recipe(source, tmp_path / "out", model), "test")))
     written = builders.members_of(tmp_path / "out" / "data" / "in.tar")
     grey = torch.stack([decoded(builders.picture(i, mode="L"))[:1] for i in range(4)])
     aug = GenerativeAugment(BOOMERANG, ModelConfig(path=str(model), batch_size=4), p=1)

@@ -24,12 +24,12 @@ from pipeline.engine.local import run_job
 from pipeline.errors import UserError
 from pipeline.hooks.live import background, filler
 from pipeline.hooks.live.background import BackgroundAugmenter, LiveStore, Status
-from pipeline.hooks.live.filler import Filler, Progress, Setup
+from pipeline.hooks.live.filler import Filler, MakerProgress, Setup
 from pipeline.hooks.live.slots import EMPTY, SlotReader, Slots, SlotWriter
 from pipeline.hooks.live.source import InMemory, Original, StreamSource
 from pipeline.identity import PUBLIC_SALT
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_job
+from pipeline.job.plan import make_plan
 from pipeline.media.pixels import decode
 from pipeline.models.config import ModelConfig
 from pipeline.operators import Boomerang
@@ -97,7 +97,7 @@ def image(value: int) -> Any:
 def a_setup(folder: Path, model: Path, source: Any, capacity: int = COUNT) -> Setup:
     store = Slots(folder=folder, size=(builders.SIDE, builders.SIDE), capacity=capacity, uses=1)
     store.create()
-    Progress(folder, "w+")
+    MakerProgress(folder, "w+")
     return Setup(
         slots=store, source=source, operator=OPERATOR, model=ModelConfig(path=str(model), batch_size=BATCH),
         device="cpu", threads=1, salt=PUBLIC_SALT,
@@ -209,7 +209,7 @@ def test_pixels_are_those_of_the_offline_job(model: Path, tmp_path: Path) -> Non
     """Copy after copy, byte for byte."""
     source = builders.shard(tmp_path / "in" / "a.tar", COUNT)
     config = validate(JobConfig, builders.recipe(source, tmp_path / "out", model, **{"operator.copies": 2}), "-")
-    run_job(make_job(config))
+    run_job(make_plan(config))
     offline = builders.members_of(tmp_path / "out" / "data" / "a.tar")
     setup = a_setup(
         tmp_path, model, StreamSource(input=config.input, size=(builders.SIDE, builders.SIDE), fit="resize")
@@ -282,7 +282,7 @@ def test_more_images_than_slots_take_turns(data: InMemory, model: Path, tmp_path
     setup = a_setup(tmp_path, model, source, capacity=3)
     reader = SlotReader(setup.slots)
     Filler(setup).make(0)
-    assert Progress(tmp_path, "r")["made"] == COUNT
+    assert MakerProgress(tmp_path, "r")["made"] == COUNT
 
 
 class Reading(Dataset[bool]):

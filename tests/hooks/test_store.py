@@ -17,12 +17,12 @@ from pipeline.engine.local import run_job
 from pipeline.errors import UserError
 from pipeline.hooks.store import NeighbourStore, Weighted, read_weights
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_job
+from pipeline.job.plan import make_plan
 
 
 def ran(tmp_path: Path, model: Path | None, source: Path, **changes: object) -> JobConfig:
     config = validate(JobConfig, builders.recipe(source, tmp_path / "out", model, **changes), "test")
-    run_job(make_job(config))
+    run_job(make_plan(config))
     return config
 
 
@@ -94,7 +94,7 @@ def test_keys_of_a_folder_are_those_of_its_reader(tmp_path: Path, model: Path) -
         (tmp_path / "in" / name).parent.mkdir(parents=True)
         (tmp_path / "in" / name).write_bytes(builders.picture(i))
     content = builders.recipe("", tmp_path / "out", model, input={"format": "folder", "path": str(tmp_path / "in")})
-    run_job(make_job(validate(JobConfig, content, "test")))
+    run_job(make_plan(validate(JobConfig, content, "test")))
     store = NeighbourStore.open(tmp_path / "out")
     assert [store.copies(key) for key in ("cat/IMG.1", "dog/2")] == [1, 1]
 

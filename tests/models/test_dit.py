@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.denoisers import per_row
-from pipeline.diffusion.model import Between, Model, Row
+from pipeline.diffusion.model import Between, Model, RowCondition
 from pipeline.errors import UserError
 from pipeline.models.backbone import Backbone
 from pipeline.models.config import ModelConfig
@@ -78,7 +78,7 @@ FOLDERS: dict[str, Callable[[Path], Path]] = {
     "pixart_sigma": lambda folder: with_ddim(tiny.pixart_sigma(folder)),
     "pixart_1024": lambda folder: with_ddim(pixart_1024(folder)),
 }
-ROWS: dict[str, list[Row]] = {"dit": [1, 3, None], "pixart": [*PROMPTS, None]}
+ROWS: dict[str, list[RowCondition]] = {"dit": [1, 3, None], "pixart": [*PROMPTS, None]}
 every_family = pytest.mark.parametrize("family", ["dit", "pixart"])
 
 

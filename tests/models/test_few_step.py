@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.denoisers import per_row
-from pipeline.diffusion.model import Row
+from pipeline.diffusion.model import RowCondition
 from pipeline.errors import UserError
 from pipeline.models.backbone import Backbone
 from pipeline.models.config import Lora, ModelConfig
@@ -262,7 +262,7 @@ def test_the_scheduler_makes_a_plain_network_a_consistency_function(folder_of: C
 
 def test_a_batch_is_its_rows_one_by_one(lcm: Any) -> None:
     """Each at its own level, under its own prompt; and whatever else is in the batch."""
-    rows: list[Row] = [*PROMPTS, None]
+    rows: list[RowCondition] = [*PROMPTS, None]
     x = torch.randn(3, 4, 16, 16, generator=generator())
     sigma = torch.tensor([0.03, 2.0, 14.0], dtype=torch.float64)
     with torch.inference_mode():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.latent_stage import Normalise, Scale
+from pipeline.diffusion.latent_stage import LatentScale, Normalise
 from pipeline.diffusion.levels import FlowLevels, levels_from_scheduler
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
@@ -123,7 +123,7 @@ def test_guidance_is_of_the_way_down() -> None:
 def test_the_latent_stage_acts_on_the_unit_latent() -> None:
     """Up from N(μ, s²) the latent is (x − μ)/s, from far up: scaled by 2 it comes down twice as far from the mean."""
     z, way = draw(), {"source": "a", "target": "a", "steps": 200, "level": {"sigma": 1e3}}
-    doubled = bridge(z, latent=[Scale(factor=2)], **way).pixels
+    doubled = bridge(z, latent=[LatentScale(factor=2)], **way).pixels
     torch.testing.assert_close(doubled, 0.3 + 2 * (z - 0.3), atol=5e-3, rtol=0)
     normal = bridge(z, latent=[Normalise()], **way).pixels
     assert normal.flatten(1).mean(1).tolist() == pytest.approx([0.3] * 3, abs=3e-3)

@@ -26,8 +26,17 @@ from pipeline.operators import Boomerang
 from training.calibrate.calibrate import generate, sheet
 from training.calibrate.config import FacesConfig
 from training.calibrate.faces import identity_meter
-from training.calibrate.locality import Judged, Made, class_spread, count_right, judged, measure, pick, wilson
-from training.calibrate.plot import AtLevel
+from training.calibrate.locality import (
+    JudgedImages,
+    MadeNeighbours,
+    class_spread,
+    count_right,
+    judged,
+    measure,
+    pick,
+    wilson,
+)
+from training.calibrate.plot import LevelFound
 from training.classifier.filtering import FilterConfig
 from training.data.images import Images
 
@@ -60,7 +69,7 @@ def shades(count: int, spread: float = 0.05) -> Images:
 
 
 @pytest.fixture(scope="module")
-def swept() -> list[AtLevel]:
+def swept() -> list[LevelFound]:
     """Boomerang on the exact mixture of both shades, without labels, at five levels."""
     images, judge = shades(200), ShadeJudge()
     means = torch.tensor(SHADES)[:, None, None, None].expand(2, 3, SIDE, SIDE)
@@ -68,7 +77,7 @@ def swept() -> list[AtLevel]:
         denoise=GaussianMixture(means=means, weights=(0.5, 0.5), std=0.05), levels=FlowLevels(), size=(SIDE, SIDE)
     )
     before: Any = judged(judge, images.pixels)  # type: ignore[arg-type]
-    unit, result = class_spread(before.features, images.labels), list[AtLevel]()
+    unit, result = class_spread(before.features, images.labels), list[LevelFound]()
     for level in (0.0, 0.3, 0.7, 0.85, 1.0):
         operator = Boomerang(steps=40, t_boom=LevelRange(low=level, high=level))
         near = Neighbours(operator=operator, model=model, salt=b"s", batch_size=50)
@@ -80,13 +89,13 @@ def swept() -> list[AtLevel]:
     return result
 
 
-def test_level_zero_is_the_identity(swept: list[AtLevel]) -> None:
+def test_level_zero_is_the_identity(swept: list[LevelFound]) -> None:
     at = swept[0]
     assert at.agreement[1] == at.agreement_of_all == 1
     assert at.distance == at.diversity == at.rmse == at.confidence_drop == 0
 
 
-def test_a_model_without_labels_forgets_them_as_the_level_rises(swept: list[AtLevel]) -> None:
+def test_a_model_without_labels_forgets_them_as_the_level_rises(swept: list[LevelFound]) -> None:
     agreement = [at.agreement[1] for at in swept]
     assert agreement == sorted(agreement, reverse=True)
     assert agreement[1] == 1  # the other shade is many sigmas away
@@ -97,7 +106,7 @@ def test_a_model_without_labels_forgets_them_as_the_level_rises(swept: list[AtLe
         assert values == sorted(values), figure
 
 
-def test_a_fresh_sample_is_of_the_other_shade_or_of_its_own(swept: list[AtLevel]) -> None:
+def test_a_fresh_sample_is_of_the_other_shade_or_of_its_own(swept: list[LevelFound]) -> None:
     """Shades of one class differ by N(0, 2s²) among originals; the model's own samples are nearly of the mean shade."""
     at, s = swept[-1], 0.05 * (1 + 1 / (3 * SIDE**2)) ** 0.5
     unit = 2 * s / torch.pi**0.5
@@ -134,18 +143,23 @@ def test_the_unit_is_the_mean_over_pairs_of_a_class() -> None:
             class_spread(bad, labels[: len(bad)])
 
 
-def crafted() -> tuple[Made, Images, Judged, Judged]:
+def crafted() -> tuple[MadeNeighbours, Images, JudgedImages, JudgedImages]:
     """Three images, two copies: the third is judged wrongly, and one copy of the second is not finite."""
     images = Images(
         keys=("a", "b", "c"), pixels=torch.zeros(3, 3, 2, 2, dtype=torch.uint8), labels=torch.tensor([0, 1, 1])
     )
-    before = Judged(features=torch.zeros(3, 2), logits=torch.tensor([[2.0, 0], [0, 2], [2, 0]]))
+    before = JudgedImages(features=torch.zeros(3, 2), logits=torch.tensor([[2.0, 0], [0, 2], [2, 0]]))
     pixels = torch.zeros(2, 3, 3, 2, 2, dtype=torch.uint8)
     pixels[0, 0], pixels[1, 1] = 10, 200
     sound = torch.tensor([[True, True, True], [True, False, True]])
     logits = torch.tensor([[2.0, 0], [0, 2], [0, 2], [0, 2], [9, 0], [2, 0]])
     features = torch.tensor([[3.0, 4], [0, 0], [0, 0], [0, 0], [99, 99], [0, 8]])
-    return Made(pixels=pixels, sound=sound, rate=7), images, before, Judged(features=features, logits=logits)
+    return (
+        MadeNeighbours(pixels=pixels, sound=sound, rate=7),
+        images,
+        before,
+        JudgedImages(features=features, logits=logits),
+    )
 
 
 def test_what_counts_where() -> None:
@@ -164,7 +178,7 @@ def test_what_counts_where() -> None:
 def test_one_copy_has_no_diversity_and_no_filter_rejects_nothing() -> None:
     made, images, before, after = crafted()
     first = replace(made, pixels=made.pixels[:1], sound=made.sound[:1])
-    at = measure(0.4, first, images, before, Judged(features=after.features[:3], logits=after.logits[:3]), 2.0)
+    at = measure(0.4, first, images, before, JudgedImages(features=after.features[:3], logits=after.logits[:3]), 2.0)
     assert at.diversity is None
     assert at.rejected is None
     never_two = replace(made, sound=torch.tensor([[True, True, False], [False, False, True]]))
@@ -180,8 +194,8 @@ def test_what_cannot_be_measured_is_said() -> None:
 
 
 def test_a_judge_that_never_looks_is_refused() -> None:
-    def seeing(*labels: int) -> Judged:
-        return Judged(features=torch.zeros(5, 1), logits=torch.eye(2)[list(labels)])
+    def seeing(*labels: int) -> JudgedImages:
+        return JudgedImages(features=torch.zeros(5, 1), logits=torch.eye(2)[list(labels)])
 
     labels = torch.tensor([0, 1, 1, 0, 1])
     with pytest.raises(UserError, match="in 3 of 5 originals, and always saying 1 would be right in 3"):
@@ -241,14 +255,14 @@ def test_faces_are_compared_with_their_own_originals(monkeypatch: pytest.MonkeyP
         # One copy of the third lost its face; of the third copies those with a face are not finite.
         copies = torch.stack([flat(51, 99, 204), flat(153, 0, 0), flat(51, 0, 153)])
         sound = torch.tensor([[True] * 3, [True] * 3, [False, True, False]])
-        found = meter(Made(pixels=copies, sound=sound, rate=1))
+        found = meter(MadeNeighbours(pixels=copies, sound=sound, rate=1))
     turned = [0.0, 0.2 * np.pi, 0.4 * np.pi]
     assert found.distance == pytest.approx(np.mean([1 - np.cos(angle) for angle in turned]), abs=1e-5)
     assert found.beyond == pytest.approx(1 / 3)
     assert found.lost == pytest.approx(1 / 4)
     with identity_meter(config, flat(51, 153), "cpu") as meter:
         assert meter is not None
-        gone = meter(Made(pixels=flat(0, 0)[None], sound=torch.ones(1, 2).bool(), rate=1))
+        gone = meter(MadeNeighbours(pixels=flat(0, 0)[None], sound=torch.ones(1, 2).bool(), rate=1))
     assert (gone.distance, gone.beyond, gone.lost) == (None, None, 1)
 
 

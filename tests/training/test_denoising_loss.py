@@ -18,7 +18,7 @@ from pipeline.diffusion.levels import levels_from_scheduler
 from pipeline.models.codec import SpaceToDepth
 from tests.training.toy import Configure
 from training.data.cache import build_cache
-from training.denoiser.checkpoint import State
+from training.denoiser.checkpoint import RunState
 from training.denoiser.config import BudgetConfig, DenoiserConfig, LognormalConfig, OptimizerConfig
 from training.denoiser.loss import denoising_loss, draw_batch, draw_sigmas, predict, to_training_range
 from training.denoiser.network import build_network, build_scheduler
@@ -179,7 +179,7 @@ def test_the_rate_warms_up_and_decays_by_a_cosine() -> None:
 
 
 def test_the_first_limit_of_a_budget_counts() -> None:
-    state = State(step=30, seconds=90)
+    state = RunState(step=30, seconds=90)
     assert spent(BudgetConfig(steps=120), state) == 0.25
     assert spent(BudgetConfig(minutes=3), state) == 0.5
     assert spent(BudgetConfig(steps=120, minutes=3), state) == 0.5

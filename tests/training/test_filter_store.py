@@ -21,7 +21,7 @@ from pipeline.config import validate
 from pipeline.engine.local import run_job
 from pipeline.hooks.store import NeighbourStore, read_weights
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_job
+from pipeline.job.plan import make_plan
 from pipeline.media.pixels import decode
 from training.classifier.filtering import FilterConfig, weights
 from training.classifier.judge import SmallCNN, evaluate, load_classifier, save_classifier
@@ -48,7 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     recipe = builders.recipe(coloured(folder / "in.tar", "k"), folder / "job", model, **changes)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("DOPPEL_SALT", raising=False)
-        run_job(make_job(validate(JobConfig, recipe, "test")))
+        run_job(make_plan(validate(JobConfig, recipe, "test")))
     network = SmallCNN(3)
     with torch.no_grad():  # each channel by itself, up to the head
         for layer in network.body:

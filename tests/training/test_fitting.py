@@ -13,8 +13,8 @@ from training.classifier import augmentations
 from training.classifier.augmentations import AUGMENTATIONS
 from training.classifier.fitting import (
     Mixing,
+    NeighbourPool,
     NotFinite,
-    Pool,
     Schedule,
     accuracy,
     accuracy_by_class,
@@ -80,7 +80,7 @@ def test_two_trainings_of_one_seed_are_alike_and_of_two_are_not() -> None:
 def test_arms_draw_the_same_order_of_originals() -> None:
     """Neighbours that are the originals change nothing: the arms differ by what they train on, and by that alone."""
     images, targets = toy()
-    pool = Pool(pixels=images[None], targets=targets[None], weights=torch.ones(1, 6))
+    pool = NeighbourPool(pixels=images[None], targets=targets[None], weights=torch.ones(1, 6))
     plain = fit(network(), images, targets, SCHEDULE, AUGMENTATIONS["flip_crop"], seed=1, device="cpu")
     with_pool = fit(
         network(), images, targets, SCHEDULE, AUGMENTATIONS["flip_crop"], seed=1, device="cpu",
@@ -91,7 +91,7 @@ def test_arms_draw_the_same_order_of_originals() -> None:
 
 def test_neighbours_stop_when_only_originals_are_to_come() -> None:
     images, targets = toy()
-    pool = Pool(pixels=255 - images[None], targets=targets[None], weights=torch.ones(1, 6))
+    pool = NeighbourPool(pixels=255 - images[None], targets=targets[None], weights=torch.ones(1, 6))
     made = [
         fit(
             network(), images, targets, SCHEDULE, AUGMENTATIONS["none"], seed=1, device="cpu",
@@ -107,7 +107,7 @@ def test_neighbours_stop_when_only_originals_are_to_come() -> None:
 
 def test_mixing_follows_weights_and_probability() -> None:
     images, targets = toy()
-    pool = Pool(
+    pool = NeighbourPool(
         pixels=torch.stack([torch.full_like(images, value) for value in (10, 20, 30)]),
         targets=targets.flip(1).expand(3, -1, -1),
         weights=torch.tensor([[1 / 3, 0, 0, 0, 0, 0], [0, 0, 0.5, 0, 0, 0], [1.0, 0, 0, 0, 0, 0]]),

@@ -15,7 +15,7 @@ from pipeline.config import validate
 from pipeline.engine.local import run_job
 from pipeline.identity import PUBLIC_SALT, SALT_VARIABLE
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_job
+from pipeline.job.plan import make_plan
 from pipeline.models.config import ModelConfig
 from pipeline.operators import Boomerang
 from pipeline.streams.shards import WebDatasetInput
@@ -64,7 +64,7 @@ def test_pixels_are_those_of_the_offline_job(
     monkeypatch.setenv(SALT_VARIABLE, PUBLIC_SALT.decode())
     source = tmp_path / "in" / "a.tar"
     changes = {"operator.t_boom": [0.2, 0.6], "operator.copies": 2}
-    run_job(make_job(validate(JobConfig, builders.recipe(source, tmp_path / "out", model, **changes), "test")))
+    run_job(make_plan(validate(JobConfig, builders.recipe(source, tmp_path / "out", model, **changes), "test")))
     written = {}
     with tarfile.open(next((tmp_path / "out" / "data").glob("*.tar"))) as archive:
         for member in archive:

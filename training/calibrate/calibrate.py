@@ -28,10 +28,10 @@ from pipeline.report.audit_plots import png
 from pipeline.report.progress import looking
 from pipeline.report.sheet import contact_sheet
 from pipeline.streams.files import publish
-from training.calibrate.config import CalibrationConfig, JudgeConfig
+from training.calibrate.config import CalibrationConfig, LabelJudgeConfig
 from training.calibrate.faces import identity_meter
-from training.calibrate.locality import Made, class_spread, count_right, judged, measure, pick
-from training.calibrate.plot import AtLevel, Calibration, locality_curve
+from training.calibrate.locality import MadeNeighbours, class_spread, count_right, judged, measure, pick
+from training.calibrate.plot import Calibration, LevelFound, locality_curve
 from training.classifier.judge import SmallCNN, load_classifier, save_classifier, train_classifier
 from training.data.images import Images, load_images
 from training.data.overlap import marks_of, read_training_set, refuse_overlap
@@ -51,7 +51,7 @@ def calibrate(config: CalibrationConfig) -> Calibration:
     images = held_out(config, model.size)
     if seen := read_training_set(find_model(config.model)):
         refuse_overlap("the model", seen, {"data": images})
-    levels, pictures = list[AtLevel](), list[Tensor]()
+    levels, pictures = list[LevelFound](), list[Tensor]()
     with identity_meter(config.faces, images.pixels, device) as meter:
         judge = judge_for(config.judge, output, model.size, config.fit, unseen=images).to(device)
         before = judged(judge, images.pixels)
@@ -89,7 +89,7 @@ def held_out(config: CalibrationConfig, size: tuple[int, int]) -> Images:
 
 
 def judge_for(
-    judge: JudgeConfig, output: Path, size: tuple[int, int], fit: Fit, *, unseen: Images | None = None
+    judge: LabelJudgeConfig, output: Path, size: tuple[int, int], fit: Fit, *, unseen: Images | None = None
 ) -> SmallCNN:
     """One that is trained here stays in the output folder, to be used again; never on what must stay `unseen`."""
     if judge.data is None:
@@ -106,7 +106,9 @@ def judge_for(
     return network
 
 
-def generate(near: Neighbours, images: Images, copies: int, device: str, on_images: Callable[[int], None]) -> Made:
+def generate(
+    near: Neighbours, images: Images, copies: int, device: str, on_images: Callable[[int], None]
+) -> MadeNeighbours:
     pixels = torch.empty(copies, *images.pixels.shape, dtype=torch.uint8)
     sound = torch.empty(copies, len(images), dtype=torch.bool)
     begun = time.monotonic()
@@ -117,7 +119,7 @@ def generate(near: Neighbours, images: Images, copies: int, device: str, on_imag
             pixels[copy, rows], sound[copy, rows] = made[0].cpu(), made[1].cpu()
             on_images(len(rows))
     worked = copies * math.ceil(len(images) / near.batch_size) * near.batch_size
-    return Made(pixels=pixels, sound=sound, rate=worked / (time.monotonic() - begun))
+    return MadeNeighbours(pixels=pixels, sound=sound, rate=worked / (time.monotonic() - begun))
 
 
 def sheet(rows: Sequence[tuple[str, Tensor]], labels: Tensor) -> Image.Image:

@@ -18,7 +18,7 @@ LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 EPOCHS = 3.0
 
 
-class JudgeConfig(Section):
+class LabelJudgeConfig(Section):
     """The classifier that judges: read from a file, or trained on the spot on images that are not in the slice."""
 
     file: str | None = None
@@ -28,7 +28,7 @@ class JudgeConfig(Section):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _one_source(self) -> JudgeConfig:
+    def _one_source(self) -> LabelJudgeConfig:
         if (self.file is None) == (self.data is None):
             raise ValueError("give file or data, and not both")
         if self.file is not None and (self.epochs, self.seed) != (EPOCHS, 0):
@@ -65,7 +65,7 @@ class CalibrationConfig(Section):
     """Neighbours of each image at each level; the distance between them needs 2."""
     target: float = Field(default=0.95, gt=0, le=1)
     """The least share of neighbours that must show the label, of originals on which the judge sees it."""
-    judge: JudgeConfig
+    judge: LabelJudgeConfig
     filter: FilterConfig | None = None
     """To report what share of the neighbours it would reject, the judge being the baseline classifier."""
     faces: FacesConfig | None = None

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
     from pipeline.anonymity.faces.table import FaceTable
     from training.calibrate.config import FacesConfig
-    from training.calibrate.locality import Made
+    from training.calibrate.locality import MadeNeighbours
 
 
 @contextmanager
 def identity_meter(
     config: FacesConfig | None, originals: Tensor, device: str
-) -> Iterator[Callable[[Made], FacesAtLevel] | None]:
+) -> Iterator[Callable[[MadeNeighbours], FacesAtLevel] | None]:
     """Measures neighbours by the faces of their originals, uint8 `[N, 3, H, W]`; None without `config`.
 
     Raises `UserError` for what is unknown or missing, for a recogniser without threshold, and for images without faces.
@@ -48,7 +48,7 @@ def identity_meter(
         if not len(before.image):
             raise UserError(f"faces: detector {config.detector} finds no face in the {len(originals)} images of data")
 
-        def measured(made: Made) -> FacesAtLevel:
+        def measured(made: MadeNeighbours) -> FacesAtLevel:
             after = faces(made.pixels.flatten(0, 1))
             return face_distance(before, after, made.sound.numpy(), config.recogniser, threshold)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from training.calibrate.plot import AtLevel, Interval
+from training.calibrate.plot import Interval, LevelFound
 from training.classifier.filtering import FilterConfig, check_labels, confidence, rejected_share, weights
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ Z = 1.96
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class MadeNeighbours:
     """C copies of the neighbours of N images."""
 
     pixels: Tensor
@@ -38,7 +38,7 @@ class Made:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class JudgedImages:
     """What the judge sees in N images, on the CPU: features `[N, D]`, logits `[N, K]`."""
 
     features: Tensor
@@ -46,15 +46,15 @@ class Judged:
 
 
 @torch.inference_mode()
-def judged(judge: SmallCNN, pixels: Tensor) -> Judged:
+def judged(judge: SmallCNN, pixels: Tensor) -> JudgedImages:
     """`pixels` uint8 `[N, 3, H, W]`."""
     device = judge.head.weight.device
     parts = [judge.features(part.to(device).float() / 127.5 - 1) for part in pixels.split(JUDGED_AT_ONCE)]
     features = torch.cat(parts)
-    return Judged(features=features.cpu(), logits=judge.head(features).cpu())
+    return JudgedImages(features=features.cpu(), logits=judge.head(features).cpu())
 
 
-def count_right(before: Judged, labels: Tensor) -> int:
+def count_right(before: JudgedImages, labels: Tensor) -> int:
     """Originals in which the judge sees the label.
 
     Raises `UserError` for a label that it does not know, and for no more than one that never looks would see.
@@ -70,9 +70,9 @@ def count_right(before: Judged, labels: Tensor) -> int:
 
 
 def measure(
-    level: float, made: Made, images: Images, before: Judged, after: Judged, unit: float,
+    level: float, made: MadeNeighbours, images: Images, before: JudgedImages, after: JudgedImages, unit: float,
     filtered: FilterConfig | None = None,
-) -> AtLevel:  # fmt: skip
+) -> LevelFound:  # fmt: skip
     """`after` is of the C·N neighbours, copy by copy; `unit` of `class_spread`.
 
     The target is for originals in which the judge sees the label: of the others it cannot tell what a neighbour
@@ -97,7 +97,7 @@ def measure(
     if filtered:
         kept = weights(filtered, before.logits.repeat(copies, 1), after.logits, labels.repeat(copies))
         rejected = rejected_share(kept[sound.flatten()])
-    return AtLevel(
+    return LevelFound(
         level=level,
         agreement=wilson(share, int(sure.any(0).sum())),
         agreement_of_all=agrees[sound].mean().item(),

@@ -35,7 +35,7 @@ class FacesAtLevel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AtLevel:
+class LevelFound:
     """What came of one level. Feature distances: 1 is the mean distance of two originals of one class."""
 
     level: float
@@ -66,7 +66,7 @@ class Calibration:
     right: int
     """Originals in which the judge sees the label."""
     target: float
-    levels: tuple[AtLevel, ...]
+    levels: tuple[LevelFound, ...]
     pick: float | None
     """The largest level at which, and below which, the target holds; None where it does at none."""
 
@@ -92,7 +92,7 @@ def print_table(found: Calibration) -> None:
     Console(width=max(Console().width, needed)).print(result)  # rather too wide than cut off
 
 
-def _cells(at: AtLevel) -> dict[str, str]:
+def _cells(at: LevelFound) -> dict[str, str]:
     low, value, high = at.agreement
     cells = {
         "level": f"{at.level:g}", "agreement": f"{value:.1%}", "95 %": f"{100 * low:.1f}–{100 * high:.1f}",

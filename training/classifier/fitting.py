@@ -38,7 +38,7 @@ class Schedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pool:
+class NeighbourPool:
     """Neighbours of N originals: `pixels` uint8 `[C, N, 3, H, W]`, soft `targets` `[C, N, K]`, `weights` `[C, N]`: 0 is
     never drawn."""
 
@@ -69,7 +69,7 @@ def fit(
     *,
     seed: int,
     device: str,
-    pool: Pool | None = None,
+    pool: NeighbourPool | None = None,
     mixing: Mixing | None = None,
     repeat: int = 1,
 ) -> nn.Module:
@@ -118,7 +118,7 @@ def epochs(count: int, repeat: int, batch_size: int, rng: torch.Generator) -> It
 
 
 def mixed(
-    pixels: Tensor, targets: Tensor, rows: Tensor, pool: Pool, p: float, rng: torch.Generator
+    pixels: Tensor, targets: Tensor, rows: Tensor, pool: NeighbourPool, p: float, rng: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Some images replaced by one of their neighbours, drawn by weight; and bool `[B]`, which.
 

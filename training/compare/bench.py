@@ -21,8 +21,8 @@ from training.classifier.augmentations import AUGMENTATIONS
 from training.classifier.filtering import rejected_share
 from training.classifier.fitting import (
     Mixing,
+    NeighbourPool,
     NotFinite,
-    Pool,
     Schedule,
     accuracy,
     accuracy_by_class,
@@ -197,7 +197,7 @@ class Bench:
         part.replace(file)
         return record
 
-    def _pool(self, name: str, subset: Images, task: Task) -> Pool:
+    def _pool(self, name: str, subset: Images, task: Task) -> NeighbourPool:
         near = self.config.neighbours[name]
         baseline, folder = self.baseline(task.size, task.seed) if near.judged else None, self.folder / "pools"
         return pool_of(near, subset, baseline, self.config.classes, self.device, folder, self.others.get(name))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config import Section
+from pipeline.config import Fraction, Section
 from pipeline.media.pixels import Fit
 from pipeline.models.config import ModelConfig
 from pipeline.operators import AnyOperator
@@ -14,7 +14,6 @@ from pipeline.streams import AnyInput
 from training.classifier.filtering import FilterConfig
 
 Classical = Literal["none", "flip_crop", "randaugment", "trivialaugment", "mixup", "cutmix"]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 ALL = "all"
 
 

@@ -16,7 +16,7 @@ from pipeline.hooks.soft_labels import fractions, soft_labels
 from pipeline.identity import PUBLIC_SALT, hash_json
 from pipeline.models.families import load_model, sketch_model
 from training.classifier.filtering import weights
-from training.classifier.fitting import EVALUATED, Pool, logits_of
+from training.classifier.fitting import EVALUATED, NeighbourPool, logits_of
 from training.compare.config import NearConfig
 from training.data.cache import PixelCache
 from training.data.images import Images, pixel_marks
@@ -30,7 +30,7 @@ BATCH = 64
 def pool_of(
     near: NearConfig, subset: Images, baseline: nn.Module | None, classes: int, device: str, folder: Path,
     others: PixelCache | None,
-) -> Pool:  # fmt: skip
+) -> NeighbourPool:  # fmt: skip
     """`others`: to retrieve from; `baseline`: where `near.judged`. Pixels are kept in `folder`, and found again."""
     own = one_hot(subset.labels, classes).float()
     if others is not None and baseline is not None:
@@ -51,7 +51,7 @@ def pool_of(
         if near.filter is not None:
             before = logits_of(baseline, subset.pixels, device)
             kept *= torch.stack([weights(near.filter, before, copy, subset.labels) for copy in after])
-    return Pool(pixels=pixels, targets=targets, weights=kept)
+    return NeighbourPool(pixels=pixels, targets=targets, weights=kept)
 
 
 def made(near: NearConfig, subset: Images, device: str, folder: Path) -> tuple[Tensor, Tensor]:

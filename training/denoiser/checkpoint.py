@@ -21,7 +21,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass
-class State:
+class RunState:
     """How far a run has come."""
 
     step: int = 0
@@ -39,7 +39,7 @@ def save_checkpoint(
     network: nn.Module,
     ema: nn.Module,
     optimizer: torch.optim.Optimizer,
-    state: State,
+    state: RunState,
 ) -> None:
     """Codec, network, average, moments and position; the old checkpoint stays until the new one is complete."""
     from safetensors.torch import save_file
@@ -61,7 +61,7 @@ def load_checkpoint(
     network: nn.Module,
     ema: nn.Module,
     optimizer: torch.optim.Optimizer,
-) -> tuple[State, PatchCodec] | None:
+) -> tuple[RunState, PatchCodec] | None:
     """Restores networks and optimiser in place; None where there is no checkpoint.
 
     Raises `UserError` where the checkpoint belongs to a run with another configuration.
@@ -87,7 +87,7 @@ def load_checkpoint(
         network.load_state_dict(_under(saved, "network."))
         ema.load_state_dict(_under(saved, "ema."))
     curves = {name: [(s, loss) for s, loss in facts.get(name, [])] for name in ("losses", "validation")}
-    state = State(step=facts["step"], seconds=facts["seconds"], **curves)
+    state = RunState(step=facts["step"], seconds=facts["seconds"], **curves)
     return state, load_codec(folder)
 
 

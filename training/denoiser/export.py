@@ -23,7 +23,7 @@ from pipeline.models.pixel import CARD
 from pipeline.report.sheet import contact_sheet
 from training.data.cache import PixelCache
 from training.data.overlap import write_training_set
-from training.denoiser.checkpoint import State, swap
+from training.denoiser.checkpoint import RunState, swap
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler, UNet2DModel
@@ -42,7 +42,7 @@ def export_model(
     scheduler: DDPMScheduler,
     codec: PatchCodec,
     config: DenoiserConfig,
-    state: State,
+    state: RunState,
     cache: PixelCache,
 ) -> None:
     """Writes `output/model`, complete or not at all: fp16 safetensors in the diffusers layout, card and pictures."""
@@ -106,7 +106,7 @@ def sample_grid(model: Model, file: Path, device: str) -> None:
     contact_sheet(rows, cell=max(56, *model.size)).save(file)
 
 
-def loss_curve(state: State, batch_size: int, file: Path) -> None:
+def loss_curve(state: RunState, batch_size: int, file: Path) -> None:
     """Training and validation loss by images seen."""
     from matplotlib.figure import Figure
 
@@ -123,7 +123,7 @@ def loss_curve(state: State, batch_size: int, file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
-def card(config: DenoiserConfig, state: State, data: Mapping[str, Any], *, parameters: int) -> str:
+def card(config: DenoiserConfig, state: RunState, data: Mapping[str, Any], *, parameters: int) -> str:
     import platform
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"

@@ -23,7 +23,7 @@ from pipeline.errors import UserError
 from pipeline.report.progress import training_progress
 from training.data.cache import build_cache
 from training.denoiser.beginning import begin
-from training.denoiser.checkpoint import State, load_checkpoint, remove_checkpoint, save_checkpoint
+from training.denoiser.checkpoint import RunState, load_checkpoint, remove_checkpoint, save_checkpoint
 from training.denoiser.config import NOT_IDENTITY, BudgetConfig, DenoiserConfig, OptimizerConfig
 from training.denoiser.export import export_model
 from training.denoiser.held_out import open_validation
@@ -70,7 +70,7 @@ def train_denoiser(
     network, optimizer = accelerator.prepare(network, optimizer)
     bare = accelerator.unwrap_model(network)
     identity = config.model_dump(mode="json", exclude=NOT_IDENTITY)
-    state, codec = load_checkpoint(output, identity, bare, ema, optimizer) or (State(), codec)
+    state, codec = load_checkpoint(output, identity, bare, ema, optimizer) or (RunState(), codec)
     codec, levels = codec.to(accelerator.device), levels_from_scheduler(scheduler.config).to(accelerator.device)
     images = ResidentImages(cache, accelerator.device)
     held_out = open_validation(config, cache, codec, levels, accelerator.device) if main else None
@@ -130,7 +130,7 @@ def agree(seconds: float, accelerator: Accelerator) -> float:
     return float(broadcast(torch.tensor([seconds], device=accelerator.device)))
 
 
-def log(state: State, losses: list[Tensor]) -> None:
+def log(state: RunState, losses: list[Tensor]) -> None:
     """Moves the losses since the last entry into the state. Raises `UserError` where they are not finite."""
     mean = float(torch.stack(losses).mean())
     if not math.isfinite(mean):
@@ -144,7 +144,7 @@ def update_ema(ema: nn.Module, network: nn.Module, decay: float) -> None:
     torch._foreach_lerp_(list(ema.parameters()), [p.detach() for p in network.parameters()], 1 - decay)
 
 
-def spent(budget: BudgetConfig, state: State) -> float:
+def spent(budget: BudgetConfig, state: RunState) -> float:
     """Share of the budget used so far."""
     by_steps = state.step / budget.steps if budget.steps else 0.0
     by_time = state.seconds / (60 * budget.minutes) if budget.minutes else 0.0

@@ -7,7 +7,7 @@ from pydantic import PositiveInt
 from pipeline.config import Section
 from pipeline.media.pixels import Fit
 from pipeline.streams import AnyInput
-from training.calibrate.config import JudgeConfig
+from training.calibrate.config import LabelJudgeConfig
 from training.classifier.filtering import FilterConfig
 
 
@@ -19,7 +19,7 @@ class StoreFilterConfig(Section):
     size: tuple[PositiveInt, PositiveInt]
     """Height and width that the judge sees."""
     fit: Fit = "resize"
-    judge: JudgeConfig
+    judge: LabelJudgeConfig
     """The baseline. It may have been trained on the originals themselves."""
     filter: FilterConfig
     output: str

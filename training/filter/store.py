@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.hooks.store import Entry, NeighbourStore
+from pipeline.hooks.store import NeighbourStore, StoredImage
 from pipeline.media.pixels import Fit, fitted
 from pipeline.report.progress import looking
 from training.calibrate.calibrate import judge_for, write
@@ -29,9 +29,11 @@ WEIGHTS, REPORT = "weights.json", "filter.json"
 class NamedStore(NeighbourStore):
     """A store, opened without weights, that also tells what its neighbours are called."""
 
-    def __init__(self, shards: Mapping[Path, Sequence[Entry]], weights: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, shards: Mapping[Path, Sequence[StoredImage]], weights: Mapping[str, float] | None = None
+    ) -> None:
         super().__init__(shards, weights)
-        self.entries: dict[str, list[Entry]] = {}
+        self.entries: dict[str, list[StoredImage]] = {}
         """Of a key, in the order of `get`: a job may have lost the first copy and kept the second."""
         for entry in sorted(chain.from_iterable(shards.values()), key=lambda entry: entry.copy):
             self.entries.setdefault(entry.key, []).append(entry)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.anonymity.attacks.identification import Found, rates, search
-from pipeline.anonymity.attacks.photos import UNKNOWN, Bools, Floats, Ints, Photos, Threat, related
+from pipeline.anonymity.attacks.identification import SearchResult, rates, search
+from pipeline.anonymity.attacks.photos import UNKNOWN, Bools, Indices, Photos, Threat, Vectors, related
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,7 +39,7 @@ def classify(released: Photos, *, hidden: int | None = None, seed: int = 0) -> d
     parts = [_tested(faces, half != side, half == side, hidden, seed) for side in (0, 1)]
     rank, person = (np.concatenate(column) for column in zip(*parts, strict=True))
     ones = np.ones(len(rank), dtype=np.int64)
-    found = Found(
+    found = SearchResult(
         rank=rank, distance=np.zeros(len(rank), np.float32), mates=ones, candidates=ones * len(both), person=person
     )
     return rates(found) if len(rank) else None
@@ -68,10 +68,10 @@ def map_to_clean(
     if not found:
         return None
     names = ("rank", "distance", "mates", "candidates", "person")
-    return rates(Found(**{name: np.concatenate([getattr(one, name) for one in found]) for name in names}))
+    return rates(SearchResult(**{name: np.concatenate([getattr(one, name) for one in found]) for name in names}))
 
 
-def _halves(released: Photos, seed: int) -> Ints:
+def _halves(released: Photos, seed: int) -> Indices:
     """`[R]`: 0 or 1 by turns over each person's photographs in random order, copies of one together; −1 for unknown."""
     shuffled = np.random.default_rng(seed).permutation(int(released.photo.max(initial=0)) + 1)
     half = np.full(len(released), -1, dtype=np.int64)
@@ -82,7 +82,7 @@ def _halves(released: Photos, seed: int) -> Ints:
     return half
 
 
-def _tested(faces: Photos, train: Bools, test: Bools, hidden: int | None, seed: int) -> tuple[Ints, Ints]:
+def _tested(faces: Photos, train: Bools, test: Bools, hidden: int | None, seed: int) -> tuple[Indices, Indices]:
     """Rank of the right person for each test photograph, and that person."""
     import torch
 
@@ -121,7 +121,7 @@ def _fit(x: Tensor, label: Tensor, classes: int, hidden: int | None, seed: int) 
     return net.eval()
 
 
-def _best_ridge(released: Photos, originals: Photos, known: Ints, threat: Threat) -> float:
+def _best_ridge(released: Photos, originals: Photos, known: Indices, threat: Threat) -> float:
     """Tried on a fifth of the known people after a fit on the others; by the mean reciprocal rank."""
     tried, rest = known[::5], np.setdiff1d(known, known[::5])
 
@@ -133,8 +133,8 @@ def _best_ridge(released: Photos, originals: Photos, known: Ints, threat: Threat
 
 
 def _mapped_search(
-    released: Photos, originals: Photos, known: Ints, others: Ints, ridge: float, threat: Threat
-) -> Found:
+    released: Photos, originals: Photos, known: Indices, others: Indices, ridge: float, threat: Threat
+) -> SearchResult:
     pairs = _pairs(released, originals, known)
     mean_in, mean_out, weights = _ridge(released.vectors[pairs[0]], originals.vectors[pairs[1]], ridge)
     whiten = _whitening(released, originals, known, (mean_in, mean_out, weights))
@@ -144,7 +144,7 @@ def _mapped_search(
     return search(mapped, left.seen_as(((left.vectors - mean_out) @ whiten).astype(np.float32)), threat)
 
 
-def _pairs(released: Photos, originals: Photos, known: Ints) -> tuple[Ints, Ints]:
+def _pairs(released: Photos, originals: Photos, known: Indices) -> tuple[Indices, Indices]:
     """All (released, clean) rows of the same known person, the own source among them: the attacker has that, too."""
     rows = np.flatnonzero(np.isin(released.person, known))
     order = np.argsort(originals.person, kind="stable")
@@ -155,7 +155,7 @@ def _pairs(released: Photos, originals: Photos, known: Ints) -> tuple[Ints, Ints
     return np.repeat(rows, counts), order[np.repeat(first, counts) + within]
 
 
-def _ridge(x: Floats, y: Floats, ridge: float) -> tuple[Matrix, Matrix, Matrix]:
+def _ridge(x: Vectors, y: Vectors, ridge: float) -> tuple[Matrix, Matrix, Matrix]:
     """Means and W that minimise ‖(x − x̄)W − (y − ȳ)‖² + λ‖W‖², λ = `ridge` × n × mean variance of x."""
     mean_in, mean_out = x.mean(axis=0, dtype=np.float64), y.mean(axis=0, dtype=np.float64)
     a, b = x - mean_in, y - mean_out
@@ -164,7 +164,7 @@ def _ridge(x: Floats, y: Floats, ridge: float) -> tuple[Matrix, Matrix, Matrix]:
     return mean_in, mean_out, np.linalg.solve(scatter, a.T @ b)
 
 
-def _whitening(released: Photos, originals: Photos, known: Ints, fit: tuple[Matrix, Matrix, Matrix]) -> Matrix:
+def _whitening(released: Photos, originals: Photos, known: Indices, fit: tuple[Matrix, Matrix, Matrix]) -> Matrix:
     """Symmetric Σ^(−1/2) of the scatter within people of mapped and clean embeddings, shrunk by .2 to its mean."""
     mean_in, mean_out, weights = fit
     ours, theirs = np.isin(released.person, known), np.isin(originals.person, known)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.anonymity.attacks.photos import UNKNOWN, Bools, Floats, Ints, Pairing, Photos, Threat, related
+from pipeline.anonymity.attacks.photos import UNKNOWN, Bools, Indices, Pairing, Photos, Threat, Vectors, related
 from pipeline.anonymity.faces.metrics import bootstrap_people
 
 Search = Literal["clean", "naive", "reverse", "parrot"]
@@ -31,21 +31,21 @@ FEWEST_QUERIES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class SearchResult:
     """What a search came to, for those of the queries that have a mate in the gallery."""
 
-    rank: Ints
+    rank: Indices
     """`[Q]`: place of the nearest mate, 1 is first. Of equal distances the first entry of the gallery is nearer."""
-    distance: Floats
+    distance: Vectors
     """`[Q]`: of the nearest mate."""
-    mates: Ints
+    mates: Indices
     """`[Q]`: how many there are among the `candidates [Q]` that the threat model allows."""
-    candidates: Ints
-    person: Ints
+    candidates: Indices
+    person: Indices
     """`[Q]`: whose query it is; where people are unknown, each photograph is its own."""
 
 
-def search(query: Photos, gallery: Photos, threat: Threat, *, same: bool = False) -> Found:
+def search(query: Photos, gallery: Photos, threat: Threat, *, same: bool = False) -> SearchResult:
     """Ranks the gallery by cosine distance for each query; memory is that of `CHUNK` queries.
 
     `same`: both are one set, and no photograph finds itself.
@@ -64,7 +64,7 @@ def search(query: Photos, gallery: Photos, threat: Threat, *, same: bool = False
         row = (ahead + 1, best[:, 0], mates.sum(1), (~barred).sum(1), owner_of(part))
         columns.append(tuple(column[has] for column in row))
     rank, distance, found, candidates, person = (np.concatenate(c) for c in zip(*columns, strict=True))
-    return Found(rank=rank, distance=distance, mates=found, candidates=candidates, person=person)
+    return SearchResult(rank=rank, distance=distance, mates=found, candidates=candidates, person=person)
 
 
 def sides(pairing: Pairing, recogniser: str, kind: Search) -> tuple[Photos, Photos, bool]:
@@ -75,7 +75,7 @@ def sides(pairing: Pairing, recogniser: str, kind: Search) -> tuple[Photos, Phot
     return query, gallery, query is gallery
 
 
-def reidentify(pairing: Pairing, recogniser: str, kind: Search, threat: Threat) -> Found | None:
+def reidentify(pairing: Pairing, recogniser: str, kind: Search, threat: Threat) -> SearchResult | None:
     """None where no query has a mate: no second photographs, no identities, no copies."""
     query, gallery, same = sides(pairing, recogniser, kind)
     if not len(query) or not len(gallery):
@@ -84,7 +84,7 @@ def reidentify(pairing: Pairing, recogniser: str, kind: Search, threat: Threat) 
     return found if len(found.rank) else None
 
 
-def rates(found: Found | None, ranks: tuple[int, ...] = RANKS) -> dict[str, Any] | None:
+def rates(found: SearchResult | None, ranks: tuple[int, ...] = RANKS) -> dict[str, Any] | None:
     """Share found by each rank, its 95 % interval over people, and what guessing at random would find."""
     if found is None:
         return None
@@ -97,14 +97,14 @@ def rates(found: Found | None, ranks: tuple[int, ...] = RANKS) -> dict[str, Any]
     }
 
 
-def chance(found: Found, rank: int) -> float:
+def chance(found: SearchResult, rank: int) -> float:
     """1 − C(G − m, r) / C(G, r) on average, of m mates among G candidates: each query has a gallery of its own."""
     drawn = np.arange(rank)[:, None]
     left = np.clip(found.candidates - found.mates - drawn, 0, None)
     return float(np.mean(1 - np.prod(left / np.maximum(found.candidates - drawn, 1), axis=0)))
 
 
-def share(hits: Bools, people: Ints) -> dict[str, float]:
+def share(hits: Bools, people: Indices) -> dict[str, float]:
     """The mean of `hits [Q]` with a 95 % interval over `people [Q]`.
 
     Where all are alike a bootstrap can't see what did not happen: then the bound is the exact one for n people,
@@ -119,7 +119,7 @@ def share(hits: Bools, people: Ints) -> dict[str, float]:
     return {"share": mean, "low": low, "high": high}
 
 
-def worst_identity(found: Found | None) -> dict[str, Any] | None:
+def worst_identity(found: SearchResult | None) -> dict[str, Any] | None:
     """The person found first most often (a number, not a name), among those with at least `FEWEST_QUERIES` queries."""
     if found is None:
         return None
@@ -133,15 +133,15 @@ def worst_identity(found: Found | None) -> dict[str, Any] | None:
     return {"person": int(people[worst]), "queries": int(queries[worst]), "share": float(frequency[worst])}
 
 
-def chunks(count: int) -> Iterator[Ints]:
+def chunks(count: int) -> Iterator[Indices]:
     for first in range(0, max(count, 1), CHUNK):
         yield np.arange(first, min(first + CHUNK, count))
 
 
-def distances_of(query: Photos, gallery: Photos) -> Floats:
+def distances_of(query: Photos, gallery: Photos) -> Vectors:
     return 1 - query.vectors @ gallery.vectors.T
 
 
-def owner_of(photos: Photos) -> Ints:
+def owner_of(photos: Photos) -> Indices:
     """The person, or, where unknown, a number that only photographs of one original share."""
     return np.where(photos.person == UNKNOWN, -2 - photos.photo, photos.person)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.anonymity.attacks.photos import Floats, Ints
+from pipeline.anonymity.attacks.photos import Indices, Vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,7 @@ class Permutation:
 
     tile: int
     """Side in pixels; divides both sides of the images."""
-    order: Ints
+    order: Indices
     """`[n]`: the place in the source, row by row, of the tile that lies at each place of the released image."""
 
     def undo(self, image: Pixels8) -> Pixels8:
@@ -134,7 +134,7 @@ def laid(tiles: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]
     return grid.swapaxes(1, 2).reshape(height, width, 3)
 
 
-def statistics(tiles: NDArray[np.uint8]) -> Floats:
+def statistics(tiles: NDArray[np.uint8]) -> Vectors:
     """`[n, s, s, 3]` → float32 `[n, 6]`: mean and deviation of each channel, in units of a full scale."""
     values = tiles.astype(np.float32) / 255
     return np.concatenate([values.mean(axis=(1, 2)), values.std(axis=(1, 2))], axis=1)

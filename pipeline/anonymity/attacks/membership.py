@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.anonymity.attacks.photos import NEAR_COPY, Floats, Ints
+from pipeline.anonymity.attacks.photos import NEAR_COPY, Indices, Vectors
 from pipeline.anonymity.faces.gallery import nearest
 from pipeline.anonymity.faces.phash import hamming
 
@@ -15,7 +15,7 @@ ROUNDS, CHUNK = 500, 2048
 
 
 def membership(
-    inside: Floats, outside: Floats, released: Floats, *, inside_people: Ints, outside_people: Ints
+    inside: Vectors, outside: Vectors, released: Vectors, *, inside_people: Indices, outside_people: Indices
 ) -> dict[str, Any] | None:
     """Does the distance to the nearest release tell originals that were in the input from images that were not?
 
@@ -32,7 +32,7 @@ def membership(
     return counts | {"auc": auc(near, far), "low": float(low), "high": float(high), "chance": 0.5}
 
 
-def auc(near: Floats, far: Floats) -> float:
+def auc(near: Vectors, far: Vectors) -> float:
     """P(near < far) + P(near = far)/2 over all pairs (Mann and Whitney 1947)."""
     ordered = np.sort(far)
     below, up_to = (np.searchsorted(ordered, near, side=side) for side in ("left", "right"))
@@ -54,7 +54,7 @@ def near_copies(
     return {"released": len(released), "bits": bits, "copies": int((least <= bits).sum()), "nearest": int(least.min())}
 
 
-def _again(people: Ints, rng: np.random.Generator) -> Ints:
+def _again(people: Indices, rng: np.random.Generator) -> Indices:
     """Rows of as many people, drawn with replacement, each with all of theirs."""
     order = np.argsort(people, kind="stable")
     counts = np.unique(people, return_counts=True)[1]

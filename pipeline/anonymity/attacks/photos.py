@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pipeline.anonymity.faces.table import FaceTable
     from pipeline.media.records import Pixels8
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
+Vectors = NDArray[np.float32]
+Indices = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Threat = Literal["T1", "T2"]
 THREATS: Mapping[Threat, str] = {
@@ -36,11 +36,11 @@ THUMBNAIL, BINS = 16, 16
 class Photos:
     """F photographs, clean or released."""
 
-    vectors: Floats
+    vectors: Vectors
     """`[F, D]`, rows of length 1, compared by cosine distance 1 − a·b."""
-    photo: Ints
+    photo: Indices
     """`[F]`: number of the original that it is, or was made from."""
-    person: Ints
+    person: Indices
     """`[F]`: number of the person, −1 where unknown."""
     phash: NDArray[np.uint64]
     """`[F]`: perceptual hash of that original."""
@@ -48,12 +48,12 @@ class Photos:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def __getitem__(self, rows: Ints | Bools) -> Photos:
+    def __getitem__(self, rows: Indices | Bools) -> Photos:
         return Photos(
             vectors=self.vectors[rows], photo=self.photo[rows], person=self.person[rows], phash=self.phash[rows]
         )
 
-    def seen_as(self, vectors: Floats) -> Photos:
+    def seen_as(self, vectors: Vectors) -> Photos:
         """The same photographs with other vectors, brought to length 1."""
         norms = np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=np.finfo(np.float32).tiny)
         unit = (vectors / norms).astype(np.float32)
@@ -66,13 +66,13 @@ class Pairing:
 
     originals: FaceTable
     released: FaceTable
-    source: Ints
+    source: Indices
     """`[R]`: the original that each released image was made from, −1 where unknown."""
-    layouts: Mapping[str, tuple[Floats, Floats]] = field(default_factory=dict)
+    layouts: Mapping[str, tuple[Vectors, Vectors]] = field(default_factory=dict)
     """Name → vectors of originals `[N, D]` and released images `[R, D]` that need no face; see `layouts`."""
 
     @cached_property
-    def person(self) -> Ints:
+    def person(self) -> Indices:
         """`[N]`: who is in each original, −1 where unknown. Numbers follow a hash: those of an alphabet would tell."""
         known = [name is not None for name in self.originals.identities]
         numbers = np.full(len(known), UNKNOWN, dtype=np.int64)
@@ -98,24 +98,24 @@ class Pairing:
         photo = self.source[image[known]]
         return Photos(vectors=vectors[known], photo=photo, person=self.person[photo], phash=self.originals.phash[photo])
 
-    def seen_released(self, name: str) -> Floats:
+    def seen_released(self, name: str) -> Vectors:
         """Vectors `[M, D]` of all released images, those of unknown source, too."""
         return self._seen(name, self.released, 1)[0]
 
-    def _seen(self, name: str, table: FaceTable, side: int) -> tuple[Floats, Ints]:
+    def _seen(self, name: str, table: FaceTable, side: int) -> tuple[Vectors, Indices]:
         if name in self.layouts:
             vectors = self.layouts[name][side]
             return vectors, np.arange(len(vectors))
         return main_faces(table, name)
 
 
-def main_faces(table: FaceTable, name: str) -> tuple[Floats, Ints]:
+def main_faces(table: FaceTable, name: str) -> tuple[Vectors, Indices]:
     """The largest face of each image that has one: unit vectors `[F, D]`, and the images `[F]`."""
     first = table.first_faces()
     return table.embeddings[name][first], table.image[first]
 
 
-def related(query: Photos, gallery: Photos, threat: Threat, *, same: Ints | None = None) -> tuple[Bools, Bools]:
+def related(query: Photos, gallery: Photos, threat: Threat, *, same: Indices | None = None) -> tuple[Bools, Bools]:
     """Which gallery photographs are mates of each query, and which the threat model does not allow: both `[Q, G]`.
 
     T1: mates show the same person; the query's own original, what was made from it and near-copies of it are barred.
@@ -134,7 +134,7 @@ def related(query: Photos, gallery: Photos, threat: Threat, *, same: Ints | None
     return mates & ~barred, barred
 
 
-def layouts(images: Sequence[Pixels8]) -> dict[str, Floats]:
+def layouts(images: Sequence[Pixels8]) -> dict[str, Vectors]:
     """What links a photograph to itself without any face: unit vectors `[N, D]` by name.
 
     `pixels`: 16 × 16 thumbnail without its mean, so that the distance is half the squared one of normalised pixels;
@@ -144,19 +144,19 @@ def layouts(images: Sequence[Pixels8]) -> dict[str, Floats]:
     return {"pixels": _thumbnails(images), "phash": _bits(phash(images)), "colours": _colours(images)}
 
 
-def _thumbnails(images: Sequence[Pixels8]) -> Floats:
+def _thumbnails(images: Sequence[Pixels8]) -> Vectors:
     small = [Image.fromarray(image).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX) for image in images]
     flat = np.array([np.asarray(image) for image in small], dtype=np.float32).reshape(-1, 3 * THUMBNAIL**2)
     flat -= flat.mean(axis=1, keepdims=True)
     return (flat / np.linalg.norm(flat, axis=1, keepdims=True).clip(min=1e-6)).astype(np.float32)
 
 
-def _bits(hashes: NDArray[np.uint64]) -> Floats:
+def _bits(hashes: NDArray[np.uint64]) -> Vectors:
     octets = np.ascontiguousarray(hashes, dtype=np.uint64).view(np.uint8).reshape(-1, 8)
     return ((np.unpackbits(octets, axis=1) * 2.0 - 1) / 8).astype(np.float32)
 
 
-def _colours(images: Sequence[Pixels8]) -> Floats:
+def _colours(images: Sequence[Pixels8]) -> Vectors:
     rows = []
     for image in images:
         levels = image.reshape(-1, 3) // (256 // BINS) + BINS * np.arange(3)

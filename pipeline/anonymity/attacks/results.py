@@ -10,14 +10,14 @@ import numpy as np
 from pipeline.anonymity.attacks.attackers import trained
 from pipeline.anonymity.attacks.identification import SEARCHES, Search, rates, reidentify, sides, worst_identity
 from pipeline.anonymity.attacks.membership import membership, near_copies
-from pipeline.anonymity.attacks.photos import THREATS, UNKNOWN, Floats, Pairing, Threat
+from pipeline.anonymity.attacks.photos import THREATS, UNKNOWN, Pairing, Threat, Vectors
 from pipeline.anonymity.attacks.verification import linked, own_thresholds, pair_distances, protection, verification
 
 GOAL = 0.01
 """A rank-1 rate up to this is reached by the best anonymisers published (.005 to .02)."""
 FEWEST_FACES = 0.9
 """Share of released images with a face, below which recognition failing proves nothing."""
-Thresholds = Mapping[str, Mapping[str, float]]
+ThresholdsByRecogniser = Mapping[str, Mapping[str, float]]
 """By recogniser, then by name: cosine distances."""
 
 
@@ -31,7 +31,10 @@ def thresholds_of(pairing: Pairing, deepface: Mapping[str, float | None]) -> dic
 
 
 def under(
-    threat: Threat, pairing: Pairing, thresholds: Thresholds, on_recogniser: Callable[[str], None] = lambda name: None
+    threat: Threat,
+    pairing: Pairing,
+    thresholds: ThresholdsByRecogniser,
+    on_recogniser: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Any]:
     """Every attack by every recogniser under one threat model. Without pairs `recognisers` is None."""
     results: dict[str, Any] = {"statement": THREATS[threat]}
@@ -72,7 +75,7 @@ def missing(threat: Threat, pairing: Pairing) -> str | None:
     return None
 
 
-def copies(pairing: Pairing, others: Mapping[str, Floats], people: Mapping[str, Any]) -> dict[str, Any]:
+def copies(pairing: Pairing, others: Mapping[str, Vectors], people: Mapping[str, Any]) -> dict[str, Any]:
     """What whoever holds a photograph learns of it (T2): near-copies, and by each recogniser whether it was used.
 
     `others`: unit vectors of images that were not in the input, by recogniser or layout; `people`: numbers of who is in
@@ -84,7 +87,7 @@ def copies(pairing: Pairing, others: Mapping[str, Floats], people: Mapping[str, 
     }
 
 
-def _member(pairing: Pairing, name: str, outside: Floats, people: Any) -> dict[str, Any] | None:
+def _member(pairing: Pairing, name: str, outside: Vectors, people: Any) -> dict[str, Any] | None:
     clean, made = pairing.clean(name), pairing.seen_released(name)
     used = np.isin(clean.photo, pairing.source) if (pairing.source != UNKNOWN).any() else np.ones(len(clean), bool)
     inside = clean[used]

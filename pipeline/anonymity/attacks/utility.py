@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.anonymity.attacks.photos import UNKNOWN, Ints, Pairing
+from pipeline.anonymity.attacks.photos import UNKNOWN, Indices, Pairing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -139,7 +139,7 @@ def _eyes(pairing: Pairing) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     made, clean = pairing.released, pairing.originals
     rows, faces = made.first_faces(), clean.first_faces()
     sources = pairing.source[made.image[rows]]
-    face_of: Ints = np.full(len(clean.keys), -1, dtype=np.int64)
+    face_of: Indices = np.full(len(clean.keys), -1, dtype=np.int64)
     face_of[clean.image[faces]] = faces
     theirs = np.where(sources == UNKNOWN, -1, face_of[sources]) if len(face_of) else np.full(len(sources), -1)
     both = theirs >= 0

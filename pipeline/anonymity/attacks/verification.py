@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.anonymity.attacks.identification import chunks, distances_of, owner_of, reidentify, share
-from pipeline.anonymity.attacks.photos import UNKNOWN, Floats, Ints, Pairing, Photos, Threat, related
+from pipeline.anonymity.attacks.photos import UNKNOWN, Indices, Pairing, Photos, Threat, Vectors, related
 from pipeline.anonymity.faces.metrics import eer, linkability, threshold_at_far
 
 FARS: Mapping[str, float] = {"1e-2": 1e-2, "1e-3": 1e-3, "1e-4": 1e-4}
@@ -18,15 +18,15 @@ MOST_PAIRS = 4_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pairs:
+class PairDistances:
     """Distances of pairs: genuine ones with the person they are of, and those of two people."""
 
-    genuine: Floats
-    person: Ints
-    impostor: Floats
+    genuine: Vectors
+    person: Indices
+    impostor: Vectors
 
 
-def pair_distances(query: Photos, gallery: Photos, threat: Threat, *, same: bool = False) -> Pairs:
+def pair_distances(query: Photos, gallery: Photos, threat: Threat, *, same: bool = False) -> PairDistances:
     """Genuine are mates under the threat model, impostor what is surely of two people (or, with people unknown,
     of two photographs)."""
     stride = max(1, len(query) * len(gallery) // MOST_PAIRS)
@@ -42,14 +42,14 @@ def pair_distances(query: Photos, gallery: Photos, threat: Threat, *, same: bool
         strangers[rows % stride != 0] = False
         impostor.append(distances[strangers])
     empty = np.zeros(0, dtype=np.float32)
-    return Pairs(
+    return PairDistances(
         genuine=np.concatenate([empty, *genuine]),
         person=np.concatenate([np.zeros(0, dtype=np.int64), *person]),
         impostor=np.concatenate([empty, *impostor]),
     )
 
 
-def verification(pairs: Pairs) -> dict[str, Any] | None:
+def verification(pairs: PairDistances) -> dict[str, Any] | None:
     """EER, and TAR at each FAR that so many impostor pairs can show; None without pairs of either kind."""
     if not len(pairs.genuine) or not len(pairs.impostor):
         return None
@@ -62,7 +62,7 @@ def verification(pairs: Pairs) -> dict[str, Any] | None:
     return counts | {"eer": eer(pairs.genuine, pairs.impostor), "tar": tar}
 
 
-def linked(pairs: Pairs) -> dict[str, float] | None:
+def linked(pairs: PairDistances) -> dict[str, float] | None:
     """D_sys between releases, and what it comes to where the same number of pairs is drawn from strangers."""
     if len(pairs.genuine) < 2 or len(pairs.impostor) < 2:
         return None
@@ -74,7 +74,7 @@ def linked(pairs: Pairs) -> dict[str, float] | None:
     }
 
 
-def source_distances(pairing: Pairing, recogniser: str) -> tuple[Floats, Ints]:
+def source_distances(pairing: Pairing, recogniser: str) -> tuple[Vectors, Indices]:
     """Of each released image with a face, the smallest distance of *any* of its faces to any of its source's.
 
     Returns distances `[M]` and the sources `[M]`; images without a face on either side are left out.

@@ -15,8 +15,8 @@ import numpy as np
 from pipeline.anonymity.faces.weights import digest, require
 from pipeline.errors import UserError
 
-Task = Literal["face_detector", "facial_recognition"]
-ROLES: dict[Task, str] = {"face_detector": "detector", "facial_recognition": "recogniser"}
+DeepfaceTask = Literal["face_detector", "facial_recognition"]
+ROLES: dict[DeepfaceTask, str] = {"face_detector": "detector", "facial_recognition": "recogniser"}
 OWN_DOWNLOADS = {
     "retinaface": (
         "retinaface.h5",
@@ -48,7 +48,7 @@ def offline(owner: str) -> Iterator[list[Path]]:
         weight_utils.download_weights_if_necessary, Logger().log_level = before, level
 
 
-def build(task: Task, name: str) -> tuple[Any, str]:
+def build(task: DeepfaceTask, name: str) -> tuple[Any, str]:
     """deepface's model of that name, where deepface itself will look for it, and the sha256 of its weight files.
 
     Raises `UserError` where a package or a weight file is missing, or deepface cannot read it.

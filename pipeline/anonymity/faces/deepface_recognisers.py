@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from pipeline.anonymity.faces.backend import build
-from pipeline.anonymity.faces.processes import Pool
+from pipeline.anonymity.faces.processes import ModelProcesses
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,7 +71,7 @@ class Pooled:
 
     def __init__(self, name: str, *, workers: int) -> None:
         self.name, self.threshold = name, THRESHOLDS[name]
-        self._pool = Pool("recogniser", name, workers=workers)
+        self._pool = ModelProcesses("recogniser", name, workers=workers)
         self.weights = self._pool.weights
 
     def embed(self, crops: Sequence[Pixels8]) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.anonymity.faces.backend import build, offline
-from pipeline.anonymity.faces.processes import Pool
+from pipeline.anonymity.faces.processes import ModelProcesses
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class FaceFinder:
         if detector not in DETECTORS:
             raise UserError(f"detector is {detector!r}; known are {', '.join(DETECTORS)}")
         self.detector = detector
-        self._pool = Pool("detector", detector, workers=workers) if workers else None
+        self._pool = ModelProcesses("detector", detector, workers=workers) if workers else None
         self._own = None if workers else Detection(detector)
         self.weights: str = (self._pool or self._own).weights  # type: ignore[union-attr]
 

@@ -32,7 +32,7 @@ BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
+class ConvLayer:
     """A convolution with its affine layer folded in."""
 
     weight: Tensor
@@ -85,7 +85,7 @@ def _add(a: Tensor, b: Tensor) -> Tensor:
     return filled(a) + filled(b)
 
 
-def read(data: bytes) -> tuple[list[Layer], Tensor]:
+def read(data: bytes) -> tuple[list[ConvLayer], Tensor]:
     """The folded layers, in the order they run, and the last matrix `[256, 128]`, from the content of dlib's file.
 
     Raises `UserError` where it is no such file.
@@ -105,7 +105,7 @@ def read(data: bytes) -> tuple[list[Layer], Tensor]:
         raise UserError(f"{FILE} holds another network, or is damaged ({error})") from None
 
 
-def _layer(reader: _Reader, inwards: int, outwards: int, *, side: int, stride: int, padding: int) -> Layer:
+def _layer(reader: _Reader, inwards: int, outwards: int, *, side: int, stride: int, padding: int) -> ConvLayer:
     reader.skip_past("con_4")
     parameters = reader.tensor()
     filters = parameters[:-outwards].reshape(outwards, inwards, side, side)
@@ -113,7 +113,7 @@ def _layer(reader: _Reader, inwards: int, outwards: int, *, side: int, stride: i
     gamma, beta = reader.tensor().reshape(2, outwards)
     weight = filters * gamma[:, None, None, None]
     bias = parameters[-outwards:] * gamma + beta
-    return Layer(
+    return ConvLayer(
         weight=torch.from_numpy(weight.astype(np.float32)),
         bias=torch.from_numpy(bias.astype(np.float32)),
         stride=stride,
@@ -121,9 +121,9 @@ def _layer(reader: _Reader, inwards: int, outwards: int, *, side: int, stride: i
     )
 
 
-def _moved(layer: Layer, device: torch.device) -> Layer:
+def _moved(layer: ConvLayer, device: torch.device) -> ConvLayer:
     weight = layer.weight.to(device, memory_format=torch.channels_last)
-    return Layer(weight=weight, bias=layer.bias.to(device), stride=layer.stride, padding=layer.padding)
+    return ConvLayer(weight=weight, bias=layer.bias.to(device), stride=layer.stride, padding=layer.padding)
 
 
 class _Reader:

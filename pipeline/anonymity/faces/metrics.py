@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.floating]
+Distances = NDArray[np.floating]
 BINS = 100
 """Of the histograms behind D_sys at most; each is to hold ten mated scores on average."""
 
@@ -24,11 +24,11 @@ class Roc:
     """False acceptance rate: the share of impostor distances ≤ threshold."""
     tar: NDArray[np.float64]
     """True acceptance rate: the share of genuine distances ≤ threshold."""
-    threshold: Floats
+    threshold: Distances
     """Ascending: one under all distances, then every distance that occurs."""
 
 
-def roc(genuine: Floats, impostor: Floats) -> Roc:
+def roc(genuine: Distances, impostor: Distances) -> Roc:
     """Of distances `[A]` and `[B]`, neither empty. Raises `ValueError` for none, or for NaN among them."""
     genuine, impostor = _distances(genuine, "genuine"), _distances(impostor, "impostor")
     threshold = np.unique(np.concatenate([genuine, impostor]))
@@ -36,7 +36,7 @@ def roc(genuine: Floats, impostor: Floats) -> Roc:
     return Roc(far=_share_within(impostor, threshold), tar=_share_within(genuine, threshold), threshold=threshold)
 
 
-def threshold_at_far(impostor: Floats, far: float) -> float:
+def threshold_at_far(impostor: Distances, far: float) -> float:
     """The largest threshold whose FAR is ≤ `far`, 0 ≤ far < 1: the last number before one more would be accepted."""
     impostor = _distances(impostor, "impostor")
     if not 0 <= far < 1:
@@ -48,12 +48,12 @@ def threshold_at_far(impostor: Floats, far: float) -> float:
     return float(np.nextafter(first_refused, impostor.dtype.type(-np.inf)))
 
 
-def tar_at_far(genuine: Floats, impostor: Floats, far: float) -> float:
+def tar_at_far(genuine: Distances, impostor: Distances, far: float) -> float:
     """The share of genuine distances within `threshold_at_far`."""
     return float(np.mean(_distances(genuine, "genuine") <= threshold_at_far(impostor, far)))
 
 
-def eer(genuine: Floats, impostor: Floats) -> float:
+def eer(genuine: Distances, impostor: Distances) -> float:
     """Equal error rate: where FAR = 1 − TAR, between two points of the curve on the line through them."""
     curve = roc(genuine, impostor)
     excess = curve.far - (1 - curve.tar)  # from −1 to 1, never falling
@@ -62,7 +62,7 @@ def eer(genuine: Floats, impostor: Floats) -> float:
     return float(curve.far[after - 1] + share * (curve.far[after] - curve.far[after - 1]))
 
 
-def linkability(mated: Floats, nonmated: Floats, omega: float = 1.0) -> float:
+def linkability(mated: Distances, nonmated: Distances, omega: float = 1.0) -> float:
     """D_sys in [0, 1]: 0 where mated and non-mated scores are alike, 1 where they never meet.
 
     Gomez-Barrero et al., "General framework to evaluate unlinkability in biometric template protection systems"
@@ -97,12 +97,12 @@ def bootstrap_people(values: ArrayLike, people: ArrayLike, *, rounds: int = 1000
     return float(low), float(high)
 
 
-def _distances(values: Floats, name: str) -> Floats:
+def _distances(values: Distances, name: str) -> Distances:
     values = np.asarray(values)
     if not values.size or not np.isfinite(values).all():
         raise ValueError(f"{name}: one or more finite distances are expected, found {values.size}")
     return values.ravel()
 
 
-def _share_within(values: Floats, thresholds: Floats) -> NDArray[np.float64]:
+def _share_within(values: Distances, thresholds: Distances) -> NDArray[np.float64]:
     return np.searchsorted(np.sort(values), thresholds, side="right") / len(values)

@@ -19,7 +19,7 @@ CHUNK = 8
 """Images that a process is given at once: few, so that all end together."""
 
 
-class Pool:
+class ModelProcesses:
     """`workers` processes of `pipeline.anonymity.faces.worker`; order is kept; ended by `close` or any failure.
 
     Not `multiprocessing`'s own: its processes import the parent's main script (and torch with it), and a daemon,

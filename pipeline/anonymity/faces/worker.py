@@ -10,24 +10,24 @@ from typing import Any
 
 from pipeline.errors import UserError
 
-Work = Callable[[Sequence[Any]], Sequence[Any]]
+Answer = Callable[[Sequence[Any]], Sequence[Any]]
 
 
-def detector(name: str) -> tuple[Work, str, int]:
+def detector(name: str) -> tuple[Answer, str, int]:
     from pipeline.anonymity.faces.detect import Detection
 
     detection = Detection(name)
     return lambda images: [detection.find(image) for image in images], detection.weights, 0
 
 
-def recogniser(name: str) -> tuple[Work, str, int]:
+def recogniser(name: str) -> tuple[Answer, str, int]:
     from pipeline.anonymity.faces.deepface_recognisers import Deepface
 
     model = Deepface(name)
     return lambda crops: list(model.embed(crops)), model.weights, model.dimensions
 
 
-TASKS: dict[str, Callable[[str], tuple[Work, str, int]]] = {"detector": detector, "recogniser": recogniser}
+TASKS: dict[str, Callable[[str], tuple[Answer, str, int]]] = {"detector": detector, "recogniser": recogniser}
 
 
 def serve(connection: Connection, task: str, name: str) -> None:

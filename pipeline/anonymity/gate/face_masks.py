@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
-Box = tuple[float, float, float, float]
+FaceBox = tuple[float, float, float, float]
 """Left, top, width, height in pixels."""
 
 
-def softness(boxes: Sequence[Box], size: tuple[int, int], margin: float, feather: float) -> NDArray[np.float32]:
+def softness(boxes: Sequence[FaceBox], size: tuple[int, int], margin: float, feather: float) -> NDArray[np.float32]:
     """How much of each pixel changes, `[H, W]` in [0, 1]: 1 inside each face's ellipse, falling to 0 at its border.
 
     The ellipse spans the box with `margin` (a share of its sides) added on each side; `feather`, a share of its size,

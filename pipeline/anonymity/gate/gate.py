@@ -21,7 +21,7 @@ from pipeline.anonymity.faces.phash import hamming
 from pipeline.anonymity.faces.table import FaceTable, tabulate
 from pipeline.anonymity.gate.calibration import Certificate
 from pipeline.anonymity.gate.config import AnonymityConfig
-from pipeline.anonymity.gate.face_masks import Box
+from pipeline.anonymity.gate.face_masks import FaceBox
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Verdict = Literal["anonymous", "recognisable", "undecided"]
 Doubt = Literal["no_face_in_source", "no_face_in_output", "face_count_changed", "face_too_small"]
 """Why a verdict is undecided."""
-Floats = NDArray[np.float32]
+DistanceRow = NDArray[np.float32]
 CHANCE = 0.05
 
 
@@ -79,7 +79,7 @@ class FaceVerdict:
 
     verdict: Verdict
     why: str
-    box: Box
+    box: FaceBox
     distances: Mapping[str, float] = field(default_factory=dict)
     """By recogniser, to the nearest face of the source, and of the same person's other originals where known."""
 
@@ -144,7 +144,7 @@ class Gate:
             return "no_face_in_source"
         return "face_too_small" if boxes[:, 2:].min() < self.smallest_face else None
 
-    def boxes_of_source(self, key: str) -> tuple[Box, ...]:
+    def boxes_of_source(self, key: str) -> tuple[FaceBox, ...]:
         boxes = self.originals.box[self.originals.rows_of(self.place[key])]
         return tuple((left, top, wide, high) for left, top, wide, high in boxes.tolist())
 
@@ -230,7 +230,7 @@ class Gate:
 class _Found:
     """For each output face."""
 
-    distance: Floats
+    distance: DistanceRow
     """To the nearest face of all originals."""
     same: NDArray[np.bool_]
     """That one is the source's own, or of the same person."""

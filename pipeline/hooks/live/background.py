@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from pipeline.diffusion.model import Outline
 from pipeline.errors import UserError
 from pipeline.hooks.augment import read_operator
-from pipeline.hooks.live.filler import LOG, Progress, Setup, State, fill, known_labels
+from pipeline.hooks.live.filler import LOG, MakerProgress, MakerState, Setup, fill, known_labels
 from pipeline.hooks.live.slots import SlotReader, Slots
 from pipeline.hooks.live.source import Arrays, FileSource, StreamSource, array_facts, check_arrays, save_arrays
 from pipeline.identity import PUBLIC_SALT, code_hash, given_salt, hash_json, salt_check
@@ -49,7 +49,7 @@ log = logging.getLogger("doppel")
 class Status:
     """Counts are of the store, over all trainings that used it."""
 
-    state: State
+    state: MakerState
     """Of the maker; `waiting`: enough is there until more has been read."""
     error: str | None
     """Why it crashed."""
@@ -93,7 +93,7 @@ class LiveStore:
 
     def status(self) -> Status:
         folder = self._slots.folder
-        progress, counts = Progress(folder, "r"), self._slots.counts()
+        progress, counts = MakerProgress(folder, "r"), self._slots.counts()
         numbers = {name: progress[name] for name in ("pid", "made", "refused", "passes")}
         error = (folder / LOG).read_text().strip() if progress.state == "crashed" else None
         return Status(state=progress.state, error=error, **numbers, **counts._asdict())
@@ -226,7 +226,7 @@ def claim(folder: Path, identity: Mapping[str, str]) -> bool:
 
 def create(slots: Slots, data: AnyInput | Arrays, identity: Mapping[str, str]) -> None:
     slots.create()
-    Progress(slots.folder, "w+")
+    MakerProgress(slots.folder, "w+")
     if not isinstance(data, BaseModel):
         save_arrays(data, slots.folder)
     (slots.folder / IDENTITY).write_text(json.dumps(identity, indent=1) + "\n")  # the last: without it nothing counts
@@ -236,7 +236,7 @@ def create(slots: Slots, data: AnyInput | Arrays, identity: Mapping[str, str]) -
 def maker(setup: Setup) -> Iterator[None]:
     """A process that fills the store; it has ended when the block has, however that ends."""
     folder = setup.slots.folder
-    progress = Progress(folder, "r+")
+    progress = MakerProgress(folder, "r+")
     progress.state = "starting"
     progress["passes"] += progress["made"] > 0  # the pass that was interrupted is not repeated: copies are fresh
     (folder / LOG).unlink(missing_ok=True)
@@ -257,7 +257,7 @@ def maker(setup: Setup) -> Iterator[None]:
             watch.join()
 
 
-def _report(process: BaseProcess, folder: Path, progress: Progress, told_to_end: threading.Event) -> None:
+def _report(process: BaseProcess, folder: Path, progress: MakerProgress, told_to_end: threading.Event) -> None:
     """Waits until the maker has ended, and says so where nobody told it to."""
     wait([process.sentinel])
     process.join()

@@ -26,8 +26,8 @@ from pipeline.orphans import follow_parent
 if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
-State = Literal["starting", "running", "waiting", "crashed", "stopped"]
-STATES: tuple[State, ...] = get_args(State)
+MakerState = Literal["starting", "running", "waiting", "crashed", "stopped"]
+STATES: tuple[MakerState, ...] = get_args(MakerState)
 FIELDS = ("state", "pid", "passes", "rows", "made", "refused")
 PROGRESS, LOG = "progress.raw", "maker.log"
 LOOKED = 8
@@ -39,7 +39,7 @@ POLL_SECONDS = 0.05
 NICE = 10
 
 
-class Progress:
+class MakerProgress:
     """int64 numbers in a mapped file: what the maker tells, and all that is left of it when it was killed."""
 
     def __init__(self, folder: Path, mode: str) -> None:
@@ -53,11 +53,11 @@ class Progress:
         self._values[FIELDS.index(name)] = value
 
     @property
-    def state(self) -> State:
+    def state(self) -> MakerState:
         return STATES[self["state"]]
 
     @state.setter
-    def state(self, name: State) -> None:
+    def state(self, name: MakerState) -> None:
         self["state"] = STATES.index(name)
 
 
@@ -101,7 +101,7 @@ class Filler:
     """
 
     def __init__(self, setup: Setup) -> None:
-        self._setup, self._progress = setup, Progress(setup.slots.folder, "r+")
+        self._setup, self._progress = setup, MakerProgress(setup.slots.folder, "r+")
         model = load_model(setup.model, setup.device)
         assert setup.model.batch_size != "auto"
         self._batch_size = setup.model.batch_size

@@ -42,7 +42,7 @@ class Counts(NamedTuple):
     """Nothing was there: the original was used."""
 
 
-class Found(NamedTuple):
+class ReadSlot(NamedTuple):
     copy: int
     pixels: Pixels8
     """`[H, W, 3]`"""
@@ -105,7 +105,7 @@ class SlotReader:
         self._heads, self._pixels = slots.open("r+")
         self._claim, self._counts = _claimed(slots.folder / READERS)
 
-    def get(self, key: str) -> Found | None:
+    def get(self, key: str) -> ReadSlot | None:
         """The neighbour of `key` that was read least, or None; both are counted."""
         mark = mark_of(key)
         bucket = self._slots.bucket(mark)
@@ -118,7 +118,7 @@ class SlotReader:
                 heads["reads"][place] = head["reads"] + 1
                 self._counts[0] += 1
                 self._counts[1] += int(head["reads"] >= self._slots.uses)
-                return Found(int(head["copy"]), pixels)
+                return ReadSlot(int(head["copy"]), pixels)
         self._counts[2] += 1
         return None
 
