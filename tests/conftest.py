@@ -1,7 +1,8 @@
 from pathlib import Path
 
-import builders
 import pytest
+
+from tests import builders
 
 
 @pytest.fixture(scope="session")

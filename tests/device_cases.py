@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tiny
 import torch
-from operator_settings import SETTINGS
 from torch import Tensor
 
 from pipeline.diffusion.exactness import exact
@@ -21,6 +19,8 @@ from pipeline.models.families import load_model
 from pipeline.operators import OPERATORS, Given, Transformed
 from pipeline.operators.contract import Descent
 from pipeline.operators.on_cascades import through
+from tests import tiny
+from tests.operator_settings import SETTINGS
 
 STEPS = 2
 KEYS, CAPTIONS = ("a", "b.c", "d/e"), ("a cat", "a dog two birds", "one")

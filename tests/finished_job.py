@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import builders
 import numpy as np
 from PIL import Image, ImageCms
 
@@ -20,6 +19,7 @@ from pipeline.release import Evidence, ReleaseConfig, check_release, publish, se
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.quarantine import write_quarantine
 from pipeline.streams.shards import TarWriter, WebDatasetInput
+from tests import builders
 
 if TYPE_CHECKING:
     from pipeline.media.records import Pixels8

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
 from pipeline.cli import main
+from tests import builders
 
 TWO = {"conditions": [0, 1], "guidance": 1}
 CASES: dict[str, tuple[dict[str, Any], str]] = {

@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import pytest
 import torch
@@ -18,6 +17,7 @@ from PIL import Image
 from pipeline.cli import main
 from pipeline.config import validate
 from pipeline.job.config import JobConfig
+from tests import builders
 from training.calibrate.config import CalibrationConfig
 from training.classifier.judge import SmallCNN, save_classifier
 

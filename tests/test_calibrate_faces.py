@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,6 +19,7 @@ from pipeline.anonymity.gate.calibration import load_certificate
 from pipeline.commands.calibrate_faces import CalibrateConfig, calibrate_faces, choose
 from pipeline.config import load_config, validate
 from pipeline.errors import UserError
+from tests import builders
 
 COUNTS = (4, 1, 6, 2, 0, 9, 3)
 """Images of person 0, 1, …; the last people's are in the second shard, too."""

@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import builders
 import pytest
-import tiny
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -41,6 +39,7 @@ from pipeline.operators import (
     TileMorph,
 )
 from pipeline.operators.on_cascades import check, scaled, through
+from tests import builders, tiny
 
 CAT, DOG = "a photo of a cat", "a photo of a dog"
 FULL = {"IF": 32, "IF+x4": 128}

@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import builders
 import pytest
 import yaml
 
 from pipeline.cli import BAD_INPUT, FAILED, INTERRUPTED, main
+from tests import builders
 
 
 class Desk:
@@ -237,9 +237,8 @@ def test_help_is_quick() -> None:
 def test_calibrate_faces_says_what_certifies(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from anonymity import fakes
-
     import pipeline.commands.calibrate_faces
+    from tests.anonymity import fakes
 
     poor = fakes.certificate(tar={"1e-2": 0.5, "1e-3": 0.4, "1e-4": 0.1})
     monkeypatch.setattr(

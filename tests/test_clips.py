@@ -8,7 +8,6 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 
-import builders
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,6 +17,7 @@ from PIL import Image
 from pipeline.media import clips
 from pipeline.media.clips import Clip, is_clip, read_clip, write_clip
 from pipeline.media.pixels import Undecodable
+from tests import builders
 
 av = pytest.importorskip("av")
 TIMES = (1 / 30, 1 / 30, 0.1, 1 / 60, 1001 / 30000)

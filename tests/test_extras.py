@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import pytest
 import torch
@@ -19,6 +18,7 @@ from pipeline.job.plan import make_plan
 from pipeline.media.pixels import Undecodable, decode, decode_mask
 from pipeline.models.codec import fit_linear_patch, save_codec
 from pipeline.report.animate import reassemble
+from tests import builders
 
 SIDE = builders.SIDE
 

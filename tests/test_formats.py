@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import builders
 import pytest
 
 from pipeline.config import validate
@@ -11,6 +10,7 @@ from pipeline.engine.local import run_job
 from pipeline.job.config import JobConfig
 from pipeline.job.plan import make_plan
 from pipeline.media.pixels import decode
+from tests import builders
 
 NAMES = ["cat", "dog", "owl"]
 COUNT = 7

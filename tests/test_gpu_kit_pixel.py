@@ -8,9 +8,10 @@ from pathlib import Path
 import busy
 import pixel
 import pytest
-from builders import shard
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.builders import shard
 
 END = 40
 intervals = st.lists(st.tuples(st.integers(-10, END + 10), st.integers(0, 15)), max_size=12)

@@ -8,10 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import pytest
-from anonymity import fakes
 
 from pipeline.anonymity.faces.table import FaceTable
 from pipeline.config import validate
@@ -22,6 +20,8 @@ from pipeline.job.config import JobConfig
 from pipeline.job.plan import Plan, make_plan
 from pipeline.media.records import Batch, Frame, Output, Result, Row, Sample
 from pipeline.operators import OPERATORS
+from tests import builders
+from tests.anonymity import fakes
 
 RED, BLUE = (250, 20, 20), (20, 20, 250)
 YELLOW, FAR = (250, 250, 20), (170, 250, 20)  # far from all others, nearest to yellow

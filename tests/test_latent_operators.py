@@ -4,9 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from latent_model import CELL, Cells, Lossy
-from operator_settings import SETTINGS
-from test_operators import GUIDE, LABELS, LEVELS, MASK, MODEL, Z
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -25,6 +22,9 @@ from pipeline.diffusion.views.catalogue import (
 from pipeline.errors import UserError
 from pipeline.models.gaussian import Gaussian
 from pipeline.operators import OPERATORS, Given, Operator, Transformed
+from tests.latent_model import CELL, Cells, Lossy
+from tests.operator_settings import SETTINGS
+from tests.test_operators import GUIDE, LABELS, LEVELS, MASK, MODEL, Z
 
 CLASSES = {"by_class": tuple(Gaussian(mean=m, std=0.5) for m in (0.3, -0.4, 0.1)), "class_names": ("a", "b", "c")}
 LATENT = Cells(denoise=MODEL.denoise, levels=LEVELS, size=(12, 12), **CLASSES)  # type: ignore[arg-type]

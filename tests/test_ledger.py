@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import builders
 import pytest
 import yaml
 
@@ -20,6 +19,7 @@ from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.job.plan import make_plan
 from pipeline.streams.ledger import Ledger, OnChange
+from tests import builders
 
 
 def run(content: dict[str, Any], on_change: OnChange = "refuse", observe: Any = lambda event: None) -> dict[str, Any]:

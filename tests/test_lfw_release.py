@@ -8,9 +8,9 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from builders import SHARED
 
 from pipeline.cli import main
+from tests.builders import SHARED
 
 pytestmark = pytest.mark.skipif(not (SHARED / "lfw").exists(), reason="needs ../shared/data/lfw")
 PHOTOGRAPHS = 32

@@ -6,7 +6,6 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-import builders
 import pytest
 import torch
 
@@ -17,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.job.plan import make_plan
 from pipeline.models.pixel import PixelModel
+from tests import builders
 from tests.test_run import run
 
 

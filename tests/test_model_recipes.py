@@ -5,10 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import pytest
-import tiny
 import yaml
 
 from pipeline.cli import main
@@ -18,6 +16,7 @@ from pipeline.job.config import JobConfig
 from pipeline.media.clips import Clip, is_clip, read_clip, write_clip
 from pipeline.media.pixels import decode
 from pipeline.models.families import FAMILIES
+from tests import builders, tiny
 from tests.test_run import run
 
 EDITS = [

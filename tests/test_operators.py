@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from operator_settings import SETTINGS, TEXT_SETTINGS
-from text_model import Judge, Prompted
 
 from pipeline.diffusion.levels import levels_from_scheduler
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.models.gaussian import ClosedForm, Gaussian
 from pipeline.operators import OPERATORS, Given, Operator, Transformed
+from tests.operator_settings import SETTINGS, TEXT_SETTINGS
+from tests.text_model import Judge, Prompted
 
 LEVELS = levels_from_scheduler({"beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "trailing"})
 MEANS = (0.3, -0.4, 0.1)

@@ -4,7 +4,6 @@ import io
 import struct
 import zlib
 
-import builders
 import numpy as np
 import pytest
 import torch
@@ -12,6 +11,7 @@ from PIL import Image
 
 from pipeline.media.pixels import Undecodable, decode, encode, from_pixels, image_ext, to_pixels
 from pipeline.media.records import Frame
+from tests import builders
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -7,14 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import pytest
-import tiny
 import torch
-from device_cases import CASES, IDS, LATENT_SETTINGS, Bench, Folders, build, images_of
-from operator_settings import SETTINGS, TEXT_SETTINGS
-from pretend_cuda import OnCuda, pretend_cuda
 from torch import Tensor, nn
 
 from pipeline.anonymity.faces.embedder import SmallEmbedder
@@ -32,6 +27,10 @@ from pipeline.models.config import ModelConfig, Upscaler
 from pipeline.models.families import load_model
 from pipeline.operators import OPERATORS, Boomerang, Given, Operator
 from pipeline.operators.on_cascades import through
+from tests import builders, tiny
+from tests.device_cases import CASES, IDS, LATENT_SETTINGS, Bench, Folders, build, images_of
+from tests.operator_settings import SETTINGS, TEXT_SETTINGS
+from tests.pretend_cuda import OnCuda, pretend_cuda
 from tests.test_run import run
 
 A, B = torch.arange(3.0), torch.ones(3)

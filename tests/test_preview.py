@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import pytest
 import yaml
@@ -16,6 +15,7 @@ from pipeline.engine.local import run_job
 from pipeline.job.config import JobConfig
 from pipeline.job.plan import make_plan
 from pipeline.media.pixels import decode
+from tests import builders
 
 
 def test_the_sheet_shows_inputs_masks_and_all_outputs(tmp_path: Path, model: Path) -> None:

@@ -6,7 +6,6 @@ import runpy
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import pytest
 import torch
@@ -23,6 +22,7 @@ from pipeline.media.pixels import decode
 from pipeline.models.licence import read_licence
 from pipeline.operators import OPERATORS
 from pipeline.streams.shards import WebDatasetInput
+from tests import builders
 from training.calibrate.config import CalibrationConfig
 from training.compare.config import CompareConfig
 from training.data.overlap import read_training_set

@@ -10,10 +10,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import pytest
-from finished_job import (
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.config import validate
+from pipeline.engine.local import run_job
+from pipeline.errors import UserError
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import make_plan
+from pipeline.media.records import Rejected
+from pipeline.release import ReleaseConfig, publish, verify
+from pipeline.release.made import Made, grouped, read
+from pipeline.release.privacy import derive, metadata_of, release_key
+from pipeline.streams.names import unescape_dots
+from tests import builders
+from tests.finished_job import (
     CANARIES,
     FACTS,
     SALT,
@@ -29,20 +43,6 @@ from finished_job import (
     settings_of,
     telling,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from PIL import Image
-
-from pipeline.config import validate
-from pipeline.engine.local import run_job
-from pipeline.errors import UserError
-from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
-from pipeline.media.records import Rejected
-from pipeline.release import ReleaseConfig, publish, verify
-from pipeline.release.made import Made, grouped, read
-from pipeline.release.privacy import derive, metadata_of, release_key
-from pipeline.streams.names import unescape_dots
 
 
 def test_a_release_is_what_it_says(tmp_path: Path) -> None:

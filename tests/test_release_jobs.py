@@ -9,11 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import pytest
 import yaml
-from anonymity import fakes
 
 from pipeline.anonymity.faces.detect import Face
 from pipeline.cli import main
@@ -21,6 +19,8 @@ from pipeline.commands import release as exporting
 from pipeline.engine import gate as verifying
 from pipeline.engine import local
 from pipeline.errors import UserError
+from tests import builders
+from tests.anonymity import fakes
 
 SIDE = builders.SIDE
 

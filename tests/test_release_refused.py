@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finished_job import (
+from PIL import Image
+
+from pipeline.errors import UserError
+from pipeline.identity import PUBLIC_SALT
+from pipeline.media.records import Sample
+from pipeline.release import Evidence, ReleaseConfig, check_release, publish
+from pipeline.release.copies import closest
+from tests.finished_job import (
     HASHES,
     SALT,
     Source,
@@ -22,13 +29,6 @@ from finished_job import (
     refuse_seal,
     settings_of,
 )
-from PIL import Image
-
-from pipeline.errors import UserError
-from pipeline.identity import PUBLIC_SALT
-from pipeline.media.records import Sample
-from pipeline.release import Evidence, ReleaseConfig, check_release, publish
-from pipeline.release.copies import closest
 
 
 @pytest.mark.parametrize(("salt", "sentence"), [(PUBLIC_SALT, "secret salt"), (b"fifteen bytes !", "15 bytes")])

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finished_job import (
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import UserError
+from pipeline.release import check_release, publish, seal, verify
+from pipeline.release.sealing import text_of
+from tests.finished_job import (
     FACTS,
     SALT,
     everything,
@@ -20,12 +26,6 @@ from finished_job import (
     released,
     settings_of,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
-from pipeline.errors import UserError
-from pipeline.release import check_release, publish, seal, verify
-from pipeline.release.sealing import text_of
 
 
 class Broken(Exception):

@@ -5,7 +5,6 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import pytest
 
@@ -17,6 +16,7 @@ from pipeline.job.config import JobConfig
 from pipeline.job.plan import make_plan
 from pipeline.media.pixels import decode
 from pipeline.streams.ledger import OnChange
+from tests import builders
 
 
 def run(content: dict[str, Any], on_change: OnChange = "refuse") -> dict[str, Any]:

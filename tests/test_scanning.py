@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-import builders
 import numpy as np
 import pytest
 
@@ -18,6 +17,7 @@ from pipeline.anonymity.faces.table import FaceTable, load_table
 from pipeline.errors import UserError
 from pipeline.media.pixels import decode
 from pipeline.streams.shards import WebDatasetInput
+from tests import builders
 
 SIZE = (6, 4)
 SECRET = "Zoë Nightingale"

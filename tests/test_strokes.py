@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from builders import SHARED
 from PIL import Image
 from scipy.ndimage import median_filter
 
 from pipeline.media.strokes import stroke_painting
+from tests.builders import SHARED
 
 
 def picture(height: int = 40, width: int = 52) -> np.ndarray:

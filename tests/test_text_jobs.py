@@ -5,15 +5,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import builders
 import pytest
-import tiny
 
 from pipeline.cli import main
 from pipeline.config import validate
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.job.plan import make_plan
+from tests import builders, tiny
 from tests.test_run import run
 
 PROMPT = {"condition": "a photo of a cat", "steps": 2}

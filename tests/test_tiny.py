@@ -9,10 +9,11 @@ from typing import Any
 
 import diffusers
 import pytest
-import tiny
 import torch
 import transformers
 from safetensors import safe_open
+
+from tests import tiny
 
 PROMPTS = ("a photo of a cat", "a photo of a dog")
 

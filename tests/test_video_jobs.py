@@ -9,10 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import pytest
-import tiny
 import yaml
 from PIL import Image
 
@@ -30,6 +28,7 @@ from pipeline.media.records import Frame, Reel, Row, Sample
 from pipeline.models.families import sketch_model
 from pipeline.models.pixel import PixelModel
 from pipeline.operators import Boomerang
+from tests import builders, tiny
 from tests.test_run import run
 
 SIDE = builders.SIDE

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import SHARED
 from PIL import Image
+
+from tests.builders import SHARED
 
 LFW = SHARED / "lfw"
 needs_dlib = pytest.mark.skipif(importlib.util.find_spec("dlib") is None, reason="needs the extra `faces`")

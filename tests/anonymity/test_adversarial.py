@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from builders import SHARED
 from PIL import Image, ImageFilter
 
 from pipeline.anonymity.faces.detect import FaceFinder
@@ -16,6 +15,7 @@ from pipeline.anonymity.faces.table import tabulate
 from pipeline.anonymity.gate.calibration import find_certificate
 from pipeline.anonymity.gate.gate import Gate, ImageVerdict, Judge
 from pipeline.streams.shards import WebDatasetInput
+from tests.builders import SHARED
 
 pytestmark = pytest.mark.skipif(not (SHARED / "lfw").exists(), reason="needs ../shared/data/lfw")
 PEOPLE, SIZE = 24, (64, 64)

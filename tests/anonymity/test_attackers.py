@@ -3,11 +3,9 @@
 import io
 import tarfile
 
-import face_tables
 import numpy as np
 import pytest
 import torch
-from builders import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -27,6 +25,8 @@ from pipeline.anonymity.attacks.photos import Pairing, layouts
 from pipeline.diffusion.inversion import Inversion
 from pipeline.diffusion.levels import levels_from_scheduler
 from pipeline.models.gaussian import ClosedForm, Gaussian
+from tests.anonymity import face_tables
+from tests.builders import SHARED
 
 
 def leak(count: int = 120, *, each: int = 3, dimensions: int = 32) -> Pairing:

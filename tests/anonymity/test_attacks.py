@@ -3,7 +3,6 @@
 import json
 from itertools import combinations
 
-import face_tables
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,6 +22,7 @@ from pipeline.anonymity.attacks.membership import auc, membership, near_copies
 from pipeline.anonymity.attacks.photos import Pairing, Photos, related
 from pipeline.anonymity.attacks.results import attack
 from pipeline.anonymity.attacks.verification import own_thresholds, pair_distances, protection, source_distances
+from tests.anonymity import face_tables
 
 
 def random_photos(seed: int, count: int = 23, people: int = 7) -> Photos:

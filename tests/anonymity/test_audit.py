@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import pytest
-from fakes import FakeRecogniser, WholeFinder
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -39,6 +37,8 @@ from pipeline.report.audit_plots import (
 from pipeline.report.audit_plots import png as image_of
 from pipeline.streams.files import content_hash
 from pipeline.streams.shards import WebDatasetInput
+from tests import builders
+from tests.anonymity.fakes import FakeRecogniser, WholeFinder
 
 Pixels8 = NDArray[np.uint8]
 SALT = b"the secret of these tests"

@@ -5,10 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dlib_file import layer, packed, shapes, tensor, whole
 from hypothesis import given
 from hypothesis import strategies as st
-from portraits import needs_dlib, needs_lfw, people, portrait
 
 from pipeline.anonymity.faces import dlib_net, fast_dlib
 from pipeline.anonymity.faces.deepface_recognisers import network_input
@@ -17,6 +15,8 @@ from pipeline.anonymity.faces.dlib_net import FILE, DlibNet, read
 from pipeline.anonymity.faces.recognise import crops_for
 from pipeline.anonymity.faces.weights import require
 from pipeline.errors import UserError
+from tests.anonymity.dlib_file import layer, packed, shapes, tensor, whole
+from tests.anonymity.portraits import needs_dlib, needs_lfw, people, portrait
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from portraits import needs_dlib, needs_lfw, people, portrait
 
 from pipeline.anonymity.faces import detect as module
 from pipeline.anonymity.faces import processes as pool
 from pipeline.anonymity.faces.detect import DETECTORS, Face, FaceFinder, enlarge
 from pipeline.errors import UserError
+from tests.anonymity.portraits import needs_dlib, needs_lfw, people, portrait
 
 pytestmark = needs_dlib
 BLANK = np.full((40, 50, 3), 128, np.uint8)

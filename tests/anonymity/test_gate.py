@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from fakes import FakeFinder, FakeRecogniser, certificate, gate, originals, picture
 
 from pipeline.anonymity.faces.phash import hamming, phash
 from pipeline.anonymity.gate.face_masks import blend, softness, to_change
 from pipeline.anonymity.gate.gate import Judge
 from pipeline.errors import UserError
+from tests.anonymity.fakes import FakeFinder, FakeRecogniser, certificate, gate, originals, picture
 
 RED, GREEN, BLUE, GREY = (250, 20, 20), (20, 250, 20), (20, 20, 250), (200, 200, 200)
 WARM = (250, 60, 20)  # red's sister: .01 from red

@@ -6,7 +6,6 @@ import io
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import builders
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,6 +18,7 @@ from pipeline.anonymity.faces.phash import hamming, phash
 from pipeline.media.pixels import decode
 from pipeline.media.records import Sample
 from pipeline.streams.shards import WebDatasetInput
+from tests import builders
 
 if TYPE_CHECKING:
     from pipeline.media.records import Pixels8

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from portraits import needs_dlib, needs_lfw, people, portrait
 
 from pipeline.anonymity.faces import recognise as recognisers
 from pipeline.anonymity.faces.deepface_recognisers import THRESHOLDS, Deepface, Pooled, network_input, unit
@@ -17,6 +16,7 @@ from pipeline.anonymity.faces.detect import FaceFinder, enlarge
 from pipeline.anonymity.faces.fast_dlib import FastDlib
 from pipeline.anonymity.faces.recognise import OWN, load_recogniser
 from pipeline.errors import UserError
+from tests.anonymity.portraits import needs_dlib, needs_lfw, people, portrait
 
 
 def represent(image: np.ndarray, name: str) -> np.ndarray:

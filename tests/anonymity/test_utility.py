@@ -1,6 +1,5 @@
 """Utility measured on faces that were moved, turned and lost by known amounts."""
 
-import face_tables
 import numpy as np
 import pytest
 
@@ -13,6 +12,7 @@ from pipeline.anonymity.attacks.utility import (
     psnr,
     task_accuracy,
 )
+from tests.anonymity import face_tables
 
 EYES = np.array([[40.0, 30.0], [24.0, 30.0]], np.float32)
 """16 pixels apart, on a level."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from portraits import needs_dlib
 
 from pipeline.anonymity.faces import weights
 from pipeline.anonymity.faces.backend import offline
@@ -15,6 +14,7 @@ from pipeline.anonymity.faces.deepface_recognisers import THRESHOLDS
 from pipeline.anonymity.faces.detect import DETECTORS, FaceFinder
 from pipeline.anonymity.faces.recognise import load_recogniser
 from pipeline.errors import UserError
+from tests.anonymity.portraits import needs_dlib
 
 LANDMARKS = "shape_predictor_5_face_landmarks.dat"
 NETWORK = "dlib_face_recognition_resnet_model_v1.dat"

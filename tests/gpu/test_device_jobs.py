@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import pytest
 import torch
@@ -19,6 +18,7 @@ from pipeline.job.config import JobConfig
 from pipeline.job.plan import make_plan
 from pipeline.media.pixels import decode
 from pipeline.streams.shards import WebDatasetInput
+from tests import builders
 from tests.test_run import run
 
 pytestmark = pytest.mark.gpu

@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import builders
 import pytest
-import tiny
 import torch
 from torch import Tensor
 
@@ -25,6 +23,7 @@ from pipeline.job.plan import make_plan
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
 from pipeline.operators import Boomerang, Given
+from tests import builders, tiny
 from tests.test_run import run
 
 pytestmark = pytest.mark.gpu

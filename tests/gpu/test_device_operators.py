@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from device_cases import CASES, IDS, Bench, Folders, build, images_of
+
+from tests.device_cases import CASES, IDS, Bench, Folders, build, images_of
 
 pytestmark = pytest.mark.gpu
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from pipeline.models.config import DTYPES, ModelConfig
 from pipeline.models.families import load_model
 from pipeline.operators import Boomerang, Given
 from pipeline.streams.shards import WebDatasetInput
+from tests import tiny
 
 pytestmark = pytest.mark.gpu
 

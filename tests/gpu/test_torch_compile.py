@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from pipeline.diffusion.noise import KeyedNoise
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
 from pipeline.operators import Boomerang, Given
+from tests import tiny
 from tests.models.networks import tiny_network
 
 pytestmark = pytest.mark.gpu

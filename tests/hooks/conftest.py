@@ -1,7 +1,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import builders
 import pytest
 import torch
 
@@ -9,6 +8,7 @@ from pipeline.config import validate
 from pipeline.engine.local import run_job
 from pipeline.job.config import JobConfig
 from pipeline.job.plan import make_plan
+from tests import builders
 
 COUNT, COPIES = 10, 2
 

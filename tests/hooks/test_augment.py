@@ -6,7 +6,6 @@ from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import pytest
 import torch
@@ -24,6 +23,7 @@ from pipeline.hooks.store import NeighbourStore
 from pipeline.job.config import JobConfig
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
+from tests import builders
 
 BOOMERANG = {"name": "boomerang", "t_boom": 0.4, "steps": 2}
 COUNT = 10

@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import pytest
 import torch
@@ -34,6 +33,7 @@ from pipeline.media.pixels import decode
 from pipeline.models.config import ModelConfig
 from pipeline.operators import Boomerang
 from pipeline.streams import WebDatasetInput
+from tests import builders
 
 COUNT, BATCH = 12, 4
 OPERATOR = Boomerang(t_boom={"fraction": [0.4, 0.4]}, steps=2)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import builders
 import numpy as np
 import pytest
 import torch
@@ -24,6 +23,7 @@ from pipeline.errors import UserError
 from pipeline.hooks.dataset import AugmentedDataset, AugmentedStream
 from pipeline.hooks.store import NeighbourStore
 from pipeline.job.config import JobConfig
+from tests import builders
 
 COUNT = 40
 

@@ -7,7 +7,6 @@ import shutil
 import tarfile
 from pathlib import Path
 
-import builders
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.hooks.store import NeighbourStore, Weighted, read_weights
 from pipeline.job.config import JobConfig
 from pipeline.job.plan import make_plan
+from tests import builders
 
 
 def ran(tmp_path: Path, model: Path | None, source: Path, **changes: object) -> JobConfig:

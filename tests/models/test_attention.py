@@ -11,7 +11,6 @@ from typing import Any
 
 import diffusers
 import pytest
-import tiny
 import torch
 from diffusers.models.attention_processor import Attention, AttnAddedKVProcessor2_0, AttnProcessor2_0
 from torch import Tensor
@@ -20,6 +19,7 @@ from pipeline.diffusion.editing import AttentionEdit, Blend, Mode
 from pipeline.errors import UserError
 from pipeline.models import attention
 from pipeline.models.attention import Following, following, installed, layers_of, read, word_maps
+from tests import tiny
 
 DEEP = {
     "block_out_channels": (8, 8, 8),

@@ -11,7 +11,6 @@ from typing import Any
 
 import diffusers
 import pytest
-import tiny
 import torch
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from pipeline.models.cascade import Cascade, CascadeSketch
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model, sketch_model
 from pipeline.operators import Boomerang, Given
+from tests import tiny
 from tests.models.parity import assert_parity
 
 CAT, DOG = "a photo of a cat", "a photo of a dog"

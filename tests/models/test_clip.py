@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -18,6 +17,7 @@ from transformers import CLIPModel, CLIPProcessor
 
 from pipeline.errors import UserError
 from pipeline.models.clip import ClipJudge, load_clip
+from tests import tiny
 
 SIDE, FEATURES = 32, 24  # of the tiny CLIP
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import diffusers
 import pytest
-import tiny
 import torch
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from pipeline.models.backbone import Backbone
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model, sketch_model
 from pipeline.operators import Boomerang, Given
+from tests import tiny
 from tests.models.parity import assert_parity
 
 PROMPTS = ["a photo of a cat", "a red car in the snow"]

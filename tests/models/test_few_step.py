@@ -9,7 +9,6 @@ from typing import Any
 
 import diffusers
 import pytest
-import tiny
 import torch
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from pipeline.models.families import load_model, sketch_model
 from pipeline.models.few_step import Consistency, boundary, guidance_embedding
 from pipeline.models.latent import load_latent
 from pipeline.operators import Boomerang, Given, SDEdit
+from tests import tiny
 from tests.models.parity import assert_parity
 
 PROMPTS = ["a photo of a cat", "a red car in the snow"]

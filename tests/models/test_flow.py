@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from diffusers import (
     FluxImg2ImgPipeline,
@@ -22,6 +21,7 @@ from pipeline.errors import UserError
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import sketch_model
 from pipeline.models.flow import positions
+from tests import tiny
 from tests.models.backbones import (
     SIZE,
     STEPS,

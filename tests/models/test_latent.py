@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from diffusers import (
     DDIMInverseScheduler,
@@ -25,6 +24,7 @@ from pipeline.models.config import ModelConfig
 from pipeline.models.families import sketch_model
 from pipeline.models.latent_xl import size_numbers
 from pipeline.operators import DDIB, Given
+from tests import tiny
 from tests.models.backbones import (
     PIXELS,
     PROMPTS,

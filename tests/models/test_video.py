@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import builders
 import pytest
-import tiny
 import torch
 from diffusers import AnimateDiffVideoToVideoPipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
@@ -27,6 +25,7 @@ from pipeline.models.config import ModelConfig, Upscaler
 from pipeline.models.families import sketch_model
 from pipeline.models.video import folded, unfolded
 from pipeline.operators import OPERATORS, AnyOperator, Given, Operator, SDEdit
+from tests import builders, tiny
 from tests.models.backbones import PROMPTS, SIZE, STEPS, generator, load, open_pipeline, pipeline_of, rewrite
 from tests.models.parity import assert_parity
 

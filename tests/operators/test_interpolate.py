@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from text_model import Prompted, mean_of
 from torch import Tensor
 
 from pipeline.diffusion.denoisers import Denoiser, per_row
@@ -18,6 +17,7 @@ from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
 from pipeline.models.gaussian import ClosedForm, Gaussian
 from pipeline.operators import Given, Interpolate, Transformed
+from tests.text_model import Prompted, mean_of
 
 F64 = torch.float64
 MEAN, STD = 0.3, 0.5

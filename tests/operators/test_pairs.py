@@ -6,10 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from pydantic import ValidationError
-from text_model import Judge, Prompted
 from torch import Tensor
 
 from pipeline.diffusion.levels import levels_from_scheduler
@@ -20,6 +18,8 @@ from pipeline.models.families import load_model
 from pipeline.models.gaussian import ClosedForm, Gaussian
 from pipeline.operators import Given, Pairs, PromptToPrompt, Transformed
 from pipeline.operators.edit_scores import Thresholds
+from tests import tiny
+from tests.text_model import Judge, Prompted
 
 CAPTIONS = ["a cat on grass", "a red dog"]
 EDITED = ["a dog on grass", "a blue horse"]

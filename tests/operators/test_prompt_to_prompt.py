@@ -10,11 +10,9 @@ from typing import Any
 
 import diffusers
 import pytest
-import tiny
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor
 from pydantic import ValidationError
-from text_model import Prompted
 from torch import Tensor
 
 from pipeline.diffusion.editing import Blend, Tokens, align, followed, is_coarse, until
@@ -25,6 +23,8 @@ from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model, sketch_model
 from pipeline.models.gaussian import ClosedForm, Gaussian
 from pipeline.operators import Boomerang, Given, PromptToPrompt, Transformed
+from tests import tiny
+from tests.text_model import Prompted
 
 CAPTIONS = ["a cat on grass", "a red dog, riding", "zebra in snow"]
 EDITED = ["a dog on grass", "a blue horse, riding", "a painting with two in snow"]

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import pytest
 import torch
@@ -23,6 +22,7 @@ from pipeline.hooks.store import NeighbourStore, read_weights
 from pipeline.job.config import JobConfig
 from pipeline.job.plan import make_plan
 from pipeline.media.pixels import decode
+from tests import builders
 from training.classifier.filtering import FilterConfig, weights
 from training.classifier.judge import SmallCNN, evaluate, load_classifier, save_classifier
 

@@ -4,7 +4,6 @@ import io
 import tarfile
 from pathlib import Path
 
-import builders
 import numpy as np
 import pytest
 import torch
@@ -19,6 +18,7 @@ from pipeline.job.plan import make_plan
 from pipeline.models.config import ModelConfig
 from pipeline.operators import Boomerang
 from pipeline.streams.shards import WebDatasetInput
+from tests import builders
 from training.classifier.filtering import FilterConfig
 from training.compare.config import NearConfig
 from training.compare.pools import blended, made, pool_of, retrieved
