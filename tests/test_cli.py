@@ -124,7 +124,7 @@ BAD_SAMPLES: list[tuple[str, bytes | None, str, str]] = [
 
 @pytest.mark.parametrize(("name", "data", "kind", "reason"), BAD_SAMPLES, ids=lambda v: str(v)[:16])
 def test_a_bad_sample_is_a_row_in_quarantine(desk: Desk, name: str, data: bytes | None, kind: str, reason: str) -> None:
-    from test_pixels import bomb
+    from tests.test_pixels import bomb
 
     data = bomb(30_000, 30_000) if data is None else data
     good = {n: c for n, c in builders.members_of(desk.source).items() if n[:4] in ("0000", "0002")}
