@@ -301,11 +301,13 @@ def compare_command(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from pipeline.config import load_config
+    from pipeline.optional import require_package
     from pipeline.report.progress import comparing
     from training.compare.compare import compare
     from training.compare.config import CompareConfig
     from training.compare.report import table, write_report
 
+    require_package("matplotlib", "the report of a comparison", extra="plots")
     config = load_config(CompareConfig, args.recipe, args.set)
     with comparing() as observe:
         results = compare(config, overwrite=args.overwrite, observe=observe)
