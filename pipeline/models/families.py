@@ -75,8 +75,13 @@ def family_of(folder: Path) -> Family:
     return FAMILIES[name]
 
 
-def load_model(config: ModelConfig, device: str) -> Model:
-    """Raises `UserError` for what is missing or unknown in the folder, and for a package that is missing."""
+def load_model(config: ModelConfig | str, device: str = "cpu") -> Model:
+    """A model with its weights on `device`; a path, embedded name or hub id stands for a configuration of that path.
+
+    Raises `UserError` for what is missing or unknown in the folder, and for a package that is missing.
+    """
+    if isinstance(config, str):
+        config = ModelConfig(path=config)
     _require_packages(config)
     folder = find_model(config)
     model = family_of(folder).load(folder, config, device)
