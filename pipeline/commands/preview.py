@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -29,14 +30,22 @@ if TYPE_CHECKING:
 
 
 def preview(
-    recipe: str, overrides: list[str], count: int, sheet: Path, animation: Path | None = None
+    recipe: str | os.PathLike[str],
+    *,
+    overrides: Sequence[str] = (),
+    count: int = 8,
+    sheet: str | os.PathLike[str] = "sheet.png",
+    animation: str | os.PathLike[str] | None = None,
 ) -> list[Rejected]:
-    """Draws the sheet of the first `count` usable samples, and returns those that were refused before them.
+    """Draws into the file `sheet` the inputs and outputs of the first `count` usable samples of a recipe.
 
-    `animation` (.gif or .mp4): the tiles of the first one slide from picture to picture. Raises `UserError` where no
-    sample is usable, or the operator moves no tiles.
+    Returns the samples that were refused before them. `recipe` and `overrides` as in `pipeline.run`. `animation` (.gif
+    or .mp4): the tiles of the first sample slide from picture to picture. Raises `UserError` for bad input, where no
+    sample is usable, and for an animation of an operator that moves no tiles.
     """
-    plan = make_plan(load_config(JobConfig, recipe, overrides))
+    if count < 1:
+        raise UserError(f"{count} samples cannot be shown; at least 1 is needed")
+    plan = make_plan(load_config(JobConfig, os.fspath(recipe), overrides))
     operator = plan.config.operator
     if animation is not None and not (operator and operator.moves_tiles):
         able = ", ".join(name for name, kind in OPERATORS.items() if kind.moves_tiles)
@@ -48,7 +57,7 @@ def preview(
         )
     contact_sheet(list(sheet_rows(outputs).items())).save(sheet)
     if animation is not None:
-        animate_first(outputs[0], animation)
+        animate_first(outputs[0], Path(animation))
     return rejected
 
 
