@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "training").rglob("*.py")])
 ORDER = [
     "errors",
-    "orphans assets config",
+    "orphans assets recipes",
+    "config",
     "identity",
     "media",
     "diffusion.views",
@@ -39,7 +40,8 @@ ALLOWED: dict[str, str] = {
     "errors": "",
     "orphans": "",
     "assets": "",
-    "config": "errors",
+    "recipes": "errors",
+    "config": "errors recipes",
     "identity": "errors",
     "media": "",
     "diffusion.views": "config",
@@ -54,7 +56,7 @@ ALLOWED: dict[str, str] = {
     "anonymity.attacks": "media diffusion anonymity.faces",
     "release": "errors config identity media streams anonymity.faces",
     "job": "errors config identity media diffusion streams models operators anonymity.gate release",
-    "audit": "errors media streams report models anonymity.faces anonymity.attacks release",
+    "audit": "errors config identity media streams report models anonymity.faces anonymity.attacks release",
     "engine": (
         "errors orphans identity media diffusion streams report models operators anonymity.faces anonymity.gate job"
     ),
@@ -78,7 +80,7 @@ ALLOWED: dict[str, str] = {
     ),
     "training.filter": "errors config media streams report hooks training.data training.classifier training.calibrate",
     "cli": (
-        "errors config identity media streams report job audit engine commands training.denoiser "
+        "errors recipes config streams report job audit engine commands training.denoiser "
         "training.compare training.calibrate training.filter"
     ),
 }
