@@ -1,4 +1,4 @@
-"""The README's section on GPUs, from what scripts/gpu/measure.sh left in scripts/evidence/gpu, if anything."""
+"""The section of docs/measured.md on GPUs, from what scripts/gpu/measure.sh left in scripts/evidence/gpu, if anything."""
 
 from __future__ import annotations
 
