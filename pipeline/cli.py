@@ -324,8 +324,8 @@ def compare_command(args: argparse.Namespace) -> int:
 
 
 def run_with_progress(plan: Plan, on_change: OnChange) -> dict[str, Any]:
+    from pipeline.engine.events import Event, Progress, Scanned
     from pipeline.engine.local import run_job
-    from pipeline.engine.process import Event, Progress, Scanned
     from pipeline.report.progress import JobProgress
 
     with JobProgress() as bar:

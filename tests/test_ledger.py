@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from pipeline.config import validate
+from pipeline.engine.events import Event
 from pipeline.engine.local import run_job
-from pipeline.engine.process import Event
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.job.plan import make_plan

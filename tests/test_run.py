@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.config import validate
+from pipeline.engine.events import Event, Progress
 from pipeline.engine.local import run_job
-from pipeline.engine.process import Event, Progress
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.job.plan import make_plan

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.batch_size import free, remembered
+from pipeline.engine.events import Event, Scanned, ShardDone
 from pipeline.engine.gate import open_gate, with_gate
-from pipeline.engine.process import Event, Scanned, ShardDone, process
+from pipeline.engine.process import process
 from pipeline.engine.transforming import try_sizes
 from pipeline.errors import UserError
 from pipeline.job.plan import Plan, identity

@@ -6,8 +6,8 @@ import shutil
 import time
 from typing import Any
 
+from pipeline.engine.events import Event, Progress, Scanned
 from pipeline.engine.local import run_job
-from pipeline.engine.process import Event, Progress, Scanned
 from pipeline.job.config import JobConfig
 from pipeline.job.plan import make_plan
 

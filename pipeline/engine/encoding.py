@@ -1,0 +1,65 @@
+"""From transformed rows to encoded samples, with everything that belonged to their sources."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.engine.windows import Done
+from pipeline.media.clips import Clip, write_clip
+from pipeline.media.frames import unfit_frame
+from pipeline.media.pixels import encode, image_ext
+from pipeline.media.records import PROVENANCE, Output, Row, Sample
+
+if TYPE_CHECKING:
+    from pipeline.job.config import JobConfig
+    from pipeline.media.records import Pixels8
+
+
+def encode_all(
+    batches: Iterable[Done], config: JobConfig, pool: ThreadPoolExecutor
+) -> Iterator[tuple[Done, list[Sample]]]:
+    for done in batches:
+        yield done, list(pool.map(partial(to_sample, config=config), done.outputs))
+
+
+def to_sample(frames: Sequence[Output], config: JobConfig) -> Sample:
+    """The encoded output with everything that belonged to its source, and its provenance; of a clip, all its frames."""
+    output, name = frames[0], config.operator.image_name if config.operator else ""
+    source = output.row.sample
+    member = partial(to_member, row=output.row, config=config)
+    extension, data = member(name, [frame.image for frame in frames])
+    if extension in source.members:  # a mask of that name is there already
+        extension = f"{source.image_ext}.{extension}"
+    provenance = dict(output.provenance)
+    if output.row.reel and "details" in provenance:
+        provenance["details"] = [frame.provenance["details"] for frame in frames]
+    if PROVENANCE in source.members:
+        provenance["before"] = source.members[PROVENANCE].decode(errors="replace")
+    beside = dict(member(other, [frame.beside[other] for frame in frames]) for other in output.beside)
+    members = {**source.members, **beside, PROVENANCE: json.dumps(provenance).encode()}
+    return replace(source, key=output.key, image=data, image_ext=extension, members=members)
+
+
+def to_member(name: str, images: Sequence[Pixels8], row: Row, config: JobConfig) -> tuple[str, bytes]:
+    """Extension and bytes of an image, or of a clip in the container of its source."""
+    extension = f"{name}.{row.sample.image_ext}" if name else row.sample.image_ext
+    if row.reel is not None:
+        pictures = np.stack([unfit_frame(image, row.frame, config.image.restore_size) for image in images])
+        reel = row.reel
+        clip = Clip(frames=pictures, seconds=reel.seconds, container=reel.container, loop=reel.loop)
+        return extension, write_clip(clip)
+    data, codec = encode(
+        images[0],
+        row.frame,
+        codec=None if config.output.codec == "auto" else config.output.codec,
+        quality=config.output.quality,
+        restore_size=config.image.restore_size,
+    )
+    return image_ext(extension, codec), data
