@@ -129,10 +129,10 @@ def run_command(args: argparse.Namespace) -> int:
         print(estimate(plan))
         return 0
     on_change: OnChange = "overwrite" if args.overwrite else "keep" if args.keep_finished else "refuse"
-    if plan.config.release is not None:
-        from pipeline.commands.release import check_export
+    from pipeline.commands.release import check_export
+    from pipeline.commands.run import check_finished
 
-        check_export(plan)
+    check_export(plan)
     manifest = run_with_progress(plan, on_change)
     counts = manifest["counts"]
     print(
@@ -143,8 +143,7 @@ def run_command(args: argparse.Namespace) -> int:
     failed = outcome(manifest)
     if plan.config.release is None or failed:
         return failed
-    if not manifest["complete"]:
-        raise UserError(f"{plan.config.output.path}: the job is not finished, so nothing is released")
+    check_finished(plan, manifest)
     return release_job(plan)
 
 
@@ -174,13 +173,11 @@ def mind_licences(plan: Plan, *, forbid: bool) -> None:
 
 
 def preview_command(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from pipeline.commands.preview import preview
 
-    if args.count < 1:
-        raise UserError(f"-n is {args.count}; at least 1 is needed")
-    rejected = preview(args.recipe, args.set, args.count, Path(args.output), args.animate and Path(args.animate))
+    rejected = preview(
+        args.recipe, overrides=args.set, count=args.count, sheet=args.output, animation=args.animate
+    )  # fmt: skip
     for bad in rejected:
         print(f"refused: {bad.key} ({bad.reason})", file=sys.stderr)
     print(args.output)
@@ -246,6 +243,7 @@ def audit_command(args: argparse.Namespace) -> int:
 
 
 def train_command(args: argparse.Namespace) -> int:
+    check_training()
     from pipeline.config import load_config
     from training.denoiser.config import DenoiserConfig
     from training.denoiser.train import train_denoiser
@@ -256,6 +254,7 @@ def train_command(args: argparse.Namespace) -> int:
 
 
 def calibrate_command(args: argparse.Namespace) -> int:
+    check_training()
     from pipeline.config import load_config
     from training.calibrate.calibrate import calibrate
     from training.calibrate.config import CalibrationConfig
@@ -279,6 +278,7 @@ def calibrate_command(args: argparse.Namespace) -> int:
 
 
 def filter_command(args: argparse.Namespace) -> int:
+    check_training()
     from pipeline.config import load_config
     from training.filter.config import StoreFilterConfig
     from training.filter.store import filter_store
@@ -296,16 +296,19 @@ def filter_command(args: argparse.Namespace) -> int:
 
 
 def compare_command(args: argparse.Namespace) -> int:
+    check_training()
     from pathlib import Path
 
     from rich.console import Console
 
     from pipeline.config import load_config
+    from pipeline.optional import require_package
     from pipeline.report.progress import comparing
     from training.compare.compare import compare
     from training.compare.config import CompareConfig
     from training.compare.report import table, write_report
 
+    require_package("matplotlib", "the report of a comparison", extra="plots")
     config = load_config(CompareConfig, args.recipe, args.set)
     with comparing() as observe:
         results = compare(config, overwrite=args.overwrite, observe=observe)
@@ -321,6 +324,20 @@ def compare_command(args: argparse.Namespace) -> int:
         )
         return FAILED
     return 0
+
+
+def check_training() -> None:
+    """Raises `UserError` where the package `training` is another's: `python -m` looks into the working folder first."""
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    spec, ours = find_spec("training"), Path(__file__).resolve().parents[1] / "training" / "__init__.py"
+    if spec is None or spec.origin is None or Path(spec.origin).resolve() != ours:
+        found = spec and (spec.origin or ", ".join(spec.submodule_search_locations or ()))
+        raise UserError(
+            f"doppel's package training is needed; found was {found}: rename that one, or give the command doppel "
+            "in place of python -m pipeline.cli"
+        )
 
 
 def run_with_progress(plan: Plan, on_change: OnChange) -> dict[str, Any]:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "training").rglob("*.py")])
 ORDER = [
     "errors",
-    "orphans assets config",
+    "orphans assets config optional",
     "identity",
     "media",
     "diffusion.views",
@@ -40,45 +40,46 @@ ALLOWED: dict[str, str] = {
     "orphans": "",
     "assets": "",
     "config": "errors",
+    "optional": "errors",
     "identity": "errors",
-    "media": "",
+    "media": "errors optional",
     "diffusion.views": "config",
     "diffusion": "config diffusion.views",
     "diffusion.tiles": "config diffusion",
     "streams": "errors assets config media",
     "report": "errors media diffusion.tiles",
-    "models": "errors assets config diffusion.views diffusion",
+    "models": "errors assets config optional diffusion.views diffusion",
     "operators": "errors config diffusion.views diffusion diffusion.tiles models",
-    "anonymity.faces": "errors assets config media diffusion streams",
+    "anonymity.faces": "errors assets config optional media diffusion streams",
     "anonymity.gate": "errors assets config media diffusion anonymity.faces",
     "anonymity.attacks": "media diffusion anonymity.faces",
     "release": "errors config identity media streams anonymity.faces",
     "job": "errors config identity media diffusion streams models operators anonymity.gate release",
-    "audit": "errors media streams report models anonymity.faces anonymity.attacks release",
+    "audit": "errors optional media streams report models anonymity.faces anonymity.attacks release",
     "engine": (
         "errors orphans identity media diffusion streams report models operators anonymity.faces anonymity.gate job"
     ),
     "hooks": "errors identity media diffusion streams models operators job engine",
     "commands": (
-        "errors config media diffusion streams report models operators anonymity.faces anonymity.gate release "
-        "job audit engine"
+        "errors config optional media diffusion streams report models operators anonymity.faces anonymity.gate "
+        "release job audit engine"
     ),
     "hooks.live": "errors orphans identity media diffusion streams models operators hooks",
     "training.data": "errors media streams",
-    "training.classifier": "errors config report",
+    "training.classifier": "errors config optional report",
     "training.metrics": "",
-    "training.denoiser": "errors config media diffusion streams report models training.data",
+    "training.denoiser": "errors config optional media diffusion streams report models training.data",
     "training.compare": (
         "errors orphans config identity media diffusion streams report models operators hooks training.data "
         "training.classifier"
     ),
     "training.calibrate": (
-        "errors assets config identity media diffusion streams report models operators anonymity.faces hooks "
+        "errors assets config optional identity media diffusion streams report models operators anonymity.faces hooks "
         "training.data training.classifier"
     ),
     "training.filter": "errors config media streams report hooks training.data training.classifier training.calibrate",
     "cli": (
-        "errors config identity media streams report job audit engine commands training.denoiser "
+        "errors config optional identity media streams report job audit engine commands training.denoiser "
         "training.compare training.calibrate training.filter"
     ),
 }

@@ -19,6 +19,7 @@ from pipeline.config import Section
 from pipeline.errors import UserError
 from pipeline.media.pixels import Fit
 from pipeline.media.records import Sample
+from pipeline.optional import require_package
 from pipeline.streams import AnyInput
 
 PICTURE = "roc.png"
@@ -65,8 +66,10 @@ class CalibrateConfig(Section):
 def calibrate_faces(config: CalibrateConfig) -> list[Certificate]:
     """Certifies each recogniser at each size, and writes certificates and picture; a size is written once it is done.
 
-    Raises `UserError` for unknown recognisers, missing weights, and data with too few people or images of them.
+    Raises `UserError` for unknown recognisers, missing weights or packages, and data with too few people or images of
+    them.
     """
+    require_package("matplotlib", "the picture of a calibration", extra="plots")
     output, made = Path(config.output), list[Certificate]()
     recognisers = [load_recogniser(name, workers=config.workers) for name in config.recognisers]
     chosen = choose(config)
