@@ -14,9 +14,10 @@ import torch
 import yaml
 
 from pipeline.cli import build_parser
-from pipeline.config import find_recipe, validate
-from pipeline.job.config import JobConfig
+from pipeline.config import load_config
 from pipeline.operators import OPERATORS
+from pipeline.recipes import KINDS, find_recipe
+from tests.test_recipes import BY_KIND
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"]
@@ -57,8 +58,11 @@ def test_the_readme_is_short() -> None:
 
 
 @pytest.mark.parametrize("block", every("yaml"))
-def test_recipes_are_valid(block: str) -> None:
-    validate(JobConfig, yaml.safe_load(block), "the document")
+def test_recipes_are_valid(block: str, tmp_path: Path) -> None:
+    """Each as a file of the kind that it states."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text(block)
+    load_config(BY_KIND[yaml.safe_load(block)["kind"]], str(file))
 
 
 @pytest.mark.parametrize("command", sorted(set(commands())))
@@ -73,6 +77,11 @@ def test_commands_exist(command: str) -> None:
             recipe and recipe.islower() and not recipe.endswith(".yaml")
         ):  # not a placeholder, not a file of the reader's
             find_recipe(recipe)
+
+
+def test_kinds_are_told() -> None:
+    for kind, (command, _) in KINDS.items():
+        assert f"| `{kind}` | `doppel {command}` |" in TEXTS["docs/recipes.md"]
 
 
 def test_there_are_commands() -> None:
