@@ -77,6 +77,8 @@ def test_contract(name: str, settings: dict[str, Any], everything: bool) -> None
     done = apply(operator, [0, 1, 2], everything)
     assert all(map(torch.equal, before, (Z, GUIDE, MASK, LABELS)))  # the input is not touched
     again, turned = apply(operator, [0, 1, 2], everything), apply(operator, [2, 0], everything)
+    assert (*done.others,) == operator.further_images
+    assert (*done.beside,) == operator.images_beside
     assert done.sigmas.shape[0] == len(Z)
     assert done.sigmas.dtype == torch.float64
     images = [[t.pixels, *t.others.values(), *t.beside.values()] for t in (done, again, turned)]

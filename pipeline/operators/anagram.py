@@ -63,6 +63,10 @@ class Anagram(Descent):
             raise ValueError(f"reduce alternate needs solver ancestral or euler: {self.solver} compares two estimates")
         return self
 
+    @property
+    def further_images(self) -> tuple[str, ...]:
+        return tuple(f"view-{i}" for i, view in enumerate(self.views) if view.name != "identity")
+
     def conditions_used(self) -> tuple[Condition, ...]:
         return (*self.conditions, *self.guidance.conditions)
 
@@ -87,6 +91,7 @@ class Anagram(Descent):
             each = [conditioned(viewed(model, [view]), c, self.guidance, given, z) for view, c in pairs]
             denoiser = with_alternating_views(each, views, sigmas.to(z))
         out = model.decode(integrate(denoiser, x, sigmas.to(z), solver=self.stepper(), noise=noise))
-        others = {f"view-{i}": view(out) for i, view in enumerate(self.views) if view.name != "identity"}
-        seen = [view.model_dump(mode="json") for view in self.views]
-        return Transformed(out, sigmas, others, [{"views": seen, "conditions": [*self.conditions]}] * len(z))
+        seen = (view(out) for view in self.views if view.name != "identity")
+        others = dict(zip(self.further_images, seen, strict=True))
+        told = [view.model_dump(mode="json") for view in self.views]
+        return Transformed(out, sigmas, others, [{"views": told, "conditions": [*self.conditions]}] * len(z))

@@ -115,6 +115,16 @@ class Operator(Section):
     copies: int = Field(default=1, ge=1)
     """Outputs for each input, each with its own noise."""
 
+    @property
+    def further_images(self) -> tuple[str, ...]:
+        """Names of the images that come with each output as samples of their own, KEY-NAME: the keys of `others`."""
+        return ()
+
+    @property
+    def images_beside(self) -> tuple[str, ...]:
+        """Names of the images that lie in the sample of each output, as members NAME.png: the keys of `beside`."""
+        return ()
+
     def conditions_used(self) -> tuple[Condition, ...]:
         """All conditions that the model will be asked for."""
         raise NotImplementedError

@@ -53,6 +53,10 @@ class Factorized(Descent):
             raise ValueError("inverse moving: re-projection on a motion blur amplifies; only still can be known")
         return self
 
+    @property
+    def further_images(self) -> tuple[str, ...]:
+        return self.components.seen
+
     def conditions_used(self) -> tuple[Condition, ...]:
         return (*self.conditions, *self.guidance.conditions)
 
@@ -89,4 +93,4 @@ class Factorized(Descent):
         seen = dict(zip(self.components.names, self.components.parts(pixels, given.mask), strict=True))
         if self.inverse and model.space == "latent":  # the known component is that of pixels
             pixels = pixels + seen[self.inverse](image_of(model, z, given) - pixels)
-        return Transformed(pixels, sigmas, {name: seen[name](pixels) for name in self.components.seen})
+        return Transformed(pixels, sigmas, {name: seen[name](pixels) for name in self.further_images})

@@ -58,6 +58,10 @@ class Interpolate(Inversion, Operator):
         """Two images, or one image and two conditions."""
         return frozenset({"guide"}) if self.towards is None else frozenset()
 
+    @property
+    def further_images(self) -> tuple[str, ...]:
+        return tuple(f"path-{i}" for i in range(1, self.path + 1))
+
     def conditions_used(self) -> tuple[Condition, ...]:
         partner = self.condition if self.towards is None else self.towards
         return (self.condition, partner, *self.guidance.conditions)
@@ -89,7 +93,8 @@ class Interpolate(Inversion, Operator):
             return self.walk(denoiser, slerp(here, there, a), down)
 
         frames = torch.linspace(0, 1, self.path, dtype=torch.float64, device=z.device)
-        others = {f"path-{i}": model.decode(between(a.expand(len(z)))) for i, a in enumerate(frames, 1)}
+        path = (model.decode(between(a.expand(len(z)))) for a in frames)
+        others = dict(zip(self.further_images, path, strict=True))
         return Transformed(model.decode(between(share)), down, others, [{"share": a} for a in share.tolist()])
 
     def _rows(self, model: Model, given: Given, share: Tensor) -> list[RowCondition]:

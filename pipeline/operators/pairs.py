@@ -69,6 +69,10 @@ class Pairs(Descent):
                 raise ValueError(f"{name}: the range is upside down: {low} is not ≤ {high}")
         return self
 
+    @property
+    def images_beside(self) -> tuple[str, ...]:
+        return ("after",)
+
     def conditions_used(self) -> tuple[Condition, ...]:
         return ("own", "edited", "none")
 

@@ -81,6 +81,10 @@ class PromptToPrompt(Descent):
     def needs(self) -> frozenset[Extra]:  # type: ignore[override]
         return frozenset({"edited"}) if "edited" in self.conditions_used() else frozenset()
 
+    @property
+    def images_beside(self) -> tuple[str, ...]:
+        return ("source",)
+
     def conditions_used(self) -> tuple[Condition, ...]:
         return (self.source, self.target, *self.guidance.conditions)
 

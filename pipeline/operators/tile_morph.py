@@ -54,6 +54,10 @@ class TileMorph(Tiling, Descent):
     def invertible(self) -> bool:  # type: ignore[override]
         return self.source == "image"  # laid another way, but every pixel is still there
 
+    @property
+    def further_images(self) -> tuple[str, ...]:
+        return tuple(f"image-{i}" for i in range(2, len(self.conditions) + 1))
+
     def conditions_used(self) -> tuple[Condition, ...]:
         return (*self.conditions, *self.guidance.conditions)
 
@@ -66,7 +70,7 @@ class TileMorph(Tiling, Descent):
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         estimate = joint(model, self.conditions, self.guidance, given, z)
-        names = ["output", *(f"image-{i}" for i in range(2, len(self.conditions) + 1))]
+        names = ["output", *self.further_images]
         fixed = {} if (generated := self.source == "generated") else {"input": image_of(model, z, given)}
         fixed |= {f"guide-{i}" if i > 1 else "guide": as_seen(model, g) for i, g in enumerate(given.guides, 1)}
         project = partial(share, self.matcher(model), fixed=[*fixed.values()], generated=generated)
