@@ -41,7 +41,9 @@ def sources(*modules: str, root: Path = ROOT) -> list[Path]:
         file = file_of(left.pop(), root)
         if file not in found | doors:
             found.add(file)
-            left += [name for name in imported(ast.parse(file.read_text())) if name.startswith(("pipeline", "training"))]
+            left += [
+                name for name in imported(ast.parse(file.read_text())) if name.startswith(("pipeline", "training"))
+            ]
     return sorted(found)
 
 

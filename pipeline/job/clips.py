@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from pipeline.diffusion.model import OfClips, Outline
 from pipeline.errors import UserError
-from pipeline.job.config import JobConfig
 from pipeline.operators import DDIB
+
+if TYPE_CHECKING:
+    from pipeline.job.config import JobConfig
 
 
 def clip_of(key: str, pattern: str | None) -> str | None:
@@ -46,3 +49,10 @@ def check_clips(config: JobConfig, model: Outline, second: Outline | None) -> No
         raise UserError(f"operator {operator.name} {why}, and the model works on clips")
     if isinstance(operator, DDIB) and any(stage.name == "rotate" for stage in (*operator.image, *operator.latent)):
         raise UserError("ddib: rotate turns single images, and the model works on clips")
+
+
+def frames_at_once(config: JobConfig, model: Outline) -> int | None:
+    """Frames that the model sees at once; None for a model of single images."""
+    if not isinstance(model, OfClips):
+        return None
+    return config.video.frames if config.video and config.video.frames else model.frames
