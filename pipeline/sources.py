@@ -81,7 +81,11 @@ def code(source: str) -> str:
         if token.type == tokenize.STRING and before[i] in STARTS and tokens[i + 1].type == tokenize.NEWLINE:
             prose.append(token)
     lines = source.splitlines()
+    inside = {row for token in tokens for row in range(token.start[0], token.end[0])}  # of a text over several lines
     for token in sorted(prose, key=lambda token: token.start, reverse=True):
         (first, start), (last, end) = token.start, token.end
-        lines[first - 1 : last] = [lines[first - 1][:start] + lines[last - 1][end:]]
-    return "\n".join(line.rstrip() for line in lines if line.strip())
+        rest = lines[last - 1][end:]
+        lines[first - 1 : last] = [lines[first - 1][:start] + rest] + [""] * (last - first)
+        inside -= set(range(first, last))
+    kept = [i for i, line in enumerate(lines) if line.strip() or i in inside]
+    return "\n".join(lines[i] if i in inside or i + 1 in inside else lines[i].rstrip() for i in kept)
