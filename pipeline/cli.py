@@ -10,6 +10,7 @@ from pipeline import __version__
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
+    from pipeline.audit import AuditConfig
     from pipeline.job.plan import Plan
     from pipeline.streams.ledger import OnChange
 
@@ -54,6 +55,10 @@ def build_parser() -> argparse.ArgumentParser:
     change.add_argument("--keep-finished", action="store_true", help="keep finished shards although something changed")
     run.set_defaults(command=run_command)
 
+    recipes = commands.add_parser("recipes", help="the recipes that come with doppel, and the command of each kind")
+    recipes.add_argument("--kind", help="only those of one kind: job, denoiser, compare, …")
+    recipes.set_defaults(command=recipes_command)
+
     preview = commands.add_parser("preview", help="a contact sheet of a recipe's first samples: inputs beside outputs")
     _recipe(preview)
     preview.add_argument("-n", type=int, default=8, dest="count", metavar="N", help="samples to show (default: 8)")
@@ -73,20 +78,27 @@ def build_parser() -> argparse.ArgumentParser:
     _recipe(calibrate)
     calibrate.set_defaults(command=calibrate_faces_command)
 
-    audit = commands.add_parser("audit", help="verify a release, and attack it with face recognition")
-    audit.add_argument("originals", help="tars (a glob or URL), or a folder of images: what the release was made from")
-    audit.add_argument("release", help="the folder with RELEASE.json")
-    audit.add_argument("--out", default="audit", help="private folder of the evidence (default: audit)")
+    audit = commands.add_parser(
+        "audit", help="verify a release, and attack it with face recognition",
+        usage="%(prog)s RECIPE [options], or %(prog)s ORIGINALS RELEASE [options]",
+    )  # fmt: skip
+    audit.add_argument(
+        "place", metavar="ORIGINALS",
+        help="tars (a glob or URL), or a folder of images; alone: a recipe, by path or name",
+    )  # fmt: skip
+    audit.add_argument("release", nargs="?", help="the folder with RELEASE.json, that was made from the originals")
+    audit.add_argument("--out", dest="output", metavar="DIR", help="private folder of the evidence (default: audit)")
     audit.add_argument("--salt-file", metavar="FILE", help="the job's secret (or the variable DOPPEL_SALT)")
     audit.add_argument("--identity", metavar="SPEC", help="who is in an original: json:FIELD, or key:REGEX")
-    audit.add_argument("--fit", default="resize", help="how the job fitted originals to its model (default: resize)")
+    audit.add_argument("--fit", help="how the job fitted originals to its model (default: resize)")
     audit.add_argument("--others", metavar="ORIGINALS", help="like the originals, but not in the input: membership")
     audit.add_argument("--model", metavar="PATH", help="the job's model: the attacker goes back along its ODE")
-    audit.add_argument("--detector", default="dlib", help="by deepface's name (default: dlib)")
+    audit.add_argument("--detector", metavar="NAME", help="by deepface's name (default: dlib)")
     audit.add_argument(
-        "--recognisers", nargs="+", default=["Dlib", "lbph", "small"], metavar="NAME",
-        help="by deepface's names, or lbph, small (default: Dlib lbph small)",
+        "--recognisers", nargs="+", metavar="NAME",
+        help="by deepface's names, or dlib-chip, lbph, small (default: Dlib lbph small)",
     )  # fmt: skip
+    _set(audit)
     audit.set_defaults(command=audit_command)
 
     train = commands.add_parser("train-denoiser", help="train a diffusion model on any configured data set")
@@ -125,10 +137,10 @@ def run_command(args: argparse.Namespace) -> int:
         print(estimate(plan))
         return 0
     on_change: OnChange = "overwrite" if args.overwrite else "keep" if args.keep_finished else "refuse"
-    if plan.config.release is not None:
-        from pipeline.commands.release import check_export
+    from pipeline.commands.release import check_export
+    from pipeline.commands.run import check_finished
 
-        check_export(plan)
+    check_export(plan)
     manifest = run_with_progress(plan, on_change)
     counts = manifest["counts"]
     print(
@@ -139,8 +151,7 @@ def run_command(args: argparse.Namespace) -> int:
     failed = outcome(manifest)
     if plan.config.release is None or failed:
         return failed
-    if not manifest["complete"]:
-        raise UserError(f"{plan.config.output.path}: the job is not finished, so nothing is released")
+    check_finished(plan, manifest)
     return release_job(plan)
 
 
@@ -170,13 +181,11 @@ def mind_licences(plan: Plan, *, forbid: bool) -> None:
 
 
 def preview_command(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from pipeline.commands.preview import preview
 
-    if args.count < 1:
-        raise UserError(f"-n is {args.count}; at least 1 is needed")
-    rejected = preview(args.recipe, args.set, args.count, Path(args.output), args.animate and Path(args.animate))
+    rejected = preview(
+        args.recipe, overrides=args.set, count=args.count, sheet=args.output, animation=args.animate
+    )  # fmt: skip
     for bad in rejected:
         print(f"refused: {bad.key} ({bad.reason})", file=sys.stderr)
     print(args.output)
@@ -214,34 +223,52 @@ def calibrate_faces_command(args: argparse.Namespace) -> int:
 
 
 def audit_command(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    from pydantic import TypeAdapter, ValidationError
-
-    from pipeline.audit import Audit, audit
-    from pipeline.identity import given_salt
-    from pipeline.media.pixels import Fit
+    from pipeline.audit import audit
     from pipeline.report.progress import looking
-    from pipeline.streams import input_at
 
-    try:
-        fit = TypeAdapter(Fit).validate_python(args.fit)
-    except ValidationError:
-        raise UserError(f"--fit is {args.fit!r}; allowed are resize, crop, pad and 'centre PIXELS'") from None
-    task = Audit(
-        originals=input_at(args.originals), release=Path(args.release), out=Path(args.out),
-        salt=given_salt(args.salt_file, "--salt-file"), identity=args.identity, fit=fit,
-        others=input_at(args.others) if args.others else None, model=args.model,
-    )  # fmt: skip
+    config = audit_config(args)
     with looking() as on_images:
-        results = audit(task, recognisers=args.recognisers, detector=args.detector, on_images=on_images)
+        results = audit(config, on_images)
     for finding in results["findings"]:
         print(finding)
-    print(f"{args.out}/report.html")
+    print(f"{config.output}/report.html")
+    return 0
+
+
+def audit_config(args: argparse.Namespace) -> AuditConfig:
+    """Of a recipe, or of originals and a release; options and `--set` come on top."""
+    from pipeline.audit import AuditConfig
+    from pipeline.config import configured
+    from pipeline.recipes import find_recipe, merge, read_recipe
+
+    content, where = {"originals": args.place}, "audit"
+    if args.release is None:
+        try:
+            path = find_recipe(args.place)
+        except UserError as error:
+            raise UserError(f"{error}; originals need their release behind them") from None
+        content, where = read_recipe(path, "audit"), str(path)
+    given = {key: value for key, value in vars(args).items() if key in AuditConfig.model_fields and value is not None}
+    return configured(AuditConfig, merge(content, given), args.set, where)
+
+
+def recipes_command(args: argparse.Namespace) -> int:
+    from pipeline.recipes import KINDS, description, shipped
+
+    if args.kind not in (None, *KINDS):
+        raise UserError(f"--kind is {args.kind!r}; allowed are {', '.join(KINDS)}")
+    recipes = shipped()
+    width = max(map(len, recipes))
+    for kind in [args.kind] if args.kind else KINDS:
+        print(f"{kind}: doppel {KINDS[kind].command} RECIPE")
+        for name, path in recipes.items():
+            if path.parent.name == kind:
+                print(f"  {name:{width}}  {description(path)}")
     return 0
 
 
 def train_command(args: argparse.Namespace) -> int:
+    check_training()
     from pipeline.config import load_config
     from training.denoiser.config import DenoiserConfig
     from training.denoiser.train import train_denoiser
@@ -252,6 +279,7 @@ def train_command(args: argparse.Namespace) -> int:
 
 
 def calibrate_command(args: argparse.Namespace) -> int:
+    check_training()
     from pipeline.config import load_config
     from training.calibrate.calibrate import calibrate
     from training.calibrate.config import CalibrationConfig
@@ -275,6 +303,7 @@ def calibrate_command(args: argparse.Namespace) -> int:
 
 
 def filter_command(args: argparse.Namespace) -> int:
+    check_training()
     from pipeline.config import load_config
     from training.filter.config import StoreFilterConfig
     from training.filter.store import filter_store
@@ -292,16 +321,19 @@ def filter_command(args: argparse.Namespace) -> int:
 
 
 def compare_command(args: argparse.Namespace) -> int:
+    check_training()
     from pathlib import Path
 
     from rich.console import Console
 
     from pipeline.config import load_config
+    from pipeline.optional import require_package
     from pipeline.report.progress import comparing
     from training.compare.compare import compare
     from training.compare.config import CompareConfig
     from training.compare.report import table, write_report
 
+    require_package("matplotlib", "the report of a comparison", extra="plots")
     config = load_config(CompareConfig, args.recipe, args.set)
     with comparing() as observe:
         results = compare(config, overwrite=args.overwrite, observe=observe)
@@ -317,6 +349,20 @@ def compare_command(args: argparse.Namespace) -> int:
         )
         return FAILED
     return 0
+
+
+def check_training() -> None:
+    """Raises `UserError` where the package `training` is another's: `python -m` looks into the working folder first."""
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    spec, ours = find_spec("training"), Path(__file__).resolve().parents[1] / "training" / "__init__.py"
+    if spec is None or spec.origin is None or Path(spec.origin).resolve() != ours:
+        found = spec and (spec.origin or ", ".join(spec.submodule_search_locations or ()))
+        raise UserError(
+            f"doppel's package training is needed; found was {found}: rename that one, or give the command doppel "
+            "in place of python -m pipeline.cli"
+        )
 
 
 def run_with_progress(plan: Plan, on_change: OnChange) -> dict[str, Any]:
@@ -347,13 +393,13 @@ def outcome(manifest: dict[str, Any]) -> int:
 
 
 def _recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
+    parser.add_argument("recipe", help='a YAML file, or the name of a shipped recipe (see "doppel recipes")')
+    _set(parser)
+
+
+def _set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="A.B=C",
-        help="override one key of the recipe (repeatable)",
+        "--set", action="append", default=[], metavar="A.B=C", help="override one key of the recipe (repeatable)"
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.media.pixels import Fit
+from pipeline.optional import require_package
 from pipeline.release.sealing import SEAL, text_of, verify
 from pipeline.streams import AnyInput
 
@@ -43,7 +44,8 @@ class Audit:
 
 
 def check(task: Audit) -> None:
-    """The release is whole, and its folder and the private one lie apart."""
+    """The release is whole, its folder and the private one lie apart, and the report can be drawn."""
+    require_package("matplotlib", "the report of an audit", extra="plots")
     if problems := verify(task.release):
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(f"{task.release}: {problems[0]}{more}; nothing that follows from it would hold")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, PositiveInt, field_validator
 from rich.console import Console
@@ -15,10 +16,11 @@ from pipeline.anonymity.faces.detect import FaceFinder
 from pipeline.anonymity.faces.recognise import load_recogniser
 from pipeline.anonymity.faces.scanning import Named, identity_reader, shard_images, tabulated
 from pipeline.anonymity.gate.calibration import FLOOR, Certificate, certify
-from pipeline.config import Section
+from pipeline.config import Recipe
 from pipeline.errors import UserError
 from pipeline.media.pixels import Fit
 from pipeline.media.records import Sample
+from pipeline.optional import require_package
 from pipeline.streams import AnyInput
 
 PICTURE = "roc.png"
@@ -26,9 +28,10 @@ Chosen = Mapping[str, frozenset[str]]
 """Keys by shard."""
 
 
-class CalibrateConfig(Section):
+class CalibrateConfig(Recipe):
     """What `doppel calibrate-faces` reads."""
 
+    kind: Literal["calibrate-faces"] = "calibrate-faces"
     data: AnyInput
     name: str
     """What the certificates call the photographs."""
@@ -65,8 +68,10 @@ class CalibrateConfig(Section):
 def calibrate_faces(config: CalibrateConfig) -> list[Certificate]:
     """Certifies each recogniser at each size, and writes certificates and picture; a size is written once it is done.
 
-    Raises `UserError` for unknown recognisers, missing weights, and data with too few people or images of them.
+    Raises `UserError` for unknown recognisers, missing weights or packages, and data with too few people or images of
+    them.
     """
+    require_package("matplotlib", "the picture of a calibration", extra="plots")
     output, made = Path(config.output), list[Certificate]()
     recognisers = [load_recogniser(name, workers=config.workers) for name in config.recognisers]
     chosen = choose(config)

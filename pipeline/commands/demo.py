@@ -21,7 +21,7 @@ from pipeline.job.plan import Plan
 from pipeline.media.pixels import decode, from_pixels, to_pixels
 from pipeline.media.records import Sample
 from pipeline.models.families import load_model
-from pipeline.operators import Boomerang, Given
+from pipeline.operators import Given
 from pipeline.report.neighbours import neighbours
 from pipeline.report.sheet import contact_sheet
 from pipeline.streams import AnyInput
@@ -60,17 +60,17 @@ def draw_sheet(plan: Plan, model: Model, originals: Sequence[Sample], outputs: d
     The row at the job's own level shows the images that the job wrote.
     """
     operator = plan.config.operator
-    if not isinstance(operator, Boomerang) or model.classes is None:
-        raise AssertionError("the demo recipe is a Boomerang on a class-conditional model")
+    if operator is None or model.classes is None:
+        raise AssertionError("the demo recipe has an operator, and a class-conditional model")
     shown = [next(s for s in originals if s.label == label) for label in range(model.classes)]
     pictures = [decode(s.image, model.size)[0] for s in shown]
     rows = [("original", pictures)]
     z, labels = model.encode(to_pixels(pictures, "cpu")), torch.arange(model.classes)
     for level in LEVELS:
-        if operator.t_boom == LevelRange(low=level, high=level):
+        at_level = operator.at(LevelRange(low=level, high=level))
+        if at_level == operator:
             rows.append((f"t = {level} (job)", [decode(outputs[s.key].image)[0] for s in shown]))
             continue
-        at_level = operator.model_copy(update={"t_boom": LevelRange(low=level, high=level)})
         noise = KeyedNoise(plan.salt, [s.key for s in shown], operator.name, 0)
         rows.append((f"t = {level}", list(from_pixels(at_level(model, z, Given(labels=labels), noise).pixels))))
     contact_sheet(rows).save(file)

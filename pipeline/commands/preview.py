@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from pipeline.errors import UserError
 from pipeline.job.clips import frames_at_once
 from pipeline.job.config import JobConfig
 from pipeline.media.records import Output, Rejected, reject
+from pipeline.operators import OPERATORS
+from pipeline.operators.contract import guide_name
 from pipeline.report.animate import animate
 from pipeline.report.sheet import contact_sheet
 
@@ -26,14 +29,26 @@ if TYPE_CHECKING:
 
 
 def preview(
-    recipe: str, overrides: list[str], count: int, sheet: Path, animation: Path | None = None
+    recipe: str | os.PathLike[str],
+    *,
+    overrides: Sequence[str] = (),
+    count: int = 8,
+    sheet: str | os.PathLike[str] = "sheet.png",
+    animation: str | os.PathLike[str] | None = None,
 ) -> list[Rejected]:
-    """Draws the sheet of the first `count` usable samples, and returns those that were refused before them.
+    """Draws into the file `sheet` the inputs and outputs of the first `count` usable samples of a recipe.
 
-    `animation` (.gif or .mp4): the tiles of the first one slide from picture to picture. Raises `UserError` where no
-    sample is usable.
+    Returns the samples that were refused before them. `recipe` and `overrides` as in `pipeline.run`. `animation` (.gif
+    or .mp4): the tiles of the first sample slide from picture to picture. Raises `UserError` for bad input, where no
+    sample is usable, and for an animation of an operator that moves no tiles.
     """
-    config = load_config(JobConfig, recipe, overrides)
+    if count < 1:
+        raise UserError(f"{count} samples cannot be shown; at least 1 is needed")
+    config = load_config(JobConfig, os.fspath(recipe), overrides)
+    operator = config.operator
+    if animation is not None and not (operator and operator.moves_tiles):
+        able = ", ".join(name for name, kind in OPERATORS.items() if kind.moves_tiles)
+        raise UserError(f"--animate: operator {operator and operator.name} moves no tiles; allowed are {able}")
     outputs, rejected = try_out(config, count)
     if not outputs:
         raise UserError(
@@ -41,7 +56,7 @@ def preview(
         )
     contact_sheet(list(sheet_rows(outputs).items())).save(sheet)
     if animation is not None:
-        animate_first(outputs[0], animation)
+        animate_first(outputs[0], Path(animation))
     return rejected
 
 
@@ -71,16 +86,10 @@ def try_out(config: JobConfig, count: int) -> tuple[list[list[Output]], list[Rej
 
 
 def animate_first(made: list[Output], path: Path) -> None:
-    row, details = made[0].row, made[0].provenance.get("details", {})
-    if "made" not in details:
-        raise UserError(f"--animate: operator {made[0].provenance['operator']} moves no tiles; tile_morph does")
-    pictures = {"input": row.image} | {guide_name(i): guide for i, guide in enumerate(row.guides)}
+    row, details = made[0].row, made[0].provenance["details"]
+    pictures = {"input": row.image} | {guide_name(i): guide for i, guide in enumerate(row.guides, 1)}
     pictures |= {output.provenance.get("image", "output"): output.image for output in made}
     animate(details, [pictures[name] for name in details["sources"]], path)
-
-
-def guide_name(i: int) -> str:
-    return f"guide-{i + 1}" if i else "guide"
 
 
 def sheet_rows(outputs: list[list[Output]]) -> Mapping[str, list[Pixels8]]:
@@ -90,7 +99,7 @@ def sheet_rows(outputs: list[list[Output]]) -> Mapping[str, list[Pixels8]]:
     if masks[0] is not None:
         rows["mask"] = [np.repeat(255 * mask[..., None], 3, axis=2) for mask in masks if mask is not None]
     for i in range(len(outputs[0][0].row.guides)):
-        rows[guide_name(i)] = [made[0].row.guides[i] for made in outputs]
+        rows[guide_name(i + 1)] = [made[0].row.guides[i] for made in outputs]
     for made in outputs:
         for output in made:
             how = output.provenance

@@ -19,6 +19,7 @@ from pipeline.audit.looking import OnImages
 from pipeline.engine.gate import scan_originals
 from pipeline.job.plan import Plan
 from pipeline.media.pixels import decode
+from pipeline.optional import require_package
 from pipeline.release import Evidence, check_release, publish, seal
 from pipeline.release.made import Made, read
 from pipeline.release.sealing import staging
@@ -33,6 +34,7 @@ STRICTLY = 0.9
 def check_export(plan: Plan) -> None:
     """Raises `UserError`, before the job starts, where it could not end in a release and its audit."""
     if plan.config.release is not None:
+        require_package("matplotlib", "the audit of a release", extra="plots")
         check_release(plan.config.release, plan.config.output.path, plan.salt)
         for name in ATTACKERS:
             load_recogniser(name, device=plan.devices[0])

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def open_input(plan: Plan) -> InputStream:
     """The job's input; where it names no classes, they have the names that the model knows them by."""
     stream = plan.config.input.open()
-    if stream.label_names is None and plan.outline is not None and wants(plan.config, plan.outline, "class"):
+    if stream.label_names is None and plan.outline is not None and wants(plan.config.operator, plan.outline, "class"):
         return replace(stream, label_names=plan.outline.class_names)
     return stream
 
@@ -142,7 +142,7 @@ class Reader:
         if (
             self.plan.outline is None
             or config is None
-            or not wants(self.plan.config, self.plan.outline, "text", condition)
+            or not wants(self.plan.config.operator, self.plan.outline, "text", condition)
         ):
             return None
         try:
@@ -157,7 +157,7 @@ class Reader:
     def label_problem(self, label: int | None) -> str | None:
         """Why a sample with this label can't be used. Without need for labels, −1 is the convention for "none"."""
         names = self.label_names
-        if self.plan.outline is not None and wants(self.plan.config, self.plan.outline, "class"):
+        if self.plan.outline is not None and wants(self.plan.config.operator, self.plan.outline, "class"):
             highest = (self.plan.outline.classes or 0) - 1
             if label is None:
                 way_out = " (operator.condition: none goes without)" if self.plan.outline.unconditional else ""

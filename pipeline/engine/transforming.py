@@ -152,9 +152,7 @@ def try_sizes(plan: Plan, device: str) -> int:
         return ON_CPU
     operator = plan.config.operator
     assert operator is not None
-    once = {"steps": 1, "copies": 1, "mode": "refine"}  # memory grows with none of them; words need not pair up
-    operator = operator.model_copy(update={k: v for k, v in once.items() if k in type(operator).model_fields})
-    plan = replace(plan, config=plan.config.model_copy(update={"operator": operator}))
+    plan = replace(plan, config=plan.config.model_copy(update={"operator": operator.cheapest()}))
     models = load_models(plan.config, device)
     assert models.first is not None
     window = [blank_row(plan.config, models.first.size)]  # filled up to what the model sees at once
@@ -204,7 +202,7 @@ def gather(
         return images if frames_at_once(config, model) is None else unfolded(images, len(together))
 
     labels = mask = None
-    if wants(config, model, "class"):
+    if wants(config.operator, model, "class"):
         labels = torch.tensor([row.sample.label for row in firsts], device=device)
     masks = [row.mask for row in rows if row.mask is not None]
     if masks:

@@ -14,7 +14,7 @@ from pipeline.diffusion.model import Outline
 from pipeline.media.records import Sample
 
 if TYPE_CHECKING:
-    from pipeline.job.config import JobConfig
+    from pipeline.operators import Operator
 
 PLACE = re.compile(r"\{([^{}]+)\}")
 
@@ -75,7 +75,6 @@ def _named(place: str, sample: Sample, names: Sequence[str] | None) -> str:
     return str(found).strip()
 
 
-def wants(config: JobConfig, model: Outline, kind: Literal["class", "text"], condition: str = "own") -> bool:
-    """Whether the job conditions the model on the samples' own labels (captions)."""
-    operator = config.operator
+def wants(operator: Operator | None, model: Outline, kind: Literal["class", "text"], condition: str = "own") -> bool:
+    """Whether the operator conditions the model on the samples' own labels (captions)."""
     return model.conditioning == kind and operator is not None and condition in operator.conditions_used()

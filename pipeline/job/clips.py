@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from pipeline.diffusion.model import OfClips, Outline
 from pipeline.errors import UserError
-from pipeline.operators import DDIB
 
 if TYPE_CHECKING:
     from pipeline.job.config import JobConfig
@@ -21,19 +20,9 @@ def clip_of(key: str, pattern: str | None) -> str | None:
     return found[1] if found else None
 
 
-SINGLE_IMAGES = {
-    "enhance": "measures squares of single images",
-    "ilvr": "measures squares of single images",
-    "mosaic": "lays the tiles of single images",
-    "tile_morph": "lays the tiles of single images",
-}
-"""Why an operator doesn't work with a model of clips. All else is done to each frame's last two dimensions, or row by
-row, and a row may have frames."""
-
-
 def check_clips(config: JobConfig, model: Outline, second: Outline | None) -> None:
-    """Raises `UserError` where a model of clips gets none, or is asked for what only one of images can do."""
-    operator, asked = config.operator, config.video.frames if config.video else None
+    """Raises `UserError` where a model of clips gets none, or one of images is asked for a window."""
+    asked = config.video.frames if config.video else None
     if second is not None and isinstance(model, OfClips) != isinstance(second, OfClips):
         raise UserError("second_model: one of both models works on clips, the other on single images")
     if not isinstance(model, OfClips):
@@ -45,10 +34,6 @@ def check_clips(config: JobConfig, model: Outline, second: Outline | None) -> No
     for one in (model, second):
         if asked is not None and isinstance(one, OfClips) and asked > one.most_frames:
             raise UserError(f"video.frames is {asked}; the model can take at most {one.most_frames}")
-    if operator is not None and (why := SINGLE_IMAGES.get(operator.name)):
-        raise UserError(f"operator {operator.name} {why}, and the model works on clips")
-    if isinstance(operator, DDIB) and any(stage.name == "rotate" for stage in (*operator.image, *operator.latent)):
-        raise UserError("ddib: rotate turns single images, and the model works on clips")
 
 
 def frames_at_once(config: JobConfig, model: Outline) -> int | None:

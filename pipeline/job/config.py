@@ -8,12 +8,12 @@ from typing import Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.anonymity.gate.config import AnonymityConfig
-from pipeline.config import Section
+from pipeline.config import Recipe, Section
 from pipeline.job.captions import CaptionConfig
 from pipeline.job.extras import GuideConfig, JudgeConfig, MaskConfig
 from pipeline.media.pixels import Codec, Fit
 from pipeline.models.config import ModelConfig
-from pipeline.operators import AnyOperator, Operator
+from pipeline.operators import AnyOperator
 from pipeline.operators.contract import Extra
 from pipeline.release import ReleaseConfig
 from pipeline.streams import AnyInput, OutputFormat
@@ -59,9 +59,10 @@ class VideoConfig(Section):
     """That a model of clips sees at once; by default as many as it was trained with."""
 
 
-class JobConfig(Section):
+class JobConfig(Recipe):
     """What `doppel run` reads. Without `model` and `operator` the job passes images through."""
 
+    kind: Literal["job"] = "job"
     input: AnyInput
     model: ModelConfig | None = None
     second_model: ModelConfig | None = None
@@ -122,7 +123,8 @@ class JobConfig(Section):
             )
         if self.anonymity.ladder and self.operator.dial is None:
             raise ValueError(f"anonymity.ladder: operator {self.operator.name} has no level to raise")
-        if self.anonymity.faces_only and ("mask" not in self.operator.accepts or self.mask is not None):
+        masked = self.operator.keeps_unmasked and "mask" in self.operator.accepts
+        if self.anonymity.faces_only and (self.mask is not None or not masked):
             raise ValueError("anonymity.faces_only makes the mask: take operator sdedit, and no section mask")
         if self.video is not None or self.clip is not None:
             raise ValueError("anonymity: faces are verified image by image; clips are not supported")
@@ -147,7 +149,7 @@ class JobConfig(Section):
             raise ValueError("video: a parquet file holds images; output.format must be webdataset or folder")
         if self.guide and self.guide.previous:
             raise ValueError("video: guide.previous would be an earlier frame of the clip, and the first has none")
-        if self.operator and type(self.operator).choose is not Operator.choose:
+        if self.operator and self.operator.selects:
             raise ValueError(f"video: operator {self.operator.name} keeps other copies of each frame")
         return self
 

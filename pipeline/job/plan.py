@@ -68,7 +68,7 @@ def check_job(config: JobConfig, model: Outline | None, second: Outline | None) 
     check(config.operator, model, second)
     check_clips(config, model, second)
     for condition, section in (("own", "caption"), ("edited", "edited")):
-        if wants(config, model, "text", condition) and getattr(config, section) is None:
+        if wants(config.operator, model, "text", condition) and getattr(config, section) is None:
             advice = f"give the recipe a section {section}, or the operator a prompt"
             raise UserError(f"condition {condition}: the model takes prompts; {advice}")
     if config.mask and config.mask.file:

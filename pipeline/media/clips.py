@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 from PIL import Image
 
+from pipeline.errors import UserError
 from pipeline.media.pixels import LARGEST_IMAGE, Undecodable
+from pipeline.optional import require_package
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -62,7 +64,7 @@ def read_clip(data: bytes, ext: str, most_frames: int = MOST_FRAMES) -> Clip:
     The rotation in an MP4 is applied, its sound left out, its pixels taken as square; transparency in a GIF is laid
     over white, and a duration of 0 read as the 0.1 s that browsers make of it. Raises `Undecodable` for damaged or
     incomplete bytes, another kind of file than `ext` says, and more than `most_frames` frames or `LARGEST_CLIP`
-    pixels: as far as the headers tell, before anything is decoded.
+    pixels: as far as the headers tell, before anything is decoded. Raises `UserError` where MP4 cannot be read here.
     """
     container = ext.rpartition(".")[2].lower()
     if container not in CONTAINERS:
@@ -71,7 +73,7 @@ def read_clip(data: bytes, ext: str, most_frames: int = MOST_FRAMES) -> Clip:
         raise Undecodable("the file is empty")
     try:
         return _read_gif(data, most_frames) if container == "gif" else _read_mp4(data, most_frames)
-    except Undecodable:
+    except (Undecodable, UserError):
         raise
     except Exception as error:  # a damaged file can break a decoder anywhere: the fault is the data's
         reason = str(getattr(error, "strerror", None) or error or type(error).__name__)[:200]
@@ -105,6 +107,7 @@ def _check(width: int, height: int, frames: int, most_frames: int) -> None:
 
 
 def _read_mp4(data: bytes, most_frames: int) -> Clip:
+    require_package("av", "an MP4 clip", extra="video")
     import av
 
     _check_tables(data)
@@ -206,6 +209,7 @@ def _outside_of_mdat(data: bytes) -> list[bytes]:
 
 
 def _write_mp4(clip: Clip) -> bytes:
+    require_package("av", "an MP4 clip", extra="video")
     import av
 
     height, width = clip.frames.shape[1:3]

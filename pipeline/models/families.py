@@ -19,6 +19,7 @@ from pipeline.models.latent_xl import load_latent_xl
 from pipeline.models.loading import INDEX
 from pipeline.models.pixel import load_pixel_model, sketch_pixel_model
 from pipeline.models.video import load_video, sketch_video
+from pipeline.optional import require_package
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,29 @@ def family_of(folder: Path) -> Family:
     return FAMILIES[name]
 
 
-def load_model(config: ModelConfig, device: str) -> Model:
-    """Raises `UserError` for what is missing or unknown in the folder."""
+def load_model(config: ModelConfig | str, device: str = "cpu") -> Model:
+    """A model with its weights on `device`; a path, embedded name or hub id stands for a configuration of that path.
+
+    Raises `UserError` for what is missing or unknown in the folder, and for a package that is missing.
+    """
+    if isinstance(config, str):
+        config = ModelConfig(path=config)
+    _require_packages(config)
     folder = find_model(config)
     model = family_of(folder).load(folder, config, device)
     return load_cascade(model, config, device) if config.upscalers else model
 
 
 def sketch_model(config: ModelConfig) -> Outline:
+    """What can be known of a model without its weights. Raises `UserError` as `load_model` does."""
+    _require_packages(config)
     folder = find_model(config)
     sketch = family_of(folder).sketch(folder, config)
     return sketch_cascade(sketch, config) if config.upscalers else sketch
+
+
+def _require_packages(config: ModelConfig) -> None:
+    if config.lora:
+        require_package("peft", "model.lora", extra="lora")
+    if config.offload != "none":
+        require_package("accelerate", "model.offload", extra="train")

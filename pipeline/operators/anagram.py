@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field, model_validator
@@ -42,9 +42,6 @@ class Anagram(Descent):
     model of latents a view must move whole cells (`pipeline.diffusion.cells`).
     """
 
-    stochastic: ClassVar[bool] = True
-    invertible: ClassVar[bool] = False
-
     name: Literal["anagram"] = "anagram"
     views: tuple[AnyView, ...] = Field(min_length=1)
     conditions: tuple[Condition, ...]
@@ -71,6 +68,7 @@ class Anagram(Descent):
         return (*self.conditions, *self.guidance.conditions)
 
     def check(self, model: Outline, second: Outline | None) -> None:
+        super().check(model, second)
         for view in self.views:
             try:
                 view.index(*model.size) if model.space == "pixel" else cell_order(view, model)

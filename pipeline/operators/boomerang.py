@@ -21,8 +21,6 @@ class Boomerang(Conditioned):
     `dpmpp_2m_sde`), not only the draw, keeps outputs from being near-duplicates of their input.
     """
 
-    stochastic: ClassVar[bool] = True
-    invertible: ClassVar[bool] = False
     dial: ClassVar[str | None] = "t_boom"
 
     name: Literal["boomerang"] = "boomerang"

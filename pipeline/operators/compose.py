@@ -39,8 +39,6 @@ class Compose(Descent):
     A second model, under the same terms, mixes in as `mix` says.
     """
 
-    stochastic: ClassVar[bool] = True
-    invertible: ClassVar[bool] = False
     accepts: ClassVar[frozenset[Extra]] = frozenset({"second_model"})
 
     name: Literal["compose"] = "compose"
@@ -53,6 +51,7 @@ class Compose(Descent):
         return tuple(term.condition for term in self.terms)
 
     def check(self, model: Outline, second: Outline | None) -> None:
+        super().check(model, second)
         if self.mix is not None and second is None:
             raise UserError("compose: mix states the share of a second_model, and the recipe has none")
         if second is not None and (why := mismatch(model, second, own_labels="own" in self.conditions_used())):

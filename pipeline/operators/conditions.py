@@ -134,6 +134,7 @@ class Conditioned(Descent):
         return (self.condition, *self.guidance.conditions)
 
     def check(self, model: Outline, second: Outline | None) -> None:
+        super().check(model, second)
         check_conditions(model, [self.condition], self.guidance)
 
     def denoiser(self, model: Model, given: Given, z: Tensor) -> Denoiser:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from pipeline.config import Section
+from pipeline.diffusion.editing import require_attention
+from pipeline.diffusion.inversion import Inversion
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.levels import Spacing, grid
-from pipeline.diffusion.model import Model, Outline
+from pipeline.diffusion.model import Model, OfClips, Outline
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.solvers import SOLVERS, Ancestral, Solver
+from pipeline.errors import UserError
 
 Condition = int | str
 """A class by number or name, or a prompt; `own`: the label or caption of each sample; `edited`: its edited caption;
@@ -59,6 +62,7 @@ class Given:
 
     @property
     def guides(self) -> list[Tensor]:
+        """All of them; `guide_name` tells their names."""
         return [] if self.guide is None else [self.guide, *self.more_guides]
 
 
@@ -75,6 +79,11 @@ class Transformed(NamedTuple):
     """Images that belong into the same sample as `pixels`: members NAME.png."""
     refused: Mapping[int, str] = {}
     """Rows that what is given with them makes impossible, and why; their images are not written."""
+
+
+def guide_name(number: int) -> str:
+    """Of the guides of an image, counted from 1: guide, guide-2, guide-3 …"""
+    return f"guide-{number}" if number > 1 else "guide"
 
 
 def image_of(model: Model, z: Tensor, given: Given) -> Tensor:
@@ -96,24 +105,62 @@ def finished(model: Model, x: Tensor, z: Tensor, given: Given) -> Tensor:
 
 
 class Operator(Section):
-    """The `operator:` section of a recipe. Pure: never changes its input, draws only from `noise`."""
+    """The `operator:` section of a recipe. Pure: never changes its input, draws only from `noise`.
 
-    stochastic: ClassVar[bool]
-    """Another copy gives another image."""
-    invertible: ClassVar[bool]
-    """The input can be computed from the output: no privacy by itself."""
-    needs: ClassVar[frozenset[Extra]] = frozenset()
+    Its traits say all that others want to know of an operator, so that nobody asks for its name or its class. Class
+    variables are traits of the method, properties are traits that its configuration may change.
+    """
+
     accepts: ClassVar[frozenset[Extra]] = frozenset()
-    """Beside what it needs."""
+    """What the recipe may give, beside what it needs."""
     several_guides: ClassVar[bool] = False
+    """It takes more than one guide for each image."""
+    keeps_unmasked: ClassVar[bool] = False
+    """Given a mask, pixels outside of it stay exactly as they are."""
+    moves_tiles: ClassVar[bool] = False
+    """It lays images anew out of tiles, and its `details` say where each tile came from."""
+    selects: ClassVar[bool] = False
+    """It keeps only some of a sample's copies, see `choose`."""
+    edits_attention: ClassVar[bool] = False
+    """It runs only on models whose attention to the words of a prompt can be edited."""
+    first_stage_only: ClassVar[bool] = False
+    """On a cascade it runs at the first stage; others run at every pixel stage."""
+    further_go_up: ClassVar[bool] = False
+    """Its further images are images of their own: on a cascade each goes up like the output. Those of others are views
+    or components of the output, and are only enlarged."""
     dial: ClassVar[str | None] = None
     """The option that says how far outputs go from their input, where there is one."""
     image_name: ClassVar[str] = ""
-    """Of the image among those beside it: member NAME.png."""
+    """Of the output among the images beside it: member NAME.png."""
 
     name: str
     copies: int = Field(default=1, ge=1)
     """Outputs for each input, each with its own noise."""
+
+    @property
+    def stochastic(self) -> bool:
+        """Another copy gives another image."""
+        return False
+
+    @property
+    def invertible(self) -> bool:
+        """The input can be computed from the output, so outputs are never anonymous."""
+        return True
+
+    @property
+    def needs(self) -> frozenset[Extra]:
+        """What the recipe must give."""
+        return frozenset()
+
+    @property
+    def not_on_latents(self) -> str | None:
+        """What it does that can't be done to latents: "takes the colours of pixels apart". None: it works on them."""
+        return None
+
+    @property
+    def not_on_clips(self) -> str | None:
+        """What it does that can't be done to clips: "turns single images". None: it works on them."""
+        return None
 
     @property
     def further_images(self) -> tuple[str, ...]:
@@ -129,8 +176,21 @@ class Operator(Section):
         """All conditions that the model will be asked for."""
         raise NotImplementedError
 
+    def shows(self, name: str) -> Condition:
+        """The condition that its image of this name shows, by default the first; "" is the name of the output."""
+        return next(iter(self.conditions_used()), "none")
+
     def check(self, model: Outline, second: Outline | None) -> None:
         """Raises `UserError` where this configuration can't work with these models, before any work starts."""
+        if model.space == "latent" and self.not_on_latents:
+            raise UserError(f"operator {self.name} {self.not_on_latents}, and the model works on latents")
+        if isinstance(model, OfClips) and self.not_on_clips:
+            raise UserError(f"operator {self.name} {self.not_on_clips}, and the model works on clips")
+        if self.edits_attention:
+            try:
+                require_attention(model)
+            except ValueError as error:
+                raise UserError(f"{self.name}: {error}") from None
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         """`z [B, C, h, w]` as `model.encode` made it."""
@@ -142,13 +202,33 @@ class Operator(Section):
             raise ValueError(f"operator {self.name} has no level")
         return self.model_copy(update={self.dial: level})
 
+    def cheapest(self) -> Self:
+        """As much memory for a batch, and the least time: one copy, in one step."""
+        return self.model_copy(update={"copies": 1})
+
+    def enlarging(self) -> Descent:
+        """How the upper stages of a cascade sample, where it does not run on them itself."""
+        return Descent(name=self.name)
+
     def choose(self, copies: Sequence[Mapping[str, Any]]) -> list[int] | str:
         """Which copies of a sample to keep, by their `details`, the best first; or why none."""
         return list(range(len(copies)))
 
 
+class Bridge(Inversion, Operator):
+    """An operator that walks up the ODE to a latent, and down again. On a cascade, only the first stage has one."""
+
+    first_stage_only: ClassVar[bool] = True
+
+    def cheapest(self) -> Self:
+        return super().cheapest().model_copy(update={"steps": 1})
+
+    def enlarging(self) -> Descent:
+        return Descent(name=self.name, steps=self.steps)
+
+
 class Descent(Operator):
-    """An operator that walks down from some level to 0."""
+    """An operator that walks down from noise at some level to 0."""
 
     steps: int = Field(default=20, ge=1)
     """Denoising steps actually taken, whatever level they start from."""
@@ -162,6 +242,20 @@ class Descent(Operator):
     def _eta_belongs_to_ancestral(self) -> Descent:
         if self.eta != 1.0 and self.solver != "ancestral":
             raise ValueError(f"eta is an option of the ancestral solver, and solver is {self.solver}")
+        return self
+
+    @property
+    def stochastic(self) -> bool:
+        return True
+
+    @property
+    def invertible(self) -> bool:
+        return False
+
+    def cheapest(self) -> Self:
+        return super().cheapest().model_copy(update={"steps": 1})
+
+    def enlarging(self) -> Descent:
         return self
 
     def stepper(self) -> Solver:

@@ -9,25 +9,22 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.denoisers import per_row
-from pipeline.diffusion.inversion import Inversion
 from pipeline.diffusion.latent_stage import AnyImageStage, AnyStage, staged
 from pipeline.diffusion.model import Model, Outline
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.pairing import mismatch
 from pipeline.errors import UserError
 from pipeline.operators.conditions import Guidance, check_conditions, conditioned
-from pipeline.operators.contract import Condition, Extra, Given, Operator, Transformed
+from pipeline.operators.contract import Bridge, Condition, Extra, Given, Transformed
 
 
-class DDIB(Inversion, Operator):
+class DDIB(Bridge):
     """Up the ODE with the source, `z = ODE(x; D_a, 0 → 1)`, and down with the target, `y = ODE(z; D_b, 1 → 0)`.
 
     Source and target are two conditions of one model, or two models (`second_model` is the target's). Guidance acts
     on the way down; it breaks the exact cycle.
     """
 
-    stochastic: ClassVar[bool] = False
-    invertible: ClassVar[bool] = True
     accepts: ClassVar[frozenset[Extra]] = frozenset({"second_model"})
 
     name: Literal["ddib"] = "ddib"
@@ -41,10 +38,19 @@ class DDIB(Inversion, Operator):
     round_trip: bool = False
     """Also come down with the source, and report in the provenance how far from its start that ends."""
 
+    @property
+    def not_on_clips(self) -> str | None:
+        turns = any(stage.name == "rotate" for stage in (*self.image, *self.latent))
+        return "turns single images (rotate)" if turns else None
+
+    def shows(self, name: str) -> Condition:
+        return self.target
+
     def conditions_used(self) -> tuple[Condition, ...]:
         return (self.source, self.target, *self.guidance.conditions)
 
     def check(self, model: Outline, second: Outline | None) -> None:
+        super().check(model, second)
         if second is not None and (why := mismatch(model, second, own_labels=self.target == "own")):
             raise UserError(f"ddib: second_model {why}")
         check_conditions(model, [self.source])

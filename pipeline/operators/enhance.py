@@ -25,8 +25,6 @@ class Enhance(Conditioned):
     model's size, loses nothing: the means of its upsample are about its own pixels.
     """
 
-    stochastic: ClassVar[bool] = True
-    invertible: ClassVar[bool] = False
     dial: ClassVar[str | None] = "t_boom"
 
     name: Literal["enhance"] = "enhance"
@@ -36,6 +34,10 @@ class Enhance(Conditioned):
     consistent: bool = True
     """Hold the measurement at every level: the output's means are exactly y (then rounded to 8 bits). With a model of
     latents, which can't be measured, at the end only."""
+
+    @property
+    def not_on_clips(self) -> str | None:
+        return "measures squares of single images"
 
     def check(self, model: Outline, second: Outline | None) -> None:
         height, width = model.size

@@ -28,8 +28,6 @@ class Factorized(Descent):
     leaves a quarter of the difference, where f = ½, and less elsewhere.
     """
 
-    stochastic: ClassVar[bool] = True
-    invertible: ClassVar[bool] = False
     accepts: ClassVar[frozenset[Extra]] = frozenset({"mask"})
 
     name: Literal["factorized"] = "factorized"
@@ -54,6 +52,10 @@ class Factorized(Descent):
         return self
 
     @property
+    def not_on_latents(self) -> str | None:
+        return "takes the colours of pixels apart" if self.components.kind == "colour" else None
+
+    @property
     def further_images(self) -> tuple[str, ...]:
         return self.components.seen
 
@@ -61,6 +63,7 @@ class Factorized(Descent):
         return (*self.conditions, *self.guidance.conditions)
 
     def check(self, model: Outline, second: Outline | None) -> None:
+        super().check(model, second)
         try:
             self.carried(model)
         except ValueError as error:

@@ -27,8 +27,6 @@ class ILVR(Conditioned):
     latents the means are those of latents, and pixels follow as well as the decoder is linear.
     """
 
-    stochastic: ClassVar[bool] = True
-    invertible: ClassVar[bool] = False
     accepts: ClassVar[frozenset[Extra]] = frozenset({"guide"})
 
     name: Literal["ilvr"] = "ilvr"
@@ -36,6 +34,10 @@ class ILVR(Conditioned):
     """N: the larger, the less is taken from the reference."""
     floor: LevelRange = LevelRange(low=0, high=0)
     """The lowest level where the constraint acts; 0 makes it hold exactly in the output."""
+
+    @property
+    def not_on_clips(self) -> str | None:
+        return "measures squares of single images"
 
     def check(self, model: Outline, second: Outline | None) -> None:
         (height, width), side = model.size, cell_side(model)

@@ -25,9 +25,7 @@ class Inpaint(Conditioned):
     way down, the new part can follow the known one. In the end the known pixels are exactly the image's.
     """
 
-    stochastic: ClassVar[bool] = True
-    invertible: ClassVar[bool] = False
-    needs: ClassVar[frozenset[Extra]] = frozenset({"mask"})
+    keeps_unmasked: ClassVar[bool] = True
 
     name: Literal["inpaint"] = "inpaint"
     jump_length: int = Field(default=5, ge=1)
@@ -42,6 +40,10 @@ class Inpaint(Conditioned):
         if self.resamples > 1 and self.jump_length >= self.steps:
             raise ValueError(f"jumps of {self.jump_length} steps need more than {self.steps} steps")
         return self
+
+    @property
+    def needs(self) -> frozenset[Extra]:
+        return frozenset({"mask"})
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         assert given.mask is not None

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from pipeline.config import Fraction
 from pipeline.diffusion.denoisers import mixture
-from pipeline.diffusion.inversion import Inversion, slerp
+from pipeline.diffusion.inversion import slerp
 from pipeline.diffusion.model import Between, Model, Outline, RowCondition
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
 from pipeline.operators.conditions import Guidance, check_conditions, conditioned, led, rows_for
-from pipeline.operators.contract import Condition, Extra, Given, Operator, Transformed
+from pipeline.operators.contract import Bridge, Condition, Extra, Given, Transformed
 
 
 def both_ends(value: Any) -> Any:
@@ -23,16 +23,15 @@ def both_ends(value: Any) -> Any:
     return (value, value) if isinstance(value, int | float) else value
 
 
-class Interpolate(Inversion, Operator):
+class Interpolate(Bridge):
     """Image and partner up the ODE, a point between their latents down again, by `(1 − a)·D_condition + a·D_towards`,
     or by the estimate under a point between the embeddings of both prompts.
 
     The partner is the guide. Without one, only the estimates are mixed, at the image's own latent.
     """
 
-    stochastic: ClassVar[bool] = False
-    invertible: ClassVar[bool] = True
     accepts: ClassVar[frozenset[Extra]] = frozenset({"guide"})
+    further_go_up: ClassVar[bool] = True
 
     name: Literal["interpolate"] = "interpolate"
     share: Annotated[tuple[Fraction, Fraction], BeforeValidator(both_ends)] = (0.5, 0.5)
@@ -54,7 +53,7 @@ class Interpolate(Inversion, Operator):
         return self
 
     @property
-    def needs(self) -> frozenset[Extra]:  # type: ignore[override]
+    def needs(self) -> frozenset[Extra]:
         """Two images, or one image and two conditions."""
         return frozenset({"guide"}) if self.towards is None else frozenset()
 
@@ -67,6 +66,7 @@ class Interpolate(Inversion, Operator):
         return (self.condition, partner, *self.guidance.conditions)
 
     def check(self, model: Outline, second: Outline | None) -> None:
+        super().check(model, second)
         check_conditions(model, self.conditions_used(), self.guidance)
         if self.mix == "embeddings" and model.conditioning != "text":
             raise UserError("interpolate: mix embeddings: the model takes no prompts; mix estimates takes classes, too")

@@ -7,42 +7,36 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from pipeline.diffusion.model import Model, Outline
+from pipeline.diffusion.model import Model
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.tiles.assembling import share
-from pipeline.diffusion.tiles.matching import Tiling
 from pipeline.diffusion.tiles.regions import to_details
-from pipeline.errors import UserError
-from pipeline.operators.contract import Condition, Extra, Given, Operator, Transformed, as_seen, image_of
+from pipeline.operators.contract import Condition, Extra, Given, Transformed, as_seen, guide_name, image_of
+from pipeline.operators.on_tiles import OnTiles
 
 
-class Mosaic(Tiling, Operator):
+class Mosaic(OnTiles):
     """The assembly of the image's tiles that is nearest to the guide, or of the guide's to the image. The model's
     network is not asked, unless features are matched.
     """
 
-    stochastic: ClassVar[bool] = False
-    invertible: ClassVar[bool] = True
-    needs: ClassVar[frozenset[Extra]] = frozenset({"guide"})
+    first_stage_only: ClassVar[bool] = True
 
     name: Literal["mosaic"] = "mosaic"
     tiles_of: Literal["image", "guide"] = "image"
 
+    @property
+    def needs(self) -> frozenset[Extra]:
+        return frozenset({"guide"})
+
     def conditions_used(self) -> tuple[Condition, ...]:
         return ()
-
-    def check(self, model: Outline, second: Outline | None) -> None:
-        try:
-            self.matcher(model)
-        except ValueError as error:
-            raise UserError(f"mosaic: {error}") from None
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         assert given.guide is not None
         image, guide = image_of(model, z, given)[:, None], as_seen(model, given.guide)[:, None]
         target, source = (guide, image) if self.tiles_of == "image" else (image, guide)
         out, (assembly,) = share(self.matcher(model), target, target, [source[:, 0]], generated=False)
-        details = to_details(
-            self.tiles, model.size, ["input" if self.tiles_of == "image" else "guide"], {"output": assembly}
-        )
+        tiles_of = "input" if self.tiles_of == "image" else guide_name(1)
+        details = to_details(self.tiles, model.size, [tiles_of], {"output": assembly})
         return Transformed(out[:, 0], torch.zeros(len(z), 1, dtype=torch.float64, device=z.device), {}, details)

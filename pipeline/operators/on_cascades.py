@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from pipeline.diffusion.cells import to_cells
-from pipeline.diffusion.inversion import Inversion
 from pipeline.diffusion.model import Model, Outline
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.solvers import Noise, add_noise, integrate
@@ -22,18 +21,8 @@ from pipeline.diffusion.tiles.assembling import on_each
 from pipeline.errors import UserError
 from pipeline.models.cascade import Cascade, CascadeSketch, shrunk
 from pipeline.models.stage import Stage
-from pipeline.operators import Boomerang, Given, Operator, TileMorph, Transformed
 from pipeline.operators.conditions import NO_GUIDANCE, Guidance, check_conditions, joint
-from pipeline.operators.contract import Condition, Descent
-
-ONCE = ("ddib", "interpolate", "mosaic", "pairs", "prompt_to_prompt")
-"""Operators that run at the first stage only."""
-SECOND = (("ddib", ""), ("pairs", "after"), ("prompt_to_prompt", ""))
-"""Images that show the second condition of their operator; others show its first."""
-IMAGES = ("interpolate", "pairs", "prompt_to_prompt", "tile_morph")
-"""Operators whose further images are images of their own: each goes up. Those of others are views or components."""
-KEEPS = ("inpaint", "sdedit")
-"""Operators that leave pixels outside the mask as they are."""
+from pipeline.operators.contract import Given, Operator, Transformed
 
 
 def check(operator: Operator, model: Outline, second: Outline | None) -> None:
@@ -77,14 +66,14 @@ def through(operator: Operator, model: Model, z: Tensor, given: Given, noise: Ke
 
 
 def runs_on(operator: Operator, stage: Outline) -> bool:
-    return stage.space == "pixel" and operator.name not in ONCE
+    return stage.space == "pixel" and not operator.first_stage_only
 
 
 def again(
     operator: Operator, stage: Stage, partner: Stage | None, done: Transformed, given: Given, noise: KeyedNoise
 ) -> Transformed:
     """The operator on an upper stage, conditioned on what it has made below."""
-    images = [done.pixels, *done.others.values()] if operator.name in IMAGES else [done.pixels]
+    images = [done.pixels, *done.others.values()] if operator.further_go_up else [done.pixels]
     low, drawn = torch.cat(images), blockwise(noise, len(done.pixels))
     model, own = stage.on(low, drawn), scaled(given, stage.size)
     if partner is not None:
@@ -95,14 +84,14 @@ def again(
 
 def sampled(operator: Operator, stage: Stage, done: Transformed, given: Given, noise: KeyedNoise) -> Transformed:
     """What the stages below have made, enlarged from noise. All images of a sample share theirs: they stay alike."""
-    goes = operator.name in IMAGES
+    goes = operator.further_go_up
     further = {**done.others, **done.beside} if goes else {}
     names, count = ["", *further], len(done.pixels)
     low = torch.cat([done.pixels, *further.values()])
     model = stage.on(low, repeating(noise, count))
     z = torch.zeros(count, len(names), *stage.shape, device=low.device)
-    walk = descent_of(operator)
-    estimate = joint(model, [shown(operator, name) for name in names], guidance_of(operator), given, z)
+    walk = operator.enlarging()
+    estimate = joint(model, [operator.shows(name) for name in names], guidance_of(operator), given, z)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         return torch.stack(list(estimate(x.unbind(1), sigma)), 1)
@@ -115,7 +104,7 @@ def sampled(operator: Operator, stage: Stage, done: Transformed, given: Given, n
     x = integrate(denoise, x, sigmas.to(z), solver=walk.stepper(), noise=alike)
     made = dict(zip(names, on_each(model.decode, x).unbind(1), strict=True))
     pixels = made[""]
-    if given.mask is not None and given.pixels is not None and operator.name in KEEPS:
+    if given.mask is not None and given.pixels is not None and operator.keeps_unmasked:
         own = scaled(given, stage.size)
         assert own.mask is not None
         assert own.pixels is not None
@@ -137,26 +126,9 @@ def enlarged(images: Tensor, size: tuple[int, int]) -> Tensor:
     return interpolate(images, size=size, mode="bilinear")
 
 
-def shown(operator: Operator, name: str) -> Condition:
-    """The condition that the image of this name shows ("" is the output); none, where the operator asks for none."""
-    used = operator.conditions_used()
-    if not used:
-        return "none"
-    if isinstance(operator, TileMorph) and name:
-        return used[int(name.removeprefix("image-")) - 1]
-    return used[1 if (operator.name, name) in SECOND else 0]
-
-
 def guidance_of(operator: Operator) -> Guidance:
     guidance = getattr(operator, "guidance", NO_GUIDANCE)
     return guidance if isinstance(guidance, Guidance) else NO_GUIDANCE
-
-
-def descent_of(operator: Operator) -> Descent:
-    """How the stages above sample: as the operator does where it walks down, else in as many steps."""
-    if isinstance(operator, Descent):
-        return operator
-    return Boomerang(steps=operator.steps) if isinstance(operator, Inversion) else Boomerang()
 
 
 def blockwise(noise: Noise, count: int) -> Noise:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -17,14 +17,12 @@ from pipeline.diffusion.editing import (
     EditsAttention,
     Mode,
     alike,
-    require_attention,
     side_by_side,
     until,
 )
 from pipeline.diffusion.model import Model, Outline
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.solvers import add_noise, integrate
-from pipeline.errors import UserError
 from pipeline.operators.conditions import check_conditions, rows_for, together
 from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed
 from pipeline.operators.edit_scores import EditScores, Thresholds, edit_scores, passes
@@ -40,9 +38,10 @@ class Pairs(Descent):
     to show the edit, the best by direction first.
     """
 
-    stochastic: ClassVar[bool] = True
-    invertible: ClassVar[bool] = False
-    needs: ClassVar[frozenset[Extra]] = frozenset({"edited", "judge"})
+    selects: ClassVar[bool] = True
+    edits_attention: ClassVar[bool] = True
+    first_stage_only: ClassVar[bool] = True
+    further_go_up: ClassVar[bool] = True
     image_name: ClassVar[str] = "before"
 
     name: Literal["pairs"] = "pairs"
@@ -70,17 +69,24 @@ class Pairs(Descent):
         return self
 
     @property
+    def needs(self) -> frozenset[Extra]:
+        return frozenset({"edited", "judge"})
+
+    @property
     def images_beside(self) -> tuple[str, ...]:
         return ("after",)
 
     def conditions_used(self) -> tuple[Condition, ...]:
         return ("own", "edited", "none")
 
+    def shows(self, name: str) -> Condition:
+        return "edited" if name in self.images_beside else "own"
+
+    def cheapest(self) -> Self:
+        return super().cheapest().model_copy(update={"mode": "refine"})  # words need not pair up
+
     def check(self, model: Outline, second: Outline | None) -> None:
-        try:
-            require_attention(model)
-        except ValueError as error:
-            raise UserError(f"pairs: {error}") from None
+        super().check(model, second)
         check_conditions(model, self.conditions_used())
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -16,7 +16,6 @@ from pipeline.diffusion.editing import (
     EditsAttention,
     Mode,
     alike,
-    require_attention,
     require_same_words,
     same_word,
     side_by_side,
@@ -41,6 +40,10 @@ class PromptToPrompt(Descent):
     from are not. In `mode: replace` word follows word, and both prompts need equally many; in `mode: refine` what both
     have in common follows, new words look where they like.
     """
+
+    edits_attention: ClassVar[bool] = True
+    first_stage_only: ClassVar[bool] = True
+    further_go_up: ClassVar[bool] = True
 
     name: Literal["prompt_to_prompt"] = "prompt_to_prompt"
     source: Condition = "own"
@@ -70,15 +73,15 @@ class PromptToPrompt(Descent):
         return self
 
     @property
-    def stochastic(self) -> bool:  # type: ignore[override]
+    def stochastic(self) -> bool:
         return not self.invert
 
     @property
-    def invertible(self) -> bool:  # type: ignore[override]
+    def invertible(self) -> bool:
         return self.invert
 
     @property
-    def needs(self) -> frozenset[Extra]:  # type: ignore[override]
+    def needs(self) -> frozenset[Extra]:
         return frozenset({"edited"}) if "edited" in self.conditions_used() else frozenset()
 
     @property
@@ -88,9 +91,15 @@ class PromptToPrompt(Descent):
     def conditions_used(self) -> tuple[Condition, ...]:
         return (self.source, self.target, *self.guidance.conditions)
 
+    def shows(self, name: str) -> Condition:
+        return self.source if name in self.images_beside else self.target
+
+    def cheapest(self) -> Self:
+        return super().cheapest().model_copy(update={"mode": "refine"})  # words need not pair up
+
     def check(self, model: Outline, second: Outline | None) -> None:
+        super().check(model, second)
         try:
-            require_attention(model)
             self._check_words()
         except ValueError as error:
             raise UserError(f"prompt_to_prompt: {error}") from None

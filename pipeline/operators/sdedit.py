@@ -26,9 +26,8 @@ class SDEdit(Conditioned):
     guide and repeats this is Boomerang.
     """
 
-    stochastic: ClassVar[bool] = True
-    invertible: ClassVar[bool] = False
     dial: ClassVar[str | None] = "t0"
+    keeps_unmasked: ClassVar[bool] = True
     accepts: ClassVar[frozenset[Extra]] = frozenset({"mask", "guide"})
 
     name: Literal["sdedit"] = "sdedit"

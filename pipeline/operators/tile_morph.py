@@ -14,14 +14,13 @@ from pipeline.diffusion.model import Model, Outline
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.solvers import add_noise, integrate
 from pipeline.diffusion.tiles.assembling import on_each, share, sharing
-from pipeline.diffusion.tiles.matching import Tiling
 from pipeline.diffusion.tiles.regions import to_details
-from pipeline.errors import UserError
 from pipeline.operators.conditions import Guidance, check_conditions, joint
-from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed, as_seen, image_of
+from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed, as_seen, guide_name, image_of
+from pipeline.operators.on_tiles import OnTiles
 
 
-class TileMorph(Tiling, Descent):
+class TileMorph(OnTiles, Descent):
     """Each image descends from noise of its own; at every step the estimates are made to share their tiles:
 
         v_i = match(x0_i, tiles),  tiles = mean_i v_i⁻¹(x0_i),  x0_i ← v_i(tiles)
@@ -30,9 +29,9 @@ class TileMorph(Tiling, Descent):
     are decoded to be matched and laid, and the result is encoded again.
     """
 
-    stochastic: ClassVar[bool] = True
     accepts: ClassVar[frozenset[Extra]] = frozenset({"guide"})
     several_guides: ClassVar[bool] = True
+    further_go_up: ClassVar[bool] = True
 
     name: Literal["tile_morph"] = "tile_morph"
     conditions: tuple[Condition, ...] = Field(min_length=1)
@@ -51,7 +50,7 @@ class TileMorph(Tiling, Descent):
         return self
 
     @property
-    def invertible(self) -> bool:  # type: ignore[override]
+    def invertible(self) -> bool:
         return self.source == "image"  # laid another way, but every pixel is still there
 
     @property
@@ -61,18 +60,18 @@ class TileMorph(Tiling, Descent):
     def conditions_used(self) -> tuple[Condition, ...]:
         return (*self.conditions, *self.guidance.conditions)
 
+    def shows(self, name: str) -> Condition:
+        return self.conditions[("", *self.further_images).index(name)]
+
     def check(self, model: Outline, second: Outline | None) -> None:
-        try:
-            self.matcher(model)
-        except ValueError as error:
-            raise UserError(f"tile_morph: {error}") from None
+        super().check(model, second)
         check_conditions(model, self.conditions, self.guidance)
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         estimate = joint(model, self.conditions, self.guidance, given, z)
         names = ["output", *self.further_images]
         fixed = {} if (generated := self.source == "generated") else {"input": image_of(model, z, given)}
-        fixed |= {f"guide-{i}" if i > 1 else "guide": as_seen(model, g) for i, g in enumerate(given.guides, 1)}
+        fixed |= {guide_name(i): as_seen(model, guide) for i, guide in enumerate(given.guides, 1)}
         project = partial(share, self.matcher(model), fixed=[*fixed.values()], generated=generated)
         decode, encode = (partial(on_each, f) for f in (model.decode, model.encode))
         begin = self.match_from.draw(noise.uniform().to(z.device), model.levels)

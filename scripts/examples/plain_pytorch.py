@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from pipeline import AugmentedDataset, BackgroundAugmenter
 from pipeline.assets import resolve
-from pipeline.hooks.dataset import AugmentedDataset
-from pipeline.hooks.live.background import BackgroundAugmenter
 from pipeline.streams import WebDatasetInput
 from training.classifier.judge import SmallCNN
 

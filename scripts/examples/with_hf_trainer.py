@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import Trainer, TrainingArguments
 
-from pipeline.hooks.dataset import AugmentedDataset
-from pipeline.hooks.store import NeighbourStore
+from pipeline import AugmentedDataset, NeighbourStore
 from pipeline.media.records import Sample
 from pipeline.streams import WebDatasetInput
 from training.classifier.judge import SmallCNN

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.hooks.augment import GenerativeAugment
+from pipeline import GenerativeAugment
 from pipeline.media.pixels import decode
 from pipeline.media.records import Sample
 from pipeline.streams import WebDatasetInput

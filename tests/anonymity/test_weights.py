@@ -1,8 +1,8 @@
 """Weight files are found, checked and laid out; nothing is ever downloaded."""
 
 import hashlib
-import importlib.util
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,8 @@ def test_without_the_extra(missing: str, tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(weights, "PACKAGE", "no_such_package")
     else:
         (tmp_path / "site" / "fake_face_models" / "models" / LANDMARKS).unlink()
-    with pytest.raises(UserError, match=r"detector dlib: .* pip install doppel\[faces\]"):
+    needs = r"detector dlib needs the package no_such_package, .* uv pip install '\.\[faces\]'"
+    with pytest.raises(UserError, match=needs if missing == "package" else f"lacks {LANDMARKS}; install it anew"):
         weights.require(LANDMARKS, owner="detector dlib")
 
 
@@ -154,9 +155,8 @@ def test_a_detector_without_weights_or_package_is_an_error(name: str) -> None:
 
 @pytest.mark.parametrize("role", ["detector", "recogniser"])
 def test_without_dlib(role: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "dlib" else found(name, *rest))
-    with pytest.raises(UserError, match=rf"{role} [dD]lib: .* pip install doppel\[faces\]"):
+    monkeypatch.setitem(sys.modules, "dlib", None)
+    with pytest.raises(UserError, match=rf"{role} [dD]lib needs the package dlib, .*'\.\[faces\]'"):
         FaceFinder(workers=0) if role == "detector" else load_recogniser("Dlib")
 
 

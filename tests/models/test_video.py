@@ -253,7 +253,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"name": "ilvr"}, "ilvr measures squares of single images, and the model works on clips"),
     ({"name": "mosaic", "tiles": 4}, "mosaic lays the tiles of single images"),
     ({"name": "tile_morph", "tiles": 4, **TWO}, "tile_morph lays the tiles of single images"),
-    ({"name": "ddib", "latent": [{"name": "rotate", "degrees": 9}]}, "ddib: rotate turns single images"),
+    (
+        {"name": "ddib", "latent": [{"name": "rotate", "degrees": 9}]},
+        r"ddib turns single images \(rotate\), and the model works on clips",
+    ),
     ({"name": "pairs"}, "pairs: "),
     ({"name": "prompt_to_prompt"}, "prompt_to_prompt: "),
 ]

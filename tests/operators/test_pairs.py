@@ -146,7 +146,7 @@ def test_where_none_passes_the_reason_says_how_near_it_came() -> None:
 
 
 def test_what_it_needs() -> None:
-    assert Pairs.needs == {"edited", "judge"}
+    assert Pairs().needs == {"edited", "judge"}
     assert Pairs().copies == 100
     assert Pairs().conditions_used() == ("own", "edited", "none")
     with pytest.raises(UserError, match="pairs: the model has no attention to the words of a prompt"):

@@ -24,6 +24,7 @@ from pipeline.identity import PUBLIC_SALT, given_salt
 from pipeline.media.pixels import Fit
 from pipeline.models.families import load_model
 from pipeline.models.folder import find_model
+from pipeline.optional import require_package
 from pipeline.report.audit_plots import png
 from pipeline.report.progress import looking
 from pipeline.report.sheet import contact_sheet
@@ -44,8 +45,10 @@ COLUMNS = 10
 def calibrate(config: CalibrationConfig) -> Calibration:
     """Measures every level, and writes numbers, curve and contact sheet into `config.output`.
 
-    Raises `UserError` where slice, model and judge don't fit, or one of the two was trained on the slice.
+    Raises `UserError` where slice, model and judge don't fit, one of the two was trained on the slice, or matplotlib is
+    missing.
     """
+    require_package("matplotlib", "the curve of a calibration", extra="plots")
     output, device = Path(config.output), "cuda" if torch.cuda.is_available() else "cpu"
     salt, model = given_salt(config.salt_file, "salt_file") or PUBLIC_SALT, load_model(config.model, device)
     images = held_out(config, model.size)

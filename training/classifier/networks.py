@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.optional import require_package
 from training.classifier.judge import SmallCNN
 
 TIMM = "timm:"
@@ -38,10 +39,9 @@ class Timm(nn.Module):
     """Any classifier that timm knows, with random weights."""
 
     def __init__(self, name: str, classes: int) -> None:
-        try:
-            import timm
-        except ImportError:
-            raise UserError(f"classifier {TIMM}{name} needs the package timm: pip install 'doppel[timm]'") from None
+        require_package("timm", f"classifier {TIMM}{name}", extra="timm")
+        import timm
+
         super().__init__()
         if name not in timm.list_models():
             raise UserError(f"classifier: timm knows no {name!r} (timm.list_models() names what it knows)")

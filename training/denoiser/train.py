@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.diffusion.levels import levels_from_scheduler
 from pipeline.errors import UserError
+from pipeline.optional import require_package
 from pipeline.report.progress import training_progress
 from training.data.cache import build_cache
 from training.denoiser.beginning import begin
@@ -41,8 +42,10 @@ def train_denoiser(
     """Trains, or goes on from the last checkpoint in `config.output`; returns `config.output`, with `model` in it.
 
     `exported(output)` is called whenever `model` and the log beside it are new. Raises `UserError` where the data and
-    the configuration don't fit, or the folder holds another run.
+    the configuration don't fit, the folder holds another run, or a package is missing.
     """
+    require_package("accelerate", "training a denoiser", extra="train")
+    require_package("matplotlib", "the loss curve of a denoiser", extra="train")
     from accelerate import Accelerator
 
     output = Path(config.output)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import numpy as np
 
 from pipeline.anonymity.faces.weights import digest, require
 from pipeline.errors import UserError
+from pipeline.optional import require_package
 
 DeepfaceTask = Literal["face_detector", "facial_recognition"]
 ROLES: dict[DeepfaceTask, str] = {"face_detector": "detector", "facial_recognition": "recogniser"}
@@ -54,8 +54,8 @@ def build(task: DeepfaceTask, name: str) -> tuple[Any, str]:
     Raises `UserError` where a package or a weight file is missing, or deepface cannot read it.
     """
     owner = f"{ROLES[task]} {name}"
-    if name.lower() == "dlib" and importlib.util.find_spec("dlib") is None:
-        raise UserError(f"{owner}: the package dlib is not installed; pip install doppel[faces]")
+    if name.lower() == "dlib":
+        require_package("dlib", owner, extra="faces")
     with offline(owner) as taken:
         from deepface.modules import modeling
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.optional import require_package
 
 PACKAGE = "face_recognition_models"
 PINNED = {
@@ -62,10 +63,11 @@ def _check(path: Path, expected: str, owner: str) -> None:
 
 def _lay(file: str, path: Path, owner: str) -> None:
     # Importing the package needs pkg_resources, which new setuptools lacks; its folder is enough.
+    require_package(PACKAGE, owner, extra="faces")
     spec = importlib.util.find_spec(PACKAGE)
     origin = Path(spec.origin).parent / "models" / file if spec and spec.origin else None
     if origin is None or not origin.is_file():
-        raise UserError(f"{owner}: {file} is not installed; pip install doppel[faces]")
+        raise UserError(f"{owner}: the package {PACKAGE} lacks {file}; install it anew")
     part = path.with_name(f"{file}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

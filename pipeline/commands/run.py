@@ -1,0 +1,48 @@
+"""`doppel run` for Python: the job of a recipe, and the release that the recipe may ask for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pipeline.commands.release import check_export, export
+from pipeline.config import load_config
+from pipeline.engine.events import Event
+from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
+from pipeline.errors import UserError
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import Plan
+from pipeline.streams.ledger import OnChange
+
+
+def run(
+    recipe: str | os.PathLike[str],
+    *,
+    overrides: Sequence[str] = (),
+    on_change: OnChange = "refuse",
+    observe: Callable[[Event], None] = lambda event: None,
+) -> dict[str, Any]:
+    """Does what is left of the job of a recipe, and returns its manifest: counts, shards, hashes, as in manifest.json.
+
+    `recipe` is a YAML file, or the name of a shipped recipe; `overrides` are what `--set` takes, such as `"limit=100"`
+    or `"output.path=/data/out"`. `on_change` says what happens where the recipe, model or code differs from those of
+    the finished shards: "refuse", "keep" them, or "overwrite" them. `observe` is told whatever happens. Prints nothing.
+    A script that runs a job on several devices needs `if __name__ == "__main__":`, since their processes import it.
+
+    Raises `UserError` for bad input, and where the recipe asks for a release and the job could not be finished.
+    """
+    plan = make_plan(load_config(JobConfig, os.fspath(recipe), overrides))
+    check_export(plan)
+    manifest = run_job(plan, on_change=on_change, observe=observe)
+    if plan.config.release is not None:
+        check_finished(plan, manifest)
+        export(plan, lambda what, count: None)
+    return manifest
+
+
+def check_finished(plan: Plan, manifest: dict[str, Any]) -> None:
+    """Raises `UserError` where the job is not finished, so that nothing of it may be released."""
+    if not manifest["complete"]:
+        raise UserError(f"{plan.config.output.path}: the job is not finished, so nothing is released")
