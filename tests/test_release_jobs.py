@@ -6,6 +6,7 @@ The gate is real, its eyes are not: every image is one face, and its pixels are 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,15 @@ def test_a_job_ends_in_a_release_and_its_private_audit(world: World, capsys: pyt
     public = b"".join(path.read_bytes() for path in world.release.rglob("*") if path.is_file())
     for secret in (b"a secret of these tests", b"caption", str(world.folder).encode()):
         assert secret not in public
+
+
+def test_without_the_package_for_its_plots_no_job_starts(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert world.run() == 2
+    assert "the audit of a release needs the package matplotlib" in capsys.readouterr().err
+    assert not (world.folder / "job").exists()
 
 
 def test_of_several_certificates_the_one_for_the_size_counts(world: World) -> None:

@@ -44,8 +44,8 @@ def train_denoiser(
     `exported(output)` is called whenever `model` and the log beside it are new. Raises `UserError` where the data and
     the configuration don't fit, the folder holds another run, or a package is missing.
     """
-    for package in ("accelerate", "matplotlib"):
-        require_package(package, "training a denoiser", extra="train")
+    require_package("accelerate", "training a denoiser", extra="train")
+    require_package("matplotlib", "the loss curve of a denoiser", extra="train")
     from accelerate import Accelerator
 
     output = Path(config.output)
