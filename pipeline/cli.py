@@ -10,6 +10,7 @@ from pipeline import __version__
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
+    from pipeline.job.config import JobConfig
     from pipeline.job.plan import Plan
     from pipeline.streams.ledger import OnChange
 
@@ -112,22 +113,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run_command(args: argparse.Namespace) -> int:
-    from pipeline.config import load_config
-    from pipeline.job.config import JobConfig
-    from pipeline.job.plan import make_plan
-
-    limit = [f"limit={args.limit}"] if args.limit is not None else []
-    plan = make_plan(load_config(JobConfig, args.recipe, [*args.set, *limit]))
-    mind_licences(plan, forbid=args.forbid_noncommercial)
-    if plan.config.anonymity is not None:
-        from pipeline.engine.gate import with_gate
-
-        plan = with_gate(plan)
     if args.dry_run:
-        from pipeline.commands.estimate import estimate
-
-        print(estimate(plan))
-        return 0
+        return dry_run(args)
+    plan = plan_of(job_config(args), forbid_noncommercial=args.forbid_noncommercial)
     on_change: OnChange = "overwrite" if args.overwrite else "keep" if args.keep_finished else "refuse"
     from pipeline.commands.release import check_export
     from pipeline.commands.run import check_finished
@@ -145,6 +133,40 @@ def run_command(args: argparse.Namespace) -> int:
         return failed
     check_finished(plan, manifest)
     return release_job(plan)
+
+
+def dry_run(args: argparse.Namespace) -> int:
+    """Prints all as soon as it is known: torch and diffusers take seconds to load."""
+    from pipeline.config import dump, find_recipe
+
+    print(f"# {find_recipe(args.recipe)}", flush=True)
+    config = job_config(args)
+    print(dump(config), end="", flush=True)
+    plan = plan_of(config, forbid_noncommercial=args.forbid_noncommercial)
+    from pipeline.commands.estimate import estimate
+
+    print(estimate(plan))
+    return 0
+
+
+def job_config(args: argparse.Namespace) -> JobConfig:
+    from pipeline.config import load_config
+    from pipeline.job.config import JobConfig
+
+    limit = [f"limit={args.limit}"] if args.limit is not None else []
+    return load_config(JobConfig, args.recipe, [*args.set, *limit])
+
+
+def plan_of(config: JobConfig, *, forbid_noncommercial: bool) -> Plan:
+    from pipeline.job.plan import make_plan
+
+    plan = make_plan(config)
+    mind_licences(plan, forbid=forbid_noncommercial)
+    if config.anonymity is not None:
+        from pipeline.engine.gate import with_gate
+
+        plan = with_gate(plan)
+    return plan
 
 
 def release_job(plan: Plan) -> int:

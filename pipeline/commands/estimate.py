@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from pipeline.config import dump
 from pipeline.engine.batch_size import BatchSize
 from pipeline.engine.local import fitted, resolve_devices
 from pipeline.engine.reading import Reader
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def estimate(plan: Plan) -> str:
-    """The resolved recipe as YAML, then shards, images and time as comments; writes nothing.
+    """Shards, images and time, as comments that follow a recipe; writes nothing.
 
     Images are counted in the first shard and assumed alike in the others; the first call of the network is not
     timed.
@@ -28,7 +27,7 @@ def estimate(plan: Plan) -> str:
     device, *others = resolve_devices(config.run.devices)
     plan = fitted(plan, device, None)
     models, size = load_models(config, device), BatchSize(plan.batch_size)
-    lines = [dump(config).rstrip(), f"# shards: {len(stream.shards)}, device: {', '.join([device, *others])}"]
+    lines = [f"# shards: {len(stream.shards)}, device: {', '.join([device, *others])}"]
     if not stream.shards:
         return "\n".join(lines)
     with ThreadPoolExecutor(config.run.workers) as pool:
