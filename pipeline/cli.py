@@ -10,6 +10,7 @@ from pipeline import __version__
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
+    from pipeline.audit import AuditConfig
     from pipeline.job.config import JobConfig
     from pipeline.job.plan import Plan
     from pipeline.streams.ledger import OnChange
@@ -55,6 +56,10 @@ def build_parser() -> argparse.ArgumentParser:
     change.add_argument("--keep-finished", action="store_true", help="keep finished shards although something changed")
     run.set_defaults(command=run_command)
 
+    recipes = commands.add_parser("recipes", help="the recipes that come with doppel, and the command of each kind")
+    recipes.add_argument("--kind", help="only those of one kind: job, denoiser, compare, …")
+    recipes.set_defaults(command=recipes_command)
+
     preview = commands.add_parser("preview", help="a contact sheet of a recipe's first samples: inputs beside outputs")
     _recipe(preview)
     preview.add_argument("-n", type=int, default=8, dest="count", metavar="N", help="samples to show (default: 8)")
@@ -74,20 +79,27 @@ def build_parser() -> argparse.ArgumentParser:
     _recipe(calibrate)
     calibrate.set_defaults(command=calibrate_faces_command)
 
-    audit = commands.add_parser("audit", help="verify a release, and attack it with face recognition")
-    audit.add_argument("originals", help="tars (a glob or URL), or a folder of images: what the release was made from")
-    audit.add_argument("release", help="the folder with RELEASE.json")
-    audit.add_argument("--out", default="audit", help="private folder of the evidence (default: audit)")
+    audit = commands.add_parser(
+        "audit", help="verify a release, and attack it with face recognition",
+        usage="%(prog)s RECIPE [options], or %(prog)s ORIGINALS RELEASE [options]",
+    )  # fmt: skip
+    audit.add_argument(
+        "place", metavar="ORIGINALS",
+        help="tars (a glob or URL), or a folder of images; alone: a recipe, by path or name",
+    )  # fmt: skip
+    audit.add_argument("release", nargs="?", help="the folder with RELEASE.json, that was made from the originals")
+    audit.add_argument("--out", dest="output", metavar="DIR", help="private folder of the evidence (default: audit)")
     audit.add_argument("--salt-file", metavar="FILE", help="the job's secret (or the variable DOPPEL_SALT)")
     audit.add_argument("--identity", metavar="SPEC", help="who is in an original: json:FIELD, or key:REGEX")
-    audit.add_argument("--fit", default="resize", help="how the job fitted originals to its model (default: resize)")
+    audit.add_argument("--fit", help="how the job fitted originals to its model (default: resize)")
     audit.add_argument("--others", metavar="ORIGINALS", help="like the originals, but not in the input: membership")
     audit.add_argument("--model", metavar="PATH", help="the job's model: the attacker goes back along its ODE")
-    audit.add_argument("--detector", default="dlib", help="by deepface's name (default: dlib)")
+    audit.add_argument("--detector", metavar="NAME", help="by deepface's name (default: dlib)")
     audit.add_argument(
-        "--recognisers", nargs="+", default=["Dlib", "lbph", "small"], metavar="NAME",
-        help="by deepface's names, or lbph, small (default: Dlib lbph small)",
+        "--recognisers", nargs="+", metavar="NAME",
+        help="by deepface's names, or dlib-chip, lbph, small (default: Dlib lbph small)",
     )  # fmt: skip
+    _set(audit)
     audit.set_defaults(command=audit_command)
 
     train = commands.add_parser("train-denoiser", help="train a diffusion model on any configured data set")
@@ -137,7 +149,8 @@ def run_command(args: argparse.Namespace) -> int:
 
 def dry_run(args: argparse.Namespace) -> int:
     """Prints all as soon as it is known: torch and diffusers take seconds to load."""
-    from pipeline.config import dump, find_recipe
+    from pipeline.config import dump
+    from pipeline.recipes import find_recipe
 
     print(f"# {find_recipe(args.recipe)}", flush=True)
     config = job_config(args)
@@ -237,30 +250,47 @@ def calibrate_faces_command(args: argparse.Namespace) -> int:
 
 
 def audit_command(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    from pydantic import TypeAdapter, ValidationError
-
-    from pipeline.audit import Audit, audit
-    from pipeline.identity import given_salt
-    from pipeline.media.pixels import Fit
+    from pipeline.audit import audit
     from pipeline.report.progress import looking
-    from pipeline.streams import input_at
 
-    try:
-        fit = TypeAdapter(Fit).validate_python(args.fit)
-    except ValidationError:
-        raise UserError(f"--fit is {args.fit!r}; allowed are resize, crop, pad and 'centre PIXELS'") from None
-    task = Audit(
-        originals=input_at(args.originals), release=Path(args.release), out=Path(args.out),
-        salt=given_salt(args.salt_file, "--salt-file"), identity=args.identity, fit=fit,
-        others=input_at(args.others) if args.others else None, model=args.model,
-    )  # fmt: skip
+    config = audit_config(args)
     with looking() as on_images:
-        results = audit(task, recognisers=args.recognisers, detector=args.detector, on_images=on_images)
+        results = audit(config, on_images)
     for finding in results["findings"]:
         print(finding)
-    print(f"{args.out}/report.html")
+    print(f"{config.output}/report.html")
+    return 0
+
+
+def audit_config(args: argparse.Namespace) -> AuditConfig:
+    """Of a recipe, or of originals and a release; options and `--set` come on top."""
+    from pipeline.audit import AuditConfig
+    from pipeline.config import configured
+    from pipeline.recipes import find_recipe, merge, read_recipe
+
+    content, where = {"originals": args.place}, "audit"
+    if args.release is None:
+        try:
+            path = find_recipe(args.place)
+        except UserError as error:
+            raise UserError(f"{error}; originals need their release behind them") from None
+        content, where = read_recipe(path, "audit"), str(path)
+    given = {key: value for key, value in vars(args).items() if key in AuditConfig.model_fields and value is not None}
+    return configured(AuditConfig, merge(content, given), args.set, where)
+
+
+def recipes_command(args: argparse.Namespace) -> int:
+    from pipeline.recipes import KINDS, description, shipped
+
+    if args.kind not in (None, *KINDS):
+        raise UserError(f"--kind is {args.kind!r}; allowed are {', '.join(KINDS)}")
+    recipes = shipped()
+    width = max(map(len, recipes))
+    for kind in [args.kind] if args.kind else KINDS:
+        print(f"{kind}: doppel {KINDS[kind].command} RECIPE")
+        for name, path in recipes.items():
+            if path.parent.name == kind:
+                print(f"  {name:{width}}  {description(path)}")
     return 0
 
 
@@ -390,13 +420,13 @@ def outcome(manifest: dict[str, Any]) -> int:
 
 
 def _recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
+    parser.add_argument("recipe", help='a YAML file, or the name of a shipped recipe (see "doppel recipes")')
+    _set(parser)
+
+
+def _set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="A.B=C",
-        help="override one key of the recipe (repeatable)",
+        "--set", action="append", default=[], metavar="A.B=C", help="override one key of the recipe (repeatable)"
     )
 
 

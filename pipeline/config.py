@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import UserError
+from pipeline.recipes import Content, find_recipe, read_recipe, set_key
 
 Config = TypeVar("Config", bound=BaseModel)
+AnyRecipe = TypeVar("AnyRecipe", bound="Recipe")
 Fraction = Annotated[float, Field(ge=0, le=1)]
-RECIPES = Path(__file__).parent.parent / "datasets_cfg"
 
 
 class Section(BaseModel):
@@ -23,53 +23,36 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Recipe(Section):
+    """What one command reads: a file says of which kind it is, in code that is known."""
+
+    kind: str
+
+
 class OneOf(Section):
-    """A section with exactly one key."""
+    """A section with exactly one key; others may stand beside it as null, as where a variant replaces it."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> OneOf:
-        if len(self.model_fields_set) != 1:
+        if sum(value is not None for _, value in self) != 1:
             raise ValueError(f"exactly one of {', '.join(type(self).model_fields)} is allowed")
         return self
 
 
-def load_config(kind: type[Config], source: str, overrides: Sequence[str] = ()) -> Config:
+def load_config(recipe: type[AnyRecipe], source: str, overrides: Sequence[str] = ()) -> AnyRecipe:
     """Reads `source` (a YAML file, or the name of a shipped recipe), applies `a.b=value` overrides, validates.
 
-    Raises `UserError` naming the file and the key.
+    Raises `UserError` naming the file and the key, and for a file of another kind.
     """
     path = find_recipe(source)
-    try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: no valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: a mapping of sections is expected, found {type(content).__name__}")
+    return configured(recipe, read_recipe(path, recipe.model_fields["kind"].default), overrides, str(path))
+
+
+def configured(recipe: type[AnyRecipe], content: Content, overrides: Sequence[str], where: str) -> AnyRecipe:
+    """`content` with `a.b=value` overrides, validated. Raises `UserError` naming `where` and the key."""
     for override in overrides:
         set_key(content, override)
-    return validate(kind, content, str(path))
-
-
-def find_recipe(source: str) -> Path:
-    """A path, or a name out of the shipped `datasets_cfg` folder."""
-    for path in (Path(source), RECIPES / f"{source}.yaml"):
-        if path.is_file():
-            return path
-    names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-    raise UserError(f"{source!r} is no file and no shipped recipe (shipped: {names})")
-
-
-def set_key(content: dict[str, Any], override: str) -> None:
-    """Applies `a.b.c=value` in place; the value is read as YAML."""
-    dotted, equals, text = override.partition("=")
-    if not equals or not dotted:
-        raise UserError(f"--set {override!r}: expected the form section.key=value")
-    *sections, last = dotted.split(".")
-    for section in sections:
-        content = content.setdefault(section, {})
-        if not isinstance(content, dict):
-            raise UserError(f"--set {override!r}: {section!r} is a value, not a section")
-    content[last] = yaml.safe_load(text)
+    return validate(recipe, content, where)
 
 
 def validate(kind: type[Config], content: dict[str, Any], where: str) -> Config:
@@ -91,7 +74,7 @@ def _sentence(kind: type[BaseModel], error: dict[str, Any]) -> str:
         key, allowed = str(location[-1]), list(section.model_fields)
         close = difflib.get_close_matches(key, allowed, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        return f"{'.'.join([*path, key])} is no known key{hint}; allowed are {', '.join(allowed)}"
+        return f"unknown key {'.'.join([*path, key])!r}{hint}; allowed are {', '.join(allowed)}"
     place = ".".join(_walk(kind, location)[0]) or "the file"
     if error["type"] == "missing":
         return f"{place} is missing"

@@ -5,7 +5,7 @@
 levels   distance to the source and share over the threshold at t_boom .1 … .9 (figure 5 of Boomerang, 2210.12100)
 ladder   one level for all against the ladder: share released, level needed, images/s, likeness
 caught   identity, DDIB and a tile shuffle through gate and attacks: all must be caught
-release  `doppel run datasets_cfg/lfw_release.yaml` (a quarter of an hour), and the figures of its audit
+release  `doppel run lfw_release` (a quarter of an hour), and the figures of its audit
 
 Figures go into scripts/evidence/anonymity.json, pictures beside it; none shows an original.
 """
@@ -57,7 +57,7 @@ from pipeline.streams.shards import WebDatasetInput
 ROOT = Path(__file__).resolve().parents[1]
 OUT = Path(__file__).parent / "evidence"
 DEV = str(ROOT.parent / "shared" / "data" / "lfw" / "dev-*.tar")
-RECIPE = ROOT / "datasets_cfg" / "lfw_release.yaml"
+RECIPE = "lfw_release"
 SIZE, FIT, IDENTITY, BATCH = (64, 64), "centre 128", "json:identity", 32
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 RUNS: tuple[tuple[str, float, tuple[float, ...]], ...] = (
@@ -228,11 +228,11 @@ def shuffled(image: Any, order: Any) -> Any:
 
 def release(faces: Faces | None) -> dict[str, Any]:
     """The recipe as it ships, from the command line, and what its own audit says."""
-    config = load_config(JobConfig, str(RECIPE))
+    config = load_config(JobConfig, RECIPE)
     assert config.release is not None
     for folder in (config.output.path, config.release.path, config.release.audit):
         shutil.rmtree(folder, ignore_errors=True)
-    command = [sys.executable, "-m", "pipeline.cli", "run", str(RECIPE)]
+    command = [sys.executable, "-m", "pipeline.cli", "run", RECIPE]
     started = time.monotonic()
     subprocess.run(command, check=True, env={**os.environ, "DOPPEL_SALT": secrets.token_hex(32)})
     seconds = time.monotonic() - started

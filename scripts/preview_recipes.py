@@ -6,19 +6,15 @@ python scripts/preview_recipes.py [RECIPE …]
 import sys
 from pathlib import Path
 
-import yaml
-
 from pipeline.cli import main as doppel
-from pipeline.config import RECIPES
+from pipeline.recipes import shipped
 
 OUT = Path(__file__).parent / "evidence"
 
 
 def main() -> None:
     OUT.mkdir(exist_ok=True)
-    named = sys.argv[1:] or sorted(
-        p.stem for p in RECIPES.glob("*.yaml") if {"input", "operator"} <= yaml.safe_load(p.read_text()).keys()
-    )
+    named = sys.argv[1:] or [name for name, path in shipped().items() if path.parent.name == "job"]
     for name in named:
         animate = ["--animate", str(OUT / f"{name}.gif")] if name == "tile_morph" else []
         code = doppel(["preview", name, "-n", "8", "-o", str(OUT / f"preview_{name}.png"), *animate])

@@ -18,39 +18,22 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-import yaml
+from pipeline.recipes import read_recipe, shipped
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPES = ROOT / "datasets_cfg"
 SALT = "a salt for comparisons only"
 IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".gif"}
 
 
 def offline(recipe: Path) -> bool:
     """A job whose model is embedded and whose input is embedded, or shared photographs that are there."""
-    content = resolved(recipe)
-    if not {"input", "output"} <= content.keys() or "model" not in content:
+    if recipe.parent.name != "job":
         return False
+    content = read_recipe(recipe, "job")
     urls = content["input"].get("urls", "")
     here = urls.startswith("embedded:") or (urls.startswith("../") and bool(list(ROOT.parent.glob(urls[3:]))))
     generated = content["input"]["format"] == "captions"
     return content["model"]["path"].startswith("embedded:") and (here or generated)
-
-
-def resolved(recipe: Path) -> dict:
-    """The recipe, with what it extends beneath it (sections are merged)."""
-    content = yaml.safe_load(recipe.read_text())
-    if "extends" in content:
-        base = next(RECIPES.rglob(f"{content['extends']}.yaml"))
-        return merged(resolved(base), content)
-    return content
-
-
-def merged(base: dict, delta: dict) -> dict:
-    both = dict(base)
-    for key, value in delta.items():
-        both[key] = merged(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
-    return both
 
 
 def images_of(recipe: str, folder: Path) -> list[str]:
@@ -81,8 +64,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--only", action="append", metavar="RECIPE", help="only these recipes")
     args = parser.parse_args()
-    every = sorted(RECIPES.rglob("*.yaml"), key=lambda path: path.stem)
-    chosen = [path.stem for path in every if offline(path) and (args.only is None or path.stem in args.only)]
+    every = shipped()
+    chosen = [name for name in sorted(every) if offline(every[name]) and (args.only is None or name in args.only)]
     found = {}
     for name in chosen:
         with tempfile.TemporaryDirectory() as folder:

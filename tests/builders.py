@@ -66,6 +66,7 @@ def model_folder(folder: Path, *, classes: int | None = CLASSES, channels: int =
 def recipe(source: Path | str, out: Path, model: Path | None, **changes: Any) -> dict[str, Any]:
     """The content of a recipe: two steps of Boomerang; `changes` like `{"operator.t_boom": .2}` replace keys."""
     content: dict[str, Any] = {
+        "kind": "job",
         "input": {"format": "webdataset", "urls": str(source)},
         "output": {"path": str(out)},
         "run": {"devices": ["cpu"]},

@@ -67,6 +67,7 @@ def judge(place: Path) -> str:
 @pytest.fixture
 def content(place: Path, judge: str, model: Path, tmp_path: Path) -> dict[str, Any]:
     return {
+        "kind": "calibrate",
         "data": {"format": "webdataset", "urls": str(place / "held_out.tar")},
         "limit": 12,
         "model": {"path": str(model), "batch_size": 6},
@@ -182,7 +183,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "levels that fall": ({"levels": [0.5, 0.4]}, "levels: the levels must ascend"),
     "level out of range": ({"levels": [0.5, 1.4]}, "less than or equal to 1"),
     "automatic batches": ({"model": {"path": "x", "batch_size": "auto"}}, "batch_size is auto; a number is expected"),
-    "misspelt": ({"level": [0.5]}, "level is no known key (did you mean 'levels'?)"),
+    "misspelt": ({"level": [0.5]}, "unknown key 'level' (did you mean 'levels'?)"),
 }
 
 

@@ -152,7 +152,7 @@ def test_data_without_two_images_of_anybody_is_one_sentence(content: dict[str, A
         ({"sizes": [0]}, "sizes.0: "),
         ({"recognisers": []}, "recognisers: "),
         ({"per_person": 1}, "per_person: "),
-        ({"size": [8]}, "size is no known key.*did you mean 'sizes'"),
+        ({"size": [8]}, "unknown key 'size'.*did you mean 'sizes'"),
     ],
 )
 def test_a_bad_recipe_is_one_sentence(content: dict[str, Any], changes: dict[str, object], words: str) -> None:

@@ -50,9 +50,9 @@ def test_a_sound_job(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"operator.t_bom": 0.3}, "operator.t_bom is no known key (did you mean 't_boom'?); allowed are"),
-        ({"operatr": {}}, "operatr is no known key (did you mean 'operator'?)"),
-        ({"input.urlz": "x"}, "input.urlz is no known key (did you mean 'urls'?)"),
+        ({"operator.t_bom": 0.3}, "unknown key 'operator.t_bom' (did you mean 't_boom'?); allowed are"),
+        ({"operatr": {}}, "unknown key 'operatr' (did you mean 'operator'?)"),
+        ({"input.urlz": "x"}, "unknown key 'input.urlz' (did you mean 'urls'?)"),
         ({"operator.t_boom": 1.5}, "operator.t_boom: a fraction of T lies in [0, 1]"),
         ({"operator.t_boom": [0.6, 0.2]}, "operator.t_boom: the range is upside down"),
         ({"operator.t_boom": {"sgma": 1}}, "operator.t_boom: a level is a number"),
@@ -62,7 +62,7 @@ def test_a_sound_job(desk: Desk) -> None:
         ({"input.format": "tfrecord"}, "input: Input tag 'tfrecord' found using 'format' does not match any of"),
         (
             {"input": {"format": "hub", "path": "x", "splitt": "y"}},
-            "input.splitt is no known key (did you mean 'split'?)",
+            "unknown key 'input.splitt' (did you mean 'split'?)",
         ),
         ({"output.format": "zip"}, "output.format: Input should be 'webdataset', 'parquet' or 'folder'"),
         ({"run.devices": ["cuda:99"]}, "run.devices: 'cuda:99' is not available here"),
@@ -84,8 +84,6 @@ def test_mistakes_in_the_recipe(desk: Desk, changes: dict[str, Any], sentence: s
 def test_a_recipe_that_is_no_mapping_or_no_yaml(desk: Desk) -> None:
     assert "a mapping of sections is expected, found list" in desk.run(text="- a\n- b\n")[1]
     assert "no valid YAML" in desk.run(text="input: {")[1]
-    assert main(["run", "no_such_recipe"]) == BAD_INPUT
-    assert "shipped:" in desk.capsys.readouterr().err
 
 
 def test_an_unknown_option_is_refused() -> None:
@@ -258,6 +256,6 @@ def test_an_audit_of_nothing_is_one_sentence(tmp_path: Path, capsys: pytest.Capt
     assert main(arguments) == 2
     assert "RELEASE.json cannot be read" in capsys.readouterr().err
     assert main([*arguments, "--fit", "squash"]) == 2
-    assert "allowed are resize, crop, pad and 'centre PIXELS'" in capsys.readouterr().err
+    assert "fit: allowed are resize, crop, pad and 'centre PIXELS'" in capsys.readouterr().err
     assert main([*arguments, "--salt-file", str(tmp_path / "none")]) == 2
-    assert "--salt-file: cannot read" in capsys.readouterr().err
+    assert "salt_file: cannot read" in capsys.readouterr().err

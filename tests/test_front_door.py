@@ -61,7 +61,8 @@ import os, sys
 class Printed:
     # notes which libraries are there whenever something is printed, and ends with the recipe
     def write(self, text):
-        there = [m for m in ("torch", "diffusers", "transformers", "torchvision", "scipy", "datasets") if m in sys.modules]
+        heavy = "torch", "diffusers", "transformers", "torchvision", "scipy", "datasets"
+        there = [name for name in heavy if name in sys.modules]
         if text.strip():
             os.write(1, f"{text.splitlines()[0]} {there}\\n".encode())
         if "operator:" in text:

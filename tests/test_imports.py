@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "training").rglob("*.py")])
 ORDER = [
     "errors",
-    "orphans assets config optional",
+    "orphans assets recipes optional",
+    "config",
     "identity",
     "media",
     "diffusion.views",
@@ -39,7 +40,8 @@ ALLOWED: dict[str, str] = {
     "errors": "",
     "orphans": "",
     "assets": "",
-    "config": "errors",
+    "recipes": "errors",
+    "config": "errors recipes",
     "optional": "errors",
     "identity": "errors",
     "media": "errors optional",
@@ -55,7 +57,7 @@ ALLOWED: dict[str, str] = {
     "anonymity.attacks": "media diffusion anonymity.faces",
     "release": "errors config identity media streams anonymity.faces",
     "job": "errors config identity media diffusion streams models operators anonymity.gate release",
-    "audit": "errors optional media streams report models anonymity.faces anonymity.attacks release",
+    "audit": "errors config identity optional media streams report models anonymity.faces anonymity.attacks release",
     "engine": (
         "errors orphans identity media diffusion streams report models operators anonymity.faces anonymity.gate job"
     ),
@@ -79,7 +81,7 @@ ALLOWED: dict[str, str] = {
     ),
     "training.filter": "errors config media streams report hooks training.data training.classifier training.calibrate",
     "cli": (
-        "errors config optional identity media streams report job audit engine commands training.denoiser "
+        "errors recipes config optional streams report job audit engine commands training.denoiser "
         "training.compare training.calibrate training.filter"
     ),
 }

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from pipeline.cli import main
 from pipeline.commands.edits import EditsConfig, edits
-from pipeline.config import RECIPES, load_config, validate
+from pipeline.config import load_config, validate
 from pipeline.job.config import JobConfig
 from pipeline.media.clips import Clip, is_clip, read_clip, write_clip
 from pipeline.media.pixels import decode
 from pipeline.models.families import FAMILIES
+from pipeline.recipes import find_recipe, read_recipe
 from tests import builders, tiny
 from tests.test_run import run
 
@@ -78,7 +78,7 @@ SMALLER = {
 
 def on_tiny_models(name: str, folder: Path) -> dict[str, Any]:
     """The recipe with its places changed, no dtype that a CPU is slow with, and few steps."""
-    content = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+    content = read_recipe(find_recipe(name), "job")
     content["input"] |= (clips if "video" in content else INPUTS[content["input"]["format"]])(folder)
     content["output"]["path"] = str(folder / "out")
     content["run"] = {"devices": ["cpu"]}

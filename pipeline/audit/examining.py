@@ -14,6 +14,7 @@ from pipeline.anonymity.attacks.photos import THREATS, UNKNOWN, Pairing
 from pipeline.anonymity.attacks.results import copies, findings, thresholds_of, under, undone
 from pipeline.anonymity.faces.detect import FaceFinder
 from pipeline.anonymity.faces.recognise import load_recogniser
+from pipeline.audit.config import AuditConfig
 from pipeline.audit.looking import Held, OnImages, first_size, gather
 from pipeline.audit.pictures import draw
 from pipeline.audit.task import Audit, check
@@ -30,24 +31,17 @@ def silent(what: str, count: int) -> None:
     pass
 
 
-def audit(
-    task: Audit,
-    *,
-    recognisers: Sequence[str] = ("Dlib", "lbph", "small"),
-    detector: str = "dlib",
-    workers: int = 2,
-    device: str = "cpu",
-    on_images: OnImages = silent,
-) -> dict[str, Any]:
-    """Writes `audit.json`, `report.html` and pictures into `task.out`, and returns what is in the first.
+def audit(config: AuditConfig, on_images: OnImages = silent) -> dict[str, Any]:
+    """Writes `audit.json`, `report.html` and pictures into `config.output`, and returns what is in the first.
 
     Raises `UserError` naming the file where the release is not as it was sealed, for folders that lie in each other,
     and for a missing recogniser.
     """
+    task = config.task()
     check(task)
-    with FaceFinder(detector, workers=workers) as finder:
-        loaded = [load_recogniser(name, device=device, workers=workers) for name in recognisers]
-        return examine(task, finder, loaded, device=device, on_images=on_images)
+    with FaceFinder(config.detector, workers=config.workers) as finder:
+        loaded = [load_recogniser(name, workers=config.workers) for name in config.recognisers]
+        return examine(task, finder, loaded, on_images=on_images)
 
 
 def examine(

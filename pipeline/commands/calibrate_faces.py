@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, PositiveInt, field_validator
 from rich.console import Console
@@ -15,7 +16,7 @@ from pipeline.anonymity.faces.detect import FaceFinder
 from pipeline.anonymity.faces.recognise import load_recogniser
 from pipeline.anonymity.faces.scanning import Named, identity_reader, shard_images, tabulated
 from pipeline.anonymity.gate.calibration import FLOOR, Certificate, certify
-from pipeline.config import Section
+from pipeline.config import Recipe
 from pipeline.errors import UserError
 from pipeline.media.pixels import Fit
 from pipeline.media.records import Sample
@@ -27,9 +28,10 @@ Chosen = Mapping[str, frozenset[str]]
 """Keys by shard."""
 
 
-class CalibrateConfig(Section):
+class CalibrateConfig(Recipe):
     """What `doppel calibrate-faces` reads."""
 
+    kind: Literal["calibrate-faces"] = "calibrate-faces"
     data: AnyInput
     name: str
     """What the certificates call the photographs."""

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from pipeline.commands.instructions import Edits, to_line, write_edits
-from pipeline.config import Section
+from pipeline.config import Recipe
 from pipeline.job.captions import CaptionConfig, NoCaption, read_caption
 from pipeline.media.records import Sample
 from pipeline.streams import AnyInput
 from pipeline.streams.contract import InputStream
 
 
-class EditsConfig(Section):
+class EditsConfig(Recipe):
     """What `doppel edits` reads."""
 
+    kind: Literal["edits"] = "edits"
     input: AnyInput
     """Any: images with captions, or captions alone."""
     caption: CaptionConfig = CaptionConfig(template="{txt}")

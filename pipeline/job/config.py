@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.anonymity.gate.config import AnonymityConfig
-from pipeline.config import Section
+from pipeline.config import Recipe, Section
 from pipeline.diffusion.model import OfClips, Outline
 from pipeline.job.captions import CaptionConfig
 from pipeline.job.extras import GuideConfig, JudgeConfig, MaskConfig
@@ -60,9 +60,10 @@ class VideoConfig(Section):
     """That a model of clips sees at once; by default as many as it was trained with."""
 
 
-class JobConfig(Section):
+class JobConfig(Recipe):
     """What `doppel run` reads. Without `model` and `operator` the job passes images through."""
 
+    kind: Literal["job"] = "job"
     input: AnyInput
     model: ModelConfig | None = None
     second_model: ModelConfig | None = None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from pydantic import StringConstraints
+from pydantic import AfterValidator
 
 from pipeline.media.masks import read_mask
 from pipeline.media.records import Frame
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
 
     from pipeline.media.records import Pixels8
 
-Fit = Annotated[str, StringConstraints(pattern=r"^(resize|crop|pad|centre [1-9][0-9]{0,4})$")]
+
+def _known_fit(fit: str) -> str:
+    if not re.fullmatch("resize|crop|pad|centre [1-9][0-9]{0,4}", fit):
+        raise ValueError("allowed are resize, crop, pad and 'centre PIXELS'")
+    return fit
+
+
+Fit = Annotated[str, AfterValidator(_known_fit)]
 """How an image is brought to another size; see `decode`."""
 Codec = Literal["png", "jpeg", "webp"]
 EXTENSIONS: dict[Codec, tuple[str, ...]] = {"png": ("png",), "jpeg": ("jpg", "jpeg"), "webp": ("webp",)}

@@ -19,7 +19,7 @@ from PIL import Image
 from pipeline.anonymity.attacks import attackers, utility
 from pipeline.anonymity.attacks.inversion import laid, tiles_of
 from pipeline.anonymity.faces.detect import Face
-from pipeline.audit import Audit, audit, examine
+from pipeline.audit import Audit, AuditConfig, audit, examine
 from pipeline.audit.task import check
 from pipeline.errors import UserError
 from pipeline.release.card import THREAT_MODELS
@@ -138,6 +138,11 @@ def task(folder: Path, operator: Operator, **changes: Any) -> Audit:
         "out": folder / "audit", "salt": SALT, "identity": "json:identity",
     }  # fmt: skip
     return Audit(**given | changes)
+
+
+def config(one: Audit, **changes: Any) -> AuditConfig:
+    given = {"originals": one.originals, "release": str(one.release), "output": str(one.out)}
+    return AuditConfig.model_validate(given | changes)
 
 
 def stranger(person: int, number: int) -> Pixels8:
@@ -302,7 +307,7 @@ def test_a_changed_release_is_said_so_before_anything_else(tmp_path: Path, chang
     with pytest.raises(
         UserError, match=r"release: data/(release-00000|more)\.tar (was altered|is missing|is not listed)"
     ):
-        audit(one)
+        audit(config(one))
     assert not one.out.exists()
 
 
@@ -310,9 +315,9 @@ def test_a_changed_release_is_said_so_before_anything_else(tmp_path: Path, chang
 def test_the_audit_never_writes_into_the_release(tmp_path: Path, place: str) -> None:
     one = task(tmp_path, photo)
     with pytest.raises(UserError, match="must lie outside the release"):
-        audit(Audit(originals=one.originals, release=one.release, out=one.release / place, salt=SALT))
+        audit(config(one, output=str(one.release / place)))
     with pytest.raises(UserError, match="must lie outside the release"):
-        audit(Audit(originals=one.originals, release=one.release, out=tmp_path, salt=SALT))
+        audit(config(one, output=str(tmp_path)))
 
 
 def test_the_salt_is_not_in_the_task_s_repr(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def recipe(tmp_path: Path, denoiser: Path) -> Recipe:
     def make(**changes: Any) -> dict[str, Any]:
         content: dict[str, Any] = {
             "data": {s: {"format": "folder", "path": str(tmp_path / s)} for s in ("train", "validation", "test")},
+            "kind": "compare",
             "size": [SIDE, SIDE],
             "classes": 2,
             "sizes": [8, 16],
@@ -290,7 +291,7 @@ def test_the_best_arm_is_chosen_by_validation_and_never_by_test(recipe: Recipe) 
         ({"arms.boomerang.near": "far"}, "arms.boomerang.near is 'far'; neighbours are near"),
         ({"reference": "both"}, "reference and baseline are arms without neighbours"),
         ({"arms": {"real": {}, "flip_crop": {}}}, "neighbours.near is used by no arm"),
-        ({"arms.real.steps": 9}, "arms.real.steps is no known key"),
+        ({"arms.real.steps": 9}, "unknown key 'arms.real.steps'"),
         ({"class_names": ["a"]}, "1 class_names for 2 classes"),
         ({"sizes": [8, 8]}, "sizes names one size twice"),
         ({"neighbours.near.retrieve": {"format": "folder", "path": "x"}}, "give model and operator, or retrieve"),

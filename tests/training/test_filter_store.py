@@ -64,6 +64,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
 def run(place: Path, tmp_path: Path) -> Callable[..., int]:
     def run(**changes: Any) -> int:
         content = {
+            "kind": "filter",
             "store": str(place / "job"),
             "data": {"format": "webdataset", "urls": str(place / "in.tar")},
             "size": [8, 8],

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.config import Section
+from pipeline.config import Recipe, Section
 from pipeline.media.pixels import Fit
 from pipeline.models.config import ModelConfig
 from pipeline.operators import OPERATORS, AnyOperator
@@ -48,9 +48,10 @@ class FacesConfig(Section):
     """Processes that detect faces; 0: none but this one."""
 
 
-class CalibrationConfig(Section):
+class CalibrationConfig(Recipe):
     """What `doppel calibrate` reads."""
 
+    kind: Literal["calibrate"] = "calibrate"
     data: AnyInput
     """Labelled images that neither the model nor the judge was trained on."""
     limit: int | None = Field(default=None, ge=1)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config import Fraction, Section
+from pipeline.config import Fraction, Recipe, Section
 from pipeline.media.pixels import Fit
 from pipeline.models.config import ModelConfig
 from pipeline.operators import AnyOperator
@@ -94,9 +94,10 @@ class ArmConfig(Section):
         return self.near is None and self.classical != "best"
 
 
-class CompareConfig(Section):
+class CompareConfig(Recipe):
     """What `doppel compare` reads."""
 
+    kind: Literal["compare"] = "compare"
     data: DataConfig
     size: tuple[int, int]
     """Height and width."""

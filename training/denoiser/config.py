@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from pipeline.config import Section
+from pipeline.config import Recipe, Section
 from pipeline.media.pixels import Fit
 from pipeline.streams import AnyInput
 
@@ -14,7 +14,7 @@ GROUPS = 32
 """Of channels, in the norm layers."""
 NOT_IDENTITY: dict[str, bool | set[str]] = {
     **dict.fromkeys(("output", "validation", "budget", "checkpoint_minutes", "export_minutes", "licence"), True),
-    **dict.fromkeys(("class_names", "channels_last", "compile", "log_every"), True),
+    **dict.fromkeys(("kind", "class_names", "channels_last", "compile", "log_every"), True),
     "network": {"zero_init"},
 }
 """What may change between a checkpoint and the run that goes on from it."""
@@ -106,9 +106,10 @@ class BudgetConfig(Section):
         return self
 
 
-class DenoiserConfig(Section):
+class DenoiserConfig(Recipe):
     """What `doppel train-denoiser` reads."""
 
+    kind: Literal["denoiser"] = "denoiser"
     data: AnyInput
     validation: AnyInput | None = None
     """Images that are not trained on: the loss on them is logged, at the same noise every time."""

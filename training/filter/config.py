@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import PositiveInt
 
-from pipeline.config import Section
+from pipeline.config import Recipe
 from pipeline.media.pixels import Fit
 from pipeline.streams import AnyInput
 from training.calibrate.config import LabelJudgeConfig
 from training.classifier.filtering import FilterConfig
 
 
-class StoreFilterConfig(Section):
+class StoreFilterConfig(Recipe):
+    kind: Literal["filter"] = "filter"
     store: str
     """The output.path of a doppel run, in format webdataset."""
     data: AnyInput

@@ -1,0 +1,69 @@
+"""What `doppel audit` reads; everything that can be wrong with it alone is said when it is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from pipeline.anonymity.faces.scanning import identity_reader
+from pipeline.audit.task import Audit
+from pipeline.config import Recipe
+from pipeline.errors import UserError
+from pipeline.identity import given_salt
+from pipeline.media.pixels import Fit
+from pipeline.streams import AnyInput, input_at
+
+
+def _at(place: Any) -> Any:
+    return input_at(place) if isinstance(place, str) else place
+
+
+Images = Annotated[AnyInput, BeforeValidator(_at)]
+"""An input, or where it lies: a folder of images, or tars by path, glob or URL."""
+
+
+class AuditConfig(Recipe):
+    """What `doppel audit` reads. The secret itself has no place here."""
+
+    kind: Literal["audit"] = "audit"
+    originals: Images
+    """What the release was made from."""
+    release: str
+    """The folder with RELEASE.json."""
+    output: str = "audit"
+    """Private folder of the evidence: it shows originals."""
+    salt_file: str | None = None
+    """File with the job's secret (or the variable DOPPEL_SALT); without it no release is paired with its original."""
+    identity: str | None = None
+    """Who is in an original: `json:FIELD` of a member, or `key:REGEX`, whose first group is the person."""
+    fit: Fit = "resize"
+    """How the job fitted the originals to its model."""
+    others: Images | None = None
+    """Images like the originals that were not in the input, to measure membership with."""
+    model: str | None = None
+    """The job's model: the attacker goes back along its ODE."""
+    detector: str = "dlib"
+    """By deepface's name."""
+    recognisers: tuple[str, ...] = Field(default=("Dlib", "lbph", "small"), min_length=1)
+    """By deepface's names, or `dlib-chip`, `lbph`, `small`."""
+    workers: int = Field(default=2, ge=0)
+    """Processes that detect faces; 0: none but this one."""
+
+    @field_validator("identity")
+    @classmethod
+    def _readable(cls, identity: str | None) -> str | None:
+        try:
+            identity_reader(identity)
+        except UserError as error:
+            raise ValueError(str(error).removeprefix("identity: ")) from None
+        return identity
+
+    def task(self) -> Audit:
+        """Reads the secret. Raises `UserError` where it cannot be read, or is too short."""
+        return Audit(
+            originals=self.originals, release=Path(self.release), out=Path(self.output),
+            salt=given_salt(self.salt_file, "salt_file"), identity=self.identity, fit=self.fit, others=self.others,
+            model=self.model,
+        )  # fmt: skip
