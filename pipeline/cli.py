@@ -171,14 +171,10 @@ def job_config(args: argparse.Namespace) -> JobConfig:
 
 
 def plan_of(config: JobConfig, *, forbid_noncommercial: bool) -> Plan:
-    from pipeline.job.plan import make_plan
+    from pipeline.engine.planning import make_plan
 
     plan = make_plan(config)
     mind_licences(plan, forbid=forbid_noncommercial)
-    if config.anonymity is not None:
-        from pipeline.engine.gate import with_gate
-
-        plan = with_gate(plan)
     return plan
 
 

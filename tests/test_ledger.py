@@ -15,9 +15,9 @@ import yaml
 from pipeline.config import validate
 from pipeline.engine.events import Event
 from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from pipeline.streams.ledger import Ledger, OnChange
 from tests import builders
 
@@ -87,7 +87,7 @@ def test_another_model_code_or_salt_is_refused(content: dict[str, Any], tmp_path
         run(content)
     assert "sixteen" not in str(caught.value)
     monkeypatch.delenv("DOPPEL_SALT")
-    monkeypatch.setattr("pipeline.job.plan.code_hash", lambda: "0" * 64)
+    monkeypatch.setattr("pipeline.job.hashes.code_hash", lambda *_: "0" * 64)
     with pytest.raises(UserError, match="differs in doppel's code:"):
         run(content)
 

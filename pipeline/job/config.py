@@ -9,7 +9,6 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.config import Recipe, Section
-from pipeline.diffusion.model import OfClips, Outline
 from pipeline.job.captions import CaptionConfig
 from pipeline.job.extras import GuideConfig, JudgeConfig, MaskConfig
 from pipeline.media.pixels import Codec, Fit
@@ -163,13 +162,3 @@ class JobConfig(Recipe):
         except re.error as error:
             raise ValueError(f"no valid regular expression ({error})") from None
         return clip
-
-    def wants(self, model: Outline, kind: Literal["class", "text"], condition: str = "own") -> bool:
-        """Whether the job conditions the model on the samples' own labels (captions)."""
-        return model.conditioning == kind and self.operator is not None and condition in self.operator.conditions_used()
-
-    def window(self, model: Outline) -> int | None:
-        """Frames that the model sees at once; None for a model of single images."""
-        if not isinstance(model, OfClips):
-            return None
-        return self.video.frames if self.video and self.video.frames else model.frames
