@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config import Section
 from pipeline.diffusion.model import Outline
 from pipeline.media.records import Sample
+from pipeline.section import Section
 
 if TYPE_CHECKING:
     from pipeline.operators import Operator

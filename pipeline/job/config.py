@@ -8,7 +8,6 @@ from typing import Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.anonymity.gate.config import AnonymityConfig
-from pipeline.config import Recipe, Section
 from pipeline.job.captions import CaptionConfig
 from pipeline.job.extras import GuideConfig, JudgeConfig, MaskConfig
 from pipeline.media.pixels import Codec, Fit
@@ -16,6 +15,7 @@ from pipeline.models.config import ModelConfig
 from pipeline.operators import AnyOperator
 from pipeline.operators.contract import Extra
 from pipeline.release import ReleaseConfig
+from pipeline.section import Recipe, Section
 from pipeline.streams import AnyInput, OutputFormat
 from pipeline.streams.shards import CLIP_EXTENSIONS, IMAGE_EXTENSIONS
 
