@@ -1,4 +1,4 @@
-"""Writes the README's tables from scripts/evidence/*.json, between its `evidence` markers.
+"""Writes the tables of README.md and docs/ from scripts/evidence/*.json, between their `evidence` markers.
 
 python scripts/evidence_tables.py
 """
@@ -11,13 +11,16 @@ from typing import Any
 
 import gpu_tables
 
-from training.compare.report import markdown
+from training.compare.report import markdown, verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "evidence"
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 CERTIFICATES = ROOT / "pipeline" / "assets" / "certificates"
 VIEWS = ("flip_vertical", "rotate_90", "jigsaw", "inner_circle", "patch_permutation")
 CUTS = ("2×2 tiles", "4×4 tiles", "7×7 tiles", "14×14 tiles", "single pixels")
+SEARCHES = ("naive", "reverse", "parrot")
+LEARNT = ("softmax", "perceptron", "map_to_clean")
 CASES = ("one source", "one source, unlimited copies", "three sources")
 
 
@@ -37,11 +40,15 @@ def ddib(found: dict[str, Any]) -> str:
         ["DDIB, all 90 pairs of digits", "as in the recipe `ddib`", "bare", "wanted"],
         [
             ["test images", *(f["images"] for f in both), ""],
-            ["the judge reads the target digit", *(f"{f['target_read']:.1%}" for f in both), "≥ 90 %"],
+            [
+                "… in which the judge reads the target digit",
+                *(f"{100 * f['target_read']:.1f} %" for f in both),
+                "≥ 90 %",
+            ],
             ["pairs at 90 % or more", *(f"{f['pairs_at_90']} of 90" for f in both), ""],
             ["worst pairs", *worst, ""],
             ["mean colour difference, RGB in [0, 1]", *(f"{f['colour_difference']:.3f}" for f in both), "≤ .10"],
-            ["the judge reads the real test images", f"{found['real_images_read']:.1%}", "", ""],
+            ["real test images whose digit the judge reads", f"{100 * found['real_images_read']:.1f} %", "", ""],
         ],
     )
     trips = table(
@@ -58,7 +65,7 @@ def anagrams(found: dict[str, Any]) -> str:
 
 
 def tile_morphs(found: dict[str, Any]) -> str:
-    head = ["", *CUTS]
+    head = ["images whose label the judge reads", *CUTS]
     rows = [
         ["two digits from one set of tiles", *(percent(found[f"two images, {cut}"]) for cut in CUTS)],
         ["… with flips and turns", *(percent(found.get(f"two images, {cut}, flips and turns")) for cut in CUTS)],
@@ -94,7 +101,7 @@ def enhance(found: dict[str, Any]) -> str:
         for name, c in found.items()
         if isinstance(c, dict)
     ]
-    return table(["4×, 400 garments", "PSNR", "Fréchet distance, judge's features", "label read"], rows)
+    return table(["enlarged 4×, 400 garments", "PSNR", "Fréchet distance, judge's features", "label read"], rows)
 
 
 FAMILIES = {
@@ -160,7 +167,7 @@ def anonymity_caught(found: dict[str, Any]) -> str:
             if part is not None:
                 rank = [part["rank_1"].get(n, {"share": None}) for n in ("T1 dlib-chip", "T2 dlib-chip", "T2 colours")]
                 rows.append([name + suffix, *part["verdicts"].values(), *(percent(r["share"]) for r in rank)])
-    head = ["", "anonymous", "recognisable", "undecided", "T1 rank 1, dlib-chip", "T2 rank 1, dlib-chip",
+    head = ["operator", "anonymous", "recognisable", "undecided", "T1 rank 1, dlib-chip", "T2 rank 1, dlib-chip",
             "T2 rank 1, colours"]  # fmt: skip
     return table(head, rows)
 
@@ -170,11 +177,22 @@ def anonymity_release(found: dict[str, Any]) -> str:
     rows = []
     for threat in ("T1", "T2"):
         for name, one in found["audit"][threat]["recognisers"].items():
-            searches = [one["reidentification"].get(kind) for kind in ("clean", "naive", "reverse", "parrot")]
-            learnt = [one["trained"].get(kind) for kind in ("softmax", "perceptron", "map_to_clean")]
+            searches = [one["reidentification"].get(kind) for kind in ("clean", *SEARCHES)]
+            learnt = [one["trained"].get(kind) for kind in LEARNT]
             cells = [first_rank(figures) for figures in (*searches, *learnt)]
             rows.append([threat, f"`{name}`", *cells, f"{100 * searches[1]['rank']['1']['chance']:.2f} %"])
-    head = ["", "attacker", "clean", "naive", "reverse", "parrot", "trained: softmax", "perceptron", "map", "chance"]
+    head = [
+        "threat",
+        "attacker",
+        "clean",
+        "naive",
+        "reverse",
+        "parrot",
+        "trained: softmax",
+        "perceptron",
+        "map",
+        "chance",
+    ]
     return table(head, rows)
 
 
@@ -193,7 +211,10 @@ def attackers(found: dict[str, Any]) -> str:
         ]
         for name, row in found["recognisers"].items()
     ]  # fmt: skip
-    return table(["clean photographs, 64 px", "TAR at FAR 1e-2", "1e-3", "EER", "second photograph found first"], rows)
+    return table(
+        ["recogniser, clean photographs of 64 px", "TAR at FAR 1e-2", "1e-3", "EER", "second photograph found first"],
+        rows,
+    )
 
 
 def certificates(found: dict[str, Any]) -> str:
@@ -205,7 +226,16 @@ def certificates(found: dict[str, Any]) -> str:
         ]
         for c in sorted(found.values(), key=lambda c: (c["recogniser"], c["size"]))
     ]  # fmt: skip
-    head = ["", "size", "faces found", "TAR at FAR 1e-2", "1e-3", "1e-4", "EER", "TAR, FAR at deepface's threshold"]
+    head = [
+        "recogniser",
+        "size",
+        "photographs with a face found",
+        "TAR at FAR 1e-2",
+        "1e-3",
+        "1e-4",
+        "EER",
+        "TAR, FAR at deepface's threshold",
+    ]
     return table(head, rows)
 
 
@@ -216,10 +246,16 @@ def comparison(found: dict[str, Any]) -> str:
 def training_why(found: dict[str, Any]) -> str:
     levels = found["levels"]
     rows = [
-        ["the judge reads the label of the source", *(percent(r["label_kept"]) for r in levels.values())],
-        ["fine detail that is left", *(percent(r["detail_kept"]) for r in levels.values())],
+        [
+            "neighbours in which the judge reads the label of the source",
+            *(percent(r["label_kept"]) for r in levels.values()),
+        ],
+        ["fine detail that is left, of the source's", *(percent(r["detail_kept"]) for r in levels.values())],
         ["distance to the source / to the nearest other image", *(f"{r['novelty']:.2f}" for r in levels.values())],
-        ["test images come nearer by", *(f"{100 * r['nearer_to_test']:.1f} %" for r in levels.values())],
+        [
+            "test images come nearer to the labelled set by",
+            *(f"{100 * r['nearer_to_test']:.1f} %" for r in levels.values()),
+        ],
         ["FID to held-out images", *(f"{r['distribution']['fid']:.1f}" for r in levels.values())],
         ["precision", *(f"{r['distribution']['prdc']['precision']:.2f}" for r in levels.values())],
         ["coverage", *(f"{r['distribution']['prdc']['coverage']:.2f}" for r in levels.values())],
@@ -265,6 +301,59 @@ def training_ablation(found: dict[str, Any]) -> str:
     )
 
 
+def overview(found: dict[str, Any]) -> str:
+    """The README's few rows: what was asked, what was found, a gain as plainly as a loss."""
+    arms = found["training_fashion_500"]["summary"]["500"]
+    alone, added = (
+        arms[arm]["against"][to] for arm, to in (("boomerang", "real"), ("boomerang_best", "best_classical"))
+    )
+    release = found["anonymity_release"]
+    threats = {t: release["audit"][t]["recognisers"] for t in ("T1", "T2")}
+    outside = [threats["T1"][name] for name in ("lbph", "small")]
+    searched = max(figures["reidentification"][kind]["rank"]["1"]["share"] for figures in outside for kind in SEARCHES)
+    trained = max(figures["trained"][kind]["rank"]["1"]["share"] for figures in outside for kind in LEARNT)
+    thumbnail = max(threats["T2"]["pixels"]["reidentification"][kind]["rank"]["1"]["share"] for kind in SEARCHES[:2])
+    chance = {t: threats[t]["pixels"]["reidentification"]["naive"]["rank"]["1"]["chance"] for t in threats}
+    counts, digits = release["counts"], found["ddib"]["as in the recipe"]
+    level = ", ".join(counts["released_by_level"])
+    parity = max(value for family in found["models"]["parity"].values() for value in family.values())
+    rows = [
+        ["Boomerang on top of the best classical augmentation, 500 labels", points(added),
+         link("500-labels-fashion-mnist")],
+        ["Boomerang instead of no augmentation, 500 labels", points(alone),
+         link("500-labels-fashion-mnist")],
+        [f"Photographs of people that passed the gate at `t_boom` {level}",
+         f"{counts['released']:,} of {counts['read']:,}",
+         link("the-release-attacked")],
+        ["Searches that find the right person in that release by *another* photograph; "
+         "recognisers that the gate does not use",
+         f"at most {100 * searched:.1f} % (chance {100 * chance['T1']:.1f} %); "
+         f"{100 * trained:.1f} % by attackers who train on it",
+         link("the-release-attacked")],
+        ["Images of that release linked to *their own* photograph by a thumbnail",
+         f"{100 * thumbnail:.1f} % (chance {100 * chance['T2']:.2f} %): **not solved**", link("the-release-attacked")],
+        ["Digits that DDIB turned into another digit, read as such",
+         f"{100 * digits['target_read']:.1f} % of {digits['images']:,}",
+         link("ddib-a-digit-becomes-another")],
+        [f"Largest difference of a pixel to diffusers' own pipelines, {len(FAMILIES)} families, values from −1 to 1",
+         f"{parity:.0e}",
+         "[models](docs/models.md)"],
+        ["Speed of the gate, over that of `DeepFace.verify` called pair by pair",
+         f"{found['faces_speed']['gate']['times as fast']:.1f} times", link("speed")],
+    ]  # fmt: skip
+    return table(["asked", "found", "all of it"], rows)
+
+
+def points(difference: dict[str, Any]) -> str:
+    mean, low, high = (f"{100 * difference[key]:+.1f}".replace("-", "−") for key in ("mean", "low", "high"))
+    said = verdict(difference["mean"], difference["p_holm"])
+    return f"**{said}**: {mean} points of accuracy, 95 % interval {low} to {high}"
+
+
+def link(anchor: str) -> str:
+    return f"[table](docs/measured.md#{anchor})"
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "ddib": ddib, "anagrams": anagrams, "tile_morphs": tile_morphs, "mosaics": mosaics, "inpaint": inpaint,
     "enhance": enhance, "models": models, "certificates": certificates, "recognisers": attackers,
@@ -274,12 +363,12 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "training_why": training_why,
     "training_cifar10": comparison,
     "training_ablation": training_ablation,
-    "gpu": gpu_tables.gpu, "gpu_recipes": gpu_tables.recipes,
+    "results": overview, "gpu": gpu_tables.gpu, "gpu_recipes": gpu_tables.recipes,
 }  # fmt: skip
 
 
-def with_tables(readme: str) -> str:
-    """The README's text with every marked table as the results have it."""
+def read_results() -> dict[str, Any]:
+    """What each section's table is made of."""
     results = json.loads((RESULTS / "operators.json").read_text())
     results["models"] = json.loads((RESULTS / "models.json").read_text())
     faces = json.loads((RESULTS / "anonymity.json").read_text())
@@ -289,16 +378,23 @@ def with_tables(readme: str) -> str:
     results["gpu"] = gpu_tables.read(RESULTS / "gpu")
     results["gpu_recipes"] = json.loads((RESULTS / "gpu" / "recipes.json").read_text())
     results["certificates"] = {file.name: json.loads(file.read_text()) for file in CERTIFICATES.glob("*.json")}
+    results["results"] = results | {"faces_speed": json.loads((RESULTS / "faces_speed.json").read_text())}
+    return results
+
+
+def with_tables(text: str, results: dict[str, Any]) -> str:
+    """A document's text with every marked table as the results have it."""
 
     def fresh(match: re.Match[str]) -> str:
         return f"<!-- evidence {match[1]} -->\n{SECTIONS[match[1]](results[match[1]])}\n<!-- end -->"
 
-    return re.sub(r"<!-- evidence (\w+) -->\n.*?<!-- end -->", fresh, readme, flags=re.DOTALL)
+    return re.sub(r"<!-- evidence (\w+) -->\n.*?<!-- end -->", fresh, text, flags=re.DOTALL)
 
 
 def main() -> None:
-    file = ROOT / "README.md"
-    file.write_text(with_tables(file.read_text()))
+    results = read_results()
+    for file in DOCUMENTS:
+        file.write_text(with_tables(file.read_text(), results))
 
 
 if __name__ == "__main__":

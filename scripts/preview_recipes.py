@@ -1,4 +1,4 @@
-"""The README's pictures: `doppel preview` of every shipped job on embedded weights and images.
+"""The documents' pictures: `doppel preview` of every shipped job on embedded weights and images.
 
 They go into scripts/evidence/preview_RECIPE.png.
 

@@ -7,8 +7,8 @@ from typing import Any, get_args
 from pydantic import model_serializer, model_validator
 from torch import Tensor
 
-from pipeline.config import Section
 from pipeline.diffusion.levels import Levels, Unit, from_sigma, to_sigma
+from pipeline.section import Section
 
 
 class LevelRange(Section):
@@ -49,6 +49,11 @@ class LevelRange(Section):
     @model_serializer
     def _write(self) -> dict[str, float | list[float]]:
         return {self.unit: self.low if self.low == self.high else [self.low, self.high]}
+
+    @property
+    def drawn(self) -> bool:
+        """Each sample draws a level of its own."""
+        return self.low < self.high
 
     def draw(self, uniform: Tensor, levels: Levels) -> Tensor:
         """σ `[B]` (float64) from `uniform [B]` in [0, 1)."""

@@ -19,8 +19,8 @@ from torch import Tensor
 from pipeline.config import validate
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
+from pipeline.job.clips import check_clips
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import check_clips
 from pipeline.models.config import ModelConfig, Upscaler
 from pipeline.models.families import sketch_model
 from pipeline.models.video import folded, unfolded
@@ -266,6 +266,9 @@ ANY: TypeAdapter[Operator] = TypeAdapter(AnyOperator)
 def test_every_operator_is_tried_here() -> None:
     works = {options["name"] for options in FRAME_BY_FRAME + OVER_WINDOWS}
     assert works | {options["name"] for options, _ in REFUSED} == set(OPERATORS)
+    for operator in map(ANY.validate_python, FRAME_BY_FRAME + OVER_WINDOWS):
+        assert operator.not_on_clips is None
+        assert not operator.edits_attention
 
 
 class OneFrame:
