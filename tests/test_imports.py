@@ -44,7 +44,7 @@ ALLOWED: dict[str, str] = {
     "config": "errors recipes",
     "optional": "errors",
     "identity": "errors",
-    "media": "errors optional",
+    "media": "errors config optional",
     "diffusion.views": "config",
     "diffusion": "config diffusion.views",
     "diffusion.tiles": "config diffusion",

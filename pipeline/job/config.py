@@ -12,6 +12,7 @@ from pipeline.config import Recipe, Section
 from pipeline.diffusion.model import OfClips, Outline
 from pipeline.job.captions import CaptionConfig
 from pipeline.job.extras import GuideConfig, JudgeConfig, MaskConfig
+from pipeline.media.output_keys import Shape
 from pipeline.media.pixels import Codec, Fit
 from pipeline.models.config import ModelConfig
 from pipeline.operators import AnyOperator
@@ -167,6 +168,11 @@ class JobConfig(Recipe):
     def wants(self, model: Outline, kind: Literal["class", "text"], condition: str = "own") -> bool:
         """Whether the job conditions the model on the samples' own labels (captions)."""
         return model.conditioning == kind and self.operator is not None and condition in self.operator.conditions_used()
+
+    @property
+    def outputs(self) -> Shape:
+        """What the job makes of each sample."""
+        return Shape(copies=self.operator.copies, names=self.operator.further_images) if self.operator else Shape()
 
     def window(self, model: Outline) -> int | None:
         """Frames that the model sees at once; None for a model of single images."""
