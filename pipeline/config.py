@@ -30,11 +30,11 @@ class Recipe(Section):
 
 
 class OneOf(Section):
-    """A section with exactly one key."""
+    """A section with exactly one key; others may stand beside it as null, as where a variant replaces it."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> OneOf:
-        if len(self.model_fields_set) != 1:
+        if sum(value is not None for _, value in self) != 1:
             raise ValueError(f"exactly one of {', '.join(type(self).model_fields)} is allowed")
         return self
 

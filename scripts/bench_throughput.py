@@ -1,6 +1,6 @@
 """Four ratios of the main job, each against a named alternative, in one run.
 
-    python scripts/bench_throughput.py            # the README's table, about 6 minutes on two cores
+    python scripts/bench_throughput.py            # docs/measured.md, about 6 minutes on two cores
     python scripts/bench_throughput.py --quick    # a smaller one to see that it works
 
 1. the whole job (tars in, tars out) against the bare denoiser loop on preloaded tensors: same model, batch, steps

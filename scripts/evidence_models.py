@@ -1,4 +1,4 @@
-"""What the README's table of models states, measured on tiny pipelines: scripts/evidence/models.json.
+"""What the table of docs/models.md states, measured on tiny pipelines: scripts/evidence/models.json.
 
     python scripts/evidence_models.py            # about 15 minutes on two cores; nothing else should run beside it
 

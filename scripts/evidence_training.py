@@ -1,11 +1,11 @@
-"""Does augmentation by neighbours help? The comparisons of the README, and why they come out as they do.
+"""Does augmentation by neighbours help? The comparisons of docs/measured.md, and why they come out as they do.
 
     python scripts/evidence_training.py tables compare_fashion_small compare_fashion …   # recipes; resumes
     python scripts/evidence_training.py ablation                                         # one lever at a time
     python scripts/evidence_training.py why                                              # label noise, detail, novelty
 
 Needs runs/fashion_mnist and runs/cifar10 (see scripts/fashion_mnist_shards.py and cifar10_shards.py). Results:
-scripts/evidence/training_RECIPE.json, training_why.json; scripts/evidence_tables.py makes the README's tables of them.
+scripts/evidence/training_RECIPE.json, training_why.json; scripts/evidence_tables.py makes tables of them.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The README's section on GPUs, from what scripts/gpu/measure.sh left in scripts/evidence/gpu, if anything."""
+"""The section on GPUs of docs/measured.md, from what scripts/gpu/measure.sh left in scripts/evidence/gpu."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README's pictures: every shipped job recipe through `doppel preview`, into scripts/evidence/preview_RECIPE.png.
+"""The documents' pictures: every shipped job recipe through `doppel preview`, into scripts/evidence/preview_RECIPE.png.
 
 python scripts/preview_recipes.py [RECIPE …]
 """

@@ -1,14 +1,29 @@
-from pathlib import Path
+import os
+import sys
 
-import pytest
+# Before torch is imported, here or by a process that a test starts: two workers share the cores, and networks this
+# small only wait for threads; modules are compiled once, not anew in every process.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
-from tests import builders
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+from tests import builders  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A class-conditional 8×8 RGB model folder with random weights; read only."""
     return builders.model_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """One process for the tests of a GPU: they measure its memory and its time."""
+    return 0 if config.option.markexpr == "gpu" else None
 
 
 @pytest.fixture(autouse=True)

@@ -27,6 +27,7 @@ from pipeline.models.families import load_model, sketch_model
 from pipeline.models.stage import Enlarging
 from pipeline.operators import (
     DDIB,
+    OPERATORS,
     Anagram,
     Boomerang,
     Compose,
@@ -40,6 +41,7 @@ from pipeline.operators import (
 )
 from pipeline.operators.on_cascades import check, scaled, through
 from tests import builders, tiny
+from tests.text_model import Judge
 
 CAT, DOG = "a photo of a cat", "a photo of a dog"
 FULL = {"IF": 32, "IF+x4": 128}
@@ -251,6 +253,52 @@ def test_views_and_components_are_those_of_the_last_pixel_stage(models: dict[str
     small, large = run(parts, models["IF"]), run(parts, models["IF+x4"])
     assert small.others.keys() == large.others.keys() != set()
     assert all(image.shape == (2, 3, 128, 128) for image in large.others.values())
+
+
+TWO: dict[str, Any] = {"conditions": [CAT, DOG], "steps": 1}
+EDIT: dict[str, Any] = {"source": CAT, "target": DOG, "steps": 1}
+OWN, EDITED = [CAT, DOG], ["a cat that sleeps", "a dog that sleeps"]
+TRAITS: dict[str, tuple[dict[str, Any], list[int], list[list[str | None]]]] = {
+    "anagram": ({"views": ["identity", "flip_vertical"], **TWO}, [16, 32], [[CAT] * 2]),
+    "boomerang": ({"steps": 1}, [16, 32], [OWN]),
+    "compose": ({"terms": [{"condition": DOG}], "steps": 1}, [16, 32], [[DOG] * 2]),
+    "ddib": (EDIT, [16], [[DOG] * 2]),
+    "enhance": ({"steps": 1}, [16, 32], [OWN]),
+    "factorized": ({"components": "hybrid", **TWO}, [16, 32], [[CAT] * 2]),
+    "ilvr": ({"steps": 1}, [16, 32], [OWN]),
+    "inpaint": ({"steps": 1, "resamples": 1}, [16, 32], [OWN]),
+    "interpolate": (
+        {"condition": CAT, "towards": DOG, "path": 2, "steps": 1},
+        [16],
+        [[CAT] * 2, [CAT] * 2, [CAT] * 2],
+    ),
+    "mosaic": ({"tiles": 4}, [16], [[None] * 2]),
+    "pairs": ({"steps": 1}, [16], [OWN, EDITED]),
+    "prompt_to_prompt": (EDIT, [16], [[DOG] * 2, [CAT] * 2]),
+    "sdedit": ({"steps": 1, "condition": DOG}, [16, 32], [[DOG] * 2]),
+    "tile_morph": ({"tiles": 4, **TWO}, [16, 32], [[CAT] * 2, [DOG] * 2]),
+}
+"""Settings; the sizes of the stages that the operator runs on; the prompts that the stage above samples under."""
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_traits_on_cascades(name: str, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, sizes, prompts = TRAITS[name]
+    operator, model = OPERATORS[name](name=name, **settings), models["IF+x4"]
+    call, ask = type(operator).__call__, Enlarging.denoiser
+    ran, asked = list[int](), list[Any]()
+    monkeypatch.setattr(
+        type(operator), "__call__", lambda self, on, *more: ran.append(on.size[0]) or call(self, on, *more)
+    )
+    monkeypatch.setattr(Enlarging, "denoiser", lambda self, rows: asked.append(rows) or ask(self, rows))
+    extras: dict[str, Any] = {"mask": halves(128), "guide": images(128, 5), "edited": EDITED, "judge": Judge()}
+    done = run(operator, model, **{extra: extras[extra] for extra in operator.needs})
+    assert ran == sizes
+    assert [*asked[-1]][: 2 * len(prompts)] == [prompt for rows in prompts for prompt in rows]
+    assert (*done.others,) == operator.further_images
+    assert (*done.beside,) == operator.images_beside
+    for image in (done.pixels, *done.others.values(), *done.beside.values()):
+        assert image.shape == (2, 3, 128, 128)
 
 
 def test_two_cascades_mix_stage_by_stage(models: dict[str, Any], configs: dict[str, ModelConfig]) -> None:

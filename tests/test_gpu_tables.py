@@ -1,4 +1,4 @@
-"""The README's section on GPUs says what was measured, what failed, and what was not."""
+"""The section on GPUs in docs/measured.md says what was measured, what failed, and what was not."""
 
 from __future__ import annotations
 

@@ -190,6 +190,14 @@ def test_only_faces_change_and_those_that_passed_stay(tmp_path: Path, monkeypatc
         ({"operator": {"name": "ddib", "source": "none", "target": "none"}}, "can be undone"),
         ({"operator": {"name": "ilvr", "steps": 2, "factor": 4}}, "no level"),
         ({"anonymity.faces_only.margin": 0.2}, "take operator sdedit"),
+        (
+            {
+                "operator": {"name": "factorized", "components": "spatial", "conditions": ["none", "none"]},
+                "anonymity.faces_only.margin": 0.2,
+                "anonymity.ladder": [],
+            },
+            "take operator sdedit",  # it takes a mask, and changes what lies outside of it, too
+        ),
         ({"clip": "(.+)-[0-9]+"}, "image by image"),
         ({"anonymity.recognisers": []}, "recognisers"),
         ({"anonymity.identity": "name"}, "json:FIELD"),

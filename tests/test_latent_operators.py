@@ -32,7 +32,7 @@ LOSSY = Lossy(denoise=MODEL.denoise, levels=LEVELS, size=(12, 12), **CLASSES)  #
 REFUSED = {
     "anagram-1": "view pixel_permutation tears squares of 2 × 2 pixels apart",
     "anagram-2": "view skew tears squares",
-    "factorized-2": "components colour are made of the colours of pixels",
+    "factorized-2": "factorized takes the colours of pixels apart, and the model works on latents",
     "factorized-3": "components motion: a blur of 3 pixels is lost in cells of 2 × 2",
     "ilvr-1": "factor is 3; on latents with cells of 2 × 2 pixels, allowed are multiples of 2 from 4 on",
     "ilvr-3": "factor is 2; on latents",

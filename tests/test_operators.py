@@ -94,11 +94,3 @@ def test_contract(name: str, settings: dict[str, Any], everything: bool) -> None
         assert torch.equal(done.pixels, Z)
     elif operator.stochastic and 0.0 not in settings.values():
         assert not torch.equal(done.pixels, apply(operator, [0, 1, 2], everything, copy=1).pixels)
-
-
-def test_deterministic_operators_give_the_same_copy_twice() -> None:
-    for name, several in ALL.items():
-        operator = OPERATORS[name](name=name, **several[0])
-        if not operator.stochastic:
-            copies = [apply(operator, [0, 1], False, copy=copy).pixels for copy in (0, 1)]
-            assert torch.equal(*copies), name

@@ -60,3 +60,18 @@ def test_nothing_to_show_is_one_sentence(tmp_path: Path, model: Path, capsys: py
     assert main(["preview", str(recipe), "-o", str(tmp_path / "sheet.png")]) == 2
     assert "no sample can be shown" in capsys.readouterr().err
     assert main(["preview", str(recipe), "-n", "0"]) == 2
+
+
+def test_tiles_are_animated_where_the_operator_moves_them(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, moving = builders.shard(tmp_path / "in.tar", 1), tmp_path / "tiles.gif"
+    for operator, code in (({"name": "boomerang"}, 2), ({"name": "mosaic", "tiles": 2}, 0)):
+        guide = {"guide": {"strokes": {}}} if code == 0 else {}
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(yaml.safe_dump(builders.recipe(source, tmp_path / "out", model, operator=operator, **guide)))
+        sheet = tmp_path / f"{operator['name']}.png"
+        assert main(["preview", str(recipe), "-n", "1", "-o", str(sheet), "--animate", str(moving)]) == code
+        assert sheet.exists() == moving.exists() == (code == 0)  # refused before any work
+    said = "operator boomerang moves no tiles; allowed are mosaic, tile_morph"
+    assert said in capsys.readouterr().err

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.audit import AuditConfig
+from pipeline.cli import audit_config, build_parser, main
 from pipeline.commands.calibrate_faces import CalibrateConfig
 from pipeline.commands.edits import EditsConfig
-from pipeline.config import Recipe, load_config
+from pipeline.config import Recipe, dump, load_config
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.recipes import KINDS, SHIPPED, Content, description, merge, read_recipe, read_yaml, shipped
@@ -39,6 +40,80 @@ def test_shipped_recipes(file: Path) -> None:
     assert file.read_text().startswith("# ")
     assert description(file)[-1] in ".?"
     assert len(file.read_text().splitlines()[0]) <= 120
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_resolved_recipe_is_a_recipe_that_extends_nothing(file: Path, tmp_path: Path) -> None:
+    config = load_config(BY_KIND[file.parent.name], file.stem)
+    (tmp_path / "resolved.yaml").write_text(dump(config))
+    content = read_yaml(tmp_path / "resolved.yaml")
+    assert content["kind"] == file.parent.name
+    assert "extends" not in content
+    assert load_config(type(config), str(tmp_path / "resolved.yaml")) == config
+
+
+def test_the_command_lists_all_by_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    said = capsys.readouterr().out
+    for file in FILES:
+        assert f"  {file.stem} " in said
+        assert f" {description(file)}\n" in said
+    assert len(said.splitlines()) == len(FILES) + len(KINDS)
+    assert main(["recipes", "--kind", "compare"]) == 0
+    assert capsys.readouterr().out in said
+    assert main(["recipes", "--kind", "compares"]) == 2
+    assert "--kind is 'compares'; allowed are job, denoiser" in capsys.readouterr().err
+
+
+def test_an_audit_by_recipe_and_by_options_is_the_same(tmp_path: Path) -> None:
+    (tmp_path / "originals").mkdir()
+    content = {
+        "originals": str(tmp_path / "originals"), "release": "there", "output": "private", "salt_file": "salt",
+        "identity": "key:(.+)_.*", "fit": "centre 128", "others": "more-*.tar", "model": "unet", "detector": "opencv",
+        "recognisers": ["lbph", "small"],
+    }  # fmt: skip
+    options = ["--out", "private", "--salt-file", "salt", "--identity", "key:(.+)_.*", "--fit", "centre 128"]
+    options += ["--others", "more-*.tar", "--model", "unet", "--detector", "opencv", "--recognisers", "lbph", "small"]
+    recipe = tmp_path / "audit.yaml"
+    recipe.write_text(yaml.safe_dump({"kind": "audit", **content}))
+    config = of_audit(str(recipe))
+    assert config == of_audit(str(content["originals"]), "there", *options)
+    assert config.originals.format == "folder"
+    assert config.others is not None
+    assert config.others.format == "webdataset"
+    bare = of_audit("a.tar", "there")
+    assert bare == AuditConfig.model_validate({"originals": "a.tar", "release": "there"})
+    recipe.write_text(yaml.safe_dump({"kind": "audit", "originals": content["originals"], "release": "there"}))
+    assert of_audit(str(recipe), *options) == config
+    changes = ["--set", "workers=0", "--set", "recognisers=[lbph]"]
+    assert of_audit(str(recipe), *changes) == of_audit(str(content["originals"]), "there", *changes)
+    assert of_audit("lfw_audit").fit == load_config(JobConfig, "lfw_release").image.fit
+
+
+def of_audit(*arguments: str) -> AuditConfig:
+    return audit_config(build_parser().parse_args(["audit", *arguments]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["x.tar", "there", "--identity", "name"], "audit: identity: 'name' is no place of a name"),
+        (
+            ["x.tar", "there", "--set", "salt=hunter2hunter2hunter2"],
+            "audit: unknown key 'salt' (did you mean 'salt_file'?)",
+        ),
+        (["x.tar", "there", "--set", "recognisers=[]"], "audit: recognisers: "),
+        (["x.tar"], "originals need their release behind them"),
+        (["ddib"], 'is a recipe of kind job; it belongs to "doppel run"'),
+        (["lfw_audit", "--set", "fit=squash"], "lfw_audit.yaml: fit: allowed are resize, crop, pad"),
+    ],
+)
+def test_bad_audits(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", *arguments]) == 2
+    complaint = capsys.readouterr().err
+    assert said in complaint
+    assert len(complaint.splitlines()) == 1
+    assert "hunter" not in complaint
 
 
 def test_names_are_unique_over_all_folders() -> None:

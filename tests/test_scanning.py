@@ -123,7 +123,7 @@ def test_finished_shards_are_not_scanned_again(source: WebDatasetInput, tmp_path
         {"detector_weights": "e2"},
         {"image": "png"},
     ],
-    ids=str,
+    ids=lambda changes: "-".join(changes),
 )
 def test_whatever_changes_the_faces_makes_a_new_scan(
     source: WebDatasetInput, tmp_path: Path, changes: dict[str, object]

@@ -50,6 +50,11 @@ class LevelRange(Section):
     def _write(self) -> dict[str, float | list[float]]:
         return {self.unit: self.low if self.low == self.high else [self.low, self.high]}
 
+    @property
+    def drawn(self) -> bool:
+        """Each sample draws a level of its own."""
+        return self.low < self.high
+
     def draw(self, uniform: Tensor, levels: Levels) -> Tensor:
         """σ `[B]` (float64) from `uniform [B]` in [0, 1)."""
         return to_sigma(self.low + (self.high - self.low) * uniform, self.unit, levels)

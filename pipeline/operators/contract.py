@@ -220,6 +220,10 @@ class Bridge(Inversion, Operator):
 
     first_stage_only: ClassVar[bool] = True
 
+    @property
+    def stochastic(self) -> bool:
+        return self.level.drawn
+
     def cheapest(self) -> Self:
         return super().cheapest().model_copy(update={"steps": 1})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -44,6 +44,9 @@ class Inpaint(Conditioned):
     @property
     def needs(self) -> frozenset[Extra]:
         return frozenset({"mask"})
+
+    def cheapest(self) -> Self:
+        return super().cheapest().model_copy(update={"resamples": 1})
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         assert given.mask is not None

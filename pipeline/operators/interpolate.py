@@ -53,6 +53,10 @@ class Interpolate(Bridge):
         return self
 
     @property
+    def stochastic(self) -> bool:
+        return super().stochastic or self.share[0] != self.share[1]
+
+    @property
     def needs(self) -> frozenset[Extra]:
         """Two images, or one image and two conditions."""
         return frozenset({"guide"}) if self.towards is None else frozenset()

@@ -74,7 +74,7 @@ class PromptToPrompt(Descent):
 
     @property
     def stochastic(self) -> bool:
-        return not self.invert
+        return not self.invert or self.start.drawn
 
     @property
     def invertible(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -35,6 +35,9 @@ class SDEdit(Conditioned):
     """More is more realistic, less is more faithful to the guide; the paper's sweet spot is .3 to .6 of its SDE."""
     repeats: int = Field(default=1, ge=1)
     """K."""
+
+    def cheapest(self) -> Self:
+        return super().cheapest().model_copy(update={"repeats": 1})
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         sigmas = self.schedule(model, self.t0.draw(noise.uniform().to(z.device), model.levels))

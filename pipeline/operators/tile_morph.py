@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -62,6 +62,9 @@ class TileMorph(OnTiles, Descent):
 
     def shows(self, name: str) -> Condition:
         return self.conditions[("", *self.further_images).index(name)]
+
+    def cheapest(self) -> Self:
+        return super().cheapest().model_copy(update={"rollout": 1})
 
     def check(self, model: Outline, second: Outline | None) -> None:
         super().check(model, second)

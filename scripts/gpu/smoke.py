@@ -43,7 +43,8 @@ def main() -> int:
     record = Record.open(args.folder, "smoke", rehearsal=args.rehearse)
     if args.rehearse:
         os.environ["DOPPEL_GPU_REHEARSAL"] = "1"
-    options = ["-m", "gpu", "-p", "no:cacheprovider", "--rootdir", str(ROOT), str(ROOT / "tests" / "gpu")]
+    alone = ["-o", "addopts=--import-mode=importlib"]  # in this process: the plugin notes, and xdist may be missing
+    options = [*alone, "-m", "gpu", "-p", "no:cacheprovider", "--rootdir", str(ROOT), str(ROOT / "tests" / "gpu")]
     code = int(pytest.main(options, plugins=[Noted(record, args.folder)]))
     outcomes = [found["outcome"] for found in record.results.values()]
     print({outcome: outcomes.count(outcome) for outcome in ("passed", "failed", "skipped")})

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.anonymity.faces import detect as module
-from pipeline.anonymity.faces import processes as pool
 from pipeline.anonymity.faces.detect import DETECTORS, Face, FaceFinder, enlarge
+from pipeline.anonymity.faces.processes import ModelProcesses
 from pipeline.errors import UserError
 from tests.anonymity.portraits import needs_dlib, needs_lfw, people, portrait
 
@@ -139,7 +139,7 @@ def test_enlarging_centres_pixels_as_the_coordinates_say() -> None:
 
 
 def test_order_is_kept_by_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "CHUNK", 1)
+    monkeypatch.setattr("pipeline.anonymity.faces.processes.CHUNK", 1)
     big = portrait(300)  # takes longer than those after it
     images = [big, BLANK, portrait(64), BLANK, portrait(70)]
     with FaceFinder(workers=2) as several:
@@ -188,7 +188,7 @@ def test_closing_and_forgetting_end_the_processes() -> None:
     finder.close()
     finder.close()
     assert process.poll() is not None
-    forgotten = pool.Pool("detector", "dlib", workers=1)
+    forgotten = ModelProcesses("detector", "dlib", workers=1)
     (process,) = forgotten._processes.values()
     del forgotten
     assert process.poll() is not None

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.anonymity.faces import recognise as recognisers
+from pipeline.anonymity.faces import deepface_recognisers
 from pipeline.anonymity.faces.deepface_recognisers import THRESHOLDS, Deepface, Pooled, network_input, unit
 from pipeline.anonymity.faces.detect import FaceFinder, enlarge
 from pipeline.anonymity.faces.fast_dlib import FastDlib
@@ -49,7 +49,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
         "get_model_class",
         lambda task, model_name: Fake if model_name == "ArcFace" else real(task, model_name),
     )
-    monkeypatch.setattr(recognisers, "BATCH", 2)
+    monkeypatch.setattr(deepface_recognisers, "BATCH", 2)
     modeling.build_model("face_detector", "dlib")
     monkeypatch.setitem(modeling.cached_models["facial_recognition"], "ArcFace", None)
 

@@ -14,7 +14,6 @@ REHEARSAL = "DOPPEL_GPU_REHEARSAL"
 
 @pytest.fixture(scope="session")
 def device() -> str:
-    torch.set_num_threads(1)  # of the CPU's side: for networks this small, threads only wait for each other
     if torch.cuda.is_available():
         return "cuda:0"
     if os.environ.get(REHEARSAL):

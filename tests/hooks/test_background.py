@@ -41,14 +41,10 @@ Start = Callable[..., LiveStore]
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One thread, and a fork for the maker: to load everything again takes longer than all these tests."""
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork for the maker: to load everything again takes longer than all these tests."""
     monkeypatch.setattr(background, "CONTEXT", multiprocessing.get_context("fork"))
     monkeypatch.setattr(filler, "NICE", 0)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

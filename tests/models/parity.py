@@ -1,4 +1,4 @@
-"""What the issue of parity is measured by; the README's table of models is made from what is noted here."""
+"""What the issue of parity is measured by; the table of docs/models.md is made from what is noted here."""
 
 import json
 import os

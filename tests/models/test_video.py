@@ -266,6 +266,9 @@ ANY: TypeAdapter[Operator] = TypeAdapter(AnyOperator)
 def test_every_operator_is_tried_here() -> None:
     works = {options["name"] for options in FRAME_BY_FRAME + OVER_WINDOWS}
     assert works | {options["name"] for options, _ in REFUSED} == set(OPERATORS)
+    for operator in map(ANY.validate_python, FRAME_BY_FRAME + OVER_WINDOWS):
+        assert operator.not_on_clips is None
+        assert not operator.edits_attention
 
 
 class OneFrame:

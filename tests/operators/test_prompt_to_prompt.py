@@ -44,11 +44,8 @@ def model(folder: Any) -> Backbone:
 
 @pytest.fixture(autouse=True)
 def _inference() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with torch.inference_mode():
         yield
-    torch.set_num_threads(threads)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

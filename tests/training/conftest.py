@@ -1,10 +1,8 @@
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import training.denoiser.export
@@ -13,13 +11,9 @@ from training.denoiser.config import DenoiserConfig
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One thread (for networks this small, threads only wait for each other) and few steps for sample grids."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few steps for sample grids."""
     monkeypatch.setattr(training.denoiser.export, "STEPS", 2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
 from pipeline.models.pixel import PixelModel
 from tests.training.toy import COLOURS, Configure
+from training.denoiser.checkpoint import RunState
 from training.denoiser.train import train_denoiser
 
 
@@ -170,7 +171,7 @@ def test_models_and_checkpoints_are_written_on_the_way(configure: Configure, mon
         original = getattr(training.denoiser.train, name)
 
         def noted(*arguments: Any, name: str = name, original: Any = original) -> None:
-            written.append((name, next(a.step for a in arguments if isinstance(a, training.denoiser.train.State))))
+            written.append((name, next(a.step for a in arguments if isinstance(a, RunState))))
             original(*arguments)
 
         monkeypatch.setattr(training.denoiser.train, name, noted)

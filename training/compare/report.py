@@ -65,7 +65,7 @@ def _two_lines(difference: str, p: str, verdict: str) -> Text:
 
 
 def markdown(results: Results) -> str:
-    """The same for a README: a table for each size."""
+    """The same in Markdown: a table for each size."""
     parts = [f"{headline(results)}. {HOW_TO_READ}"]
     for size in results["sizes"]:
         rows = [_heads(results, size), [":--", *["--:"] * (len(HEADS) - 2), ":--"], *_rows(results, size)]
