@@ -125,16 +125,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run_command(args: argparse.Namespace) -> int:
     from pipeline.config import load_config
+    from pipeline.engine.planning import make_plan
     from pipeline.job.config import JobConfig
-    from pipeline.job.plan import make_plan
 
     limit = [f"limit={args.limit}"] if args.limit is not None else []
     plan = make_plan(load_config(JobConfig, args.recipe, [*args.set, *limit]))
     mind_licences(plan, forbid=args.forbid_noncommercial)
-    if plan.config.anonymity is not None:
-        from pipeline.engine.gate import with_gate
-
-        plan = with_gate(plan)
     if args.dry_run:
         from pipeline.commands.estimate import estimate
 

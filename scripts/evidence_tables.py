@@ -40,11 +40,15 @@ def ddib(found: dict[str, Any]) -> str:
         ["DDIB, all 90 pairs of digits", "as in the recipe `ddib`", "bare", "wanted"],
         [
             ["test images", *(f["images"] for f in both), ""],
-            ["the judge reads the target digit", *(f"{f['target_read']:.1%}" for f in both), "≥ 90 %"],
+            [
+                "… in which the judge reads the target digit",
+                *(f"{100 * f['target_read']:.1f} %" for f in both),
+                "≥ 90 %",
+            ],
             ["pairs at 90 % or more", *(f"{f['pairs_at_90']} of 90" for f in both), ""],
             ["worst pairs", *worst, ""],
             ["mean colour difference, RGB in [0, 1]", *(f"{f['colour_difference']:.3f}" for f in both), "≤ .10"],
-            ["the judge reads the real test images", f"{found['real_images_read']:.1%}", "", ""],
+            ["real test images whose digit the judge reads", f"{100 * found['real_images_read']:.1f} %", "", ""],
         ],
     )
     trips = table(
@@ -61,7 +65,7 @@ def anagrams(found: dict[str, Any]) -> str:
 
 
 def tile_morphs(found: dict[str, Any]) -> str:
-    head = ["", *CUTS]
+    head = ["images whose label the judge reads", *CUTS]
     rows = [
         ["two digits from one set of tiles", *(percent(found[f"two images, {cut}"]) for cut in CUTS)],
         ["… with flips and turns", *(percent(found.get(f"two images, {cut}, flips and turns")) for cut in CUTS)],
@@ -97,7 +101,7 @@ def enhance(found: dict[str, Any]) -> str:
         for name, c in found.items()
         if isinstance(c, dict)
     ]
-    return table(["4×, 400 garments", "PSNR", "Fréchet distance, judge's features", "label read"], rows)
+    return table(["enlarged 4×, 400 garments", "PSNR", "Fréchet distance, judge's features", "label read"], rows)
 
 
 FAMILIES = {
@@ -163,7 +167,7 @@ def anonymity_caught(found: dict[str, Any]) -> str:
             if part is not None:
                 rank = [part["rank_1"].get(n, {"share": None}) for n in ("T1 dlib-chip", "T2 dlib-chip", "T2 colours")]
                 rows.append([name + suffix, *part["verdicts"].values(), *(percent(r["share"]) for r in rank)])
-    head = ["", "anonymous", "recognisable", "undecided", "T1 rank 1, dlib-chip", "T2 rank 1, dlib-chip",
+    head = ["operator", "anonymous", "recognisable", "undecided", "T1 rank 1, dlib-chip", "T2 rank 1, dlib-chip",
             "T2 rank 1, colours"]  # fmt: skip
     return table(head, rows)
 
@@ -177,7 +181,18 @@ def anonymity_release(found: dict[str, Any]) -> str:
             learnt = [one["trained"].get(kind) for kind in LEARNT]
             cells = [first_rank(figures) for figures in (*searches, *learnt)]
             rows.append([threat, f"`{name}`", *cells, f"{100 * searches[1]['rank']['1']['chance']:.2f} %"])
-    head = ["", "attacker", "clean", "naive", "reverse", "parrot", "trained: softmax", "perceptron", "map", "chance"]
+    head = [
+        "threat",
+        "attacker",
+        "clean",
+        "naive",
+        "reverse",
+        "parrot",
+        "trained: softmax",
+        "perceptron",
+        "map",
+        "chance",
+    ]
     return table(head, rows)
 
 
@@ -196,7 +211,10 @@ def attackers(found: dict[str, Any]) -> str:
         ]
         for name, row in found["recognisers"].items()
     ]  # fmt: skip
-    return table(["clean photographs, 64 px", "TAR at FAR 1e-2", "1e-3", "EER", "second photograph found first"], rows)
+    return table(
+        ["recogniser, clean photographs of 64 px", "TAR at FAR 1e-2", "1e-3", "EER", "second photograph found first"],
+        rows,
+    )
 
 
 def certificates(found: dict[str, Any]) -> str:
@@ -208,7 +226,16 @@ def certificates(found: dict[str, Any]) -> str:
         ]
         for c in sorted(found.values(), key=lambda c: (c["recogniser"], c["size"]))
     ]  # fmt: skip
-    head = ["", "size", "faces found", "TAR at FAR 1e-2", "1e-3", "1e-4", "EER", "TAR, FAR at deepface's threshold"]
+    head = [
+        "recogniser",
+        "size",
+        "photographs with a face found",
+        "TAR at FAR 1e-2",
+        "1e-3",
+        "1e-4",
+        "EER",
+        "TAR, FAR at deepface's threshold",
+    ]
     return table(head, rows)
 
 
@@ -219,10 +246,16 @@ def comparison(found: dict[str, Any]) -> str:
 def training_why(found: dict[str, Any]) -> str:
     levels = found["levels"]
     rows = [
-        ["the judge reads the label of the source", *(percent(r["label_kept"]) for r in levels.values())],
-        ["fine detail that is left", *(percent(r["detail_kept"]) for r in levels.values())],
+        [
+            "neighbours in which the judge reads the label of the source",
+            *(percent(r["label_kept"]) for r in levels.values()),
+        ],
+        ["fine detail that is left, of the source's", *(percent(r["detail_kept"]) for r in levels.values())],
         ["distance to the source / to the nearest other image", *(f"{r['novelty']:.2f}" for r in levels.values())],
-        ["test images come nearer by", *(f"{100 * r['nearer_to_test']:.1f} %" for r in levels.values())],
+        [
+            "test images come nearer to the labelled set by",
+            *(f"{100 * r['nearer_to_test']:.1f} %" for r in levels.values()),
+        ],
         ["FID to held-out images", *(f"{r['distribution']['fid']:.1f}" for r in levels.values())],
         ["precision", *(f"{r['distribution']['prdc']['precision']:.2f}" for r in levels.values())],
         ["coverage", *(f"{r['distribution']['prdc']['coverage']:.2f}" for r in levels.values())],
@@ -282,27 +315,31 @@ def overview(found: dict[str, Any]) -> str:
     thumbnail = max(threats["T2"]["pixels"]["reidentification"][kind]["rank"]["1"]["share"] for kind in SEARCHES[:2])
     chance = {t: threats[t]["pixels"]["reidentification"]["naive"]["rank"]["1"]["chance"] for t in threats}
     counts, digits = release["counts"], found["ddib"]["as in the recipe"]
+    level = ", ".join(counts["released_by_level"])
     parity = max(value for family in found["models"]["parity"].values() for value in family.values())
     rows = [
         ["Boomerang on top of the best classical augmentation, 500 labels", points(added),
          link("500-labels-fashion-mnist")],
         ["Boomerang instead of no augmentation, 500 labels", points(alone),
          link("500-labels-fashion-mnist")],
-        ["Photographs of people that passed the gate", f"{counts['released']:,} of {counts['read']:,}",
+        [f"Photographs of people that passed the gate at `t_boom` {level}",
+         f"{counts['released']:,} of {counts['read']:,}",
          link("the-release-attacked")],
-        ["People found in that release by *another* photograph, by recognisers that the gate does not use",
-         f"at most {100 * searched:.1f} % by search (chance {100 * chance['T1']:.1f} %), "
-         f"{100 * trained:.1f} % by trained attackers",
+        ["Searches that find the right person in that release by *another* photograph; "
+         "recognisers that the gate does not use",
+         f"at most {100 * searched:.1f} % (chance {100 * chance['T1']:.1f} %); "
+         f"{100 * trained:.1f} % by attackers who train on it",
          link("the-release-attacked")],
         ["Images of that release linked to *their own* photograph by a thumbnail",
          f"{100 * thumbnail:.1f} % (chance {100 * chance['T2']:.2f} %): **not solved**", link("the-release-attacked")],
         ["Digits that DDIB turned into another digit, read as such",
          f"{100 * digits['target_read']:.1f} % of {digits['images']:,}",
          link("ddib-a-digit-becomes-another")],
-        ["Largest difference to diffusers' own pipelines, ten families, images in [-1, 1]", f"{parity:.0e}",
+        [f"Largest difference of a pixel to diffusers' own pipelines, {len(FAMILIES)} families, values from −1 to 1",
+         f"{parity:.0e}",
          "[models](docs/models.md)"],
-        ["Speed of the gate, `DeepFace.verify` called pair by pair being 1",
-         f"{found['faces_speed']['gate']['times as fast']:.1f}", link("speed")],
+        ["Speed of the gate, over that of `DeepFace.verify` called pair by pair",
+         f"{found['faces_speed']['gate']['times as fast']:.1f} times", link("speed")],
     ]  # fmt: skip
     return table(["asked", "found", "all of it"], rows)
 

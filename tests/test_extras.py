@@ -12,9 +12,9 @@ from PIL import Image
 
 from pipeline.config import validate
 from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from pipeline.media.pixels import Undecodable, decode, decode_mask
 from pipeline.models.codec import fit_linear_patch, save_codec
 from pipeline.report.animate import reassemble

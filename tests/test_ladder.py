@@ -13,12 +13,13 @@ import pytest
 
 from pipeline.anonymity.faces.table import FaceTable
 from pipeline.config import validate
-from pipeline.engine import ladder, local
+from pipeline.engine import ladder, local, planning
 from pipeline.engine.batch_size import BatchSize
+from pipeline.engine.planning import make_plan
 from pipeline.engine.transforming import untouched
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import Plan, make_plan
+from pipeline.job.plan import Plan
 from pipeline.media.records import Batch, Frame, Output, Result, Row, Sample
 from pipeline.operators import OPERATORS
 from tests import builders
@@ -31,6 +32,7 @@ SALT = "a secret of the tests"
 
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Plan:
     monkeypatch.setenv("DOPPEL_SALT", SALT)
+    monkeypatch.setattr(planning, "facts_of_gate", lambda *_: None)  # whose eyes are fakes here
     model = builders.model_folder(tmp_path / "model", classes=None)
     source = builders.shard(tmp_path / "in" / "a.tar", 1)
     content = builders.recipe(source, tmp_path / "out", model, **{"anonymity.ladder": [0.6, 0.8], **changes})
@@ -212,9 +214,8 @@ def test_bad_recipes(changes: dict[str, Any], said: str, tmp_path: Path, monkeyp
 def test_a_gate_needs_a_secret_salt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = job(tmp_path, monkeypatch)
     monkeypatch.delenv("DOPPEL_SALT")
-    public = make_plan(made.config)
     with pytest.raises(UserError, match="secret salt of at least 16 bytes"):
-        local.run_job(public)
+        make_plan(made.config)
     assert not (tmp_path / "out" / "data").exists()
     monkeypatch.setenv("DOPPEL_SALT", "short")
     with pytest.raises(UserError, match="holds 5 bytes; at least 16"):
@@ -243,7 +244,6 @@ def test_a_whole_job_counts_everything(tmp_path: Path, monkeypatch: pytest.Monke
         yield fakes.whole_gate(table, threshold=0.35)
 
     monkeypatch.setattr(ladder, "open_gate", opened)
-    monkeypatch.setattr(local, "with_gate", lambda job: job)
     monkeypatch.setattr(local, "scan_apart", lambda *_: None)
     counts = local.run_job(made)["counts"]
     assert counts["read"] == 11 == counts["written"] + counts["quarantined"]

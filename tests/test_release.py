@@ -18,9 +18,9 @@ from PIL import Image
 
 from pipeline.config import validate
 from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from pipeline.media.output_keys import Shape
 from pipeline.media.records import Rejected
 from pipeline.release import ReleaseConfig, publish, verify

@@ -15,10 +15,11 @@ import pytest
 import yaml
 
 from pipeline.anonymity.faces.detect import Face
+from pipeline.anonymity.gate import judges
 from pipeline.cli import main
 from pipeline.commands import release as exporting
 from pipeline.engine import gate as verifying
-from pipeline.engine import local
+from pipeline.engine import local, planning
 from pipeline.errors import UserError
 from tests import builders
 from tests.anonymity import fakes
@@ -76,11 +77,11 @@ class World:
         })  # fmt: skip
 
     def eyes(self, finder: type[Finder]) -> None:
-        for module in (verifying, exporting):
+        for module in (planning, verifying, exporting):
             self.patch.setattr(module, "FaceFinder", finder)
 
     def recogniser(self, make: Any) -> None:
-        for module in (verifying, exporting):
+        for module in (judges, exporting):
             self.patch.setattr(module, "load_recogniser", lambda name, **_: make(name))
 
     def run(self) -> int:

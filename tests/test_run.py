@@ -11,9 +11,9 @@ import pytest
 from pipeline.config import validate
 from pipeline.engine.events import Event, Progress
 from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from pipeline.media.pixels import decode
 from pipeline.streams.ledger import OnChange
 from tests import builders

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.engine.windows import Done
+from pipeline.job.outputs import shape_of
 from pipeline.media.clips import Clip, write_clip
 from pipeline.media.frames import unfit_frame
 from pipeline.media.pixels import encode, image_ext
@@ -44,7 +45,9 @@ def to_sample(frames: Sequence[Output], config: JobConfig) -> Sample:
         provenance = provenance.model_copy(update={"before": before.decode(errors="replace")})
     beside = dict(member(other, [frame.beside[other] for frame in frames]) for other in output.beside)
     members = {**source.members, **beside, PROVENANCE: provenance.to_json().encode()}
-    return replace(source, key=provenance.key.format(config.outputs), image=data, image_ext=extension, members=members)
+    return replace(
+        source, key=provenance.key.format(shape_of(config.operator)), image=data, image_ext=extension, members=members
+    )
 
 
 def to_member(name: str, images: Sequence[Pixels8], row: Row, config: JobConfig) -> tuple[str, bytes]:

@@ -12,11 +12,11 @@ from pipeline.anonymity.gate.gate import WORDS, Gate, ImageVerdict
 from pipeline.engine.batch_size import BatchSize
 from pipeline.engine.gate import open_gate
 from pipeline.engine.transforming import load_models, transform
-from pipeline.job.plan import Plan
 from pipeline.media.records import Batch, Output, Result, Row
 
 if TYPE_CHECKING:
     from pipeline.anonymity.gate.face_masks import FaceBox
+    from pipeline.job.plan import Plan
     from pipeline.media.records import Pixels8
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ from pipeline.diffusion.model import Model
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.engine.batch_size import ON_CPU, BatchSize, largest_batch
 from pipeline.engine.windows import filled, windows
-from pipeline.job.config import JobConfig
-from pipeline.job.plan import Plan
+from pipeline.job.captions import wants
+from pipeline.job.clips import frames_at_once
 from pipeline.media.output_keys import OutputKey
 from pipeline.media.pixels import from_pixels, to_pixels
 from pipeline.media.provenance import Details, Provenance
@@ -28,6 +28,10 @@ from pipeline.models.families import load_model
 from pipeline.models.video import folded, unfolded
 from pipeline.operators import Given, Operator, Transformed
 from pipeline.operators.on_cascades import through
+
+if TYPE_CHECKING:
+    from pipeline.job.config import JobConfig
+    from pipeline.job.plan import Plan
 
 
 class Models(NamedTuple):
@@ -64,7 +68,7 @@ def transform(
     """
     if models.first is None:
         return [[Output(row=r, image=r.image, provenance=untouched(r, plan))] for r in rows]
-    together = windows(rows, plan.config.window(models.first))
+    together = windows(rows, frames_at_once(plan.config, models.first))
     results = list[Result]()
     for some, made in size.each(together, lambda some: transform_windows(some, models, plan, device, attempt)):
         results += [result for window in made[: len(some)] for result in window]
@@ -83,7 +87,7 @@ def transform_windows(
     config, model, operator = plan.config, models.first, plan.config.operator
     assert model is not None
     assert operator is not None
-    frames = config.window(model)
+    frames = frames_at_once(config, model)
     rows = [row for window in together for row in filled(window, frames)]
     given = gather(together, rows, config, models, device)
     assert given.pixels is not None
@@ -198,10 +202,10 @@ def gather(
     assert model is not None
 
     def windowed(images: Tensor) -> Tensor:
-        return images if config.window(model) is None else unfolded(images, len(together))
+        return images if frames_at_once(config, model) is None else unfolded(images, len(together))
 
     labels = mask = None
-    if config.wants(model, "class"):
+    if wants(config.operator, model, "class"):
         labels = torch.tensor([row.sample.label for row in firsts], device=device)
     masks = [row.mask for row in rows if row.mask is not None]
     if masks:

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import UserError
+from pipeline.identity import read_salt
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import identity, make_plan
+from pipeline.job.hashes import hashes, identity
+from pipeline.job.plan import outlines
 from pipeline.media.pixels import FORMATS
 from pipeline.media.provenance import PROVENANCE, Provenance
 from pipeline.streams.ledger import Ledger, differences
@@ -150,8 +152,9 @@ def read_job(root: Path) -> dict[str, Any]:
 
 def check_expected(root: Path, job: Mapping[str, Any], expect: JobConfig) -> None:
     """Raises `UserError` with all that differs; a store that another version of the code has made will do."""
-    hashes = {**job["hashes"], **make_plan(expect).hashes, "code": job["hashes"]["code"]}
-    if changed := differences(job["hashes"], job["config"], hashes, identity(expect)):
+    expected = hashes(expect, *outlines(expect), read_salt(expect.run.salt_file))
+    expected = {**job["hashes"], **expected, "code": job["hashes"]["code"]}
+    if changed := differences(job["hashes"], job["config"], expected, identity(expect)):
         raise UserError(f"{root} is a store from another configuration: it differs in {'; '.join(changed)}")
 
 

@@ -15,8 +15,8 @@ from itertools import product
 
 from pydantic import Field, field_validator
 
-from pipeline.config import Section
 from pipeline.media.versioned import Text
+from pipeline.section import Section
 
 
 class Shape(Section):

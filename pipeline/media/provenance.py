@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pipeline.config import Section
 from pipeline.media.output_keys import OutputKey
 from pipeline.media.versioned import Text, Versioned
+from pipeline.section import Section
 
 PROVENANCE = "doppel.json"
 """Member of every output sample that says how it was made."""

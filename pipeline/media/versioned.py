@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Annotated, Self
 
-from pydantic import PlainValidator
+from pydantic import PlainValidator, ValidationError
 
-from pipeline.config import Section, validate
 from pipeline.errors import UserError
+from pipeline.section import Section
 
 
 def _text(value: object) -> str:
@@ -43,4 +43,9 @@ class Versioned(Section):
         if found != expected:
             by = "an older version of doppel" if found is None else f"another version of doppel, in schema {found!r}"
             raise UserError(f"{where} was written by {by}; this one reads schema {expected} only")
-        return validate(cls, content, where)
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            field, found = ".".join(map(str, problem["loc"])), repr(problem["input"])[:80]
+            raise UserError(f"{where}: {field}: {problem['msg']}, found {found}") from None

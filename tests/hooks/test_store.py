@@ -13,10 +13,10 @@ from PIL import Image
 
 from pipeline.config import validate
 from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.hooks.store import NeighbourStore, Weighted, read_weights
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from pipeline.media.output_keys import OutputKey
 from pipeline.media.provenance import Provenance
 from tests import builders
