@@ -45,9 +45,8 @@ def to_sample(frames: Sequence[Output], config: JobConfig) -> Sample:
         provenance = provenance.model_copy(update={"before": before.decode(errors="replace")})
     beside = dict(member(other, [frame.beside[other] for frame in frames]) for other in output.beside)
     members = {**source.members, **beside, PROVENANCE: provenance.to_json().encode()}
-    return replace(
-        source, key=provenance.key.format(shape_of(config.operator)), image=data, image_ext=extension, members=members
-    )
+    key = provenance.key.format(shape_of(config.operator))
+    return replace(source, key=key, image=data, image_ext=extension, members=members)
 
 
 def to_member(name: str, images: Sequence[Pixels8], row: Row, config: JobConfig) -> tuple[str, bytes]:

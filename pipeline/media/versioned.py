@@ -47,5 +47,4 @@ class Versioned(Section):
             return cls.model_validate(content)
         except ValidationError as error:
             problem = error.errors()[0]
-            field, found = ".".join(map(str, problem["loc"])), repr(problem["input"])[:80]
-            raise UserError(f"{where}: {field}: {problem['msg']}, found {found}") from None
+            raise UserError(f"{where}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None

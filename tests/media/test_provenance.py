@@ -48,7 +48,7 @@ def test_provenance_is_read_back_as_it_was_written(made: Provenance) -> None:
         ("[]", "a.tar: a JSON object is expected, found list"),
         ('{"operator": "boomerang", "copy": 0}', "a.tar was written by an older version of doppel; this one reads"),
         ('{"version": 2}', "a.tar was written by another version of doppel, in schema 2; this one reads schema 1"),
-        ('{"version": 1, "code": "", "config": ""}', "a.tar: key is missing"),
+        ('{"version": 1, "code": "", "config": ""}', "a.tar: key: Field required"),
     ],
 )
 def test_what_is_no_provenance_of_this_version(content: str, sentence: str) -> None:
