@@ -46,7 +46,7 @@ ALLOWED: dict[str, str] = {
     "optional": "errors",
     "config": "errors section recipes",
     "identity": "errors",
-    "media": "errors optional",
+    "media": "errors section optional",
     "diffusion.views": "section",
     "diffusion": "section diffusion.views",
     "diffusion.tiles": "section diffusion",

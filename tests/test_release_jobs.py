@@ -9,6 +9,7 @@ import io
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 import yaml
 
 from pipeline.anonymity.attacks import attackers, utility
+from pipeline.anonymity.faces import recognise
 from pipeline.anonymity.faces.detect import Face
 from pipeline.anonymity.gate import judges
 from pipeline.audit import examining
@@ -145,6 +147,22 @@ def test_without_the_package_for_its_plots_no_job_starts(
     assert world.run() == 2
     assert "the audit of a release needs the package matplotlib" in capsys.readouterr().err
     assert not (world.folder / "job").exists()
+
+
+def test_each_recogniser_is_loaded_once_a_process(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the plan, the gate, the release and its audit alike."""
+    built: list[str] = []
+
+    def maker(name: str) -> Callable[[str, int], fakes.PixelRecogniser]:
+        return lambda device, workers: built.append(name) or fakes.PixelRecogniser(name)  # type: ignore[func-returns-value]
+
+    recognise.loaded.cache_clear()
+    monkeypatch.setattr(recognise, "OWN", {name: maker(name) for name in ("fake", "lbph", "small")})
+    for module in (judges, exporting):
+        monkeypatch.setattr(module, "load_recogniser", recognise.load_recogniser)
+    assert world.run() == 0
+    recognise.loaded.cache_clear()
+    assert sorted(built) == ["fake", "lbph", "small"]
 
 
 def test_of_several_certificates_the_one_for_the_size_counts(world: World) -> None:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from pipeline.config import dump
 from pipeline.engine.reading import Reader, open_input
 from pipeline.engine.transforming import transform_all
 from pipeline.job.plan import Plan
 
 
 def estimate(plan: Plan) -> str:
-    """The resolved recipe as YAML, then shards, images and time as comments; writes nothing.
+    """Shards, images and time, as comments that follow a recipe; writes nothing.
 
     Images are counted in the first shard and assumed alike in the others; the first call of the network is not
     timed.
     """
     config, stream = plan.config, open_input(plan)
-    lines = [dump(config).rstrip(), f"# shards: {len(stream.shards)}, device: {', '.join(plan.devices)}"]
+    lines = [f"# shards: {len(stream.shards)}, device: {', '.join(plan.devices)}"]
     if not stream.shards:
         return "\n".join(lines)
     with ThreadPoolExecutor(config.run.workers) as pool:
