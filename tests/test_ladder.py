@@ -16,6 +16,7 @@ from pipeline.config import validate
 from pipeline.engine import ladder, local, planning
 from pipeline.engine.batch_size import BatchSize
 from pipeline.engine.planning import make_plan
+from pipeline.engine.transforming import untouched
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.job.plan import Plan
@@ -75,10 +76,7 @@ class World:
         self.levels.append(getattr(job.config.operator, job.config.operator.dial).low)  # type: ignore[union-attr,arg-type]
         for r in rows:
             self.masks.setdefault(r.sample.key, []).append(r.mask)
-        return [
-            [Output(row=r, key=r.sample.key, image=self.outputs[r.sample.key][attempt], provenance={"x": 1})]
-            for r in rows
-        ]
+        return [[Output(row=r, image=self.outputs[r.sample.key][attempt], provenance=untouched(r, job))] for r in rows]
 
 
 def face(colour: tuple[int, int, int], left: int = 4, top: int = 4) -> np.ndarray:
@@ -104,7 +102,7 @@ def climbed(world: World, made: Plan, images: dict[str, np.ndarray], size: int =
 
 def attempt_of(result: Result) -> int:
     assert not isinstance(result, str)
-    return int(result[0].provenance["anonymity"]["attempt"])
+    return int(result[0].provenance.anonymity.attempt)  # type: ignore[union-attr]
 
 
 def test_rows_climb_until_they_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +151,7 @@ def test_policies(policy: str, expected: list[int], tmp_path: Path, monkeypatch:
     assert [attempt for attempt, keys in world.passes if "a" in keys] == expected
     if policy == "pass":
         assert not isinstance(result, str)
-        assert result[0].provenance["anonymity"]["verdict"] == "undecided"
+        assert result[0].provenance.anonymity.verdict == "undecided"  # type: ignore[union-attr]
     else:
         assert isinstance(result, str)
         assert "no face was found in the output" in result
@@ -247,14 +245,14 @@ def test_a_whole_job_counts_everything(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(ladder, "open_gate", opened)
     monkeypatch.setattr(local, "scan_apart", lambda *_: None)
-    counts = local.run_job(made)["counts"]
-    assert counts["read"] == 11 == counts["written"] + counts["quarantined"]
+    counts = local.run_job(made).counts
+    assert counts.read == 11 == counts.written + counts.quarantined
     attempts = [
         json.loads(content)["anonymity"]["attempt"]
         for name, content in builders.members_of(tmp_path / "out" / "data" / "b.tar").items()
         if name.endswith("doppel.json")
     ]
-    assert len(attempts) == counts["written"] > 0
+    assert len(attempts) == counts.written > 0
     assert max(attempts) > 0
     first = builders.tree(tmp_path / "out", "data", "quarantine")
     output = made.config.output.model_copy(update={"path": str(tmp_path / "again")})

@@ -37,7 +37,7 @@ def test_it_shows_what_the_job_writes(tmp_path: Path, model: Path) -> None:
     written = builders.members_of(tmp_path / "out" / "data" / "in.tar")
     outputs, _ = try_out(config, 3)
     for (output,) in outputs:  # up to the rounding of another batch size
-        assert np.abs(decode(written[f"{output.key}.png"])[0].astype(int) - output.image).max() <= 1
+        assert np.abs(decode(written[f"{output.provenance.key.source}.png"])[0].astype(int) - output.image).max() <= 1
 
 
 def test_the_command(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,9 +86,10 @@ def try_out(config: JobConfig, count: int) -> tuple[list[list[Output]], list[Rej
 
 
 def animate_first(made: list[Output], path: Path) -> None:
-    row, details = made[0].row, made[0].provenance["details"]
+    row, details = made[0].row, made[0].provenance.details
+    assert isinstance(details, Mapping)
     pictures = {"input": row.image} | {guide_name(i): guide for i, guide in enumerate(row.guides, 1)}
-    pictures |= {output.provenance.get("image", "output"): output.image for output in made}
+    pictures |= {output.provenance.key.name or "output": output.image for output in made}
     animate(details, [pictures[name] for name in details["sources"]], path)
 
 
@@ -100,9 +101,10 @@ def sheet_rows(outputs: list[list[Output]]) -> Mapping[str, list[Pixels8]]:
         rows["mask"] = [np.repeat(255 * mask[..., None], 3, axis=2) for mask in masks if mask is not None]
     for i in range(len(outputs[0][0].row.guides)):
         rows[guide_name(i + 1)] = [made[0].row.guides[i] for made in outputs]
+    several = any(output.provenance.key.copy for made in outputs for output in made)
     for made in outputs:
         for output in made:
-            how = output.provenance
-            copy = f" {how['copy']}" if how["operator"] and how["parameters"]["copies"] > 1 else ""
-            rows.setdefault(how.get("image", "output") + copy, []).append(output.image)
+            key = output.provenance.key
+            copy = f" {key.copy}" if several else ""
+            rows.setdefault(f"{key.name or 'output'}{copy}", []).append(output.image)
     return rows

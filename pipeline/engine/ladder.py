@@ -158,4 +158,4 @@ def overlap(one: FaceBox, other: FaceBox) -> bool:
 
 
 def with_evidence(output: Output, found: ImageVerdict, rung: int) -> Output:
-    return replace(output, provenance={**output.provenance, "anonymity": {"attempt": rung, **found.facts()}})
+    return replace(output, provenance=output.provenance.model_copy(update={"anonymity": found.facts(rung)}))

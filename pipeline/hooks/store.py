@@ -8,7 +8,7 @@ import os
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,9 @@ from pipeline.job.config import JobConfig
 from pipeline.job.hashes import hashes, identity
 from pipeline.job.plan import outlines
 from pipeline.media.pixels import FORMATS
-from pipeline.media.records import PROVENANCE
+from pipeline.media.provenance import PROVENANCE, Provenance
+from pipeline.streams.job_records import Job
 from pipeline.streams.ledger import Ledger, differences
-from pipeline.streams.names import unescape_dots
 
 
 class Store(Protocol):
@@ -102,12 +102,11 @@ class NeighbourStore:
         no such job, too.
         """
         ledger = Ledger(Path(folder))
-        job = read_job(ledger.root)
+        job = read_job(ledger)
         if expect is not None:
             check_expected(ledger.root, job, expect)
-        verbatim = job["config"]["input"]["format"] == "webdataset"
-        files = [ledger.root / name for record in ledger.records() for name in record["files"] if is_data(name)]
-        shards = {file: list(scan(file, verbatim_names=verbatim)) for file in files if file.exists()}
+        files = [ledger.root / name for record in ledger.records() for name in record.files if is_data(name)]
+        shards = {file: list(scan(file)) for file in files if file.exists()}
         if not shards:
             raise UserError(f"{ledger.root}: no shard of the job is finished, so there are no neighbours")
         return cls(shards, weights)
@@ -138,13 +137,12 @@ class NeighbourStore:
         return image
 
 
-def read_job(root: Path) -> dict[str, Any]:
+def read_job(ledger: Ledger) -> Job:
     """What a finished or running job is. Raises `UserError` where its output cannot serve as a store."""
-    try:
-        job: dict[str, Any] = json.loads((root / "job.json").read_text())
-    except (OSError, ValueError):
-        raise UserError(f"{root} holds no doppel job; name the output.path of a doppel run") from None
-    config = job["config"]
+    job, root = ledger.job(), ledger.root
+    if job is None:
+        raise UserError(f"{root} holds no doppel job; name the output.path of a doppel run")
+    config = job.config
     if config["output"]["format"] != "webdataset":
         raise UserError(f"{root} holds {config['output']['format']} output; a store needs output.format webdataset")
     if config.get("video") is not None:
@@ -152,11 +150,11 @@ def read_job(root: Path) -> dict[str, Any]:
     return job
 
 
-def check_expected(root: Path, job: Mapping[str, Any], expect: JobConfig) -> None:
+def check_expected(root: Path, job: Job, expect: JobConfig) -> None:
     """Raises `UserError` with all that differs; a store that another version of the code has made will do."""
     expected = hashes(expect, *outlines(expect), read_salt(expect.run.salt_file))
-    expected = {**job["hashes"], **expected, "code": job["hashes"]["code"]}
-    if changed := differences(job["hashes"], job["config"], expected, identity(expect)):
+    expected = {**job.hashes, **expected, "code": job.hashes["code"]}
+    if changed := differences(job, job.model_copy(update={"hashes": expected, "config": identity(expect)})):
         raise UserError(f"{root} is a store from another configuration: it differs in {'; '.join(changed)}")
 
 
@@ -165,7 +163,7 @@ def is_data(name: str) -> bool:
     return PurePosixPath(name).parts[:-1] == ("data",) and name.endswith(".tar")
 
 
-def scan(file: Path, *, verbatim_names: bool) -> Iterator[StoredImage]:
+def scan(file: Path) -> Iterator[StoredImage]:
     """The images of an output shard, by headers and provenance: the first member of a sample is its image.
 
     Further images of a sample (views, components) are no neighbours. Raises `UserError` for a tar that is damaged.
@@ -178,20 +176,13 @@ def scan(file: Path, *, verbatim_names: bool) -> Iterator[StoredImage]:
                 if not info.name.endswith(f".{PROVENANCE}"):
                     continue
                 name = info.name.removesuffix(f".{PROVENANCE}")
-                facts = json.loads(os.pread(handle.fileno(), info.size, info.offset_data))
+                member = os.pread(handle.fileno(), info.size, info.offset_data)
+                made = Provenance.from_json(member, f"{file}: {info.name}").key
                 image = next(member for member in members if member.name.startswith(f"{name}."))
                 members.clear()
-                if "image" in facts:
+                if made.name:
                     continue
-                copy, several = facts.get("copy", 0), facts.get("parameters", {}).get("copies", 1) > 1
-                key = name.removesuffix(f"-{copy}") if several else name
-                yield StoredImage(
-                    key=key if verbatim_names else unescape_dots(key),
-                    copy=copy,
-                    name=name,
-                    offset=image.offset_data,
-                    size=image.size,
-                )
+                yield StoredImage(key=made.source, copy=made.copy, name=name, offset=image.offset_data, size=image.size)
     except (tarfile.TarError, ValueError) as error:
         raise UserError(f"{file} is no tar as doppel writes them ({error})") from None
 

@@ -11,13 +11,13 @@ from pipeline.operators.contract import Operator
 
 
 class OnTiles(Tiling, Operator):
-    """An operator that finds places for tiles."""
+    """An operator that lays images out of tiles, and finds the places of the tiles by matching (2411.15925)."""
 
     moves_tiles: ClassVar[bool] = True
 
     @property
     def not_on_latents(self) -> str | None:
-        return "matches features of pixels" if self.match == "features" else None
+        return "matches features of pixels (match l2 and gradient need none)" if self.match == "features" else None
 
     @property
     def not_on_clips(self) -> str | None:
