@@ -1,4 +1,5 @@
-"""What the gate said of the images that passed, counted: how often they went round, and whom else they look like."""
+"""Counts of what the gate said about the images that passed: how often they went round, and whom else they look
+like."""
 
 from __future__ import annotations
 
@@ -11,14 +12,17 @@ from pipeline.streams.job_records import GateTotals
 
 @dataclass
 class Judged:
-    """Over the images of a shard."""
+    """Counts over the images of a shard."""
 
     attempts: Counter[int] = field(default_factory=Counter)
+    """Images by the round that passed; 0 is the operator's own level."""
     others_within: Counter[str] = field(default_factory=Counter)
+    """By recogniser, how often a face was within the threshold of another person's."""
     faces: int = 0
+    """How many faces were judged."""
 
     def add(self, found: GateVerdict | None) -> None:
-        """Of one image; None where there was no gate."""
+        """Counts the verdict on one image; None, where there was no gate, counts nothing."""
         if found is not None:
             self.attempts[found.attempt] += 1
             self.others_within.update(found.others_within)
@@ -26,7 +30,7 @@ class Judged:
 
     @property
     def totals(self) -> GateTotals | None:
-        """None where the gate let no image pass, or there was none."""
+        """The counts as a record; None where the gate let no image pass, or there was none."""
         if not self.attempts:
             return None
         attempts = dict(sorted(self.attempts.items()))
