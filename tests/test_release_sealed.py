@@ -129,7 +129,7 @@ def test_the_names_of_files_that_are_wrong(sound: Path, tmp_path: Path) -> None:
         "RELEASE.json.part is not listed",
         "data/more.tar is not listed",
         "empty is not listed",
-        "README.md is no regular file",
+        "README.md is not a regular file",
         "data/release-00000.tar is missing",
     ]
 

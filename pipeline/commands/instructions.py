@@ -105,7 +105,7 @@ def load_writer(name: str) -> Writer:
     """Imports `package.module:function`. What the module itself raises is not caught."""
     module, _, function = name.partition(":")
     if not module or module.startswith(".") or not function:
-        raise UserError(f"writer: {name!r} is no name of a function; package.module:function is expected")
+        raise UserError(f"writer: {name!r} is not the name of a function; package.module:function is expected")
     try:
         found: Writer | None = getattr(importlib.import_module(module), function, None)
     except ImportError as error:

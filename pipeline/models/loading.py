@@ -139,7 +139,7 @@ def check_weights(folder: Path, variant: str | None) -> None:
 def safetensors_file(path: str, option: str) -> Path:
     file = Path(path).expanduser()
     if file.suffix != ".safetensors" or not file.is_file():
-        what = "no .safetensors file" if file.is_file() else "no file"
+        what = "not a .safetensors file" if file.is_file() else "not a file"
         raise UserError(f"{option}: {path!r} is {what}; a .safetensors file is expected")
     return file
 
