@@ -11,6 +11,7 @@ from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.audit import AuditConfig
+    from pipeline.job.config import JobConfig
     from pipeline.job.plan import Plan
     from pipeline.streams.ledger import OnChange
 
@@ -124,22 +125,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run_command(args: argparse.Namespace) -> int:
-    from pipeline.config import load_config
-    from pipeline.job.config import JobConfig
-    from pipeline.job.plan import make_plan
-
-    limit = [f"limit={args.limit}"] if args.limit is not None else []
-    plan = make_plan(load_config(JobConfig, args.recipe, [*args.set, *limit]))
-    mind_licences(plan, forbid=args.forbid_noncommercial)
-    if plan.config.anonymity is not None:
-        from pipeline.engine.gate import with_gate
-
-        plan = with_gate(plan)
     if args.dry_run:
-        from pipeline.commands.estimate import estimate
-
-        print(estimate(plan))
-        return 0
+        return dry_run(args)
+    plan = plan_of(job_config(args), forbid_noncommercial=args.forbid_noncommercial)
     on_change: OnChange = "overwrite" if args.overwrite else "keep" if args.keep_finished else "refuse"
     from pipeline.commands.release import check_export
     from pipeline.commands.run import check_finished
@@ -157,6 +145,37 @@ def run_command(args: argparse.Namespace) -> int:
         return failed
     check_finished(plan, manifest)
     return release_job(plan)
+
+
+def dry_run(args: argparse.Namespace) -> int:
+    """Prints all as soon as it is known: torch and diffusers take seconds to load."""
+    from pipeline.config import dump
+    from pipeline.recipes import find_recipe
+
+    print(f"# {find_recipe(args.recipe)}", flush=True)
+    config = job_config(args)
+    print(dump(config), end="", flush=True)
+    plan = plan_of(config, forbid_noncommercial=args.forbid_noncommercial)
+    from pipeline.commands.estimate import estimate
+
+    print(estimate(plan))
+    return 0
+
+
+def job_config(args: argparse.Namespace) -> JobConfig:
+    from pipeline.config import load_config
+    from pipeline.job.config import JobConfig
+
+    limit = [f"limit={args.limit}"] if args.limit is not None else []
+    return load_config(JobConfig, args.recipe, [*args.set, *limit])
+
+
+def plan_of(config: JobConfig, *, forbid_noncommercial: bool) -> Plan:
+    from pipeline.engine.planning import make_plan
+
+    plan = make_plan(config)
+    mind_licences(plan, forbid=forbid_noncommercial)
+    return plan
 
 
 def release_job(plan: Plan) -> int:

@@ -4,39 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import UserError
 from pipeline.recipes import Content, find_recipe, read_recipe, set_key
+from pipeline.section import Recipe
 
 Config = TypeVar("Config", bound=BaseModel)
-AnyRecipe = TypeVar("AnyRecipe", bound="Recipe")
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """A part of a recipe: unknown keys are errors, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Recipe(Section):
-    """What one command reads: a file says of which kind it is, in code that is known."""
-
-    kind: str
-
-
-class OneOf(Section):
-    """A section with exactly one key; others may stand beside it as null, as where a variant replaces it."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> OneOf:
-        if sum(value is not None for _, value in self) != 1:
-            raise ValueError(f"exactly one of {', '.join(type(self).model_fields)} is allowed")
-        return self
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 
 def load_config(recipe: type[AnyRecipe], source: str, overrides: Sequence[str] = ()) -> AnyRecipe:

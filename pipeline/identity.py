@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +44,6 @@ def given_salt(file: str | None, option: str) -> bytes | None:
 def salt_check(salt: bytes) -> str:
     """Tells two salts apart without giving either away: slow to guess from, 32 bits."""
     return hashlib.scrypt(salt, salt=b"doppel salt check", n=2**14, r=8, p=1, dklen=4).hex()
-
-
-@cache
-def code_hash() -> str:
-    """sha256 over the package's own sources."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parent
-    for file in sorted(root.rglob("*.py")):
-        digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
 
 
 def hash_json(value: Any) -> str:

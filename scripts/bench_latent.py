@@ -31,7 +31,7 @@ from latent_figures import measure
 from latent_rates import Bench
 from random_models import SPECS, build
 
-from pipeline.engine.local import resolve_devices
+from pipeline.engine.devices import resolve_devices
 from pipeline.models.config import DTYPES
 
 

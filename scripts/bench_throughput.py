@@ -33,10 +33,11 @@ from pipeline.assets import resolve
 from pipeline.config import validate
 from pipeline.diffusion.levels import grid
 from pipeline.diffusion.solvers import SOLVERS, integrate
+from pipeline.engine.devices import resolve_devices
 from pipeline.engine.events import Event, Progress, ShardDone
-from pipeline.engine.local import resolve_devices, run_job
+from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
 

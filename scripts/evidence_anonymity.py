@@ -43,8 +43,8 @@ from pipeline.commands.release import tally
 from pipeline.config import load_config, validate
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from pipeline.media.pixels import decode, from_pixels, to_pixels
 from pipeline.media.records import Sample
 from pipeline.models.config import ModelConfig

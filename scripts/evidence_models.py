@@ -26,8 +26,8 @@ from bench_throughput import alone, make_photographs, steady_rate
 from pipeline.config import validate
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
+from pipeline.job.clips import check_clips
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import check_clips
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model, sketch_model
 from pipeline.operators import OPERATORS, Given

@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import validate
 from pipeline.engine import transforming
+from pipeline.engine.planning import make_plan
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from pipeline.models.config import DTYPES
 
 NO_PIPELINE = "diffusers has no img2img pipeline for DiT"
@@ -107,7 +107,7 @@ def largest(bench: Bench) -> dict[str, Any]:
     """What `batch_size: auto` finds."""
     content = bench.recipe()
     content["model"]["batch_size"] = "auto"
-    job = make_plan(validate(JobConfig, content, "bench"))
+    job = make_plan(validate(JobConfig, content, "bench"), batch_size=1)
     started = time.perf_counter()
     with peaks_of_trials(bench) as peaks, told() as said:
         images = transforming.try_sizes(job, bench.device)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 SIDE, CLASSES = 8, 3
@@ -50,6 +49,7 @@ def shard(path: Path, count: int, *, first: int = 0, mode: str = "RGB") -> Path:
 
 def model_folder(folder: Path, *, classes: int | None = CLASSES, channels: int = 3, seed: int = 0) -> Path:
     """A tiny `UNet2DModel` with random weights in the diffusers layout; classes are all conditional."""
+    import torch
     from diffusers import DDPMScheduler, UNet2DModel
 
     torch.manual_seed(seed)

@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 
@@ -18,6 +19,10 @@ from tests import builders  # noqa: E402
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A class-conditional 8×8 RGB model folder with random weights; read only."""
     return builders.model_folder(tmp_path_factory.mktemp("model"))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is imported by now stays: each collection in a test would walk all of it again
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -14,6 +14,8 @@ from PIL import Image, ImageCms
 
 from pipeline.anonymity.faces.phash import phash
 from pipeline.anonymity.faces.table import FaceTable
+from pipeline.media.output_keys import Shape
+from pipeline.media.provenance import PROVENANCE, GateVerdict, Provenance
 from pipeline.media.records import Rejected, Sample
 from pipeline.release import Evidence, ReleaseConfig, check_release, publish, seal, verify
 from pipeline.streams.ledger import Ledger
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 SALT = b"the secret of these tests"
 FACTS = {"operator": {"name": "boomerang", "t_boom": 0.5}, "model": {"hash": "ab12", "licence": "apache-2.0"}}
 SIDE, DIMENSIONS = 24, 16
+ONE = Shape()
+PASSED = GateVerdict(attempt=0, verdict="anonymous", why="", distances=(), others_within={})
 HASHES = {"config": "c", "model": "m", "code": "x", "salt": "s"}
 CANARIES = ("Canary-Artist", "CANARYICC", "Canary comment", "Canary/provenance")
 """Beside keys and names; none of them may ever be published."""
@@ -64,7 +68,7 @@ class Source:
     ext: str = "png"
     seed: int = 0
     level: float = 0.5
-    copies: int = 1
+    shape: Shape = ONE
     members: Mapping[str, bytes] = field(default_factory=dict)
 
     def samples(self) -> list[Sample]:
@@ -72,15 +76,14 @@ class Source:
         own = {} if self.label is None else {"cls": str(self.label).encode()}
         told = {"json": json.dumps({"identity": self.who, "key": self.key}).encode(), "txt": f"{self.who}".encode()}
         samples = []
-        for copy in range(self.copies):
-            provenance = {
-                "operator": "boomerang", "parameters": {"copies": self.copies}, "copy": copy,
-                "level": {"fraction": self.level}, "anonymity": {"verdict": "anonymous"}, "before": CANARIES[3],
-            }  # fmt: skip
-            members = {**own, **told, **self.members, "doppel.json": json.dumps(provenance).encode()}
-            key = f"{self.key}-{copy}" if self.copies > 1 else self.key
-            image = telling(photo(10_000 + 10 * self.seed + copy), form)
-            samples.append(Sample(key=key, image=image, image_ext=self.ext, members=members))
+        for number, key in enumerate(self.shape.keys(self.key)):
+            provenance = Provenance(
+                key=key, code="x", config="c", operator="boomerang", level={"fraction": self.level}, anonymity=PASSED,
+                before=CANARIES[3],
+            )  # fmt: skip
+            members = {**own, **told, **self.members, PROVENANCE: provenance.to_json().encode()}
+            image = telling(photo(10_000 + 10 * self.seed + number), form)
+            samples.append(Sample(key=key.format(self.shape), image=image, image_ext=self.ext, members=members))
         return samples
 
 

@@ -17,9 +17,9 @@ from pipeline.diffusion.denoisers import dynamic_threshold
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.views.catalogue import FlipVertical, Negate, Rotate
 from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from pipeline.media.pixels import decode
 from pipeline.models.cascade import Cascade
 from pipeline.models.config import ModelConfig

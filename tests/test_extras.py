@@ -12,9 +12,9 @@ from PIL import Image
 
 from pipeline.config import validate
 from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from pipeline.media.pixels import Undecodable, decode, decode_mask
 from pipeline.models.codec import fit_linear_patch, save_codec
 from pipeline.report.animate import reassemble
@@ -210,5 +210,5 @@ def test_further_images_are_samples_of_their_own(tmp_path: Path, model: Path) ->
     out = builders.members_of(tmp_path / "out" / "data" / "in.tar")
     image, view = (decode(out[f"0001{name}.png"])[0] for name in ("", "-view-1"))
     assert np.array_equal(view, image[::-1])
-    assert json.loads(out["0001-view-1.doppel.json"])["image"] == "view-1"
+    assert json.loads(out["0001-view-1.doppel.json"])["key"] == {"source": "0001", "copy": 0, "name": "view-1"}
     assert out["0001-view-1.txt"] == out["0001.txt"]

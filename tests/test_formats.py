@@ -7,8 +7,8 @@ import pytest
 
 from pipeline.config import validate
 from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from pipeline.media.pixels import decode
 from tests import builders
 

@@ -55,6 +55,36 @@ def test_importing_it_costs_nothing() -> None:
     assert loaded - sys.stdlib_module_names == {"pipeline"}
 
 
+FIRST_LINES = """
+import os, sys
+
+class Printed:
+    # notes which libraries are there whenever something is printed, and ends with the recipe
+    def write(self, text):
+        heavy = "torch", "diffusers", "transformers", "torchvision", "scipy", "datasets"
+        there = [name for name in heavy if name in sys.modules]
+        if text.strip():
+            os.write(1, f"{text.splitlines()[0]} {there}\\n".encode())
+        if "operator:" in text:
+            os._exit(0)
+    def flush(self):
+        pass
+
+sys.stdout = Printed()
+from pipeline.cli import main
+main(["run", "demo", "--dry-run"])
+"""
+
+
+def test_a_dry_run_prints_what_it_knows_before_it_loads_more() -> None:
+    """The file before torch, which takes seconds of CPU, and the resolved recipe before diffusers, which takes more."""
+    done = subprocess.run([sys.executable, "-c", FIRST_LINES], cwd=ROOT, capture_output=True, text=True, check=False)
+    file, resolved = done.stdout.splitlines()
+    assert file.startswith("# ")
+    assert file.endswith("demo.yaml []")
+    assert resolved.endswith(" ['torch']")
+
+
 def recipe_file(folder: Path, out: str, model: Path | None, **changes: object) -> Path:
     file = folder / f"{out}.yaml"
     source = builders.shard(folder / "in-0.tar", 3).parent / "in-*.tar"

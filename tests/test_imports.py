@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "training").rglob("*.py")])
 ORDER = [
     "errors",
-    "orphans assets recipes optional",
+    "orphans sources section assets recipes optional",
     "config",
     "identity",
     "media",
@@ -39,49 +39,51 @@ ORDER = [
 ALLOWED: dict[str, str] = {
     "errors": "",
     "orphans": "",
+    "sources": "",
+    "section": "",
     "assets": "",
     "recipes": "errors",
-    "config": "errors recipes",
     "optional": "errors",
+    "config": "errors section recipes",
     "identity": "errors",
-    "media": "errors optional",
-    "diffusion.views": "config",
-    "diffusion": "config diffusion.views",
-    "diffusion.tiles": "config diffusion",
-    "streams": "errors assets config media",
+    "media": "errors section optional",
+    "diffusion.views": "section",
+    "diffusion": "section diffusion.views",
+    "diffusion.tiles": "section diffusion",
+    "streams": "errors section assets media",
     "report": "errors media diffusion.tiles",
-    "models": "errors assets config optional diffusion.views diffusion",
-    "operators": "errors config diffusion.views diffusion diffusion.tiles models",
-    "anonymity.faces": "errors assets config optional media diffusion streams",
-    "anonymity.gate": "errors assets config media diffusion anonymity.faces",
+    "models": "errors section assets optional diffusion.views diffusion",
+    "operators": "errors section diffusion.views diffusion diffusion.tiles models",
+    "anonymity.faces": "errors sources section assets optional media diffusion streams",
+    "anonymity.gate": "errors section assets media diffusion anonymity.faces",
     "anonymity.attacks": "media diffusion anonymity.faces",
-    "release": "errors config identity media streams anonymity.faces",
-    "job": "errors config identity media diffusion streams models operators anonymity.gate release",
-    "audit": "errors config identity optional media streams report models anonymity.faces anonymity.attacks release",
+    "release": "errors sources section identity media streams anonymity.faces",
+    "job": "errors sources section identity media diffusion streams models operators anonymity.gate release",
+    "audit": "errors section optional identity media streams report models anonymity.faces anonymity.attacks release",
     "engine": (
         "errors orphans identity media diffusion streams report models operators anonymity.faces anonymity.gate job"
     ),
     "hooks": "errors identity media diffusion streams models operators job engine",
     "commands": (
-        "errors config optional media diffusion streams report models operators anonymity.faces anonymity.gate "
-        "release job audit engine"
+        "errors section optional config media diffusion streams report models operators anonymity.faces "
+        "anonymity.gate release job audit engine"
     ),
-    "hooks.live": "errors orphans identity media diffusion streams models operators hooks",
-    "training.data": "errors media streams",
-    "training.classifier": "errors config optional report",
+    "hooks.live": "errors orphans sources identity media diffusion streams models operators hooks",
+    "training.data": "errors sources media streams",
+    "training.classifier": "errors section optional report",
     "training.metrics": "",
-    "training.denoiser": "errors config optional media diffusion streams report models training.data",
+    "training.denoiser": "errors section optional media diffusion streams report models training.data",
     "training.compare": (
-        "errors orphans config identity media diffusion streams report models operators hooks training.data "
-        "training.classifier"
-    ),
-    "training.calibrate": (
-        "errors assets config optional identity media diffusion streams report models operators anonymity.faces hooks "
+        "errors orphans sources section identity media diffusion streams report models operators hooks "
         "training.data training.classifier"
     ),
-    "training.filter": "errors config media streams report hooks training.data training.classifier training.calibrate",
+    "training.calibrate": (
+        "errors section assets optional identity media diffusion streams report models operators "
+        "anonymity.faces hooks training.data training.classifier"
+    ),
+    "training.filter": "errors section media streams report hooks training.data training.classifier training.calibrate",
     "cli": (
-        "errors recipes config optional streams report job audit engine commands training.denoiser "
+        "errors recipes optional config streams report job audit engine commands training.denoiser "
         "training.compare training.calibrate training.filter"
     ),
 }

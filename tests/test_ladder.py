@@ -13,11 +13,13 @@ import pytest
 
 from pipeline.anonymity.faces.table import FaceTable
 from pipeline.config import validate
-from pipeline.engine import ladder, local
+from pipeline.engine import ladder, local, planning
 from pipeline.engine.batch_size import BatchSize
+from pipeline.engine.planning import make_plan
+from pipeline.engine.transforming import untouched
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import Plan, make_plan
+from pipeline.job.plan import Plan
 from pipeline.media.records import Batch, Frame, Output, Result, Row, Sample
 from pipeline.operators import OPERATORS
 from tests import builders
@@ -30,6 +32,7 @@ SALT = "a secret of the tests"
 
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Plan:
     monkeypatch.setenv("DOPPEL_SALT", SALT)
+    monkeypatch.setattr(planning, "facts_of_gate", lambda *_: None)  # whose eyes are fakes here
     model = builders.model_folder(tmp_path / "model", classes=None)
     source = builders.shard(tmp_path / "in" / "a.tar", 1)
     content = builders.recipe(source, tmp_path / "out", model, **{"anonymity.ladder": [0.6, 0.8], **changes})
@@ -73,10 +76,7 @@ class World:
         self.levels.append(getattr(job.config.operator, job.config.operator.dial).low)  # type: ignore[union-attr,arg-type]
         for r in rows:
             self.masks.setdefault(r.sample.key, []).append(r.mask)
-        return [
-            [Output(row=r, key=r.sample.key, image=self.outputs[r.sample.key][attempt], provenance={"x": 1})]
-            for r in rows
-        ]
+        return [[Output(row=r, image=self.outputs[r.sample.key][attempt], provenance=untouched(r, job))] for r in rows]
 
 
 def face(colour: tuple[int, int, int], left: int = 4, top: int = 4) -> np.ndarray:
@@ -102,7 +102,7 @@ def climbed(world: World, made: Plan, images: dict[str, np.ndarray], size: int =
 
 def attempt_of(result: Result) -> int:
     assert not isinstance(result, str)
-    return int(result[0].provenance["anonymity"]["attempt"])
+    return int(result[0].provenance.anonymity.attempt)  # type: ignore[union-attr]
 
 
 def test_rows_climb_until_they_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,7 @@ def test_policies(policy: str, expected: list[int], tmp_path: Path, monkeypatch:
     assert [attempt for attempt, keys in world.passes if "a" in keys] == expected
     if policy == "pass":
         assert not isinstance(result, str)
-        assert result[0].provenance["anonymity"]["verdict"] == "undecided"
+        assert result[0].provenance.anonymity.verdict == "undecided"  # type: ignore[union-attr]
     else:
         assert isinstance(result, str)
         assert "no face was found in the output" in result
@@ -214,9 +214,8 @@ def test_bad_recipes(changes: dict[str, Any], said: str, tmp_path: Path, monkeyp
 def test_a_gate_needs_a_secret_salt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = job(tmp_path, monkeypatch)
     monkeypatch.delenv("DOPPEL_SALT")
-    public = make_plan(made.config)
     with pytest.raises(UserError, match="secret salt of at least 16 bytes"):
-        local.run_job(public)
+        make_plan(made.config)
     assert not (tmp_path / "out" / "data").exists()
     monkeypatch.setenv("DOPPEL_SALT", "short")
     with pytest.raises(UserError, match="holds 5 bytes; at least 16"):
@@ -245,7 +244,6 @@ def test_a_whole_job_counts_everything(tmp_path: Path, monkeypatch: pytest.Monke
         yield fakes.whole_gate(table, threshold=0.35)
 
     monkeypatch.setattr(ladder, "open_gate", opened)
-    monkeypatch.setattr(local, "with_gate", lambda job: job)
     monkeypatch.setattr(local, "scan_apart", lambda *_: None)
     counts = local.run_job(made)["counts"]
     assert counts["read"] == 11 == counts["written"] + counts["quarantined"]

@@ -6,18 +6,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from pipeline.cli import main
 from pipeline.config import validate
 from pipeline.engine.events import Event
 from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from pipeline.streams.ledger import Ledger, OnChange
 from tests import builders
 
@@ -87,7 +89,7 @@ def test_another_model_code_or_salt_is_refused(content: dict[str, Any], tmp_path
         run(content)
     assert "sixteen" not in str(caught.value)
     monkeypatch.delenv("DOPPEL_SALT")
-    monkeypatch.setattr("pipeline.job.plan.code_hash", lambda: "0" * 64)
+    monkeypatch.setattr("pipeline.job.hashes.code_hash", lambda *_: "0" * 64)
     with pytest.raises(UserError, match="differs in doppel's code:"):
         run(content)
 
@@ -163,8 +165,33 @@ def test_a_full_disk_leaves_a_resumable_job(content: dict[str, Any], tmp_path: P
     assert [p.name for p in (tmp_path / "out" / ".parts").iterdir() if p.name != "lock"] == []
 
 
-@pytest.mark.parametrize("devices", [["cpu"], pytest.param(["cpu", "cpu"], marks=pytest.mark.slow)])
-def test_kill_9_then_the_same_command_gives_the_same_bytes(devices: list[str], tmp_path: Path, model: Path) -> None:
+def forked(recipe: Path) -> int:
+    """The process id of a copy of this process, which runs the command: all that a new one would import is here."""
+    process = os.fork()
+    if process == 0:
+        code = 70
+        try:
+            code = main(["run", str(recipe)])
+        finally:
+            os._exit(code)
+    return process
+
+
+def started(recipe: Path) -> int:
+    command = [sys.executable, "-m", "pipeline.cli", "run", str(recipe)]
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL).pid
+
+
+@pytest.mark.parametrize(
+    ("start", "devices"),
+    [
+        pytest.param(forked, ["cpu"], id="forked"),
+        pytest.param(started, ["cpu", "cpu"], marks=pytest.mark.slow, id="command"),
+    ],
+)
+def test_kill_9_then_the_same_command_gives_the_same_bytes(
+    start: Callable[[Path], int], devices: list[str], tmp_path: Path, model: Path
+) -> None:
     for i in range(6):
         builders.shard(tmp_path / "in" / f"{i}.tar", 12, first=12 * i)
     broken = builders.tar(tmp_path / "in" / "bad.tar", [("x.png", b"no image"), ("x.cls", b"0")])
@@ -174,19 +201,18 @@ def test_kill_9_then_the_same_command_gives_the_same_bytes(devices: list[str], t
     recipe = tmp_path / "recipe.yaml"
     changes["run.devices"] = devices
     recipe.write_text(yaml.safe_dump(builders.recipe(tmp_path / "in" / "*.tar", tmp_path / "out", model, **changes)))
-    command = [sys.executable, "-m", "pipeline.cli", "run", str(recipe)]
     out = tmp_path / "out"
     for shards_done in (1, 4):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        process = start(recipe)
         deadline = time.monotonic() + 120
         while len(list((out / "shards").glob("[0-9a-z]*.json"))) < shards_done and time.monotonic() < deadline:
             time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL  # it had not finished on its own
+        os.kill(process, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL  # it had not finished on its own
         done = {f.stem for f in (out / "shards").glob("[0-9a-z]*.json")}
         assert shards_done <= len(done) < 7
         assert done <= {f.stem for f in (out / "data").iterdir()}  # a record is written after its data
-    assert subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(start(recipe), 0)[1]) == 0
     kept = ("data", "quarantine")
     assert builders.tree(out, *kept) == builders.tree(tmp_path / "whole", *kept)
     assert len(builders.tree(out, *kept)) == 8

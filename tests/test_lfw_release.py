@@ -12,7 +12,10 @@ import pytest
 from pipeline.cli import main
 from tests.builders import SHARED
 
-pytestmark = pytest.mark.skipif(not (SHARED / "lfw").exists(), reason="needs ../shared/data/lfw")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (SHARED / "lfw").exists(), reason="needs ../shared/data/lfw"),
+]
 PHOTOGRAPHS = 32
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from pipeline.config import validate
-from pipeline.engine.batch_size import BatchSize, largest_batch, remembered
+from pipeline.engine.batch_size import BatchSize, largest_batch, remember, remembered
+from pipeline.engine.planning import make_plan
 from pipeline.engine.transforming import try_sizes
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from pipeline.models.pixel import PixelModel
 from tests import builders
 from tests.test_run import run
@@ -131,10 +131,15 @@ def test_what_a_failed_batch_held_is_gone_before_the_next_one(monkeypatch: pytes
 
 
 def test_it_is_found_once(tmp_path: Path) -> None:
+    hashes = dict.fromkeys(("config", "model", "second_model", "judge", "code"), "0")
     asked: list[int] = []
     for _ in range(3):
-        assert remembered(tmp_path / "batch_size.json", lambda: asked.append(1) or 16) == 16  # type: ignore[func-returns-value]
+        size = remembered(tmp_path, hashes, lambda: asked.append(1) or 16)  # type: ignore[func-returns-value]
+        assert size == 16
+        remember(tmp_path, hashes, size)
     assert asked == [1]
+    assert remembered(tmp_path, hashes | {"code": "another"}, lambda: 5) == 16
+    assert remembered(tmp_path, hashes | {"model": "another"}, lambda: 5) == 5
 
 
 def test_a_job_goes_on_with_half_and_the_batch_size_stands_in_the_provenance(
@@ -160,8 +165,10 @@ def test_a_job_goes_on_with_half_and_the_batch_size_stands_in_the_provenance(
 def test_auto_is_remembered_in_the_job(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = builders.shard(tmp_path / "in.tar", 5)
     run(builders.recipe(source, tmp_path / "out", model, **{"model.batch_size": "auto"}))
-    assert json.loads((tmp_path / "out" / "batch_size.json").read_text()) == {"batch_size": 8}
-    (tmp_path / "out" / "batch_size.json").write_text('{"batch_size": 3}')
+    file = tmp_path / "out" / "batch_size.json"
+    found = json.loads(file.read_text())
+    assert found["batch_size"] == 8
+    file.write_text(json.dumps(found | {"batch_size": 3}))
     (tmp_path / "out" / "shards" / "in.json").unlink()
     run(builders.recipe(source, tmp_path / "out", model, **{"model.batch_size": "auto"}))
     made = builders.members_of(tmp_path / "out" / "data" / "in.tar")
@@ -183,6 +190,6 @@ def test_auto_tries_real_batches_with_all_that_the_recipe_gives(
     monkeypatch.setattr(PixelModel, "encode", scarce)
     changes = {"operator": {"name": "sdedit", "steps": 50}, "mask": {"shape": "half"}, "guide": {"previous": 1}}
     recipe = builders.recipe(tmp_path / "in.tar", tmp_path / "out", model, **changes, **{"model.batch_size": "auto"})
-    job = make_plan(validate(JobConfig, recipe, "test"))
+    job = make_plan(validate(JobConfig, recipe, "test"), batch_size=1)
     assert try_sizes(job, "cpu:0") == 8
     assert set(sizes) == {1, 2, 4, 8, 16}

@@ -19,10 +19,10 @@ from pipeline.diffusion.model import OfClips
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.tiles import matching
 from pipeline.engine.batch_size import largest_batch
-from pipeline.engine.local import fitted, resolve_devices
+from pipeline.engine.devices import resolve_devices
+from pipeline.engine.planning import make_plan
 from pipeline.hooks.augment import GenerativeAugment
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from pipeline.models.config import ModelConfig, Upscaler
 from pipeline.models.families import load_model
 from pipeline.operators import OPERATORS, Boomerang, Given, Operator
@@ -128,7 +128,7 @@ def test_memory_is_shared_by_views_and_by_nothing_else() -> None:
 
 def test_it_ends_with_its_context() -> None:
     with pretend_cuda():
-        assert resolve_devices(["cuda:0"]) == ["cuda:0"]
+        assert resolve_devices(["cuda:0"]) == ("cuda:0",)
     assert not torch.__future__.get_overwrite_module_params_on_conversion()
     with pytest.raises((RuntimeError, AssertionError)):
         torch.zeros(1, device="cuda:0")
@@ -258,13 +258,13 @@ def test_the_batch_size_is_tried_out_on_the_device(
 ) -> None:
     """And the memory of the trial is given back: other processes may do the work."""
     freed: list[bool] = []
-    monkeypatch.setattr("pipeline.engine.local.free", lambda: freed.append(True))
+    monkeypatch.setattr("pipeline.engine.planning.free", lambda: freed.append(True))
     monkeypatch.setattr("pipeline.engine.transforming.largest_batch", partial(largest_batch, largest=4))
     source = builders.shard(tmp_path / "in.tar", 1)
     recipe = builders.recipe(source, tmp_path / "out", model, **{"model.batch_size": "auto"})
     with pretend_cuda():
-        job = fitted(make_plan(validate(JobConfig, recipe, "test")), "cuda:0", None)
-    assert job.fitted == 4
+        plan = make_plan(validate(JobConfig, recipe | {"run": {"devices": ["cuda:0"]}}, "test"))
+    assert plan.batch_size == 4
     assert freed == [True]
 
 

@@ -12,8 +12,8 @@ from pipeline.cli import main
 from pipeline.commands.preview import sheet_rows, try_out
 from pipeline.config import validate
 from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from pipeline.media.pixels import decode
 from tests import builders
 
@@ -22,7 +22,7 @@ def test_the_sheet_shows_inputs_masks_and_all_outputs(tmp_path: Path, model: Pat
     source = builders.shard(tmp_path / "in.tar", 9)
     changes: dict[str, Any] = {"operator": {"name": "sdedit", "steps": 2, "copies": 2}, "mask": {"shape": "half"}}
     content = builders.recipe(source, tmp_path / "out", model, guide={"strokes": {}}, **changes)
-    outputs, rejected = try_out(make_plan(validate(JobConfig, content, "test")), 5)
+    outputs, rejected = try_out(validate(JobConfig, content, "test"), 5)
     assert not rejected
     rows = sheet_rows(outputs)
     assert list(rows) == ["input", "mask", "guide", "output 0", "output 1"]
@@ -32,12 +32,12 @@ def test_the_sheet_shows_inputs_masks_and_all_outputs(tmp_path: Path, model: Pat
 
 def test_it_shows_what_the_job_writes(tmp_path: Path, model: Path) -> None:
     content = builders.recipe(builders.shard(tmp_path / "in.tar", 3), tmp_path / "out", model)
-    job = make_plan(validate(JobConfig, content, "test"))
-    run_job(job)
+    config = validate(JobConfig, content, "test")
+    run_job(make_plan(config))
     written = builders.members_of(tmp_path / "out" / "data" / "in.tar")
-    outputs, _ = try_out(job, 3)
+    outputs, _ = try_out(config, 3)
     for (output,) in outputs:  # up to the rounding of another batch size
-        assert np.abs(decode(written[f"{output.key}.png"])[0].astype(int) - output.image).max() <= 1
+        assert np.abs(decode(written[f"{output.provenance.key.source}.png"])[0].astype(int) - output.image).max() <= 1
 
 
 def test_the_command(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,10 +12,11 @@ from pipeline.audit import AuditConfig
 from pipeline.cli import audit_config, build_parser, main
 from pipeline.commands.calibrate_faces import CalibrateConfig
 from pipeline.commands.edits import EditsConfig
-from pipeline.config import Recipe, dump, load_config
+from pipeline.config import dump, load_config
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.recipes import KINDS, SHIPPED, Content, description, merge, read_recipe, read_yaml, shipped
+from pipeline.section import Recipe
 from tests import builders
 from training.calibrate.config import CalibrationConfig
 from training.compare.config import CompareConfig

@@ -18,9 +18,10 @@ from PIL import Image
 
 from pipeline.config import validate
 from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
+from pipeline.media.output_keys import Shape
 from pipeline.media.records import Rejected
 from pipeline.release import ReleaseConfig, publish, verify
 from pipeline.release.made import Made, grouped, read
@@ -137,7 +138,7 @@ def test_two_runs_are_identical_and_another_salt_shares_no_name(tmp_path: Path) 
 
 
 def test_each_copy_has_a_name_of_its_own(tmp_path: Path) -> None:
-    sources = people(2, copies=3)
+    sources = people(2, shape=Shape(copies=3))
     keys = {sample.key for sample in samples(released(tmp_path, [sources]))}
     assert keys == {release_key(derive(SALT), f"{source.key}-{copy}") for source in sources for copy in range(3)}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline.anonymity.faces import recognise
 from pipeline.anonymity.faces.detect import Face
+from pipeline.anonymity.gate import judges
 from pipeline.cli import main
 from pipeline.commands import release as exporting
 from pipeline.engine import gate as verifying
-from pipeline.engine import local
+from pipeline.engine import local, planning
 from pipeline.errors import UserError
 from tests import builders
 from tests.anonymity import fakes
@@ -76,11 +79,11 @@ class World:
         })  # fmt: skip
 
     def eyes(self, finder: type[Finder]) -> None:
-        for module in (verifying, exporting):
+        for module in (planning, verifying, exporting):
             self.patch.setattr(module, "FaceFinder", finder)
 
     def recogniser(self, make: Any) -> None:
-        for module in (verifying, exporting):
+        for module in (judges, exporting):
             self.patch.setattr(module, "load_recogniser", lambda name, **_: make(name))
 
     def run(self) -> int:
@@ -124,6 +127,22 @@ def test_without_the_package_for_its_plots_no_job_starts(
     assert world.run() == 2
     assert "the audit of a release needs the package matplotlib" in capsys.readouterr().err
     assert not (world.folder / "job").exists()
+
+
+def test_each_recogniser_is_loaded_once_a_process(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the plan, the gate, the release and its audit alike."""
+    built: list[str] = []
+
+    def maker(name: str) -> Callable[[str, int], fakes.PixelRecogniser]:
+        return lambda device, workers: built.append(name) or fakes.PixelRecogniser(name)  # type: ignore[func-returns-value]
+
+    recognise.loaded.cache_clear()
+    monkeypatch.setattr(recognise, "OWN", {name: maker(name) for name in ("fake", "lbph", "small")})
+    for module in (judges, exporting):
+        monkeypatch.setattr(module, "load_recogniser", recognise.load_recogniser)
+    assert world.run() == 0
+    recognise.loaded.cache_clear()
+    assert sorted(built) == ["fake", "lbph", "small"]
 
 
 def test_of_several_certificates_the_one_for_the_size_counts(world: World) -> None:

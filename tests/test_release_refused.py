@@ -20,6 +20,7 @@ from pipeline.release import Evidence, ReleaseConfig, check_release, publish
 from pipeline.release.copies import closest
 from tests.finished_job import (
     HASHES,
+    PASSED,
     SALT,
     Source,
     evidence,
@@ -138,8 +139,8 @@ def with_provenance(sample: Sample, **changes: Any) -> Sample:
     return replace(sample, members={**sample.members, "doppel.json": json.dumps(told).encode()})
 
 
-@pytest.mark.parametrize("anonymity", [None, {"verdict": "recognisable"}, {}])
-def test_an_image_without_a_verdict(tmp_path: Path, anonymity: dict[str, str] | None) -> None:
+@pytest.mark.parametrize("anonymity", [None, {**PASSED.model_dump(), "verdict": "recognisable"}])
+def test_an_image_without_a_verdict(tmp_path: Path, anonymity: dict[str, object] | None) -> None:
     sources = people(3)
     made = [sample for source in sources for sample in source.samples()]
     job = finished_job(tmp_path / "job", [[*made[:2], with_provenance(made[2], anonymity=anonymity)]])

@@ -11,9 +11,9 @@ import pytest
 from pipeline.config import validate
 from pipeline.engine.events import Event, Progress
 from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from pipeline.media.pixels import decode
 from pipeline.streams.ledger import OnChange
 from tests import builders
@@ -51,7 +51,7 @@ def test_provenance_states_all_three_units_steps_and_hashes(shards: str, tmp_pat
     members = builders.members_of(tmp_path / "out" / "data" / "a.tar")
     made = [json.loads(c) for n, c in members.items() if n.endswith(".doppel.json")]
     assert len(made) == 10
-    assert {m["copy"] for m in made} == {0, 1}
+    assert {m["key"]["copy"] for m in made} == {0, 1}
     assert "0003-1.png" in members
     assert members["0003-1.txt"] == members["0003-0.txt"] == "caption 3 ü".encode()
     fractions = [m["level"]["fraction"] for m in made]

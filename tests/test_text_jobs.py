@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.config import validate
+from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from tests import builders, tiny
 from tests.test_run import run
 

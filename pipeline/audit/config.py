@@ -9,10 +9,10 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from pipeline.anonymity.faces.scanning import identity_reader
 from pipeline.audit.task import Audit
-from pipeline.config import Recipe
 from pipeline.errors import UserError
 from pipeline.identity import given_salt
 from pipeline.media.pixels import Fit
+from pipeline.section import Recipe
 from pipeline.streams import AnyInput, input_at
 
 

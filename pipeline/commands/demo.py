@@ -15,8 +15,9 @@ from pipeline.config import load_config
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.model import Model
 from pipeline.diffusion.noise import KeyedNoise
+from pipeline.engine.planning import make_plan
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import Plan, make_plan
+from pipeline.job.plan import Plan
 from pipeline.media.pixels import decode, from_pixels, to_pixels
 from pipeline.media.records import Sample
 from pipeline.models.families import load_model

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.commands.instructions import Edits, to_line, write_edits
-from pipeline.config import Recipe
 from pipeline.job.captions import CaptionConfig, NoCaption, read_caption
 from pipeline.media.records import Sample
+from pipeline.section import Recipe
 from pipeline.streams import AnyInput
 from pipeline.streams.contract import InputStream
 

@@ -16,8 +16,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pipeline.config import OneOf, Section, validate
+from pipeline.config import validate
 from pipeline.errors import UserError
+from pipeline.section import OneOf, Section
 
 Text = Annotated[str, Field(pattern=r"\S")]
 

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.config import load_config
-from pipeline.engine.batch_size import BatchSize
-from pipeline.engine.local import resolve_devices
-from pipeline.engine.reading import Reader
-from pipeline.engine.transforming import load_models, transform
+from pipeline.engine.planning import make_plan
+from pipeline.engine.reading import Reader, open_input
+from pipeline.engine.transforming import transform_all
 from pipeline.errors import UserError
+from pipeline.job.clips import frames_at_once
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import Plan, make_plan
 from pipeline.media.records import Output, Rejected, reject
 from pipeline.operators import OPERATORS
 from pipeline.operators.contract import guide_name
@@ -45,12 +44,12 @@ def preview(
     """
     if count < 1:
         raise UserError(f"{count} samples cannot be shown; at least 1 is needed")
-    plan = make_plan(load_config(JobConfig, os.fspath(recipe), overrides))
-    operator = plan.config.operator
+    config = load_config(JobConfig, os.fspath(recipe), overrides)
+    operator = config.operator
     if animation is not None and not (operator and operator.moves_tiles):
         able = ", ".join(name for name, kind in OPERATORS.items() if kind.moves_tiles)
         raise UserError(f"--animate: operator {operator and operator.name} moves no tiles; allowed are {able}")
-    outputs, rejected = try_out(plan, count)
+    outputs, rejected = try_out(config, count)
     if not outputs:
         raise UserError(
             f"no sample can be shown; the first was refused: {rejected[0].reason}" if rejected else "the input is empty"
@@ -61,25 +60,22 @@ def preview(
     return rejected
 
 
-def try_out(plan: Plan, count: int) -> tuple[list[list[Output]], list[Rejected]]:
+def try_out(config: JobConfig, count: int) -> tuple[list[list[Output]], list[Rejected]]:
     """All outputs of each of the first `count` usable samples, and the samples that were refused on the way.
 
-    Of clips, each frame counts.
+    Nothing is verified: a gate would have to know all originals. Of clips, each frame counts.
     """
-    config, device = plan.config, resolve_devices(plan.config.run.devices)[0]
-    models, size = load_models(config, device), BatchSize(count)
-    if config.model is not None and models.first is not None:
-        if config.window(models.first) is not None:
-            size = BatchSize(1)
-        own = config.model.model_copy(update={"batch_size": size.images})
-        plan = replace(plan, config=config.model_copy(update={"model": own}))
-    names = config.input.open().label_names
+    plan = make_plan(config.model_copy(update={"anonymity": None, "release": None}), batch_size=count)
+    if plan.outline is not None and frames_at_once(config, plan.outline) is not None:
+        plan = replace(plan, batch_size=1)
+    stream = open_input(plan)
     usable: list[list[Output]] = []
     rejected: list[Rejected] = []
     with ThreadPoolExecutor(config.run.workers) as pool:
-        for batch in Reader(plan, models.first, pool, names)(config.input.open().shards):
+        decoded = Reader(plan, stream.label_names, pool)(stream.shards)
+        for batch, results in transform_all(decoded, plan, plan.devices[0]):
             rejected += batch.rejected
-            for row, result in zip(batch.rows, transform(batch.rows, models, plan, device, size), strict=True):
+            for row, result in zip(batch.rows, results, strict=True):
                 if isinstance(result, str):
                     rejected.append(reject(row.sample, result, undecodable=False))
                 else:
@@ -90,9 +86,10 @@ def try_out(plan: Plan, count: int) -> tuple[list[list[Output]], list[Rejected]]
 
 
 def animate_first(made: list[Output], path: Path) -> None:
-    row, details = made[0].row, made[0].provenance["details"]
+    row, details = made[0].row, made[0].provenance.details
+    assert isinstance(details, Mapping)
     pictures = {"input": row.image} | {guide_name(i): guide for i, guide in enumerate(row.guides, 1)}
-    pictures |= {output.provenance.get("image", "output"): output.image for output in made}
+    pictures |= {output.provenance.key.name or "output": output.image for output in made}
     animate(details, [pictures[name] for name in details["sources"]], path)
 
 
@@ -104,9 +101,10 @@ def sheet_rows(outputs: list[list[Output]]) -> Mapping[str, list[Pixels8]]:
         rows["mask"] = [np.repeat(255 * mask[..., None], 3, axis=2) for mask in masks if mask is not None]
     for i in range(len(outputs[0][0].row.guides)):
         rows[guide_name(i + 1)] = [made[0].row.guides[i] for made in outputs]
+    several = any(output.provenance.key.copy for made in outputs for output in made)
     for made in outputs:
         for output in made:
-            how = output.provenance
-            copy = f" {how['copy']}" if how["operator"] and how["parameters"]["copies"] > 1 else ""
-            rows.setdefault(how.get("image", "output") + copy, []).append(output.image)
+            key = output.provenance.key
+            copy = f" {key.copy}" if several else ""
+            rows.setdefault(f"{key.name or 'output'}{copy}", []).append(output.image)
     return rows

@@ -13,10 +13,10 @@ from pipeline.anonymity.faces.scanning import Named, tabulated
 from pipeline.anonymity.faces.table import FaceTable
 from pipeline.anonymity.gate.gate import Judge
 from pipeline.anonymity.gate.judged import Judged
+from pipeline.anonymity.gate.judges import judges_of
 from pipeline.audit import Audit, examine
 from pipeline.audit.looking import OnImages
-from pipeline.engine.gate import judges_of, model_size, scan_originals
-from pipeline.engine.local import resolve_devices
+from pipeline.engine.gate import scan_originals
 from pipeline.job.plan import Plan
 from pipeline.media.pixels import decode
 from pipeline.optional import require_package
@@ -37,7 +37,7 @@ def check_export(plan: Plan) -> None:
         require_package("matplotlib", "the audit of a release", extra="plots")
         check_release(plan.config.release, plan.config.output.path, plan.salt)
         for name in ATTACKERS:
-            load_recogniser(name)
+            load_recogniser(name, device=plan.devices[0])
 
 
 def export(plan: Plan, on_images: OnImages) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def export(plan: Plan, on_images: OnImages) -> dict[str, Any]:
     config, anonymity = plan.config.release, plan.config.anonymity
     assert config is not None
     assert anonymity is not None
-    size, device = model_size(plan), resolve_devices(plan.config.run.devices)[0]
+    size, device = plan.size, plan.devices[0]
     with FaceFinder(anonymity.detector, workers=anonymity.workers) as finder:
         judges = judges_of(anonymity, finder, size, device)
         recognisers = [judge.recogniser for judge in judges]
@@ -77,7 +77,7 @@ def written(plan: Plan) -> Iterator[Named]:
     """The images as they were written, read back from the job's tars."""
     for entry in Made.by(Path(plan.config.output.path)).entries(()):
         with open(entry.tar, "rb") as tar:
-            yield entry.key, None, decode(read(tar, entry.image), model_size(plan))[0]
+            yield entry.key, None, decode(read(tar, entry.image), plan.size)[0]
 
 
 def facts_of(plan: Plan, judges: Sequence[Judge], originals: FaceTable) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from pipeline.commands.release import check_export, export
 from pipeline.config import load_config
 from pipeline.engine.events import Event
 from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import Plan, make_plan
+from pipeline.job.plan import Plan
 from pipeline.streams.ledger import OnChange
 
 

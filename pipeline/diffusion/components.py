@@ -9,8 +9,8 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
-from pipeline.config import Section
 from pipeline.diffusion.views.orthogonal import LinearMap
+from pipeline.section import Section
 
 
 class Components(Section):

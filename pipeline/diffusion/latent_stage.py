@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from pipeline.config import Section
 from pipeline.diffusion.components import gaussian_blur
+from pipeline.section import Section
 
 
 class LatentStage(Section):

@@ -7,8 +7,8 @@ from typing import Any, get_args
 from pydantic import model_serializer, model_validator
 from torch import Tensor
 
-from pipeline.config import Section
 from pipeline.diffusion.levels import Levels, Unit, from_sigma, to_sigma
+from pipeline.section import Section
 
 
 class LevelRange(Section):

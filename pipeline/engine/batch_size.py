@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 
 from pipeline.errors import UserError
+from pipeline.identity import hash_json
 
 LARGEST, ON_CPU = 512, 8
 """Of `batch_size: auto`. Main memory cannot be tried out safely, and larger batches gain a CPU little."""
@@ -105,10 +106,21 @@ def largest_batch(work: Callable[[int], object], largest: int = LARGEST) -> int:
     return size
 
 
-def remembered(file: Path, find: Callable[[], int]) -> int:
-    """What an earlier run of the job found, else what `find` finds now, for the next one."""
-    if file.exists():
-        return int(json.loads(file.read_text())["batch_size"])
-    size = find()
-    file.write_text(json.dumps({"batch_size": size}) + "\n")
-    return size
+REMEMBERED = "batch_size.json"
+
+
+def remembered(root: Path, hashes: Mapping[str, str], find: Callable[[], int]) -> int:
+    """What an earlier run found for the job of these hashes, else what `find` finds now; see `remember`."""
+    file = root / REMEMBERED
+    known = json.loads(file.read_text()) if file.exists() else {}
+    return int(known["batch_size"]) if known.get("job") == job_of(hashes) else find()
+
+
+def remember(root: Path, hashes: Mapping[str, str], size: int) -> None:
+    """Leaves the batch size that was found in the job's folder, for its next run."""
+    (root / REMEMBERED).write_text(json.dumps({"batch_size": size, "job": job_of(hashes)}) + "\n")
+
+
+def job_of(hashes: Mapping[str, str]) -> str:
+    """What a batch size hangs on: configuration and models."""
+    return hash_json([hashes[part] for part in ("config", "model", "second_model", "judge")])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,10 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.engine.windows import Done
+from pipeline.job.outputs import shape_of
 from pipeline.media.clips import Clip, write_clip
 from pipeline.media.frames import unfit_frame
 from pipeline.media.pixels import encode, image_ext
-from pipeline.media.records import PROVENANCE, Output, Row, Sample
+from pipeline.media.provenance import PROVENANCE
+from pipeline.media.records import Output, Row, Sample
 
 if TYPE_CHECKING:
     from pipeline.job.config import JobConfig
@@ -37,14 +38,15 @@ def to_sample(frames: Sequence[Output], config: JobConfig) -> Sample:
     extension, data = member(name, [frame.image for frame in frames])
     if extension in source.members:  # a mask of that name is there already
         extension = f"{source.image_ext}.{extension}"
-    provenance = dict(output.provenance)
-    if output.row.reel and "details" in provenance:
-        provenance["details"] = [frame.provenance["details"] for frame in frames]
-    if PROVENANCE in source.members:
-        provenance["before"] = source.members[PROVENANCE].decode(errors="replace")
+    provenance, before = output.provenance, source.members.get(PROVENANCE)
+    if output.row.reel and provenance.details is not None:
+        provenance = provenance.model_copy(update={"details": tuple(frame.provenance.details for frame in frames)})
+    if before is not None:
+        provenance = provenance.model_copy(update={"before": before.decode(errors="replace")})
     beside = dict(member(other, [frame.beside[other] for frame in frames]) for other in output.beside)
-    members = {**source.members, **beside, PROVENANCE: json.dumps(provenance).encode()}
-    return replace(source, key=output.key, image=data, image_ext=extension, members=members)
+    members = {**source.members, **beside, PROVENANCE: provenance.to_json().encode()}
+    key = provenance.key.format(shape_of(config.operator))
+    return replace(source, key=key, image=data, image_ext=extension, members=members)
 
 
 def to_member(name: str, images: Sequence[Pixels8], row: Row, config: JobConfig) -> tuple[str, bytes]:

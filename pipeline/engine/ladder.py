@@ -12,11 +12,11 @@ from pipeline.anonymity.gate.gate import WORDS, Gate, ImageVerdict
 from pipeline.engine.batch_size import BatchSize
 from pipeline.engine.gate import open_gate
 from pipeline.engine.transforming import load_models, transform
-from pipeline.job.plan import Plan
 from pipeline.media.records import Batch, Output, Result, Row
 
 if TYPE_CHECKING:
     from pipeline.anonymity.gate.face_masks import FaceBox
+    from pipeline.job.plan import Plan
     from pipeline.media.records import Pixels8
 
 
@@ -158,4 +158,4 @@ def overlap(one: FaceBox, other: FaceBox) -> bool:
 
 
 def with_evidence(output: Output, found: ImageVerdict, rung: int) -> Output:
-    return replace(output, provenance={**output.provenance, "anonymity": {"attempt": rung, **found.facts()}})
+    return replace(output, provenance=output.provenance.model_copy(update={"anonymity": found.facts(rung)}))

@@ -6,17 +6,18 @@ import multiprocessing
 import queue
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.batch_size import free, remembered
+from pipeline.engine.batch_size import remember
 from pipeline.engine.events import Event, Scanned, ShardDone
-from pipeline.engine.gate import open_gate, with_gate
+from pipeline.engine.gate import open_gate
 from pipeline.engine.process import process
-from pipeline.engine.transforming import try_sizes
+from pipeline.engine.reading import open_input
 from pipeline.errors import UserError
-from pipeline.job.plan import Plan, identity
+from pipeline.job.hashes import identity
+from pipeline.job.plan import Plan
 from pipeline.orphans import follow_parent
 from pipeline.streams.contract import InputShard
 from pipeline.streams.ledger import Ledger, OnChange
@@ -34,23 +35,22 @@ def run_job(
     `UserError` for what the user can mend; a crash or Ctrl-C leaves finished shards finished, and the same call goes
     on from there.
     """
-    stream = plan.config.input.open()
-    devices = resolve_devices(plan.config.run.devices)
-    plan = with_gate(plan)
+    stream, devices = open_input(plan), plan.devices
     licences = {path: asdict(licence) for path, licence in plan.licences.items()}
     facts = {"config": identity(plan.config), "hashes": plan.hashes, "licences": licences}
     with Ledger(Path(plan.config.output.path)).open(facts, on_change) as ledger:
-        plan = fitted(plan, devices[0], ledger)
+        if plan.config.model is not None and plan.config.model.batch_size == "auto":
+            remember(ledger.root, plan.hashes, plan.batch_size)
         todo = ledger.pending(stream.shards, on_change)
         total = len(stream.shards)
         begin(total - len(todo), total)
         ledger.log("start", shards=total, todo=len(todo), devices=devices)
         if plan.config.anonymity is not None and todo:
-            scan_apart(plan, devices[0], observe)
+            scan_apart(plan, observe)
         if len(devices) == 1 or plan.config.limit:
             events = process(todo, plan, stream, ledger, devices[0])
         else:
-            events = process_on_many(todo, plan, devices)
+            events = process_on_many(todo, plan)
         try:
             with closing(events):
                 for event in events:
@@ -65,43 +65,11 @@ def run_job(
         return manifest
 
 
-def fitted(plan: Plan, device: str, ledger: Ledger | None) -> Plan:
-    """The job with its batch size; `auto` is found out once, and remembered beside the ledger."""
-    if plan.config.model is None or plan.config.model.batch_size != "auto":
-        return plan
-
-    def find() -> int:
-        size = try_sizes(plan, device)
-        free()  # the model is gone, and the processes of the job want what it lay in
-        return size
-
-    return replace(plan, fitted=find() if ledger is None else remembered(ledger.root / "batch_size.json", find))
-
-
-def resolve_devices(names: Sequence[str]) -> list[str]:
-    """`auto` → every CUDA device, or the CPU. Raises `UserError` for a device that is not there."""
-    import torch
-
-    found: list[str] = []
-    for name in names:
-        if name == "auto":
-            count = torch.cuda.device_count()
-            found += [f"cuda:{i}" for i in range(count)] or ["cpu"]
-            continue
-        try:
-            torch.empty(0, device=name)
-        except (RuntimeError, AssertionError) as error:
-            why = str(error).splitlines()[0]
-            raise UserError(f"run.devices: {name!r} is not available here ({why})") from None
-        found.append(name)
-    return found
-
-
-def scan_apart(plan: Plan, device: str, observe: Callable[[Event], None]) -> None:
+def scan_apart(plan: Plan, observe: Callable[[Event], None]) -> None:
     """Scans the originals in a process of its own: what it computes with is gone when the models come."""
     context = multiprocessing.get_context("spawn")
     events = context.Queue()
-    worker = context.Process(target=_scan, args=(plan, device, events))
+    worker = context.Process(target=_scan, args=(plan, events))
     worker.start()
     try:
         for event in received(events, [worker]):
@@ -112,14 +80,14 @@ def scan_apart(plan: Plan, device: str, observe: Callable[[Event], None]) -> Non
         worker.join()
 
 
-def process_on_many(todo: Sequence[InputShard], plan: Plan, devices: Sequence[str]) -> Generator[Event, None, None]:
+def process_on_many(todo: Sequence[InputShard], plan: Plan) -> Generator[Event, None, None]:
     """One process a device; each takes the next shard when it has finished one."""
     context = multiprocessing.get_context("spawn")
     tasks, events = context.Queue(), context.Queue()
     for shard in todo:
         tasks.put(shard.name)
     # a daemon may have no processes of its own, as the gate does; none of them outlives its parent
-    workers = [context.Process(target=_work, args=(plan, device, tasks, events)) for device in devices]
+    workers = [context.Process(target=_work, args=(plan, device, tasks, events)) for device in plan.devices]
     for _ in workers:
         tasks.put(None)
     for worker in workers:
@@ -156,10 +124,10 @@ def received(events: Any, workers: Sequence[Any]) -> Iterator[Event]:
             yield event
 
 
-def _scan(plan: Plan, device: str, events: Any) -> None:
+def _scan(plan: Plan, events: Any) -> None:
     follow_parent()
     try:
-        with open_gate(plan, device, seen=lambda images: events.put(Scanned(images))):
+        with open_gate(plan, plan.devices[0], seen=lambda images: events.put(Scanned(images))):
             events.put(None)
     except UserError as error:
         events.put(error)
@@ -167,7 +135,7 @@ def _scan(plan: Plan, device: str, events: Any) -> None:
 
 def _work(plan: Plan, device: str, tasks: Any, events: Any) -> None:
     follow_parent()
-    stream = plan.config.input.open()
+    stream = open_input(plan)
     shards = {shard.name: shard for shard in stream.shards}
 
     def assigned() -> Iterator[InputShard]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
 
 from pipeline.engine.encoding import encode_all
 from pipeline.engine.events import Event
@@ -20,7 +19,6 @@ from pipeline.engine.transforming import transform_all
 from pipeline.engine.windows import whole
 from pipeline.engine.writing import write
 from pipeline.job.plan import Plan
-from pipeline.models.families import sketch_model
 from pipeline.streams.contract import InputShard, InputStream
 from pipeline.streams.ledger import Ledger
 
@@ -31,18 +29,15 @@ AHEAD = 2
 def process(
     shards: Iterable[InputShard], plan: Plan, stream: InputStream, ledger: Ledger, device: str
 ) -> Generator[Event, None, None]:
-    """Runs the job over `shards` on one device; a shard is committed before its `ShardDone` is yielded.
+    """Runs the job over `shards` of its `stream` on one device; a shard is committed before its `ShardDone` is yielded.
 
     Closing the generator leaves finished shards finished and nothing else behind.
     """
-    model = sketch_model(plan.config.model) if plan.config.model else None
-    if stream.label_names is None and model is not None and plan.config.wants(model, "class"):
-        stream = replace(stream, label_names=model.class_names)
     transformed_by = transform_all if plan.config.anonymity is None else climb
     remaining = plan.config.limit and plan.config.limit - sum(r["counts"]["read"] for r in ledger.records())
     with (
         ThreadPoolExecutor(plan.config.run.workers) as pool,
-        closing(prefetch(Reader(plan, model, pool, stream.label_names)(shards, remaining), AHEAD)) as decoded,
+        closing(prefetch(Reader(plan, stream.label_names, pool)(shards, remaining), AHEAD)) as decoded,
         closing(prefetch(transformed_by(decoded, plan, device), AHEAD)) as transformed,
         closing(prefetch(encode_all(whole(transformed), plan.config, pool), AHEAD)) as encoded,
     ):

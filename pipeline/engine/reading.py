@@ -10,23 +10,28 @@ from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.diffusion.model import Outline
 from pipeline.engine.windows import windows
 from pipeline.errors import UserError
-from pipeline.job.captions import CaptionConfig, NoCaption, read_caption
-from pipeline.job.clips import clip_of
+from pipeline.job.captions import CaptionConfig, NoCaption, read_caption, wants
+from pipeline.job.clips import clip_of, frames_at_once
 from pipeline.job.extras import read_guide, read_mask
-from pipeline.job.plan import Plan
 from pipeline.media.clips import is_clip, read_clip
 from pipeline.media.frames import fit_frame
 from pipeline.media.pixels import Undecodable, decode
 from pipeline.media.records import Batch, Frame, Reel, Rejected, Row, Sample, reject
-from pipeline.streams.contract import InputShard
+from pipeline.streams.contract import InputShard, InputStream
 
 if TYPE_CHECKING:
+    from pipeline.job.plan import Plan
     from pipeline.media.records import Pixels8
 
-PASS_THROUGH_BATCH = 64
+
+def open_input(plan: Plan) -> InputStream:
+    """The job's input; where it names no classes, they have the names that the model knows them by."""
+    stream = plan.config.input.open()
+    if stream.label_names is None and plan.outline is not None and wants(plan.config.operator, plan.outline, "class"):
+        return replace(stream, label_names=plan.outline.class_names)
+    return stream
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,9 @@ class Reader:
     """Decodes the samples of a job on the threads of `pool`."""
 
     plan: Plan
-    model: Outline | None
+    label_names: tuple[str, ...] | None
+    """Of the classes, by label; None where nobody names them."""
     pool: ThreadPoolExecutor
-    label_names: tuple[str, ...] | None = None
 
     def __call__(self, shards: Iterable[InputShard], remaining: int | None = None) -> Iterator[Batch]:
         """Batches never cross a shard; every shard ends with a batch marked `last`.
@@ -44,8 +49,8 @@ class Reader:
         For a model of clips a batch is so many windows.
         """
         config = self.plan.config
-        size = self.plan.batch_size if config.model else PASS_THROUGH_BATCH
-        frames = config.window(self.model) if self.model else None
+        size, model = self.plan.batch_size, self.plan.outline
+        frames = frames_at_once(config, model) if model else None
         at_once = config.run.workers if config.video else size  # decoded clips are large
         for shard in shards:
             if remaining == 0:
@@ -96,11 +101,11 @@ class Reader:
         mask = None
         try:
             for index, (image, frame) in enumerate(pictures):
-                if config.mask and self.model and mask is None:  # all frames have the same
-                    mask = read_mask(config.mask, sample, frame, self.model.size, fit, self.plan.salt, noise_key)
+                if config.mask and self.plan.outline and mask is None:  # all frames have the same
+                    mask = read_mask(config.mask, sample, frame, self.plan.outline.size, fit, self.plan.salt, noise_key)
                 guide = None
-                if config.guide and self.model:
-                    guide = read_guide(config.guide, sample, image, self.model.size, fit)
+                if config.guide and self.plan.outline:
+                    guide = read_guide(config.guide, sample, image, self.plan.outline.size, fit)
                 rows.append(
                     Row(
                         sample=sample,
@@ -121,7 +126,7 @@ class Reader:
 
     def pictures(self, sample: Sample) -> tuple[Reel | None, list[tuple[Pixels8, Frame]]]:
         """The image of a sample, or the frames of the clip that the recipe takes it for. Raises `Undecodable`."""
-        size, fit = self.model.size if self.model else None, self.plan.config.image.fit
+        size, fit = self.plan.outline.size if self.plan.outline else None, self.plan.config.image.fit
         if not is_clip(sample.image_ext):
             return None, [decode(sample.image, size, fit)]
         if self.plan.config.video is None:
@@ -134,7 +139,11 @@ class Reader:
 
     def caption(self, sample: Sample, condition: Literal["own", "edited"], config: CaptionConfig | None) -> str | None:
         """The sample's prompt, where the job needs it. Raises `NoCaption`, or `UserError` if that ends the job."""
-        if self.model is None or config is None or not self.plan.config.wants(self.model, "text", condition):
+        if (
+            self.plan.outline is None
+            or config is None
+            or not wants(self.plan.config.operator, self.plan.outline, "text", condition)
+        ):
             return None
         try:
             return read_caption(config, sample, self.label_names)
@@ -148,10 +157,10 @@ class Reader:
     def label_problem(self, label: int | None) -> str | None:
         """Why a sample with this label can't be used. Without need for labels, −1 is the convention for "none"."""
         names = self.label_names
-        if self.model is not None and self.plan.config.wants(self.model, "class"):
-            highest = (self.model.classes or 0) - 1
+        if self.plan.outline is not None and wants(self.plan.config.operator, self.plan.outline, "class"):
+            highest = (self.plan.outline.classes or 0) - 1
             if label is None:
-                way_out = " (operator.condition: none goes without)" if self.model.unconditional else ""
+                way_out = " (operator.condition: none goes without)" if self.plan.outline.unconditional else ""
                 return f"no class label, and the model needs one of 0 to {highest}{way_out}"
             if not 0 <= label <= highest:
                 return f"label {label} is out of range: the model knows 0 to {highest}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,15 +17,21 @@ from pipeline.diffusion.model import Model
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.engine.batch_size import ON_CPU, BatchSize, largest_batch
 from pipeline.engine.windows import filled, windows
-from pipeline.job.config import JobConfig
-from pipeline.job.plan import Plan
+from pipeline.job.captions import wants
+from pipeline.job.clips import frames_at_once
+from pipeline.media.output_keys import OutputKey
 from pipeline.media.pixels import from_pixels, to_pixels
+from pipeline.media.provenance import Details, Provenance
 from pipeline.media.records import Batch, Frame, Output, Result, Row, Sample
 from pipeline.models.clip import ClipJudge, load_clip
 from pipeline.models.families import load_model
 from pipeline.models.video import folded, unfolded
 from pipeline.operators import Given, Operator, Transformed
 from pipeline.operators.on_cascades import through
+
+if TYPE_CHECKING:
+    from pipeline.job.config import JobConfig
+    from pipeline.job.plan import Plan
 
 
 class Models(NamedTuple):
@@ -60,9 +67,8 @@ def transform(
     A short batch is padded to full size, so that a row's bytes don't depend on how many came with it.
     """
     if models.first is None:
-        facts = {"operator": None, "code": plan.code, "config": plan.hashes["config"]}
-        return [[Output(row=r, key=r.sample.key, image=r.image, provenance=facts)] for r in rows]
-    together = windows(rows, plan.config.window(models.first))
+        return [[Output(row=r, image=r.image, provenance=untouched(r, plan))] for r in rows]
+    together = windows(rows, frames_at_once(plan.config, models.first))
     results = list[Result]()
     for some, made in size.each(together, lambda some: transform_windows(some, models, plan, device, attempt)):
         results += [result for window in made[: len(some)] for result in window]
@@ -81,24 +87,19 @@ def transform_windows(
     config, model, operator = plan.config, models.first, plan.config.operator
     assert model is not None
     assert operator is not None
-    frames = config.window(model)
+    frames = frames_at_once(config, model)
     rows = [row for window in together for row in filled(window, frames)]
-    facts: dict[str, Any] = {"code": plan.code, "config": plan.hashes["config"], "batch_size": len(together)}
-    if models.second is not None:
-        facts["second_model"] = models.second.hash
-    if frames is not None:
-        facts["frames"] = frames
     given = gather(together, rows, config, models, device)
     assert given.pixels is not None
     z0 = model.encode(given.pixels)
     drawn = f"{operator.name}/{attempt}" if attempt else operator.name
     copies: list[list[list[Output]]] = [[] for _ in rows]
-    details: list[list[Mapping[str, Any]]] = [[] for _ in rows]
+    details: list[list[Details]] = [[] for _ in rows]
     refused: dict[int, str] = {}
     for copy in range(operator.copies):
         noise = KeyedNoise(plan.salt, [window[0].noise_key for window in together], drawn, copy)
         done = through(operator, model, z0, given, noise)
-        made_so = provenance(operator, done, model, copy)
+        how = made_so(done, plan, models, frames)
         beside = {name: from_pixels(single(images)) for name, images in done.beside.items()}
         finite = torch.ones(len(together), dtype=torch.bool, device=device)
         for images in (done.pixels, *done.others.values(), *done.beside.values()):
@@ -108,22 +109,22 @@ def transform_windows(
         made = {name: from_pixels(single(images)) for name, images in {"": done.pixels, **done.others}.items()}
         for i, row in enumerate(rows):
             own = i // (frames or 1)
-            number = [str(copy)] if operator.copies > 1 else []
             details[i].append(done.details[own] if done.details else {})
             copies[i].append([
                 Output(
                     row=row,
-                    key="-".join([row.sample.key, *number, *([name] if name else [])]),
                     image=images[i],
-                    provenance=made_so[own] | ({"image": name} if name else {})
-                    | ({"clip": row.noise_key} if config.clip or row.reel else {}) | facts,
+                    provenance=how[own](
+                        key=OutputKey(row.sample.key, copy, name),
+                        clip=row.noise_key if config.clip or row.reel else None,
+                    ),
                     beside={} if name else {other: images[i] for other, images in beside.items()},
                 )
                 for name, images in made.items()
             ])  # fmt: skip
     results = [
-        refused.get(i // (frames or 1)) or chosen(operator, made, how)
-        for i, (made, how) in enumerate(zip(copies, details, strict=True))
+        refused.get(i // (frames or 1)) or chosen(operator, made, said)
+        for i, (made, said) in enumerate(zip(copies, details, strict=True))
     ]
     starts = range(0, len(rows), frames or 1)
     return [results[start : start + len(window)] for start, window in zip(starts, together, strict=True)]
@@ -134,9 +135,7 @@ def single(images: Tensor) -> Tensor:
     return images if images.ndim == 4 else folded(images)
 
 
-def chosen(
-    operator: Operator, copies: Sequence[list[Output]], details: Sequence[Mapping[str, Any]]
-) -> list[Output] | str:
+def chosen(operator: Operator, copies: Sequence[list[Output]], details: Sequence[Details]) -> list[Output] | str:
     """The outputs of the copies that the operator keeps, or why it keeps none."""
     kept = operator.choose(details)
     return kept if isinstance(kept, str) else [output for copy in kept for output in copies[copy]]
@@ -172,18 +171,26 @@ def blank_row(config: JobConfig, size: tuple[int, int]) -> Row:
     )
 
 
-def provenance(operator: Operator, done: Transformed, model: Model, copy: int) -> list[dict[str, Any]]:
-    """How each row was made."""
-    parameters = operator.model_dump(mode="json")
-    levels, sigmas = describe(done.sigmas[:, 0], model.levels), done.sigmas.tolist()
+def untouched(row: Row, plan: Plan) -> Provenance:
+    return Provenance(key=OutputKey(row.sample.key), code=plan.code, config=plan.hashes["config"])
+
+
+def made_so(done: Transformed, plan: Plan, models: Models, frames: int | None) -> list[partial[Provenance]]:
+    """How the outputs of each window were made, but for their keys and clips."""
+    operator, model = plan.config.operator, models.first
+    assert model is not None
+    assert operator is not None
+    common = partial(
+        Provenance, code=plan.code, config=plan.hashes["config"], operator=operator.name,
+        parameters=operator.model_dump(mode="json"), model=model.hash,
+        second_model=models.second.hash if models.second else None, batch_size=len(done.sigmas), frames=frames,
+    )  # fmt: skip
+    levels = describe(done.sigmas[:, 0], model.levels)
+    details: Sequence[Details | None] = [None] * len(levels) if done.details is None else done.details
     return [
-        {
-            "operator": operator.name, "parameters": parameters, "copy": copy, "level": level,
-            "sigmas": [float(f"{s:.6g}") for s in steps], "model": model.hash,
-            **({"details": done.details[i]} if done.details else {}),
-        }
-        for i, (level, steps) in enumerate(zip(levels, sigmas, strict=True))
-    ]  # fmt: skip
+        partial(common, level=level, sigmas=[float(f"{sigma:.6g}") for sigma in steps], details=own)
+        for level, steps, own in zip(levels, done.sigmas.tolist(), details, strict=True)
+    ]
 
 
 def gather(
@@ -195,10 +202,10 @@ def gather(
     assert model is not None
 
     def windowed(images: Tensor) -> Tensor:
-        return images if config.window(model) is None else unfolded(images, len(together))
+        return images if frames_at_once(config, model) is None else unfolded(images, len(together))
 
     labels = mask = None
-    if config.wants(model, "class"):
+    if wants(config.operator, model, "class"):
         labels = torch.tensor([row.sample.label for row in firsts], device=device)
     masks = [row.mask for row in rows if row.mask is not None]
     if masks:

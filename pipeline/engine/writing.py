@@ -33,9 +33,10 @@ class OpenShard:
 
     def add(self, done: Done, samples: Iterable[Sample]) -> None:
         for output in chain(*done.outputs):
-            if "clip" in output.provenance and not output.provenance.get("image"):
-                self.flicker.add(f"{output.row.noise_key}-{output.provenance['copy']}", output.row.image, output.image)
-            self.judged.add(output.provenance.get("anonymity"))
+            made = output.provenance
+            if made.clip is not None and not made.key.name:
+                self.flicker.add((made.clip, made.key.copy), output.row.image, output.image)
+            self.judged.add(made.anonymity)
         for sample in samples:
             self.writer.add(sample)
             self.counts["images"] += 1

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import UserError
+from pipeline.identity import read_salt
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import identity, make_plan
+from pipeline.job.hashes import hashes, identity
+from pipeline.job.plan import outlines
 from pipeline.media.pixels import FORMATS
-from pipeline.media.records import PROVENANCE
+from pipeline.media.provenance import PROVENANCE, Provenance
 from pipeline.streams.ledger import Ledger, differences
-from pipeline.streams.names import unescape_dots
 
 
 class Store(Protocol):
@@ -103,9 +104,8 @@ class NeighbourStore:
         job = read_job(ledger.root)
         if expect is not None:
             check_expected(ledger.root, job, expect)
-        verbatim = job["config"]["input"]["format"] == "webdataset"
         files = [ledger.root / name for record in ledger.records() for name in record["files"] if is_data(name)]
-        shards = {file: list(scan(file, verbatim_names=verbatim)) for file in files if file.exists()}
+        shards = {file: list(scan(file)) for file in files if file.exists()}
         if not shards:
             raise UserError(f"{ledger.root}: no shard of the job is finished, so there are no neighbours")
         return cls(shards, weights)
@@ -152,8 +152,9 @@ def read_job(root: Path) -> dict[str, Any]:
 
 def check_expected(root: Path, job: Mapping[str, Any], expect: JobConfig) -> None:
     """Raises `UserError` with all that differs; a store that another version of the code has made will do."""
-    hashes = {**job["hashes"], **make_plan(expect).hashes, "code": job["hashes"]["code"]}
-    if changed := differences(job["hashes"], job["config"], hashes, identity(expect)):
+    expected = hashes(expect, *outlines(expect), read_salt(expect.run.salt_file))
+    expected = {**job["hashes"], **expected, "code": job["hashes"]["code"]}
+    if changed := differences(job["hashes"], job["config"], expected, identity(expect)):
         raise UserError(f"{root} is a store from another configuration: it differs in {'; '.join(changed)}")
 
 
@@ -162,7 +163,7 @@ def is_data(name: str) -> bool:
     return PurePosixPath(name).parts[:-1] == ("data",) and name.endswith(".tar")
 
 
-def scan(file: Path, *, verbatim_names: bool) -> Iterator[StoredImage]:
+def scan(file: Path) -> Iterator[StoredImage]:
     """The images of an output shard, by headers and provenance: the first member of a sample is its image.
 
     Further images of a sample (views, components) are no neighbours. Raises `UserError` for a tar that is damaged.
@@ -175,20 +176,13 @@ def scan(file: Path, *, verbatim_names: bool) -> Iterator[StoredImage]:
                 if not info.name.endswith(f".{PROVENANCE}"):
                     continue
                 name = info.name.removesuffix(f".{PROVENANCE}")
-                facts = json.loads(os.pread(handle.fileno(), info.size, info.offset_data))
+                member = os.pread(handle.fileno(), info.size, info.offset_data)
+                made = Provenance.from_json(member, f"{file}: {info.name}").key
                 image = next(member for member in members if member.name.startswith(f"{name}."))
                 members.clear()
-                if "image" in facts:
+                if made.name:
                     continue
-                copy, several = facts.get("copy", 0), facts.get("parameters", {}).get("copies", 1) > 1
-                key = name.removesuffix(f"-{copy}") if several else name
-                yield StoredImage(
-                    key=key if verbatim_names else unescape_dots(key),
-                    copy=copy,
-                    name=name,
-                    offset=image.offset_data,
-                    size=image.size,
-                )
+                yield StoredImage(key=made.source, copy=made.copy, name=name, offset=image.offset_data, size=image.size)
     except (tarfile.TarError, ValueError) as error:
         raise UserError(f"{file} is not a tar that doppel wrote ({error})") from None
 

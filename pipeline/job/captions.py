@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config import Section
+from pipeline.diffusion.model import Outline
 from pipeline.media.records import Sample
+from pipeline.section import Section
+
+if TYPE_CHECKING:
+    from pipeline.operators import Operator
 
 PLACE = re.compile(r"\{([^{}]+)\}")
 
@@ -69,3 +73,8 @@ def _named(place: str, sample: Sample, names: Sequence[str] | None) -> str:
     if not isinstance(found, str | int) or not str(found).strip():
         raise NoCaption(f"{place} is {'empty' if found is not None else 'missing'}")
     return str(found).strip()
+
+
+def wants(operator: Operator | None, model: Outline, kind: Literal["class", "text"], condition: str = "own") -> bool:
+    """Whether the operator conditions the model on the samples' own labels (captions)."""
+    return model.conditioning == kind and operator is not None and condition in operator.conditions_used()

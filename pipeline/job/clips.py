@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from pipeline.diffusion.model import OfClips, Outline
 from pipeline.errors import UserError
-from pipeline.job.config import JobConfig
+
+if TYPE_CHECKING:
+    from pipeline.job.config import JobConfig
 
 
 def clip_of(key: str, pattern: str | None) -> str | None:
@@ -31,3 +34,10 @@ def check_clips(config: JobConfig, model: Outline, second: Outline | None) -> No
     for one in (model, second):
         if asked is not None and isinstance(one, OfClips) and asked > one.most_frames:
             raise UserError(f"video.frames is {asked}; the model can take at most {one.most_frames}")
+
+
+def frames_at_once(config: JobConfig, model: Outline) -> int | None:
+    """Frames that the model sees at once; None for a model of single images."""
+    if not isinstance(model, OfClips):
+        return None
+    return config.video.frames if config.video and config.video.frames else model.frames

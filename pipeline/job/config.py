@@ -8,8 +8,6 @@ from typing import Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.anonymity.gate.config import AnonymityConfig
-from pipeline.config import Recipe, Section
-from pipeline.diffusion.model import OfClips, Outline
 from pipeline.job.captions import CaptionConfig
 from pipeline.job.extras import GuideConfig, JudgeConfig, MaskConfig
 from pipeline.media.pixels import Codec, Fit
@@ -17,6 +15,7 @@ from pipeline.models.config import ModelConfig
 from pipeline.operators import AnyOperator
 from pipeline.operators.contract import Extra
 from pipeline.release import ReleaseConfig
+from pipeline.section import Recipe, Section
 from pipeline.streams import AnyInput, OutputFormat
 from pipeline.streams.shards import CLIP_EXTENSIONS, IMAGE_EXTENSIONS
 
@@ -163,13 +162,3 @@ class JobConfig(Recipe):
         except re.error as error:
             raise ValueError(f"not a valid regular expression ({error})") from None
         return clip
-
-    def wants(self, model: Outline, kind: Literal["class", "text"], condition: str = "own") -> bool:
-        """Whether the job conditions the model on the samples' own labels (captions)."""
-        return model.conditioning == kind and self.operator is not None and condition in self.operator.conditions_used()
-
-    def window(self, model: Outline) -> int | None:
-        """Frames that the model sees at once; None for a model of single images."""
-        if not isinstance(model, OfClips):
-            return None
-        return self.video.frames if self.video and self.video.frames else model.frames

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from pipeline.config import OneOf, Section
 from pipeline.errors import UserError
 from pipeline.media.masks import Shape, mask_shape
 from pipeline.media.pixels import Fit, Undecodable, decode, decode_mask
 from pipeline.media.records import Frame, Sample
 from pipeline.media.strokes import stroke_painting
+from pipeline.section import OneOf, Section
 
 if TYPE_CHECKING:
     from pipeline.media.records import Pixels8

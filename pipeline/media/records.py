@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.media.provenance import Provenance
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     Pixels8 = NDArray[np.uint8]
-
-
-PROVENANCE = "doppel.json"
-"""Member of every output sample that says how it was made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,12 +129,11 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """One transformed image, uint8 `[H, W, 3]`, still in the model's size, and the key it gets."""
+    """One transformed image, uint8 `[H, W, 3]`, still in the model's size."""
 
     row: Row
-    key: str
     image: Pixels8
-    provenance: Mapping[str, Any]
+    provenance: Provenance
     beside: Mapping[str, Pixels8] = field(default_factory=dict)
     """Further images of the same sample, by name."""
 

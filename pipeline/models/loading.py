@@ -14,6 +14,7 @@ from torch import nn
 from pipeline.errors import UserError
 from pipeline.models.config import DTYPES, ModelConfig
 from pipeline.models.folder import PICKLED, hash_model, read_json
+from pipeline.optional import installed
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -40,7 +41,7 @@ def load_pipeline(folder: Path, config: ModelConfig, device: str) -> DiffusionPi
         with quiet():
             pipe = getattr(diffusers, index["_class_name"]).from_pretrained(
                 folder, torch_dtype=DTYPES[config.dtype], variant=config.variant, use_safetensors=True,
-                local_files_only=True, **dict.fromkeys(absent),
+                local_files_only=True, low_cpu_mem_usage=installed("accelerate"), **dict.fromkeys(absent),
             )  # fmt: skip
     except Exception as error:  # damaged weights and senseless options break the loader anywhere
         raise UserError(f"{folder}: the pipeline cannot be loaded ({' '.join(str(error).split())[:200]})") from None

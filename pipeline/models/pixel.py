@@ -18,6 +18,7 @@ from pipeline.models.codec import PatchCodec, SpaceToDepth, load_codec
 from pipeline.models.config import DTYPES, ModelConfig
 from pipeline.models.folder import hash_model, read_json
 from pipeline.models.schedule import levels_of, prediction_of, read_scheduler
+from pipeline.optional import installed
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
@@ -178,8 +179,9 @@ def load_network(folder: Path, dtype: torch.dtype) -> UNet2DModel:
     network_settings(folder)
     try:
         network, found = UNet2DModel.from_pretrained(
-            folder, use_safetensors=True, torch_dtype=dtype, output_loading_info=True
-        )
+            folder, use_safetensors=True, torch_dtype=dtype, output_loading_info=True,
+            low_cpu_mem_usage=installed("accelerate"),
+        )  # fmt: skip
     except Exception as error:  # damaged weights and senseless options break the loader anywhere
         raise unloadable(folder, error) from None
     if found["missing_keys"]:  # diffusers would go on with random ones

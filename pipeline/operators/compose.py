@@ -8,7 +8,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.config import Section
 from pipeline.diffusion.denoisers import Denoiser, bounded, compose, mixture, per_row
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.model import Model, Outline
@@ -18,6 +17,7 @@ from pipeline.diffusion.solvers import add_noise, integrate
 from pipeline.errors import UserError
 from pipeline.operators.conditions import check_conditions, rows_for, together
 from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed
+from pipeline.section import Section
 
 
 class Term(Section):

@@ -9,13 +9,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pipeline.config import Section
 from pipeline.diffusion.denoisers import Denoiser, Joint, guided
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.levels import to_sigma
 from pipeline.diffusion.model import Model, Outline, RowCondition
 from pipeline.errors import UserError
 from pipeline.operators.contract import Condition, Descent, Given
+from pipeline.section import Section
 
 
 class Guidance(Section):

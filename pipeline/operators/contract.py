@@ -10,7 +10,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pipeline.config import Section
 from pipeline.diffusion.editing import require_attention
 from pipeline.diffusion.inversion import Inversion
 from pipeline.diffusion.level_range import LevelRange
@@ -19,6 +18,7 @@ from pipeline.diffusion.model import Model, OfClips, Outline
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.solvers import SOLVERS, Ancestral, Solver
 from pipeline.errors import UserError
+from pipeline.section import Section
 
 Condition = int | str
 """A class by number or name, or a prompt; `own`: the label or caption of each sample; `edited`: its edited caption;

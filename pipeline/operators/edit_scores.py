@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from pipeline.config import Section
+from pipeline.section import Section
 
 VANISHED = 1e-6
 """Length of a difference of two unit vectors below which it is rounding error and has no direction."""

@@ -8,7 +8,6 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
-from pipeline.config import Fraction
 from pipeline.diffusion.denoisers import mixture
 from pipeline.diffusion.inversion import slerp
 from pipeline.diffusion.model import Between, Model, Outline, RowCondition
@@ -16,6 +15,7 @@ from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
 from pipeline.operators.conditions import Guidance, check_conditions, conditioned, led, rows_for
 from pipeline.operators.contract import Bridge, Condition, Extra, Given, Transformed
+from pipeline.section import Fraction
 
 
 def both_ends(value: Any) -> Any:

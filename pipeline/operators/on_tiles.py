@@ -17,7 +17,7 @@ class OnTiles(Tiling, Operator):
 
     @property
     def not_on_latents(self) -> str | None:
-        return "matches features of pixels" if self.match == "features" else None
+        return "matches features of pixels (match l2 and gradient need none)" if self.match == "features" else None
 
     @property
     def not_on_clips(self) -> str | None:

@@ -10,7 +10,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pipeline.config import Fraction
 from pipeline.diffusion.denoisers import guided
 from pipeline.diffusion.editing import (
     AttentionEdit,
@@ -26,6 +25,7 @@ from pipeline.diffusion.solvers import add_noise, integrate
 from pipeline.operators.conditions import check_conditions, rows_for, together
 from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed
 from pipeline.operators.edit_scores import EditScores, Thresholds, edit_scores, passes
+from pipeline.section import Fraction
 
 GuidanceScale = Annotated[float, Field(ge=0)]
 

@@ -8,7 +8,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pipeline.config import Fraction
 from pipeline.diffusion.denoisers import per_row
 from pipeline.diffusion.editing import (
     AttentionEdit,
@@ -28,6 +27,7 @@ from pipeline.diffusion.solvers import add_noise, euler, integrate, unconstraine
 from pipeline.errors import UserError
 from pipeline.operators.conditions import NO_GUIDANCE, Guidance, check_conditions, conditioned, led, rows_for
 from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed
+from pipeline.section import Fraction
 
 Word = Annotated[str, Field(pattern=r"^\S+$")]
 

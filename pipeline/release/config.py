@@ -7,13 +7,13 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from pipeline.config import Section
 from pipeline.errors import UserError
 from pipeline.identity import PUBLIC_SALT, SALT_VARIABLE, SHORTEST_SALT
-from pipeline.media.records import PROVENANCE
+from pipeline.media.provenance import PROVENANCE
 from pipeline.release.made import LABEL
 from pipeline.release.privacy import derive
 from pipeline.release.sealing import SEAL, is_ours, staging
+from pipeline.section import Section
 from pipeline.streams.shards import CLIP_EXTENSIONS, IMAGE_EXTENSIONS
 
 

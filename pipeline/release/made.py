@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from pipeline.errors import UserError
-from pipeline.media.records import PROVENANCE
+from pipeline.media.provenance import PROVENANCE, Provenance
 from pipeline.streams.files import content_hash
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.names import unescape_dots
@@ -102,8 +102,8 @@ class Made:
     def _entry(
         self, key: str, spans: Mapping[str, Span], members: Collection[str], tar: Path, file: BinaryIO
     ) -> MadeImage:
-        provenance = json.loads(read(file, spans[PROVENANCE]))
-        verdict = (provenance.get("anonymity") or {}).get("verdict")
+        made = Provenance.from_json(read(file, spans[PROVENANCE]), f"{tar}: a member {PROVENANCE}")
+        verdict = made.anonymity.verdict if made.anonymity else None
         if verdict not in RELEASED:
             raise UserError(f"{tar}: an image has the verdict {verdict} of the gate, and may not be released")
         label = self.config["input"].get("label", LABEL) if self.verbatim else LABEL
@@ -111,13 +111,13 @@ class Made:
         image_ext = next(iter(spans))  # the writer puts it first
         return MadeImage(
             key=key,
-            source=source_key(key, provenance),
+            source=made.key.source,
             tar=tar,
             image_ext=image_ext,
             image=spans[image_ext],
             members={e: span for e, span in spans.items() if e in members},
             label=read_label(labelled, label),
-            level=_level(provenance),
+            level=_level(made),
             verdict=verdict,
         )
 
@@ -150,17 +150,8 @@ def read(file: BinaryIO, span: Span) -> bytes:
     return file.read(span.size)
 
 
-def source_key(key: str, provenance: Mapping[str, Any]) -> str:
-    """The key without what the job added for a copy, or for the other image of a pair."""
-    if name := provenance.get("image"):
-        key = key.removesuffix(f"-{name}")
-    if (provenance.get("parameters") or {}).get("copies", 1) > 1:
-        key = key.removesuffix(f"-{provenance['copy']}")
-    return key
-
-
-def _level(provenance: Mapping[str, Any]) -> str:
-    fraction = (provenance.get("level") or {}).get("fraction")
+def _level(made: Provenance) -> str:
+    fraction = made.level.get("fraction") if made.level else None
     return "none" if fraction is None else f"{fraction:.1f}"
 
 

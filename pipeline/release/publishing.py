@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
 from pipeline.errors import UserError
-from pipeline.identity import code_hash
 from pipeline.release.card import THREAT_MODELS, card
 from pipeline.release.config import ReleaseConfig, secret_of
 from pipeline.release.copies import check_faces, check_near_copies, closest
@@ -23,6 +22,7 @@ from pipeline.release.made import Made, MadeImage
 from pipeline.release.privacy import check_labels, job_token
 from pipeline.release.sealing import CARD, DATA, MARK, SEAL, ListedFile, Manifest, remove, staging, verify
 from pipeline.release.writing import Packer, write_shards
+from pipeline.sources import code_hash
 from pipeline.streams.files import sync_file, sync_folder
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def publish(
         facts=json.loads(json.dumps(facts)),
         scans={"faces": faces, "near_copies": copies},
         threat_models=THREAT_MODELS,
-        code=f"{__version__}+{code_hash()[:12]}",
+        code=f"{__version__}+{code_hash(__name__)[:12]}",
     )
     listed = {**files, CARD: write_card(staged, card(manifest))}
     return manifest.model_copy(update={"files": listed}).model_dump(mode="json")

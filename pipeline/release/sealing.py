@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from pipeline.config import Section
 from pipeline.errors import UserError
+from pipeline.section import Section
 from pipeline.streams.files import content_hash, sync_folder
 
 SEAL, CARD, DATA = "RELEASE.json", "README.md", "data"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,9 +18,9 @@ class Flicker:
         self.pairs = 0
         """Neighbouring frames compared."""
         self._sums = np.zeros(2)
-        self._last: dict[str, tuple[Pixels8, Pixels8]] = {}
+        self._last: dict[Hashable, tuple[Pixels8, Pixels8]] = {}
 
-    def add(self, clip: str, before: Pixels8, after: Pixels8) -> None:
+    def add(self, clip: Hashable, before: Pixels8, after: Pixels8) -> None:
         """The next frame of `clip`, as it came and as it went: uint8 `[H, W, 3]`. Raises `ValueError`."""
         now = before, after
         last = self._last.get(clip, now)

@@ -9,8 +9,8 @@ from typing import Any, BinaryIO, Literal, cast
 
 from pydantic import field_validator
 
-from pipeline.config import Section
 from pipeline.media.records import Rejected, Sample
+from pipeline.section import Section
 from pipeline.streams.contract import InputStream
 from pipeline.streams.files import HashedReader, content_hash, expand_urls, fingerprint, open_url, shard_names
 from pipeline.streams.lines import LONGEST_LINE, Line, read_lines

@@ -11,9 +11,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from pipeline.config import Section
 from pipeline.errors import UserError
 from pipeline.media.records import Rejected, Sample
+from pipeline.section import Section
 from pipeline.streams.columns import LABEL_MEMBER
 from pipeline.streams.contract import InputStream
 from pipeline.streams.files import content_hash, fingerprint

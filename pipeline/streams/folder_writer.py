@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.media.records import PROVENANCE, Sample
+from pipeline.media.provenance import PROVENANCE
+from pipeline.media.records import Sample
 from pipeline.streams.columns import LABEL_MEMBER
 from pipeline.streams.contract import InputStream
 from pipeline.streams.files import publish, sync_file, sync_folder

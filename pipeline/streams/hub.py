@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from pipeline.config import Section
 from pipeline.errors import UserError
+from pipeline.section import Section
 from pipeline.streams.contract import InputShard, InputStream
 from pipeline.streams.files import is_damage, shard_names
 from pipeline.streams.rows import Columns, FileShard, SliceShard

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.media.records import PROVENANCE, Sample
+from pipeline.media.provenance import PROVENANCE
+from pipeline.media.records import Sample
 from pipeline.streams.columns import LABEL_MEMBER, HubRow, member_name, members_to_row
 from pipeline.streams.contract import InputStream
 from pipeline.streams.files import publish

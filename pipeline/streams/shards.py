@@ -11,9 +11,9 @@ from typing import BinaryIO, Literal, cast
 
 from pydantic import field_validator
 
-from pipeline.config import Section
 from pipeline.errors import UserError
 from pipeline.media.records import Rejected, Sample
+from pipeline.section import Section
 from pipeline.streams.contract import InputStream
 from pipeline.streams.files import HashedReader, content_hash, expand_urls, fingerprint, open_url, publish, shard_names
 from pipeline.streams.names import Split, escape_dots

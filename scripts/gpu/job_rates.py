@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline.engine.events import Event, Progress, Scanned
 from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 
 
 def timed(config: JobConfig) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from latent_rates import Bench
 from random_models import SPECS, build
 from record import Record
 
-from pipeline.engine.local import resolve_devices
+from pipeline.engine.devices import resolve_devices
 from pipeline.models.config import DTYPES
 
 RESERVE = 5.0

@@ -30,12 +30,12 @@ from record import ROOT, Record
 from sheets import draw
 
 from pipeline.config import load_config
-from pipeline.engine.gate import with_gate
-from pipeline.engine.local import resolve_devices, run_job
+from pipeline.engine.devices import resolve_devices
+from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.identity import SALT_VARIABLE
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from pipeline.models.families import load_model
 
 RESERVE = 2.0
@@ -114,7 +114,7 @@ class Jobs:
         config = self.faces(self.scale.gated, min(self.scale.face_batches), **changes)
         os.environ[SALT_VARIABLE] = secrets.token_hex(32)
         try:
-            with_gate(make_plan(config))
+            make_plan(config)
         except (UserError, ImportError) as error:
             raise NotRun(str(error)) from None
         return config

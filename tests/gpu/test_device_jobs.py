@@ -13,9 +13,9 @@ from torch import Tensor
 from pipeline.commands.demo import samples_by_key
 from pipeline.config import load_config
 from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.hooks.augment import GenerativeAugment
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from pipeline.media.pixels import decode
 from pipeline.streams.shards import WebDatasetInput
 from tests import builders

@@ -17,9 +17,8 @@ from pipeline.config import validate
 from pipeline.diffusion.exactness import exact
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.engine.batch_size import free
-from pipeline.engine.local import fitted
+from pipeline.engine.planning import make_plan
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
 from pipeline.operators import Boomerang, Given
@@ -89,8 +88,8 @@ def test_a_batch_that_does_not_fit_is_halved(
 def test_the_trial_leaves_nothing_behind(cuda: torch.device, tmp_path: Path) -> None:
     free()
     before = torch.cuda.memory_reserved(cuda)
-    job = make_plan(validate(JobConfig, recipe(tmp_path / "out", "auto"), "test"))
-    assert fitted(job, "cuda:0", None).fitted == 512
+    content = recipe(tmp_path / "out", "auto") | {"run": {"devices": ["cuda:0"]}}
+    assert make_plan(validate(JobConfig, content, "test")).batch_size == 512
     assert torch.cuda.memory_reserved(cuda) <= before + 40 * 2**20  # the workspace of cuBLAS may be new, and stays
 
 

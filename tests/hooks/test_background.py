@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.config import validate
 from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.hooks.live import background, filler
 from pipeline.hooks.live.background import BackgroundAugmenter, LiveStore, Status
@@ -28,7 +29,6 @@ from pipeline.hooks.live.slots import EMPTY, SlotReader, Slots, SlotWriter
 from pipeline.hooks.live.source import InMemory, Original, StreamSource
 from pipeline.identity import PUBLIC_SALT
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from pipeline.media.pixels import decode
 from pipeline.models.config import ModelConfig
 from pipeline.operators import Boomerang

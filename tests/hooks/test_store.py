@@ -13,10 +13,12 @@ from PIL import Image
 
 from pipeline.config import validate
 from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.hooks.store import NeighbourStore, Weighted, read_weights
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
+from pipeline.media.output_keys import OutputKey
+from pipeline.media.provenance import Provenance
 from tests import builders
 
 
@@ -210,23 +212,25 @@ def test_weights_of_something_else_are_refused(job: JobConfig, tmp_path: Path) -
         read_weights(tmp_path / "w.json")
 
 
+def provenance(key: OutputKey) -> bytes:
+    return Provenance(key=key, code="", config="").to_json().encode()
+
+
 def test_views_are_no_neighbours(tmp_path: Path) -> None:
-    """An operator's further images of a sample (`image` in their provenance) have other pixels than its neighbour."""
+    """An operator's further images of a sample (which have a name) have other pixels than its neighbour."""
     from pipeline.hooks.store import scan
 
     file = builders.tar(
         tmp_path / "a.tar",
         [
-            ("k-0.png", b"1"), ("k-0.doppel.json", b'{"copy": 0, "parameters": {"copies": 2}}'),
-            ("k-0-1.png", b"22"), ("k-0-1.doppel.json", b'{"copy": 0, "image": "1", "parameters": {"copies": 2}}'),
-            ("k-1.png", b"333"), ("k-1.doppel.json", b'{"copy": 1, "parameters": {"copies": 2}}'),
+            ("k-0.png", b"1"), ("k-0.doppel.json", provenance(OutputKey("k", 0))),
+            ("k-0-low.png", b"22"), ("k-0-low.doppel.json", provenance(OutputKey("k", 0, "low"))),
+            ("k-1.png", b"333"), ("k-1.doppel.json", provenance(OutputKey("k", 1))),
         ],
     )  # fmt: skip
-    assert [(entry.key, entry.copy, entry.size) for entry in scan(file, verbatim_names=True)] == [
+    assert [(entry.key, entry.copy, entry.size) for entry in scan(file)] == [
         ("k", 0, 1),
         ("k", 1, 3),
     ]
     with tarfile.open(file) as tar:
-        assert [e.offset for e in scan(file, verbatim_names=True)] == [
-            tar.getmember(name).offset_data for name in ("k-0.png", "k-1.png")
-        ]
+        assert [e.offset for e in scan(file)] == [tar.getmember(name).offset_data for name in ("k-0.png", "k-1.png")]

@@ -19,8 +19,8 @@ from torch import Tensor
 from pipeline.config import validate
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
+from pipeline.job.clips import check_clips
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import check_clips
 from pipeline.models.config import ModelConfig, Upscaler
 from pipeline.models.families import sketch_model
 from pipeline.models.video import folded, unfolded

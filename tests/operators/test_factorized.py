@@ -158,9 +158,7 @@ def test_models_that_do_not_fit() -> None:
     options: dict[str, Any] = {"denoise": Gaussian(), "levels": LEVELS, "size": (11, 13)}
     with pytest.raises(UserError, match="components colour need a model of colour images, and this one's are grey"):
         Factorized(components="colour", conditions=["none", "none"], guidance=1).check(Grey(**options), None)
-    with pytest.raises(
-        UserError, match="components colour are made of the colours of pixels, and the model works on latents"
-    ):
+    with pytest.raises(UserError, match="factorized takes the colours of pixels apart, and the model works on latents"):
         Factorized(components="colour", conditions=[0, 1]).check(model(0.5, space="latent"), None)
     with pytest.raises(UserError, match="condition 3 is not a class"):
         Factorized(components="hybrid", conditions=[0, 3]).check(model(0.5), None)

@@ -18,9 +18,9 @@ from PIL import Image
 from pipeline.cli import main
 from pipeline.config import validate
 from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.hooks.store import NeighbourStore, read_weights
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from pipeline.media.pixels import decode
 from tests import builders
 from training.classifier.filtering import FilterConfig, weights

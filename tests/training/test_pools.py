@@ -12,9 +12,9 @@ from torch import nn
 
 from pipeline.config import validate
 from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.identity import PUBLIC_SALT, SALT_VARIABLE
 from pipeline.job.config import JobConfig
-from pipeline.job.plan import make_plan
 from pipeline.models.config import ModelConfig
 from pipeline.operators import Boomerang
 from pipeline.streams.shards import WebDatasetInput

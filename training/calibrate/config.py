@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.config import Recipe, Section
 from pipeline.media.pixels import Fit
 from pipeline.models.config import ModelConfig
 from pipeline.operators import OPERATORS, AnyOperator
+from pipeline.section import Recipe, Section
 from pipeline.streams import AnyInput
 from training.classifier.filtering import FilterConfig
 

@@ -11,8 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.config import Section
 from pipeline.errors import UserError
+from pipeline.section import Section
 
 
 class FilterConfig(Section):

@@ -17,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.identity import hash_json
 from pipeline.models.families import sketch_model
 from pipeline.models.folder import find_model
+from pipeline.sources import code_hash
 from training.classifier.augmentations import AUGMENTATIONS
 from training.classifier.filtering import rejected_share
 from training.classifier.fitting import (
@@ -38,8 +39,6 @@ from training.data.images import Images, load_images, pixel_marks
 from training.data.overlap import marks_of, read_training_set, refuse_overlap
 from training.data.subsets import draw_subset
 
-VERSION = 1
-"""Of what a run does; other numbers are not compared with its own."""
 SEED_STRIDE = 1000
 """Between the seeds of two runs: each run uses a few from its own on."""
 
@@ -69,7 +68,7 @@ class Bench:
         for name, near in config.neighbours.items():
             self._check_source(name, near, splits)
         contents = [[s.keys, pixel_marks(s.pixels).tolist(), s.labels.tolist()] for s in (self.train, *splits.values())]
-        self.contents = hash_json([VERSION, contents])
+        self.contents = hash_json([code_hash(__name__), contents])
 
     def _images(self, name: str) -> Images:
         config = self.config

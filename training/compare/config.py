@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config import Fraction, Recipe, Section
 from pipeline.media.pixels import Fit
 from pipeline.models.config import ModelConfig
 from pipeline.operators import AnyOperator
+from pipeline.section import Fraction, Recipe, Section
 from pipeline.streams import AnyInput
 from training.classifier.filtering import FilterConfig
 

@@ -15,14 +15,13 @@ from pipeline.hooks.neighbours import Neighbours
 from pipeline.hooks.soft_labels import fractions, soft_labels
 from pipeline.identity import PUBLIC_SALT, hash_json
 from pipeline.models.families import load_model, sketch_model
+from pipeline.sources import code_hash
 from training.classifier.filtering import weights
 from training.classifier.fitting import EVALUATED, NeighbourPool, logits_of
 from training.compare.config import NearConfig
 from training.data.cache import PixelCache
 from training.data.images import Images, pixel_marks
 
-VERSION = 2
-"""Of the pools below."""
 BATCH = 64
 """Of a model whose batch size is auto."""
 
@@ -91,7 +90,7 @@ def making_seconds(near: NearConfig, subset: Images, folder: Path) -> float:
 def pool_hash(near: NearConfig, subset: Images) -> str:
     """Of all that decides the pixels of `made`."""
     what = [subset.keys, pixel_marks(subset.pixels).tolist(), subset.labels.tolist()]
-    return hash_json([VERSION, source_hash(near), *what])[:32]
+    return hash_json([code_hash(__name__), source_hash(near), *what])[:32]
 
 
 def source_hash(near: NearConfig) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError
 from pipeline.media.pixels import Fit, Undecodable, decode
 from pipeline.media.records import Rejected, Sample
+from pipeline.sources import code_hash
 from pipeline.streams import AnyInput
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 CHUNK = 1024
-VERSION = 3
-"""Of the files below."""
 FACTS, PIXELS, LABELS, KEYS = "cache.json", "pixels.raw", "labels.npy", "keys.json"
 
 
@@ -55,7 +54,7 @@ def build_cache(source: AnyInput, folder: Path, size: tuple[int, int], fit: Fit)
     """
     stream = source.open()
     marks = [shard.fingerprint() for shard in stream.shards]
-    identity = json.dumps([VERSION, source.model_dump(mode="json"), marks, size, fit])
+    identity = json.dumps([code_hash(__name__), source.model_dump(mode="json"), marks, size, fit])
     key = hashlib.sha256(identity.encode()).hexdigest()
     facts_file = folder / FACTS
     if facts_file.exists() and json.loads(facts_file.read_text())["key"] == key:

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from pipeline.config import Recipe, Section
 from pipeline.media.pixels import Fit
+from pipeline.section import Recipe, Section
 from pipeline.streams import AnyInput
 
 GROUPS = 32

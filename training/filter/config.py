@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from pipeline.config import Recipe
 from pipeline.media.pixels import Fit
+from pipeline.section import Recipe
 from pipeline.streams import AnyInput
 from training.calibrate.config import LabelJudgeConfig
 from training.classifier.filtering import FilterConfig

@@ -74,6 +74,11 @@ class Pooled:
         self._pool = ModelProcesses("recogniser", name, workers=workers)
         self.weights = self._pool.weights
 
+    @property
+    def ended(self) -> bool:
+        """Its processes are gone: one of them failed."""
+        return self._pool.ended
+
     def embed(self, crops: Sequence[Pixels8]) -> NDArray[np.float32]:
         return np.array(self._pool.map(crops), np.float32).reshape(len(crops), self._pool.dimensions)
 

@@ -22,9 +22,9 @@ from torch.nn.functional import relu
 
 from pipeline.anonymity.faces.weights import digest
 from pipeline.assets import ROOT
-from pipeline.config import Section
 from pipeline.diffusion.exactness import exact
 from pipeline.errors import UserError
+from pipeline.section import Section
 
 if TYPE_CHECKING:
     from pipeline.media.records import Pixels8

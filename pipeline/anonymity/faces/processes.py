@@ -55,6 +55,10 @@ class ModelProcesses:
                 self.close()
                 raise
 
+    @property
+    def ended(self) -> bool:
+        return not self._processes
+
     def close(self) -> None:
         _end(self._processes)
 

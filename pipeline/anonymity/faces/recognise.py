@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.anonymity.faces.deepface_recognisers import ONE_AT_A_TIME, THRESHOLDS, Deepface, Pooled, Recogniser
+from pipeline.anonymity.faces.weights import folder
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,12 +49,22 @@ OWN: dict[str, Callable[[str, int], Recogniser]] = {
 def load_recogniser(name: str, *, device: str = "cpu", workers: int = 2) -> Recogniser:
     """The recogniser of that name; `device` and `workers` (processes; 0: none) are for those that have a use for them.
 
-    Raises `UserError` for an unknown one, and where weights or a package are missing.
+    Each is loaded once a process. Raises `UserError` for an unknown one, and where weights or a package are missing.
     """
+    if name not in {*THRESHOLDS, *OWN}:
+        raise UserError(f"recogniser is {name!r}; known are {', '.join(dict.fromkeys([*THRESHOLDS, *OWN]))}")
+    found = loaded(name, device, workers, folder())
+    if isinstance(found, Pooled) and found.ended:
+        loaded.cache_clear()
+        return loaded(name, device, workers, folder())
+    return found
+
+
+@cache
+def loaded(name: str, device: str, workers: int, weights: Path) -> Recogniser:
+    """The recogniser with the files that the folder `weights` holds when it is first asked for."""
     if name in OWN:
         return OWN[name](device, workers)
-    if name not in THRESHOLDS:
-        raise UserError(f"recogniser is {name!r}; known are {', '.join(dict.fromkeys([*THRESHOLDS, *OWN]))}")
     return Pooled(name, workers=workers) if name in ONE_AT_A_TIME and workers else Deepface(name)
 
 

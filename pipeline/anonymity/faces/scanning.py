@@ -18,6 +18,7 @@ from pipeline.anonymity.faces.table import FaceTable, joined, load_table, save_t
 from pipeline.errors import UserError
 from pipeline.media.pixels import Fit, Undecodable, decode
 from pipeline.media.records import Rejected, Sample
+from pipeline.sources import code_hash
 from pipeline.streams import AnyInput
 from pipeline.streams.contract import InputShard
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 BATCH = 64
 """Images held at a time."""
-VERSION = 1
-"""Of the cached tables."""
 Named = tuple[str, str | None, "Pixels8"]
 """Key, identity where known, and the image, uint8 `[H, W, 3]`."""
 
@@ -143,7 +142,7 @@ def scan_facts(
 ) -> dict[str, Any]:
     """What decides the faces and embeddings of given images."""
     return {
-        "version": VERSION, "size": size, "fit": fit, "transform": TRANSFORM,
+        "code": code_hash(__name__), "size": size, "fit": fit, "transform": TRANSFORM,
         "detector": finder.detector, "detector_weights": finder.weights,
         "recognisers": {recogniser.name: recogniser.weights for recogniser in recognisers},
     }  # fmt: skip

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from pipeline.config import Section
 from pipeline.diffusion.level_range import LevelRange
+from pipeline.section import Section
 
 Far = Literal["1e-2", "1e-3", "1e-4"]
 Policy = Literal["quarantine", "retry", "pass"]

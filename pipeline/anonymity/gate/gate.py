@@ -23,6 +23,7 @@ from pipeline.anonymity.gate.calibration import Certificate
 from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.anonymity.gate.face_masks import FaceBox
 from pipeline.errors import UserError
+from pipeline.media.provenance import GateVerdict
 
 if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
@@ -94,12 +95,13 @@ class ImageVerdict:
     others_within: Mapping[str, int] = field(default_factory=dict)
     """By recogniser, how many faces of *other* originals are nearer than its threshold: chance gives FAR × gallery."""
 
-    def facts(self) -> dict[str, Any]:
-        """For the provenance; no names, no keys."""
-        distances = [{name: round(d, 4) for name, d in face.distances.items()} for face in self.faces]
-        return {
-            "verdict": self.verdict, "why": self.why, "distances": distances, "others_within": dict(self.others_within),
-        }  # fmt: skip
+    def facts(self, attempt: int) -> GateVerdict:
+        """For the provenance."""
+        distances = tuple({name: round(d, 4) for name, d in face.distances.items()} for face in self.faces)
+        return GateVerdict(
+            attempt=attempt, verdict=self.verdict, why=self.why, distances=distances,
+            others_within=dict(self.others_within),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from pipeline.media.provenance import GateVerdict
 
 
 @dataclass
@@ -18,12 +19,12 @@ class Judged:
     """Matches with other people, by recogniser."""
     faces: int = 0
 
-    def add(self, facts: Mapping[str, Any] | None) -> None:
-        """The `anonymity` of an output's provenance; None where there was no gate."""
-        if facts is not None:
-            self.attempts[str(facts["attempt"])] += 1
-            self.others_within.update(facts["others_within"])
-            self.faces += len(facts["distances"])
+    def add(self, found: GateVerdict | None) -> None:
+        """Of one image; None where there was no gate."""
+        if found is not None:
+            self.attempts[str(found.attempt)] += 1
+            self.others_within.update(found.others_within)
+            self.faces += len(found.distances)
 
     def facts(self) -> dict[str, Any]:
         return {

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pipeline.diffusion.model import Outline
@@ -148,6 +147,8 @@ def costs(
 
 def assign(cost: NDArray[np.float64], repeats: int | Literal["unlimited"]) -> Ints:
     """The source tile (column) for each place (row), together the cheapest."""
+    from scipy.optimize import linear_sum_assignment
+
     places, there = cost.shape
     if repeats == "unlimited":
         return cost.argmin(1)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from pipeline.config import Section
+from pipeline.section import Section
 
 Ints = NDArray[np.int64]
 Details = dict[str, Any]

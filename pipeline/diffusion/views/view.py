@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from pipeline.config import Section
+from pipeline.section import Section
 
 
 class Moves(Protocol):

@@ -27,12 +27,13 @@ from pipeline.hooks.augment import read_operator
 from pipeline.hooks.live.filler import LOG, MakerProgress, MakerState, Setup, fill, known_labels
 from pipeline.hooks.live.slots import SlotReader, Slots
 from pipeline.hooks.live.source import Arrays, FileSource, StreamSource, array_facts, check_arrays, save_arrays
-from pipeline.identity import PUBLIC_SALT, code_hash, given_salt, hash_json, salt_check
+from pipeline.identity import PUBLIC_SALT, given_salt, hash_json, salt_check
 from pipeline.media.pixels import Fit
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import sketch_model
 from pipeline.operators import Operator
 from pipeline.operators.on_cascades import check
+from pipeline.sources import code_hash
 from pipeline.streams import AnyInput
 
 IDENTITY, LOCK = "store.json", "lock"
@@ -144,7 +145,7 @@ class BackgroundAugmenter:
             "data": hash_json(facts),
             "capacity": str(slots.slots),
             "salt": salt_check(salt),
-            "code": code_hash(),
+            "code": code_hash("pipeline.hooks.live.filler"),
         }
         setup = Setup(
             slots=slots, source=source, model=self._model, operator=self._operator, salt=salt, device=self._device,

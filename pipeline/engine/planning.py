@@ -1,0 +1,74 @@
+"""Where a job becomes complete: salt, weights, checks, devices, gate and batch size, before any work starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.anonymity.faces.detect import FaceFinder
+from pipeline.anonymity.gate.gate import gate_facts
+from pipeline.anonymity.gate.judges import judges_of
+from pipeline.diffusion.model import Outline
+from pipeline.engine.batch_size import free, remembered
+from pipeline.engine.devices import resolve_devices
+from pipeline.engine.transforming import try_sizes
+from pipeline.errors import UserError
+from pipeline.identity import PUBLIC_SALT, hash_json, read_salt
+from pipeline.job.config import JobConfig
+from pipeline.job.hashes import hashes
+from pipeline.job.plan import Plan, check_job, licences, outlines
+
+PASS_THROUGH_BATCH = 64
+"""Images that are decoded together where no model sees them."""
+
+
+def make_plan(config: JobConfig, batch_size: int | None = None) -> Plan:
+    """The plan of a job; `batch_size` stands in for the recipe's. Writes nothing.
+
+    Raises `UserError` for all that can be known to be wrong before work starts.
+    """
+    salt = read_salt(config.run.salt_file)
+    model, second = outlines(config)
+    check_job(config, model, second)
+    if config.anonymity is not None and salt == PUBLIC_SALT:
+        raise UserError(
+            "anonymity needs a secret salt of at least 16 bytes: name run.salt_file, or set the variable DOPPEL_SALT"
+        )
+    devices = resolve_devices(config.run.devices)
+    gate = None if model is None else facts_of_gate(config, model, devices[0])
+    parts = hashes(config, model, second, salt) | ({} if gate is None else {"gate": hash_json(gate)})
+    plan = Plan(
+        config=config, salt=salt, outline=model, batch_size=1, devices=devices, hashes=parts,
+        licences=licences(config), gate=gate,
+    )  # fmt: skip
+    return replace(plan, batch_size=batch_size or batch_size_of(plan))
+
+
+def facts_of_gate(config: JobConfig, model: Outline, device: str) -> dict[str, Any] | None:
+    """What the gate judges by, if the recipe asks for one.
+
+    Raises `UserError` for all that would keep it from proving anything: a missing recogniser, one without a
+    certificate for this detector and size, or one that is under its floor.
+    """
+    anonymity = config.anonymity
+    if anonymity is None:
+        return None
+    with FaceFinder(anonymity.detector, workers=0) as finder:
+        return gate_facts(anonymity, finder, judges_of(anonymity, finder, model.size, device))
+
+
+def batch_size_of(plan: Plan) -> int:
+    """The recipe's; `auto` is found out, or known from an earlier run of the same job."""
+    model = plan.config.model
+    if model is None:
+        return PASS_THROUGH_BATCH
+    if model.batch_size != "auto":
+        return model.batch_size
+
+    def find() -> int:
+        size = try_sizes(plan, plan.devices[0])
+        free()  # the model is gone, and the processes of the job want what it lay in
+        return size
+
+    return remembered(Path(plan.config.output.path), plan.hashes, find)

@@ -1,0 +1,53 @@
+"""What decides the bytes that a job writes: configuration, weights, files, code and salt, as hashes to compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.diffusion.model import Outline
+from pipeline.identity import hash_files, hash_json, salt_check
+from pipeline.job.config import JobConfig
+from pipeline.models.config import ModelConfig
+from pipeline.models.folder import find_model, hash_model
+from pipeline.sources import code_hash
+
+MAKING = (
+    "pipeline.streams",
+    "pipeline.engine.reading",
+    "pipeline.engine.transforming",
+    "pipeline.engine.encoding",
+)
+"""Modules that make outputs, with all that they import: shard → decode → operator → encode → shard."""
+VERIFYING = ("pipeline.engine.ladder",)
+"""The same of what a gate adds."""
+
+
+def hashes(config: JobConfig, model: Outline | None, second: Outline | None, salt: bytes) -> dict[str, str]:
+    """sha256 of each part, in hexadecimal; empty where the job has none. Of the salt a check that gives nothing away.
+
+    The one of the configuration leaves out the input: the same shard gives the same bytes wherever it lies.
+    """
+    return {
+        "config": hash_json({k: v for k, v in identity(config).items() if k not in ("input", "limit")}),
+        "model": model.hash if model else "",
+        "second_model": second.hash if second else "",
+        "judge": hash_model(find_model(ModelConfig(**config.judge.model_dump()))) if config.judge else "",
+        "files": hash_files(section.file for section in (config.mask, config.guide) if section),
+        "code": code_hash(*MAKING, *(VERIFYING if config.anonymity else ())),
+        "salt": salt_check(salt),
+    }
+
+
+def identity(config: JobConfig) -> dict[str, Any]:
+    """The part of a configuration that decides the bytes, without places: the model is told by its hash."""
+    files: Any = {"__all__": {"path"}}
+    model_place = {
+        "path": True, "revision": True, "local_files_only": True, "lora": files, "textual_inversion": files,
+        "upscalers": {"__all__": {"path", "revision"}},
+    }  # fmt: skip
+    places: Any = {
+        "kind": True, "run": True, "output": {"path"}, "model": model_place, "second_model": model_place,
+        "mask": {"file"}, "guide": {"file"}, "judge": {"path", "revision"},
+        "anonymity": {"certificates", "workers"}, "release": True,
+    }  # fmt: skip
+    return config.model_dump(mode="json", exclude=places)
