@@ -171,4 +171,4 @@ def test_a_manifest_that_lists_files_elsewhere(sound: Path, tmp_path: Path) -> N
 
 
 def test_no_folder_at_all(tmp_path: Path) -> None:
-    assert "no finished release" in verify(tmp_path / "nowhere")[0]
+    assert "not a finished release" in verify(tmp_path / "nowhere")[0]
