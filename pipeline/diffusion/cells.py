@@ -16,16 +16,15 @@ from pipeline.diffusion.views.view import Moves, View
 
 
 def cell_side(model: Outline) -> int:
-    """Pixels a side of the square that one place of z stands for; 1 where z is the image."""
+    """The side, in pixels, of the square that one place of z stands for; 1 where z is the image itself."""
     return model.size[0] // model.shape[-2]
 
 
 def to_cells(mask: Tensor, z: Tensor) -> Tensor:
-    """`mask [B, 1, H, W]` on the grid of `z [B, C, h, w]`: a cell is to change (1) where any of its pixels is.
+    """Brings `mask [B, 1, H, W]` to the grid of `z [B, C, h, w]`: a cell is to change (1) where any of its pixels is.
 
-    Of clips, `[B, 1, F, H, W]` on `[B, C, F, h, w]`.
-
-    So a kept cell holds nothing but kept pixels, and what must not be known of a changed pixel is not kept.
+    Of clips, `[B, 1, F, H, W]` to `[B, C, F, h, w]`. So a kept cell holds nothing but kept pixels, and what must not be
+    known of a changed pixel is not kept.
     """
     if mask.shape[-2:] == z.shape[-2:]:
         return mask
@@ -64,11 +63,12 @@ class CellView:
         return x.flatten(-2).index_select(-1, self.order.to(x.device)).reshape(x.shape)
 
     def inverse(self, x: Tensor) -> Tensor:
+        """Takes a clean estimate `[B, C, h, w]` back through the pixels of the view."""
         return self.model.encode(self.view.inverse(self.model.decode(x)))
 
 
 def views_on(model: Model, views: Sequence[View]) -> Sequence[Moves]:
-    """The views as the model's space undergoes them. Raises `ValueError` for one that it can't."""
+    """The views as the model's space undergoes them. Raises `ValueError` for a view that its space can't undergo."""
     if model.space == "pixel":
         return views
     return [view if view.name == "identity" else CellView(view, model, cell_order(view, model)) for view in views]

@@ -14,42 +14,48 @@ from pipeline.section import Section
 
 
 class Components(Section):
+    """A way to take an image apart into components that sum to it."""
+
     names: ClassVar[tuple[str, ...]]
-    """Of the components, in order."""
+    """The names of the components, in order."""
     seen: ClassVar[tuple[str, ...]] = ()
-    """Those that people see by themselves: from afar, without colour, in motion."""
+    """The names of those that people see by themselves: from afar, without colour, in motion."""
     kind: str
+    """The name of this way."""
 
     def parts(self, like: Tensor, mask: Tensor | None) -> Sequence[LinearMap]:
-        """The f_i for images as `like [B, C, H, W]`, and `mask [B, 1, H, W]` where there is one."""
+        """The f_i for images like `like [B, C, H, W]`, and for `mask [B, 1, H, W]` where there is one."""
         raise NotImplementedError
 
     def on_cells(self, side: int) -> Components:
-        """The same of latents whose cells have that many pixels a side. Raises `ValueError` where there is none."""
+        """The same for latents whose cells have `side` pixels a side. Raises `ValueError` where latents have no such
+        components.
+        """
         return self
 
 
 class Hybrid(Components):
-    """From afar one image, from near another."""
+    """Shows one image from afar, and another from near: a low-pass, and the rest."""
 
     names: ClassVar[tuple[str, ...]] = ("low", "high")
     seen: ClassVar[tuple[str, ...]] = ("low",)
     kind: Literal["hybrid"] = "hybrid"
     sigma: float = Field(default=2.0, gt=0)
-    """Of the Gaussian low-pass, in pixels at a side of 64; it grows with the image."""
+    """The standard deviation of the Gaussian low-pass, in pixels of an image with sides of 64; it grows with the
+    image."""
 
     def parts(self, like: Tensor, mask: Tensor | None) -> Sequence[LinearMap]:
         return _and_the_rest(gaussian_blur(self.sigma * min(like.shape[-2:]) / 64, like))
 
 
 class Triple(Components):
-    """Three frequency bands."""
+    """Shows three images, one in each of three frequency bands."""
 
     names: ClassVar[tuple[str, ...]] = ("low", "middle", "high")
     seen: ClassVar[tuple[str, ...]] = ("low",)
     kind: Literal["triple"] = "triple"
     sigmas: tuple[float, float] = (1.0, 2.0)
-    """Of the low-passes that bound the middle band, as in `hybrid`."""
+    """The standard deviations of the low-passes that bound the middle band, in pixels as in `hybrid`, ascending."""
 
     @model_validator(mode="after")
     def _ascending(self) -> Triple:
@@ -63,7 +69,7 @@ class Triple(Components):
 
 
 class Colour(Components):
-    """In grey one image, in colour another."""
+    """Shows one image in grey, and another in colour."""
 
     names: ClassVar[tuple[str, ...]] = ("grey", "colour")
     seen: ClassVar[tuple[str, ...]] = ("grey",)
@@ -77,13 +83,13 @@ class Colour(Components):
 
 
 class Motion(Components):
-    """In motion one image, at rest another."""
+    """Shows one image in motion, and another at rest."""
 
     names: ClassVar[tuple[str, ...]] = ("moving", "still")
     seen: ClassVar[tuple[str, ...]] = ("moving",)
     kind: Literal["motion"] = "motion"
     kernel: int = Field(default=7, ge=3)
-    """Length of the diagonal blur, in pixels; odd."""
+    """The length of the diagonal blur, in pixels; odd, at least 3."""
 
     @model_validator(mode="after")
     def _odd(self) -> Motion:
@@ -102,7 +108,7 @@ class Motion(Components):
 
 
 class Spatial(Components):
-    """One image inside the mask, another outside; without a mask, the left half is the inside."""
+    """Shows one image inside the mask, and another outside; without a mask, the left half is the inside."""
 
     names: ClassVar[tuple[str, ...]] = ("inside", "outside")
     kind: Literal["spatial"] = "spatial"
@@ -120,7 +126,7 @@ def _read(value: Any) -> Any:
 AnyComponents = Annotated[
     Annotated[Hybrid | Triple | Colour | Motion | Spatial, Field(discriminator="kind")], BeforeValidator(_read)
 ]
-"""As people write it: `hybrid`, `{kind: triple, sigmas: [1, 3]}`."""
+"""Components as people write them: `hybrid`, or `{kind: triple, sigmas: [1, 3]}`."""
 
 
 def require_partition(parts: Sequence[LinearMap], like: Tensor) -> None:
@@ -134,8 +140,10 @@ def require_partition(parts: Sequence[LinearMap], like: Tensor) -> None:
 
 
 def gaussian_blur(sigma: float, like: Tensor) -> LinearMap:
-    """Low-pass of standard deviation `sigma` pixels for `like [..., H, W]`; mirrored at the border, so that constants
-    stay. Symmetric, with eigenvalues in (0, 1]: no projection.
+    """A low-pass of standard deviation `sigma` pixels for images like `like [..., H, W]`.
+
+    It is mirrored at the border, so that constants stay. It is symmetric, with eigenvalues in (0, 1], and so no
+    projection.
     """
     reach = int(8 * sigma) + 1  # the paper's: 33 pixels for σ = 2
     offsets = torch.arange(-reach, reach + 1)
@@ -150,7 +158,7 @@ def gaussian_blur(sigma: float, like: Tensor) -> LinearMap:
 
 
 def diagonal_blur(length: int, like: Tensor) -> LinearMap:
-    """Mean of the image moved along its main diagonal by −length//2 … length//2 pixels; mirrored at the border."""
+    """The mean of the image moved along its main diagonal by −length//2 … length//2 pixels, mirrored at the border."""
     moves = range(-(length // 2), length // 2 + 1)
     down, right = ([_mirrored(torch.arange(n) + move, n).to(like.device) for move in moves] for n in like.shape[-2:])
 

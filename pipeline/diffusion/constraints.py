@@ -23,12 +23,12 @@ class Measurement:
     """A linear map and its pseudo-inverse; both act on each row of a batch `[B, ...]` by itself."""
 
     forward: Callable[[Tensor], Tensor]
-    """A: from images to what is known of them."""
+    """The map A, from images `[B, ...]` to what is known of them."""
     pseudo_inverse: Callable[[Tensor], Tensor]
-    """A⁺: to an image that measures so, and is 0 in what A does not see."""
+    """The map A⁺, to an image that measures so, and is 0 in what A does not see."""
 
     def project(self, x: Tensor) -> Tensor:
-        """P·x = A⁺A·x: the part of x that A sees."""
+        """The part P·x = A⁺A·x that A sees of `x [B, ...]`."""
         return self.pseudo_inverse(self.forward(x))
 
     def check(self, like: Tensor) -> None:
@@ -45,12 +45,16 @@ class Measurement:
 
 
 def pixels(mask: Tensor) -> Measurement:
-    """Inpainting: known are the pixels where `mask [B, 1, H, W]` is 0; it is 1 where the image is to change."""
+    """The measurement of inpainting: known are the pixels where `mask [B, 1, H, W]` is 0; it is 1 where the image is to
+    change.
+    """
     return Measurement(forward=lambda x: x * (1 - mask), pseudo_inverse=lambda y: y * (1 - mask))
 
 
 def pooling(factor: int) -> Measurement:
-    """Super-resolution: known is the mean of each square of `factor` × `factor` pixels; it must divide H and W."""
+    """The measurement of super-resolution: known is the mean of each square of `factor` × `factor` pixels; `factor`
+    divides H and W.
+    """
     return Measurement(
         forward=lambda x: avg_pool2d(x, factor),
         pseudo_inverse=lambda y: interpolate(y, scale_factor=factor, mode="nearest"),
@@ -58,14 +62,14 @@ def pooling(factor: int) -> Measurement:
 
 
 def grey(channels: int = 3) -> Measurement:
-    """Colourisation: known is the mean of the channels of `[B, channels, H, W]`."""
+    """The measurement of colourisation: known is the mean of the channels of `[B, channels, H, W]`."""
     return Measurement(
         forward=lambda x: x.mean(1, keepdim=True), pseudo_inverse=lambda y: y.expand(-1, channels, -1, -1)
     )
 
 
 def consistent(measurement: Measurement, reference: Tensor, noise: Noise) -> Constraint:
-    """x measures as the noised `reference [B, ...]` does. Raises `ValueError` for a wrong pseudo-inverse."""
+    """Makes x measure as the noised `reference [B, ...]` does. Raises `ValueError` for a wrong pseudo-inverse."""
     measurement.check(reference)
 
     def constrain(x: Tensor, sigma: Tensor) -> Tensor:
@@ -75,7 +79,7 @@ def consistent(measurement: Measurement, reference: Tensor, noise: Noise) -> Con
 
 
 def keep(mask: Tensor, reference: Tensor, noise: Noise) -> Constraint:
-    """`consistent(pixels(mask), …)`, bit for bit: where `mask` is 0, x *is* the noised reference."""
+    """Does what `consistent(pixels(mask), …)` does, bit for bit: where `mask` is 0, x *is* the noised reference."""
     kept = mask < 0.5
 
     def constrain(x: Tensor, sigma: Tensor) -> Tensor:
@@ -85,7 +89,7 @@ def keep(mask: Tensor, reference: Tensor, noise: Noise) -> Constraint:
 
 
 def from_level(floor: Tensor, constraint: Constraint) -> Constraint:
-    """The constraint in each row where its σ is `floor [B]` or more; below it, x is free."""
+    """Holds the constraint in each row where its σ is `floor [B]` or more; below that, x is free."""
 
     def constrain(x: Tensor, sigma: Tensor) -> Tensor:
         return torch.where(per_row(sigma >= floor.to(sigma), x).bool(), constraint(x, sigma), x)
@@ -94,6 +98,6 @@ def from_level(floor: Tensor, constraint: Constraint) -> Constraint:
 
 
 def shared(noise: Noise, like: Tensor) -> Noise:
-    """One draw of `noise`, for every level the same ε."""
+    """Draws from `noise` once, for images like `like [B, ...]`: the same ε at every level."""
     epsilon = noise(like)
     return lambda like: epsilon

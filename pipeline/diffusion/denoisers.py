@@ -13,16 +13,16 @@ from pipeline.diffusion.views.orthogonal import LinearMap
 from pipeline.diffusion.views.view import Moves
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
-"""`denoise(x [B, ...], sigma [B]) -> x0_hat [B, ...]`, with `x = x0 + sigma·ε`."""
+"""An estimate of the clean images: `denoise(x [B, ...], sigma [B]) -> x0_hat [B, ...]`, with `x = x0 + sigma·ε`."""
 
 Joint = Callable[[Sequence[Tensor], Tensor], Sequence[Tensor]]
-"""Several conditions at once, each at its own point: `estimate(K × [B, ...], sigma [B]) -> K × [B, ...]`."""
+"""Estimates under K conditions at once, each at its own point: `estimate(K × [B, ...], sigma [B]) -> K × [B, ...]`."""
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 
 
 def per_row(value: Tensor, like: Tensor) -> Tensor:
-    """`value [B]` shaped `[B, 1, …]` to broadcast against `like [B, …]`, in its dtype."""
+    """Shapes `value [B]` to `[B, 1, …]`, so that it broadcasts against `like [B, …]`, in the dtype of `like`."""
     return value.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
 
 
@@ -48,22 +48,22 @@ def to_x0(output: Tensor, x: Tensor, sigma: Tensor, prediction: Prediction) -> T
 
 
 def dynamic_threshold(x0: Tensor, quantile: float = 0.995, largest: float = math.inf) -> Tensor:
-    """Clamps each estimate to its own `quantile` of |x0|, at least 1 and at most `largest`; divides by it.
+    """Clamps each estimate to its own `quantile` of |x0|, at least 1 and at most `largest`, and divides by that.
 
-    Imagen's dynamic thresholding (2205.11487, section 2.3); keeps strong guidance from saturating pixels. With the
-    `largest` of 1 that diffusers defaults to (`sample_max_value`) it clamps to [-1, 1].
+    This is Imagen's dynamic thresholding (2205.11487, section 2.3); it keeps strong guidance from saturating pixels.
+    With the `largest` of 1 that diffusers defaults to (`sample_max_value`) it clamps to [-1, 1].
     """
     limit = per_row(torch.quantile(x0.abs().flatten(1), quantile, dim=1).clamp(1.0, largest), x0)
     return x0.clamp(-limit, limit) / limit
 
 
 def bounded(denoiser: Denoiser, limit: Callable[[Tensor], Tensor]) -> Denoiser:
-    """The estimate within the `limit` of its model."""
+    """Keeps an estimate within the `limit` of its model."""
     return lambda x, sigma: limit(denoiser(x, sigma))
 
 
 def each(*denoisers: Denoiser) -> Joint:
-    """Denoisers that know nothing of one another, as one estimate."""
+    """Joins denoisers that know nothing of one another into one estimate under K conditions."""
 
     def estimate(xs: Sequence[Tensor], sigma: Tensor) -> Sequence[Tensor]:
         return [denoise(x, sigma) for denoise, x in zip(denoisers, xs, strict=True)]
@@ -131,7 +131,7 @@ def classifier_guidance(
 def mixture(
     first: Denoiser, second: Denoiser, share: float | Tensor, *, interval: tuple[float, float] = (0.0, math.inf)
 ) -> Denoiser:
-    """Two estimates as one: `(1 − share)·D_1 + share·D_2` where σ lies in `interval`, D_1 elsewhere.
+    """Mixes two estimates: `(1 − share)·D_1 + share·D_2` where σ lies in `interval`, D_1 elsewhere.
 
     The `share` is one number, or `[B]`. Share 1 hands over from one model to the other at a level: experts for coarse
     and fine (2211.01324).

@@ -18,7 +18,7 @@ from pipeline.diffusion.solvers import Noise
 
 Mode = Literal["replace", "refine"]
 FINE = 16**2
-"""Tokens of a layer up to which maps say where things are, and not how they look."""
+"""How many tokens a layer may have for its maps to say where things are, and not how they look."""
 
 
 class Tokens(NamedTuple):
@@ -29,7 +29,7 @@ class Tokens(NamedTuple):
     first: int
 
     def spans(self, length: int) -> list[range]:
-        """Where each word stands, of `length` places; what comes after the last but one is cut off."""
+        """Where each word stands among `length` places; what comes after the last but one is cut off."""
         bounds = accumulate(map(len, self.ids), initial=self.first)
         return [range(min(a, length - 1), min(b, length - 1)) for a, b in pairwise(bounds)]
 
@@ -38,13 +38,13 @@ class Tokens(NamedTuple):
         return min(self.first + sum(map(len, self.ids)), length - 1)
 
     def places(self, word: str, length: int) -> list[int]:
-        """Where `word` stands, all over the prompt."""
+        """All places of the prompt where `word` stands."""
         spans = zip(self.words, self.spans(length), strict=True)
         return [place for other, span in spans if same_word(word, other) for place in span]
 
 
 def same_word(a: str, b: str) -> bool:
-    """Whatever the case, and the punctuation around it."""
+    """Whether two words are the same, whatever their case and the punctuation around them."""
     return a.strip(punctuation).lower() == b.strip(punctuation).lower()
 
 
@@ -117,11 +117,11 @@ class WordMaps:
     """How the cross-attention of B targets follows that of their sources, over L tokens of text."""
 
     matrix: Tensor
-    """`[B, 1, L, L]`, see `followed`."""
+    """Which tokens of the source each token of the target follows, `[B, 1, L, L]` (see `followed`)."""
     known: Tensor
-    """bool `[B, 1, 1, L]`"""
+    """Which tokens of the target follow the source at all, bool `[B, 1, 1, L]`."""
     factor: Tensor
-    """`[B, 1, 1, L]`: reweighting."""
+    """By what the attention to each token of the target is multiplied, `[B, 1, 1, L]`."""
 
     def __call__(self, source: Tensor, target: Tensor) -> Tensor:
         """Maps `[B, heads, Q, L]` of both → the target's."""
@@ -129,9 +129,9 @@ class WordMaps:
 
 
 class Blend:
-    """LocalBlend (2208.01626): outside of where some words are looked at, the target stays its source.
+    """Keeps the target as its source outside of where some words are looked at: LocalBlend (2208.01626).
 
-    Collects maps over all layers, heads and steps of one walk. A row whose prompts have none of the words is free.
+    It collects maps over all layers, heads and steps of one walk. A row whose prompts have none of the words is free.
     """
 
     def __init__(self, words: Sequence[str], threshold: float = 0.3) -> None:
@@ -139,12 +139,12 @@ class Blend:
         self._sums: dict[tuple[int, ...], Tensor] = {}
 
     def add(self, maps: Tensor) -> None:
-        """`[2, B, h, w]`: how much source and target attend to their words."""
+        """Collects how much source and target attend to their words, `[2, B, h, w]`."""
         size = tuple(maps.shape[-2:])
         self._sums[size] = self._sums[size] + maps if size in self._sums else maps
 
     def mask(self, size: tuple[int, int]) -> Tensor:
-        """bool `[B, 1, *size]`: where either of both attends to a word, by `threshold` of its own most."""
+        """Where either of both attends to a word, by `threshold` of its own most: bool `[B, 1, *size]`."""
         finest = max(self._sums)
         maps = sum(interpolate(s, finest, mode="bilinear", align_corners=False) for s in self._sums.values())
         assert isinstance(maps, Tensor)
@@ -161,25 +161,31 @@ class Blend:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionEdit:
-    """For a model asked for K·B rows: the first B are sources, the next B their targets; all others are left alone."""
+    """How attention is edited in a model that is asked for K·B rows: the first B are sources, the next B their targets;
+    all others are left alone.
+    """
 
     mode: Mode = "refine"
+    """Which words follow which, see `followed`."""
     cross_until: Tensor
-    """σ `[B]`: above it, cross-attention follows."""
+    """The level σ `[B]` above which cross-attention follows."""
     self_until: Tensor
-    """σ `[B]`: above it, self-attention follows, in coarse layers (`is_coarse`)."""
+    """The level σ `[B]` above which self-attention follows, in coarse layers (`is_coarse`)."""
     reweight: Mapping[str, float] = field(default_factory=dict)
-    """Factor on the maps of a word of the target, where cross-attention follows."""
+    """By what the maps of a word of the target are multiplied, where cross-attention follows."""
     blend: Blend | None = None
 
 
 def is_coarse(layer: tuple[int, int], z: tuple[int, int]) -> bool:
-    """At most 16² tokens, or a quarter of z's sides, where that is more (16² of 64², the paper's)."""
+    """Whether a layer has at most 16² tokens, or a quarter of z's sides, where that is more (16² of 64², the
+    paper's).
+    """
     return layer[0] * layer[1] <= max(FINE, -(-z[0] // 4) * -(-z[1] // 4))
 
 
 def until(sigmas: Tensor, share: float | Tensor) -> Tensor:
-    """The level `[B]` that ends the first `share` of the steps of `sigmas [B, n+1]`; `share` in [0, 1] or `[B]`.
+    """The level σ `[B]` that ends the first `share` of the steps of `sigmas [B, n+1]`; `share` in [0, 1] is a number or
+    `[B]`.
 
     A step follows if it begins above that level: none at share 0, all at share 1.
     """
@@ -190,18 +196,20 @@ def until(sigmas: Tensor, share: float | Tensor) -> Tensor:
 
 @runtime_checkable
 class HasAttention(Protocol):
-    """What is known of a model without its weights."""
+    """What is known without its weights of a model whose attention may be edited."""
 
     @property
     def attention(self) -> bool:
-        """Its attention can be edited: `EditsAttention`."""
+        """Whether its attention can be edited: it then is an `EditsAttention`."""
         ...
 
 
 @runtime_checkable
 class EditsAttention(Protocol):
+    """A model whose attention can be edited."""
+
     def edited(self, edit: AttentionEdit) -> Model:
-        """The model, whose denoisers follow `edit`."""
+        """The model whose denoisers follow `edit`."""
         ...
 
 
@@ -215,10 +223,10 @@ def require_attention(model: Outline) -> None:
 
 
 def alike(noise: Noise) -> Noise:
-    """The same noise for source and target: `[B, 2, …]`."""
+    """Draws the same noise for source and target, `[B, 2, …]`."""
     return lambda like: noise(like[:, 0])[:, None].expand_as(like)
 
 
 def side_by_side(estimate: Joint) -> Denoiser:
-    """Source and target `[B, 2, …]` as one walk; `estimate` has two conditions."""
+    """Walks source and target, `[B, 2, …]`, together; `estimate` has two conditions."""
     return lambda x, sigma: torch.stack(list(estimate(x.unbind(1), sigma)), 1)

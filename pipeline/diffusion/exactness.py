@@ -16,9 +16,10 @@ Setting = TypeVar("Setting")
 
 @contextmanager
 def exact() -> Iterator[None]:
-    """For what is computed within, by all threads; afterwards everything is as it was. Half types stay what they are.
+    """Makes exact what is computed within, by all threads; afterwards everything is as it was.
 
-    scatter_add and its kin still add in any order: what the pipeline needs of them, it does on the CPU.
+    Half types stay what they are. scatter_add and its kin still add in any order: what the pipeline needs of them, it
+    does on the CPU.
     """
     backends: Any = torch.backends  # its types don't know the newer switches
     cudnn = backends.cudnn

@@ -23,20 +23,24 @@ class Inversion(BaseModel):
     """
 
     steps: int = Field(default=20, ge=1)
-    """Each way."""
+    """How many steps are taken each way."""
     solver: Literal["heun", "dpmpp_2m", "euler"] = "heun"
+    """The solver of the ODE, up and down."""
     spacing: Literal["karras", "linspace"] = "karras"
+    """How the levels are spaced: `karras` is linear in σ^(1/7) (2206.00364, eq. 5), `linspace` in the fraction of T."""
     level: LevelRange = LevelRange(unit="sigma", low=80, high=80)
-    """Where the latent lies; at most the model's noisiest level."""
+    """The noise level at which the latent lies; at most the model's noisiest."""
 
     lift: float = Field(default=0.0, ge=0)
-    """σ from which the way up starts, with one Gaussian pattern of that deviation, the same for every image, added. A
-    flat background has no noise to be inverted: without a lift its latent lacks deviation, and resists change."""
+    """The level σ from which the way up starts, with one Gaussian pattern of that deviation, the same for every image,
+    added. A flat background has no noise to be inverted: without a lift its latent lacks deviation, and resists
+    change."""
 
     def ladder(self, levels: Levels, top: Tensor, lowest: float = 0.0) -> Tensor:
-        """σ from `top` (σ, `[B]`) down to the model's smallest, or `lowest` if that is more: float64 `[B, steps+1]`.
+        """The levels σ from `top` (σ, `[B]`) down to the model's smallest, or `lowest` if that is more: float64 `[B,
+        steps+1]`.
 
-        Flipped, the way up.
+        Flipped, they are the way up.
         """
         high = top.double()[:, None]
         low = levels.sigma(torch.full_like(high, 1 / levels.steps)).clamp(min=lowest).minimum(high)
@@ -52,11 +56,12 @@ class Inversion(BaseModel):
         return x + per_row(top.clamp(max=self.lift), x) * pattern(x, 0)
 
     def walk(self, denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
+        """Walks `x [B, ...]` along its row of `sigmas [B, steps+1]`, without any noise."""
         return integrate(denoiser, x, sigmas.to(x), solver=SOLVERS[self.solver])
 
 
 def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    """From `a` to `b`, both `[B, ...]`, along the great circle: `share [B]` 0 is a, 1 is b.
+    """Goes from `a` to `b`, both `[B, ...]`, along the great circle: at `share [B]` 0 is a, at 1 b.
 
     `(sin((1−t)·ω)·a + sin(t·ω)·b)/sin ω` with ω the angle between them; independent Gaussian latents keep their norm.
     """

@@ -20,16 +20,20 @@ from pipeline.section import Section
 
 
 class LatentStage(Section):
+    """A change of latents that a recipe names."""
+
     def __call__(self, latent: Tensor, image: Tensor) -> Tensor:
+        """Changes `latent [B, C, h, w]`, row by row; `image` is the z that it belongs to."""
         raise NotImplementedError
 
 
 class Normalise(LatentStage):
-    """Mean 0 and deviation 1: latents of another mean or deviation decode to near black."""
+    """Brings each latent to mean 0 and deviation 1: those of another mean or deviation decode to near black."""
 
     name: Literal["normalise"] = "normalise"
     over: Literal["sample", "channel"] = "sample"
-    """`channel` takes away what the channels' means differ by, and with it some of the colour."""
+    """What is normalised by itself: the whole latent, or each `channel`, which takes away what the channels' means
+    differ by, and with it some of the colour."""
 
     def __call__(self, latent: Tensor, image: Tensor) -> Tensor:
         flat = latent.flatten(1 if self.over == "sample" else 2)
@@ -39,6 +43,8 @@ class Normalise(LatentStage):
 
 
 class LatentScale(LatentStage):
+    """Multiplies the latent by a factor."""
+
     name: Literal["scale"] = "scale"
     factor: float = Field(gt=0)
 
@@ -47,7 +53,7 @@ class LatentScale(LatentStage):
 
 
 class LatentNoise(LatentStage):
-    """`latent + amount·n`: one Gaussian pattern n, the same for every sample."""
+    """Adds one Gaussian pattern n, the same for every sample: `latent + amount·n`."""
 
     name: Literal["noise"] = "noise"
     amount: float = Field(ge=0)
@@ -58,7 +64,7 @@ class LatentNoise(LatentStage):
 
 
 class LatentBlend(LatentStage):
-    """`(1 − share)·latent + share·image`."""
+    """Mixes in the image: `(1 − share)·latent + share·image`."""
 
     name: Literal["blend"] = "blend"
     share: float = Field(ge=0, le=1)
@@ -68,14 +74,16 @@ class LatentBlend(LatentStage):
 
 
 class Checkerboard(LatentStage):
-    """Every other square, not the top left one, is the image's or Gaussian noise, the same for every sample."""
+    """Takes every other square, not the top left one, from the image or from Gaussian noise, the same for every
+    sample.
+    """
 
     name: Literal["checkerboard"] = "checkerboard"
     square: int = Field(ge=1)
-    """Side, in elements of z."""
+    """The side of a square, in elements of z."""
     other: Literal["image", "noise"] = "image"
     seed: int = 0
-    """Of the noise."""
+    """The seed of the noise."""
 
     def __call__(self, latent: Tensor, image: Tensor) -> Tensor:
         rows, columns = (torch.arange(n, device=latent.device) // self.square for n in latent.shape[-2:])
@@ -84,18 +92,18 @@ class Checkerboard(LatentStage):
 
 
 class Blur(LatentStage):
-    """Gaussian, mirrored at the border. Of a latent it takes deviation: normalise it afterwards."""
+    """Blurs with a Gaussian, mirrored at the border. Of a latent it takes deviation: normalise it afterwards."""
 
     name: Literal["blur"] = "blur"
     sigma: float = Field(gt=0)
-    """Elements of z."""
+    """The standard deviation of the Gaussian, in elements of z."""
 
     def __call__(self, latent: Tensor, image: Tensor) -> Tensor:
         return gaussian_blur(self.sigma, latent)(latent)
 
 
 class LatentRotate(LatentStage):
-    """About the centre, anticlockwise; the border is continued. Of a latent, `nearest` keeps the deviation."""
+    """Rotates about the centre, anticlockwise; the border is continued. Of a latent, `nearest` keeps the deviation."""
 
     name: Literal["rotate"] = "rotate"
     degrees: float
@@ -120,12 +128,12 @@ AnyStage = Annotated[
 
 
 def pattern(like: Tensor, seed: int) -> Tensor:
-    """Standard normal `[C, h, w]` for `like [B, C, h, w]`: a function of the seed, and no secret."""
+    """Standard normal values `[C, h, w]` for `like [B, C, h, w]`: a function of the seed, and no secret."""
     return torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(seed)).to(like)
 
 
 def staged(stages: Sequence[LatentStage], latent: Tensor, image: Tensor) -> Tensor:
-    """`latent` after all stages, one after the other."""
+    """Takes `latent [B, C, h, w]` through all stages, one after the other."""
     for stage in stages:
         latent = stage(latent, image)
     return latent

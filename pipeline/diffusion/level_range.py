@@ -12,9 +12,10 @@ from pipeline.section import Section
 
 
 class LevelRange(Section):
-    """One level, or a range that each sample draws its own from, uniformly in the unit it is given in.
+    """One noise level, or a range that each sample draws its own from, uniformly in the unit it is given in.
 
-    A bare number is a fraction of T in [0, 1], the unit of the papers; σ ≥ 0; log-SNR = −2·ln σ is any number.
+    A bare number is a fraction of T in [0, 1], the unit of the papers; a σ is not negative; a log-SNR = −2·ln σ is any
+    number.
     """
 
     unit: Unit = "fraction"
@@ -52,16 +53,16 @@ class LevelRange(Section):
 
     @property
     def drawn(self) -> bool:
-        """Each sample draws a level of its own."""
+        """Whether each sample draws a level of its own."""
         return self.low < self.high
 
     def draw(self, uniform: Tensor, levels: Levels) -> Tensor:
-        """σ `[B]` (float64) from `uniform [B]` in [0, 1)."""
+        """The level σ of each row, float64 `[B]`, from `uniform [B]` in [0, 1)."""
         return to_sigma(self.low + (self.high - self.low) * uniform, self.unit, levels)
 
 
 def describe(sigma: Tensor, levels: Levels) -> list[dict[str, float | None]]:
-    """Each σ of `[B]` in all three units; the log-SNR of σ = 0 is infinite, and None here."""
+    """Each level σ of `[B]` in all three units; the log-SNR of σ = 0 is infinite, and None here."""
     columns = [from_sigma(sigma, unit, levels).tolist() for unit in get_args(Unit)]
     return [
         {unit: value if abs(value) < float("inf") else None for unit, value in zip(get_args(Unit), row, strict=True)}

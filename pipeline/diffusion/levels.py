@@ -35,17 +35,17 @@ class Levels(Protocol):
 
     @property
     def steps(self) -> int:
-        """T, the number of training levels."""
+        """How many training levels there are: T."""
         ...
 
     @property
     def spacing(self) -> Spacing:
-        """The model's own grid, from its scheduler configuration."""
+        """How the model's own grid is spaced, from its scheduler configuration."""
         ...
 
     @property
     def offset(self) -> int:
-        """`steps_offset` of a leading grid, in levels."""
+        """The `steps_offset` of a leading grid, in levels."""
         ...
 
     @property
@@ -53,14 +53,20 @@ class Levels(Protocol):
         """How many levels a consistency model has seen: LCM's `original_inference_steps`."""
         ...
 
-    def sigma(self, fraction: Tensor) -> Tensor: ...
-    def fraction(self, sigma: Tensor) -> Tensor: ...
+    def sigma(self, fraction: Tensor) -> Tensor:
+        """The level σ at a fraction of T in [0, 1]."""
+        ...
+
+    def fraction(self, sigma: Tensor) -> Tensor:
+        """The fraction of T in [0, 1] at a level σ; inverse of `sigma`."""
+        ...
+
     def timestep(self, sigma: Tensor) -> Tensor:
-        """The number the network embeds at this σ."""
+        """The number that the network embeds at this σ."""
         ...
 
     def scale(self, sigma: Tensor) -> Tensor:
-        """c with `x_model = c·x`: from σ-space into the space the network was trained in."""
+        """The c of `x_model = c·x`: from σ-space into the space that the network was trained in."""
         ...
 
     def to(self, device: torch.device | str) -> Levels:
@@ -77,7 +83,7 @@ class DiscreteLevels:
     """
 
     knots: Tensor
-    """float64 `[T+1]`: 0, then σ of level 0 … T−1, ascending."""
+    """The levels that the table knows, float64 `[T+1]`: 0, then σ of level 0 … T−1, ascending."""
     spacing: Spacing = "trailing"
     offset: int = 0
     distilled: int = 50
@@ -168,12 +174,12 @@ def levels_from_scheduler(config: Mapping[str, Any], image_tokens: int | None = 
 
 
 def log_snr(sigma: Tensor) -> Tensor:
-    """−2·ln σ; +∞ at σ = 0."""
+    """The log-SNR −2·ln σ of a level σ, in nats; +∞ at σ = 0."""
     return -2 * torch.log(sigma)
 
 
 def to_sigma(value: Tensor, unit: Unit, levels: Levels) -> Tensor:
-    """A level in any unit as σ (float64), clamped to the model's range: σ from 0 to its largest."""
+    """The level σ (float64) of a level in any unit, clamped to the model's range, from 0 to its largest."""
     if unit == "fraction":
         return levels.sigma(value)
     sigma = value.double() if unit == "sigma" else torch.exp(-value.double() / 2)
@@ -181,7 +187,7 @@ def to_sigma(value: Tensor, unit: Unit, levels: Levels) -> Tensor:
 
 
 def from_sigma(sigma: Tensor, unit: Unit, levels: Levels) -> Tensor:
-    """σ in any unit (float64); inverse of `to_sigma` inside the model's range."""
+    """The level in any unit (float64) of a level σ; inverse of `to_sigma` inside the model's range."""
     if unit == "fraction":
         return levels.fraction(sigma)
     return sigma.double() if unit == "sigma" else log_snr(sigma.double())

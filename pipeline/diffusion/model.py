@@ -18,19 +18,21 @@ class Between:
     """A point on the straight line from the embedding of one prompt to that of another."""
 
     first: str
+    """The prompt at one end."""
     second: str
+    """The prompt at the other end."""
     share: float
-    """0 is the first, 1 the second."""
+    """Where the point lies: 0 is the first prompt, 1 the second."""
 
 
 RowCondition = int | str | Between | None
-"""The condition of one image: a class, a prompt, a point between prompts; None for the unconditional estimate."""
+"""The condition of one image: a class, a prompt, or a point between prompts; None for the unconditional estimate."""
 Rows = Sequence[RowCondition] | Tensor | None
-"""One `RowCondition` for each image, or labels int64 `[B]` with −1 for none; None: no image has a condition."""
+"""One `RowCondition` for each image, or labels int64 `[B]` with −1 for none; None where no image has a condition."""
 
 
 def labels_of(rows: Sequence[RowCondition] | Tensor) -> Tensor:
-    """Classes as int64 `[B]`, −1 for none. Raises `TypeError` for a prompt."""
+    """The classes of B images, int64 `[B]`, −1 for none. Raises `TypeError` for a prompt."""
     if isinstance(rows, Tensor):
         return rows
     if wrong := [row for row in rows if not isinstance(row, int | None)]:
@@ -42,20 +44,25 @@ class Outline(Protocol):
     """What is known of a model without its weights: enough to check a recipe against."""
 
     @property
-    def levels(self) -> Levels: ...
+    def levels(self) -> Levels:
+        """The noise levels that the model knows."""
+        ...
+
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the pixels the model works on."""
+        """Height and width, in pixels, of the images that the model works on."""
         ...
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one z: `(C, h, w)`."""
+        """The shape of the z of one image: `(C, h, w)`, or `(C, F, h, w)` for a model of clips."""
         ...
 
     @property
     def space(self) -> Literal["pixel", "latent"]:
-        """`pixel`: z is the image itself, 1 or 3 channels; what moves pixels may act on it."""
+        """`pixel` where z is the image itself, with 1 or 3 channels, so that what moves pixels may act on it; else
+        `latent`.
+        """
         ...
 
     @property
@@ -69,27 +76,30 @@ class Outline(Protocol):
         ...
 
     @property
-    def class_names(self) -> tuple[str, ...] | None: ...
+    def class_names(self) -> tuple[str, ...] | None:
+        """The name of each class, where the model's folder tells them."""
+        ...
+
     @property
     def unconditional(self) -> bool:
-        """There is an estimate without a condition."""
+        """Whether there is an estimate without a condition."""
         ...
 
     @property
     def hash(self) -> str:
-        """sha256 of weights and configuration."""
+        """The sha256 of weights and configuration, in hexadecimal."""
         ...
 
 
 class Model(Outline, Protocol):
-    """Between pixels and the space the diffusion lives in, and a denoiser for that space."""
+    """The way between pixels and the space that the diffusion lives in, and a denoiser for that space."""
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """float32 `[B, 3, H, W]` in [-1, 1] → z `[B, C, h, w]`."""
+        """Makes z `[B, C, h, w]` of pixels, float32 `[B, 3, H, W]` in [-1, 1]."""
         ...
 
     def decode(self, z: Tensor) -> Tensor:
-        """z → float32 `[B, 3, H, W]`, about [-1, 1], not clamped."""
+        """Makes pixels of z: float32 `[B, 3, H, W]`, about [-1, 1], not clamped."""
         ...
 
     def denoiser(self, rows: Rows) -> Denoiser:
@@ -110,10 +120,10 @@ class OfClips(Protocol):
 
     @property
     def frames(self) -> int:
-        """F of its training."""
+        """How many frames F a window had in training."""
         ...
 
     @property
     def most_frames(self) -> int:
-        """The largest F that it can take."""
+        """The largest F that the model can take."""
         ...

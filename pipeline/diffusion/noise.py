@@ -13,14 +13,16 @@ from torch import Tensor
 
 
 class KeyedNoise:
-    """One generator for each row of a batch; every call draws the next noise of each."""
+    """One generator for each row of a batch; every call draws the next standard normal noise of each."""
 
     def __init__(self, salt: bytes, keys: Sequence[str], operator: str, copy: int) -> None:
         self._seeds = [_seed(salt, key, operator, str(copy)) for key in keys]
         self._generators = [torch.Generator().manual_seed(seed) for seed in self._seeds]
 
     def __call__(self, like: Tensor) -> Tensor:
-        """Standard normal noise in the shape, dtype and device of `like [B, ...]`."""
+        """Draws standard normal noise in the shape of `like [B, ...]`, in float32, and brings it to its type and
+        device.
+        """
         noise = torch.empty(like.shape, dtype=torch.float32)
         for row, generator in zip(noise, self._generators, strict=True):
             row.normal_(generator=generator)

@@ -6,7 +6,10 @@ from pipeline.diffusion.model import Outline
 
 
 def mismatch(model: Outline, second: Outline, *, own_labels: bool) -> str | None:
-    """Why not, as half a sentence. `own_labels`: the second model will be given the labels of the samples."""
+    """Why two models can't, as the predicate of a sentence about the second; None where they can.
+
+    `own_labels` says that the second model will be given the labels of the samples.
+    """
     if model.size != second.size:
         return "works on {1}×{0} pixels, the model on {3}×{2}".format(*second.size, *model.size)
     if model.space != second.space:

@@ -17,11 +17,11 @@ from pipeline.diffusion.denoisers import Denoiser, per_row
 from pipeline.diffusion.levels import SIGMA_PURE_NOISE
 
 Noise = Callable[[Tensor], Tensor]
-"""`noise(like [B, ...])` draws fresh standard normal noise of the same shape, dtype and device."""
+"""A source of noise: `noise(like [B, ...])` draws fresh standard normal noise of the same shape, dtype and device."""
 
 
 Constraint = Callable[[Tensor, Tensor], Tensor]
-"""`constraint(x [B, ...], sigma [B]) -> x`: what holds for the point that a step has reached, at its level."""
+"""What holds for the point that a step has reached, at its level: `constraint(x [B, ...], sigma [B]) -> x`."""
 
 
 class Past(NamedTuple):
@@ -32,7 +32,7 @@ class Past(NamedTuple):
 
 
 class Solver(Protocol):
-    """One step from `sigma` to `sigma_next` (both `[B]`); returns the new point and the estimate it used."""
+    """A step from `sigma` to `sigma_next` (both `[B]`); it returns the new point and the estimate that it used."""
 
     def __call__(
         self,
@@ -46,11 +46,12 @@ class Solver(Protocol):
 
 
 def no_noise(like: Tensor) -> Tensor:
-    """The noise of a trajectory that must not draw any."""
+    """Stands for the noise of a trajectory that must not draw any. Raises `ValueError`."""
     raise ValueError("this solver draws noise at every step, and none was given: pass noise= to integrate")
 
 
 def unconstrained(x: Tensor, sigma: Tensor) -> Tensor:
+    """The constraint that holds nothing: `x [B, ...]` stays as it is."""
     return x
 
 
@@ -80,33 +81,33 @@ def integrate(
 
 
 def add_noise(x0: Tensor, sigma: Tensor, noise: Noise) -> Tensor:
-    """`x = x0 + σ·ε`, `sigma [B]`: the forward process."""
+    """The forward process: `x = x0 + σ·ε` for `x0 [B, ...]` and `sigma [B]`."""
     return x0 + per_row(sigma, x0) * noise(x0)
 
 
 def blend(x0: Tensor, x: Tensor, ratio: Tensor) -> Tensor:
-    """`x0 + ratio·(x − x0)`, exact at ratio 0 and 1, `ratio [B]`."""
+    """The point `x0 + ratio·(x − x0)`, with `ratio [B]`; exact at ratio 0 and 1."""
     return torch.lerp(x0, x, per_row(ratio, x))
 
 
 def ratio_of(sigma_next: Tensor, sigma: Tensor) -> Tensor:
-    """σ'/σ, and 1 where both are 0."""
+    """The ratio σ'/σ `[B]`, and 1 where both are 0."""
     return torch.where(sigma > 0, sigma_next / sigma, 1.0)
 
 
 def euler(
     denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Noise, past: Past | None
 ) -> tuple[Tensor, Tensor]:
-    """First order; DDIM with η = 0 (2010.02502, eq. 12) in σ-space."""
+    """Takes a step of first order: DDIM with η = 0 (2010.02502, eq. 12) in σ-space."""
     x0 = denoiser(x, sigma)
     return blend(x0, x, ratio_of(sigma_next, sigma)), x0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ancestral:
-    """DDIM with any η (2010.02502, eq. 16); η = 1 samples the DDPM posterior (2006.11239, eq. 7).
+    """Takes a step of DDIM with any η (2010.02502, eq. 16); η = 1 samples the DDPM posterior (2006.11239, eq. 7).
 
-    Draws noise at every step, also where its share is 0. A step up adds none: it is Euler's.
+    It draws noise at every step, also where its share is 0. A step up adds none: it is Euler's.
     """
 
     eta: float = 1.0
@@ -136,9 +137,10 @@ def _descend(x0: Tensor, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: No
 def consistency(
     denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Noise, past: Past | None
 ) -> tuple[Tensor, Tensor]:
-    """Multistep consistency sampling (2303.01469, algorithm 1): `x' = x0 + σ'·ε`, all of the noise drawn afresh.
+    """Takes a step of multistep consistency sampling (2303.01469, algorithm 1): `x' = x0 + σ'·ε`, all of the noise
+    drawn afresh.
 
-    For models whose estimate is the end of the ODE's path, not the mean of all images that x may come from.
+    This is for models whose estimate is the end of the ODE's path, not the mean of all images that x may come from.
     """
     x0 = denoiser(x, sigma)
     return add_noise(x0, sigma_next, noise), x0
@@ -147,7 +149,7 @@ def consistency(
 def heun(
     denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Noise, past: Past | None
 ) -> tuple[Tensor, Tensor]:
-    """Second order, two model calls a step (2206.00364, algorithm 1); Euler into 0 and out of pure noise.
+    """Takes a step of second order in two model calls (2206.00364, algorithm 1); Euler into 0 and out of pure noise.
 
     The mean of both slopes is Euler's point, corrected: `x' + ½·(σ/σ' − 1)·(D(x', σ') − D(x, σ))`.
     """
@@ -164,7 +166,7 @@ def heun(
 def dpmpp_2m(
     denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Noise, past: Past | None
 ) -> tuple[Tensor, Tensor]:
-    """DPM-Solver++(2M) (2211.01095, algorithm 2): second order at one model call a step."""
+    """Takes a step of DPM-Solver++(2M) (2211.01095, algorithm 2): second order at one model call a step."""
     x0 = denoiser(x, sigma)
     return blend(_extrapolate(x0, past, sigma, sigma_next), x, ratio_of(sigma_next, sigma)), x0
 
@@ -172,7 +174,7 @@ def dpmpp_2m(
 def dpmpp_2m_sde(
     denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Noise, past: Past | None
 ) -> tuple[Tensor, Tensor]:
-    """SDE-DPM-Solver++(2M) (2211.01095): `Ancestral(eta=1)` with 2M's extrapolated estimate."""
+    """Takes a step of SDE-DPM-Solver++(2M) (2211.01095): `Ancestral(eta=1)` with 2M's extrapolated estimate."""
     x0 = denoiser(x, sigma)
     return _descend(_extrapolate(x0, past, sigma, sigma_next), x, sigma, sigma_next, noise, 1.0), x0
 

@@ -23,16 +23,18 @@ from pipeline.errors import UserError
 
 
 class Layer(NamedTuple):
+    """One attention layer of a network, and the tokens that it works on."""
+
     module: Any
-    """diffusers' `Attention`."""
+    """The layer itself, diffusers' `Attention`."""
     kind: Literal["cross", "self", "joint"]
-    """`joint`: text and image under one softmax, as in DeepFloyd IF."""
+    """What it attends to; `joint` is text and image under one softmax, as in DeepFloyd IF."""
     size: tuple[int, int]
-    """Its tokens: the grid that z is brought to."""
+    """Height and width, in tokens, of the grid that z is brought to."""
 
 
 def layers_of(network: nn.Module, size: tuple[int, int]) -> list[Layer]:
-    """The attention of a `UNet2DConditionModel` on z of `size`: each block halves the grid for the next one."""
+    """The attention layers of a `UNet2DConditionModel` on z of `size`: each block halves the grid for the next one."""
     from diffusers.models.attention_processor import Attention
 
     blocks: Any = network.down_blocks
@@ -52,7 +54,7 @@ def layers_of(network: nn.Module, size: tuple[int, int]) -> list[Layer]:
 
 
 def read(tokenizer: Any, prompt: str | None) -> Tokens:
-    """The prompt as the pipeline's text encoder gets it: words by white space, CLIP's or T5's tokens."""
+    """Reads a prompt as the pipeline's text encoder gets it: words by white space, tokens of CLIP or T5."""
     words = (prompt or "").split()
     known = tokenizer.get_added_vocab()
     ids = []
@@ -73,12 +75,12 @@ class Following:
 
     kind: Literal["cross", "self", "joint"]
     cross: Tensor
-    """bool `[B]`: whose cross-attention follows."""
+    """The rows whose cross-attention follows, bool `[B]`."""
     own: Tensor
-    """bool `[B]`: whose self-attention follows."""
+    """The rows whose self-attention follows, bool `[B]`."""
     words: WordMaps
     see: Callable[[Tensor], None] | None = None
-    """Is shown the maps of the text, `[2, B, heads, Q, L]`."""
+    """A function that is shown the maps of the text, `[2, B, heads, Q, L]`."""
 
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
@@ -118,7 +120,9 @@ class Following:
         return torch.cat([attended, others])
 
     def edited(self, source: Tensor, target: Tensor) -> Tensor:
-        """Maps `[B, heads, Q, L (+ Q)]` of both → the target's. Of joint ones each part follows in its own steps."""
+        """Makes the target's maps of both, `[B, heads, Q, L (+ Q)]` each. Of joint ones each part follows in its own
+        steps.
+        """
         text = self.words.known.shape[-1]
         follows, copies = self.cross[:, None, None, None], self.own[:, None, None, None]
         words = torch.where(follows, self.words(source[..., :text], target[..., :text]), target[..., :text])
@@ -144,7 +148,7 @@ def projected(attn: Any, hidden: Tensor, context: Tensor | None) -> tuple[Tensor
 
 @contextmanager
 def installed(processors: Mapping[Any, Following]) -> Iterator[None]:
-    """Layers attend by other processors, and afterwards by their own again, whatever happens."""
+    """Lets layers attend by other processors within, and afterwards by their own again, whatever happens."""
     before = {layer: layer.get_processor() for layer in processors}
     try:
         for layer, processor in processors.items():
@@ -163,7 +167,7 @@ def following(
     edit: AttentionEdit,
     text: Tensor,
 ) -> Denoiser:
-    """The denoiser of `rows`, edited. `text [R, L, D]` is what they are embedded as.
+    """Makes the edited denoiser of `rows`, which are embedded as `text [R, L, D]`.
 
     Raises `UserError` for prompts that don't fit together.
     """
@@ -203,7 +207,7 @@ def following(
 
 
 def word_maps(sources: Sequence[Tokens], targets: Sequence[Tokens], edit: AttentionEdit, text: Tensor) -> WordMaps:
-    """For B pairs of prompts; on the device and in the dtype of `text [R, L, D]`."""
+    """Makes the maps of words for B pairs of prompts, on the device and in the dtype of `text [R, L, D]`."""
     length = text.shape[1]
     try:
         both = [followed(edit.mode, s, t, length) for s, t in zip(sources, targets, strict=True)]

@@ -21,32 +21,35 @@ from pipeline.models.sketch import Sketch
 from pipeline.models.vae import Vae, vae_of
 
 Predict = Callable[[Tensor, Tensor, Embedding], Tensor]
-"""`predict(x [B, C, h, w], timestep float32 [B], embedding [B, …]) -> [B, ≥ C, h, w]`, x in the network's own scale
-and dtype."""
+"""A call of the network: `predict(x [B, C, h, w], timestep float32 [B], embedding [B, …]) -> [B, ≥ C, h, w]`, x in the
+network's own scale and dtype."""
 
 
 def unlimited(x0: Tensor) -> Tensor:
+    """Leaves an estimate as it is, for networks whose estimates need no limit."""
     return x0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone(Sketch):
-    """See `pipeline.diffusion.model.Model`. A family's file says how rows are embedded and the network is called."""
+    """A model as operators ask for it (`pipeline.diffusion.model.Model`). A family's file says how rows are embedded
+    and the network is called.
+    """
 
     network: nn.Module
     predict: Predict
     embed: Callable[[Rows], Embedding]
     vae: Vae | None
-    """None: z is the image itself."""
+    """The autoencoder; None where z is the image itself."""
     prediction: Prediction
     limit: Callable[[Tensor], Tensor] = unlimited
     dtype: torch.dtype = torch.float32
     tokenizer: Any = None
-    """Of the text that the network attends to; only where `attention` is set."""
+    """The tokenizer of the text that the network attends to; only where `attention` is set."""
     edit: AttentionEdit | None = None
 
     def edited(self, edit: AttentionEdit) -> Backbone:
-        """See `pipeline.diffusion.editing.EditsAttention`."""
+        """The model whose attention follows `edit` (`pipeline.diffusion.editing.EditsAttention`)."""
         return replace(self, edit=edit)
 
     def encode(self, pixels: Tensor) -> Tensor:

@@ -26,12 +26,14 @@ from pipeline.models.upscaler import load_upscaler, sketch_upscaler
 
 @dataclass(frozen=True)
 class StageFamily:
+    """How a kind of upper stage is read and loaded."""
+
     sketch: Callable[[Path, ModelConfig, tuple[int, int]], Sketch]
-    """From the size (height, width) of the stage below."""
+    """Tells the stage without its weights, from the size (height, width) of the stage below."""
     load: Callable[[Path, ModelConfig, tuple[int, int], int | None, str], Stage]
-    """Also from the noise level that the recipe gives, and the device."""
+    """Loads the stage, also from the noise level that the recipe gives, onto a device."""
     noising: str
-    """Folder of the scheduler that noises small images."""
+    """The folder of the scheduler that noises small images."""
 
 
 STAGES: dict[str, StageFamily] = {
@@ -44,26 +46,30 @@ STAGES: dict[str, StageFamily] = {
 
 @dataclass(frozen=True, kw_only=True)
 class CascadeSketch(Sketch):
-    """See `pipeline.diffusion.model.Outline`: `size` is that of the last stage, which is what is read and written; all
-    else is the first's. Operators work on the stages (`pipeline.operators.on_cascades`)."""
+    """A cascade without its weights (`pipeline.diffusion.model.Outline`).
+
+    Its `size` is that of the last stage, which is what is read and written; all else is the first's. Operators work on
+    the stages (`pipeline.operators.on_cascades`).
+    """
 
     first: Outline
     stages: tuple[Sketch, ...]
-    """Those above the first."""
+    """The stages above the first, from below."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cascade(CascadeSketch):
-    """As a `Model` it is its first stage, which takes images of any larger size."""
+    """A loaded cascade. As a `Model` it is its first stage, which takes images of any larger size."""
 
     first: Model
     stages: tuple[Stage, ...]
 
     def encode(self, pixels: Tensor) -> Tensor:
+        """Scales pixels `[B, 3, H, W]` down to the size of the first stage, and encodes them there."""
         return self.first.encode(shrunk(pixels, self.first.size))
 
     def decode(self, z: Tensor) -> Tensor:
-        """In the size of the first stage."""
+        """Decodes z to pixels in the size of the first stage."""
         return self.first.decode(z)
 
     def denoiser(self, rows: Rows) -> Denoiser:
@@ -74,12 +80,12 @@ class Cascade(CascadeSketch):
 
 
 def shrunk(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """`[B, C, H, W]` → `[B, C, *size]`: means of areas."""
+    """Scales `[B, C, H, W]` down to `[B, C, *size]`, by means of areas."""
     return images if images.shape[-2:] == size else interpolate(images, size=size, mode="area")
 
 
 def sketch_cascade(first: Outline, config: ModelConfig) -> CascadeSketch:
-    """The stages of `config.upscalers` over `first`. Raises `UserError` for what can't be one."""
+    """Tells the stages of `config.upscalers` over `first`. Raises `UserError` for what can't be a stage."""
     stages: list[Sketch] = []
     for i, upscaler in enumerate(config.upscalers):
         folder, family = find_stage(config, i)
@@ -89,7 +95,9 @@ def sketch_cascade(first: Outline, config: ModelConfig) -> CascadeSketch:
 
 
 def load_cascade(first: Model, config: ModelConfig, device: str) -> Cascade:
-    """Stages of DeepFloyd IF share the first's text encoder, if theirs is the same."""
+    """Loads the stages of `config.upscalers` over `first`. Stages of DeepFloyd IF share the first's text encoder, if
+    theirs is the same.
+    """
     stages: list[Stage] = []
     for i, upscaler in enumerate(config.upscalers):
         folder, family = find_stage(config, i)
@@ -103,6 +111,7 @@ def load_cascade(first: Model, config: ModelConfig, device: str) -> Cascade:
 
 
 def size_below(first: Outline, stages: list[Any]) -> tuple[int, int]:
+    """Height and width of what the next stage enlarges: the last of `stages`, else `first`."""
     below: Outline = stages[-1] if stages else first
     return below.size
 
@@ -114,7 +123,9 @@ def stage_config(config: ModelConfig, upscaler: Upscaler) -> ModelConfig:
 
 
 def find_stage(config: ModelConfig, i: int) -> tuple[Path, StageFamily]:
-    """Raises `UserError` where there is no such folder, or no upper stage in it."""
+    """Finds the folder and family of an upper stage. Raises `UserError` where there is no such folder, or no upper
+    stage in it.
+    """
     try:
         folder = find_model(stage_config(config, config.upscalers[i]))
     except UserError as error:
@@ -128,6 +139,7 @@ def find_stage(config: ModelConfig, i: int) -> tuple[Path, StageFamily]:
 
 
 def check_noise_level(folder: Path, family: StageFamily, upscaler: Upscaler) -> None:
+    """Raises `UserError` for a noise level that the stage's schedule does not have."""
     levels = read_json(folder / family.noising / "scheduler_config.json").get("num_train_timesteps", 1000)
     largest = read_json(folder / INDEX).get("max_noise_level", levels - 1)
     if upscaler.noise_level is not None and upscaler.noise_level > largest:

@@ -16,10 +16,10 @@ from pipeline.models.config import ModelConfig
 from pipeline.models.folder import find_model, hash_model, read_json
 
 BICUBIC = 3
-"""As Pillow counts; the only resampling that CLIP was trained with."""
+"""The number of bicubic resampling, as Pillow counts; the only one that CLIP was trained with."""
 
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-"""Files that a tokenizer comes in, either way."""
+"""The files that a tokenizer comes in, either way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,9 @@ class Preparation:
 
     shortest_edge: int
     crop: int
-    """Side of the square in the centre, no larger than `shortest_edge`."""
+    """The side of the square in the centre, in pixels, no larger than `shortest_edge`."""
     mean: Tensor
-    """`[3]`, of values in [0, 1]."""
+    """The mean of each channel, `[3]`, of values in [0, 1]."""
     std: Tensor
 
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -49,24 +49,24 @@ class Preparation:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipJudge:
-    """Not for training: no gradients pass."""
+    """A loaded CLIP that judges images and texts. It is not for training: no gradients pass."""
 
     model: Any
-    """`transformers.CLIPModel`, float32."""
+    """The network, `transformers.CLIPModel` in float32."""
     tokenizer: Any
     prepare: Preparation
     hash: str
-    """Of weights and configuration."""
+    """The sha256 of weights and configuration."""
 
     @torch.no_grad()
     def images(self, pixels: Tensor) -> Tensor:
-        """`[B, 3, H, W]` in [-1, 1], on any device → unit vectors `[B, D]` on the judge's."""
+        """Makes unit vectors `[B, D]`, on the judge's device, of `[B, 3, H, W]` in [-1, 1] on any device."""
         seen = self.model.vision_model(pixel_values=self.prepare(pixels.to(self.model.device)))
         return normalize(self.model.visual_projection(seen.pooler_output), dim=-1)
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors `[B, D]`; what goes beyond the encoder's limit (77 tokens, as a rule) is cut off."""
+        """Makes unit vectors `[B, D]`; what goes beyond the encoder's limit (77 tokens, as a rule) is cut off."""
         limit = self.model.config.text_config.max_position_embeddings
         # always padded to the limit: a text's vector must not depend on its neighbours in the batch
         tokens = self.tokenizer(
@@ -77,7 +77,7 @@ class ClipJudge:
 
 
 def load_clip(path: str, revision: str | None, device: str) -> ClipJudge:
-    """From a folder or hub id of a transformers `CLIPModel` with tokenizer and image processor, safetensors only.
+    """Loads a transformers `CLIPModel` with tokenizer and image processor from a folder or hub id, safetensors only.
 
     Raises `UserError` where the folder holds no complete CLIP.
     """

@@ -24,21 +24,32 @@ Kind = Literal["none", "space_to_depth", "linear_patch"]
 
 
 class PatchCodec(Protocol):
+    """A linear way between images and the grid that a network works on."""
+
     @property
-    def kind(self) -> Kind: ...
+    def kind(self) -> Kind:
+        """The name under which the codec is recorded."""
+        ...
+
     @property
     def patch(self) -> int:
-        """Side of a patch in pixels."""
+        """The side of a patch, in pixels."""
         ...
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """`[B, C, H, W]` in [-1, 1] → `[B, K, H/patch, W/patch]`."""
+        """Makes the grid `[B, K, H/patch, W/patch]` of pixels `[B, C, H, W]` in [-1, 1]."""
         ...
 
-    def decode(self, z: Tensor) -> Tensor: ...
-    def to(self, device: torch.device | str) -> PatchCodec: ...
+    def decode(self, z: Tensor) -> Tensor:
+        """Makes pixels `[B, C, H, W]`, about [-1, 1], of a grid."""
+        ...
+
+    def to(self, device: torch.device | str) -> PatchCodec:
+        """The same codec on `device`."""
+        ...
+
     def channels(self, grid_channels: int) -> int:
-        """Channels of the pixels, given those of the grid."""
+        """How many channels the pixels have, given those of the grid."""
         ...
 
 
@@ -71,11 +82,11 @@ class LinearPatch:
 
     patch: int
     mean: Tensor
-    """`[C·patch²]`"""
+    """The mean of all patches, `[C·patch²]`."""
     components: Tensor
-    """`[K, C·patch²]`, orthonormal rows."""
+    """The directions, `[K, C·patch²]`: orthonormal rows."""
     std: Tensor
-    """`[K]`: what each direction is divided by."""
+    """What the share of each direction is divided by, `[K]`."""
     kind: Kind = "linear_patch"
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -95,7 +106,8 @@ class LinearPatch:
 
 
 def fit_linear_patch(pixels: Tensor, *, patch: int, components: int) -> LinearPatch:
-    """Principal components of all patches of `pixels [N, C, H, W]`; small deviations are floored at 5 % of the largest.
+    """Finds the principal components of all patches of `pixels [N, C, H, W]`; small deviations are floored at 5 % of
+    the largest.
 
     Each direction points where its largest entry is positive: the same images give the same codec everywhere.
     """
@@ -118,6 +130,7 @@ def fit_linear_patch(pixels: Tensor, *, patch: int, components: int) -> LinearPa
 
 
 def save_codec(codec: PatchCodec, model_folder: Path) -> None:
+    """Records the codec in a model folder."""
     from safetensors.torch import save_file
 
     folder = model_folder / FOLDER
@@ -129,7 +142,7 @@ def save_codec(codec: PatchCodec, model_folder: Path) -> None:
 
 
 def load_codec(model_folder: Path) -> PatchCodec:
-    """The codec recorded in a model folder; a folder without one works on pixels."""
+    """Reads the codec recorded in a model folder; a folder without one works on pixels."""
     folder = model_folder / FOLDER
     if not folder.is_dir():
         return SpaceToDepth()

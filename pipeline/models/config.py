@@ -15,41 +15,41 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class Lora(Section):
-    """A LoRA file, merged into the network."""
+    """A LoRA file (2106.09685), merged into the network."""
 
     path: str
-    """A .safetensors file."""
+    """The path of a .safetensors file."""
     scale: float = 1.0
 
 
 class TextualInversion(Section):
-    """An embedding for a new word of the prompts."""
+    """An embedding for a new word of the prompts (2208.01618)."""
 
     path: str
-    """A .safetensors file."""
+    """The path of a .safetensors file."""
     token: str
-    """The word."""
+    """The word that the embedding stands for."""
 
 
 class VaeConfig(Section):
-    """Of models of latents."""
+    """How the autoencoder of a model of latents runs."""
 
     slicing: bool = False
-    """One image at a time; else as many as have two megapixels together."""
+    """Whether it takes one image at a time; else as many as have two megapixels together."""
     tiling: bool = False
-    """Decode large images in overlapping tiles."""
+    """Whether it decodes large images in overlapping tiles."""
 
 
 class Upscaler(Section):
     """A further stage of a cascade: the same job again, at more pixels, from the result of the stage before."""
 
     path: str
-    """A folder or hub id, like `model.path`."""
+    """A diffusers folder or a hub id, like `model.path`."""
     revision: str | None = None
     variant: str | None = None
     noise_level: int | None = Field(default=None, ge=0)
-    """Of the noise that the small image gets before it conditions this stage, in levels of the training schedule: 250
-    for DeepFloyd IF and 20 for the ×4 upscaler, if not given."""
+    """The level of the noise that the small image gets before it conditions this stage, in levels of the training
+    schedule: 250 for DeepFloyd IF and 20 for the ×4 upscaler, if not given."""
 
 
 class ModelConfig(Section):
@@ -58,32 +58,35 @@ class ModelConfig(Section):
     path: str
     """A diffusers model folder, `embedded:NAME`, or a hub id."""
     revision: str | None = None
-    """Branch, tag or commit of a hub id."""
+    """The branch, tag or commit of a hub id."""
     variant: str | None = None
-    """Of the weight files: `fp16`."""
+    """Which variant of the weight files is loaded, such as `fp16`."""
     local_files_only: bool = False
-    """Take a hub id from the local cache, and never ask the hub."""
+    """Whether a hub id is taken from the local cache only, and the hub never asked."""
     size: tuple[Annotated[int, Field(ge=8)], Annotated[int, Field(ge=8)]] | None = None
     """Height and width in pixels, for models that work at several sizes; else the one they were trained at."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the network alone: the trajectory is always float32, and a VAE that asks for it is, too. Never TF32."""
+    """The precision of the network alone: the trajectory is always float32, and a VAE that asks for it is, too. TF32 is
+    never used."""
     channels_last: bool = False
     compile: bool = False
     offload: Literal["none", "model", "sequential"] = "none"
-    """Keep what is not at work in main memory: whole components, or layer by layer (slow)."""
+    """What is kept in main memory while it is not at work: whole components, or layer by layer (slow)."""
     lora: tuple[Lora, ...] = ()
     textual_inversion: tuple[TextualInversion, ...] = ()
     vae: VaeConfig = VaeConfig()
     distilled_guidance: float | None = Field(default=None, ge=0)
-    """For models that take guidance as a number (Flux dev: 3.5, LCM: 8.5 if not given); costs no second call."""
+    """The guidance of models that take it as a number (Flux dev: 3.5, LCM: 8.5 if not given); it costs no second
+    call."""
     upscalers: tuple[Upscaler, ...] = ()
-    """The further stages of a cascade."""
+    """The further stages of a cascade, from below."""
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 64
-    """Images in one call of the network; the last batch of a shard is padded to it. `auto`: the largest that fits."""
+    """How many images go into one call of the network; the last batch of a shard is padded to it. `auto` takes the
+    largest that fits."""
 
 
 def refuse_distilled_guidance(folder: Path, config: ModelConfig) -> None:
-    """Raises `UserError` where it is given; for models that take none."""
+    """Raises `UserError` where `distilled_guidance` is given to a model that takes none."""
     if config.distilled_guidance is not None:
         raise UserError(
             f"model.distilled_guidance is {config.distilled_guidance:g}, and {folder} takes no guidance as a number; "

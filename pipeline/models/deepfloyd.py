@@ -23,11 +23,12 @@ from pipeline.models.sketch import Sketch
 from pipeline.models.stage import Stage
 
 NOISE_LEVEL = 250
-"""Of the small image, in levels, if the recipe states none."""
+"""The level of the small image's noise, if the recipe states none."""
 CHANNELS = 3
 
 
 def sketch_deepfloyd(folder: Path, config: ModelConfig) -> Sketch:
+    """Tells stage I from its folder alone. Raises `UserError` for what is missing or unknown in it."""
     unet = read_json(folder / "unet" / "config.json")
     multiple = 2 ** (len(unet["block_out_channels"]) - 1)
     size = image_size(folder, config, trained=unet["sample_size"], cell=1, multiple=multiple)
@@ -35,6 +36,7 @@ def sketch_deepfloyd(folder: Path, config: ModelConfig) -> Sketch:
 
 
 def load_deepfloyd(folder: Path, config: ModelConfig, device: str) -> Backbone:
+    """Loads stage I onto `device`. Raises `UserError` for what is missing or unknown in its folder."""
     pipe = load_pipeline(folder, config, device)
     unet = pipe.unet
 
@@ -45,7 +47,7 @@ def load_deepfloyd(folder: Path, config: ModelConfig, device: str) -> Backbone:
 
 
 def sketch_deepfloyd_stage(folder: Path, config: ModelConfig, below: tuple[int, int]) -> Sketch:
-    """Stage II over images of `below` (height, width): the shorter side becomes the one it was trained at."""
+    """Tells stage II over images of `below` (height, width): the shorter side becomes the one it was trained at."""
     side, short = read_json(folder / "unet" / "config.json")["sample_size"], min(below)
     if side % short:
         raise UserError(f"{folder} makes images of {side} pixels a side, no multiple of the {short} of the stage below")
@@ -55,6 +57,7 @@ def sketch_deepfloyd_stage(folder: Path, config: ModelConfig, below: tuple[int, 
 def load_deepfloyd_stage(
     folder: Path, config: ModelConfig, below: tuple[int, int], noise_level: int | None, device: str
 ) -> Stage:
+    """Loads stage II over images of `below` (height, width), noised to `noise_level`, onto `device`."""
     sketch = sketch_deepfloyd_stage(folder, config, below)
     level = NOISE_LEVEL if noise_level is None else noise_level
     pipe = load_pipeline(folder, config, device)
@@ -73,14 +76,14 @@ def load_deepfloyd_stage(
 
 
 def same_text(folder: Path, other: Path) -> bool:
-    """Whether both are DeepFloyd IF with one and the same T5, 9 GB of which are enough."""
+    """Whether two pipelines are DeepFloyd IF with one and the same T5, 9 GB of which are enough."""
     if not all(str(read_json(f / INDEX).get("_class_name")).startswith("IF") for f in (folder, other)):
         return False
     return all(hash_model(folder / part) == hash_model(other / part) for part in ("tokenizer", "text_encoder"))
 
 
 def limit_of(folder: Path) -> Callable[[Tensor], Tensor]:
-    """Dynamic thresholding or clipping, as the scheduler's configuration asks."""
+    """The limit of estimates that the scheduler's configuration asks for: dynamic thresholding, clipping, or none."""
     scheduler = read_scheduler(folder)
     if scheduler.get("thresholding"):
         quantile, largest = scheduler["dynamic_thresholding_ratio"], scheduler["sample_max_value"]

@@ -22,6 +22,7 @@ from pipeline.models.sketch import Sketch
 
 
 def sketch_pixart(folder: Path, config: ModelConfig) -> Sketch:
+    """Tells the model from its folder alone. Raises `UserError` for what is missing or unknown in it."""
     refuse_distilled_guidance(folder, config)
     side, network = latent_grid(folder, "transformer")
     trained, patch = network["sample_size"], network["patch_size"]
@@ -35,6 +36,7 @@ def sketch_pixart(folder: Path, config: ModelConfig) -> Sketch:
 
 
 def sketch_dit(folder: Path, config: ModelConfig) -> Sketch:
+    """Tells the model from its folder alone. Raises `UserError` for what is missing or unknown in it."""
     sketch = sketch_pixart(folder, config)
     height, width = sketch.size
     if height != width:
@@ -46,7 +48,7 @@ def sketch_dit(folder: Path, config: ModelConfig) -> Sketch:
 
 
 def names_of(folder: Path, classes: int) -> tuple[str, ...] | None:
-    """Of the first classes, as many as model_index.json names. Raises `UserError` where it leaves one out."""
+    """The names of the first classes, as many as model_index.json gives. Raises `UserError` where it leaves one out."""
     named = read_json(folder / INDEX).get("id2label") or {}
     labels = [str(label) for label in range(len(named))]
     if len(named) > classes or set(named) != set(labels):
@@ -55,6 +57,7 @@ def names_of(folder: Path, classes: int) -> tuple[str, ...] | None:
 
 
 def load_dit(folder: Path, config: ModelConfig, device: str) -> Backbone:
+    """Loads the model onto `device`. Raises `UserError` for what is missing or unknown in its folder."""
     sketch = sketch_dit(folder, config)
     pipe = load_pipeline(folder, config, device)
     null = sketch.classes  # one more row of the table: "no class"
@@ -76,7 +79,7 @@ def load_dit(folder: Path, config: ModelConfig, device: str) -> Backbone:
 
 
 def load_pixart(folder: Path, config: ModelConfig, device: str) -> Backbone:
-    """Prompts are cut where the pipeline cuts them: at 120 tokens (α), 300 (Σ)."""
+    """Loads the model onto `device`. Prompts are cut where the pipeline cuts them: at 120 tokens (α), 300 (Σ)."""
     sketch = sketch_pixart(folder, config)
     pipe: Any = load_pipeline(folder, config, device)
     height, width = sketch.size

@@ -24,9 +24,12 @@ from pipeline.optional import require_package
 
 @dataclass(frozen=True)
 class Family:
+    """How the models of one family are read and loaded."""
+
     sketch: Callable[[Path, ModelConfig], Outline]
-    """Without weights: quick, and enough to check a recipe against."""
+    """Tells the model without its weights: quick, and enough to check a recipe against."""
     load: Callable[[Path, ModelConfig, str], Model]
+    """Loads the model onto a device."""
 
 
 PIXEL = Family(sketch_pixel_model, load_pixel_model)
@@ -62,7 +65,9 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(folder: Path) -> Family:
-    """A folder without an index is a single network. Raises `UserError` for a class that is not known."""
+    """The family of a model folder; one without an index is a single network. Raises `UserError` for an unknown
+    class.
+    """
     if not (folder / INDEX).exists():
         return PIXEL
     name = read_json(folder / INDEX).get("_class_name")
@@ -76,7 +81,8 @@ def family_of(folder: Path) -> Family:
 
 
 def load_model(config: ModelConfig | str, device: str = "cpu") -> Model:
-    """A model with its weights on `device`; a path, embedded name or hub id stands for a configuration of that path.
+    """Loads a model with its weights onto `device`; a path, embedded name or hub id stands for a configuration of that
+    path.
 
     Raises `UserError` for what is missing or unknown in the folder, and for a package that is missing.
     """

@@ -16,7 +16,7 @@ from pipeline.models.folder import read_json
 from pipeline.models.schedule import read_scheduler
 
 GUIDANCE = 8.5
-"""LCM's own; 1 is none."""
+"""The scale that LCM is told by default; 1 is no guidance."""
 SIGMA_DATA = 0.5
 
 
@@ -25,7 +25,7 @@ class Consistency(Backbone):
     """A network whose estimate is a consistency function: at t = 0 it is the point itself."""
 
     time_scale: float
-    """`timestep_scaling` of the scheduler: the larger, the less of the point is left above t = 0."""
+    """The scheduler's `timestep_scaling`: the larger, the less of the point is left above t = 0."""
 
     def denoiser(self, rows: Rows) -> Denoiser:
         estimate = super().denoiser(rows)
@@ -38,19 +38,21 @@ class Consistency(Backbone):
 
 
 def boundary(time: Tensor) -> tuple[Tensor, Tensor]:
-    """Shares of the noisy point and of the network's estimate: c_skip, c_out (2310.04378, appendix A)."""
+    """The shares of the noisy point and of the network's estimate, c_skip and c_out (2310.04378, appendix A)."""
     spread = time**2 + SIGMA_DATA**2
     return SIGMA_DATA**2 / spread, time / spread.sqrt()
 
 
 def bounded_at_0(model: Backbone, folder: Path) -> Backbone:
-    """The model as its own scheduler reads it: a consistency function where that is LCM's."""
+    """Takes the model as its own scheduler reads it: a consistency function where that is LCM's."""
     scale = read_scheduler(folder).get("timestep_scaling")
     return model if scale is None else Consistency(**vars(model), time_scale=scale)
 
 
 def guidance_embedding(scale: float, width: int) -> Tensor:
-    """float32 `[width]`: sines and cosines of 1000·(scale − 1), in the float32 steps that LCM was distilled with."""
+    """Embeds a scale: sines and cosines of 1000·(scale − 1), float32 `[width]`, in the float32 steps that LCM was
+    distilled with.
+    """
     half = width // 2
     waves = torch.exp(-torch.arange(half) * (torch.log(torch.tensor(1e4)) / (half - 1)))
     angles = torch.tensor(scale - 1) * 1000 * waves
@@ -58,7 +60,9 @@ def guidance_embedding(scale: float, width: int) -> Tensor:
 
 
 def distilled(model: Backbone, folder: Path, config: ModelConfig, device: str) -> Backbone:
-    """Stable Diffusion or SDXL, distilled: with guidance as a number, with LCM's scheduler, with both, or neither."""
+    """Tells a distilled Stable Diffusion or SDXL what it was distilled for: guidance as a number, LCM's scheduler,
+    both, or neither.
+    """
     model, width = bounded_at_0(model, folder), width_of(folder)
     if width is None:
         return model
@@ -68,6 +72,6 @@ def distilled(model: Backbone, folder: Path, config: ModelConfig, device: str) -
 
 
 def width_of(folder: Path) -> int | None:
-    """Of the embedding in which the network is told its guidance."""
+    """The width of the embedding in which the network is told its guidance; None where it is told none."""
     width: int | None = read_json(folder / "unet" / "config.json").get("time_cond_proj_dim")
     return width

@@ -18,14 +18,16 @@ from pipeline.models.sizes import image_size, latent_grid
 from pipeline.models.sketch import Sketch
 
 FLUX_SIDE, FLUX_PATCH = 128, 2
-"""Cells of latents a side of the images that Flux was trained on, and of what it sees as one token."""
+"""How many cells of latents a side the images had that Flux was trained on, and how many a side it sees as one
+token."""
 FLUX_GUIDANCE = 3.5
 FLUX_WORDS = {True: 512, False: 256}
-"""Length to which T5's tokens are padded, and nothing masks the padding: that of dev, which takes guidance, and of
-schnell, which takes none."""
+"""The length to which T5's tokens are padded, with nothing to mask the padding: that of dev, which takes guidance, and
+of schnell, which takes none."""
 
 
 def sketch_sd3(folder: Path, config: ModelConfig) -> Sketch:
+    """Tells the model from its folder alone. Raises `UserError` for what is missing or unknown in it."""
     refuse_distilled_guidance(folder, config)
     side, network = latent_grid(folder, "transformer")
     patch, most = network["patch_size"], network["pos_embed_max_size"]
@@ -36,6 +38,7 @@ def sketch_sd3(folder: Path, config: ModelConfig) -> Sketch:
 
 
 def load_sd3(folder: Path, config: ModelConfig, device: str) -> Backbone:
+    """Loads the model onto `device`. Raises `UserError` for what is missing or unknown in its folder."""
     sketch = sketch_sd3(folder, config)
     pipe = load_pipeline(folder, config, device)
 
@@ -57,6 +60,7 @@ def load_sd3(folder: Path, config: ModelConfig, device: str) -> Backbone:
 
 
 def sketch_flux(folder: Path, config: ModelConfig) -> Sketch:
+    """Tells the model from its folder alone. Raises `UserError` for what is missing or unknown in it."""
     side, network = latent_grid(folder, "transformer")
     if not network.get("guidance_embeds"):
         refuse_distilled_guidance(folder, config)
@@ -66,6 +70,7 @@ def sketch_flux(folder: Path, config: ModelConfig) -> Sketch:
 
 
 def load_flux(folder: Path, config: ModelConfig, device: str) -> Backbone:
+    """Loads the model onto `device`. Raises `UserError` for what is missing or unknown in its folder."""
     sketch = sketch_flux(folder, config)
     pipe = load_pipeline(folder, config, device)
     guided = bool(pipe.transformer.config.guidance_embeds)
@@ -99,7 +104,7 @@ def load_flux(folder: Path, config: ModelConfig, device: str) -> Backbone:
 
 
 def positions(height: int, width: int) -> Tensor:
-    """`[height·width, 3]`: 0, row and column of each token; those of text are all 0."""
+    """The place of each token, `[height·width, 3]`: 0, row and column; those of text are all 0."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], dim=2).flatten(0, 1)
 

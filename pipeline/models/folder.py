@@ -19,7 +19,7 @@ HASHED = (".json", ".safetensors", ".txt", ".model")
 
 
 def find_model(config: ModelConfig) -> Path:
-    """A local folder, `embedded:NAME`, or a hub id `owner/name` (safetensors, JSON and text files only).
+    """Finds a local folder, `embedded:NAME`, or a hub id `owner/name` (safetensors, JSON and text files only).
 
     Raises `UserError` where there is no such model, or only pickled weights.
     """
@@ -39,7 +39,7 @@ def find_model(config: ModelConfig) -> Path:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Raises `UserError` where a file of a model folder is missing or holds no JSON object."""
+    """Reads a JSON object from a file of a model folder. Raises `UserError` where it is missing or holds none."""
     try:
         content = json.loads(file.read_text())
     except FileNotFoundError:
@@ -52,9 +52,9 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def hash_model(folder: Path, also: Sequence[Path] = ()) -> str:
-    """sha256 over names and contents of weights and configurations; cards and pictures do not count.
+    """The sha256 over names and contents of weights and configurations; cards and pictures do not count.
 
-    `also`: files that are loaded on top; of them the contents count.
+    `also` names files that are loaded on top; of them the contents count.
     """
     digest = hashlib.sha256()
     for file in sorted(p for p in folder.rglob("*") if p.suffix in HASHED and p.is_file()):
@@ -66,7 +66,7 @@ def hash_model(folder: Path, also: Sequence[Path] = ()) -> str:
 
 @cache
 def hash_file(file: Path, changed: int) -> bytes:
-    """sha256 of a file that was last `changed` then: weights of many GB are read once a process."""
+    """The sha256 of a file that was last `changed` then: weights of many GB are read once a process."""
     with open(file, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").digest()
 
@@ -93,7 +93,8 @@ def _from_hub(config: ModelConfig) -> Path:
 
 def hub_patterns(variant: str | None) -> tuple[list[str], list[str]]:
     """What is taken of a hub repository, and what of that is not: one variant of the weights, and no checkpoints of
-    other programs beside them."""
+    other programs beside them.
+    """
     words = ["*.json", "*.txt", "*.model", "*.md"]
     if variant is not None:
         return [*words, f"*.{variant}.safetensors", f"*.{variant}-*.safetensors"], []

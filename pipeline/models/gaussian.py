@@ -20,7 +20,7 @@ from pipeline.diffusion.model import Rows, labels_of
 
 @dataclass(frozen=True, kw_only=True)
 class Gaussian:
-    """Data x0 ~ N(mean, std²) in every coordinate, independently.
+    """The denoiser of data x0 ~ N(mean, std²) in every coordinate, independently.
 
     `mean` and `std` are numbers, or tensors that broadcast against `x [B, ...]`.
     """
@@ -34,14 +34,14 @@ class Gaussian:
         return (signal * x + noise * self.mean) / (signal + noise)
 
     def flow(self, x: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-        """The probability-flow ODE solved exactly: x' = μ + (x−μ)·√((s²+σ'²)/(s²+σ²))."""
+        """Solves the probability-flow ODE exactly: x' = μ + (x−μ)·√((s²+σ'²)/(s²+σ²))."""
         now, then = (self.std**2 + per_row(s, x) ** 2 for s in (sigma, sigma_next))
         return self.mean + (x - self.mean) * (then / now) ** 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianMixture:
-    """Data from K Gaussians: with probability weights[k], x0 ~ N(means[k], std²) in each coordinate.
+    """The denoiser of data from K Gaussians: with probability weights[k], x0 ~ N(means[k], std²) in each coordinate.
 
     `means [K, ...]`, each in the shape of one sample (of one axis at least); `weights` sum to 1.
     """
@@ -51,7 +51,7 @@ class GaussianMixture:
     std: float = 1.0
 
     def posterior(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """P(component | x), `[B, K]`."""
+        """The probability of each Gaussian given x, `[B, K]`."""
         apart = (x[:, None] - self.means[None]).flatten(2).square().sum(-1)
         logits = -apart / (2 * (self.std**2 + sigma.to(x) ** 2))[:, None]
         return torch.softmax(logits + torch.tensor(self.weights, dtype=x.dtype, device=x.device).log(), dim=1)
@@ -70,7 +70,9 @@ class ClosedForm:
     denoise: Denoiser
     """The estimate without a condition."""
     levels: Levels
+    """The noise levels that operators walk along."""
     size: tuple[int, int]
+    """Height and width in pixels; images have 3 channels."""
     by_class: tuple[Denoiser, ...] = ()
     """The estimate for each class."""
     class_names: tuple[str, ...] | None = None

@@ -18,6 +18,7 @@ from pipeline.models.sketch import Sketch
 
 
 def sketch_latent(folder: Path, config: ModelConfig) -> Sketch:
+    """Tells the model from its folder alone. Raises `UserError` for what is missing or unknown in it."""
     if width_of(folder) is None:
         refuse_distilled_guidance(folder, config)
     side, unet = latent_grid(folder, "unet")
@@ -32,6 +33,7 @@ def sketch_latent(folder: Path, config: ModelConfig) -> Sketch:
 
 
 def load_latent(folder: Path, config: ModelConfig, device: str) -> Backbone:
+    """Loads the model onto `device`. Raises `UserError` for what is missing or unknown in its folder."""
     sketch = sketch_latent(folder, config)
     pipe = load_pipeline(folder, config, device)
 

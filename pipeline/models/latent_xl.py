@@ -16,10 +16,11 @@ from pipeline.models.loading import load_pipeline
 from pipeline.models.prompts import Embedding, Prompts
 
 SCORE, UNCONDITIONAL_SCORE = 6.0, 2.5
-"""Aesthetic scores that the refiner is asked for, diffusers' defaults: a negative prompt, too, is a prompt here."""
+"""The aesthetic scores that the refiner is asked for, diffusers' defaults: a negative prompt, too, is a prompt here."""
 
 
 def load_latent_xl(folder: Path, config: ModelConfig, device: str) -> Backbone:
+    """Loads the model onto `device`. Raises `UserError` for what is missing or unknown in its folder."""
     sketch = sketch_latent(folder, config)
     pipe = load_pipeline(folder, config, device)
     scored = bool(pipe.config.get("requires_aesthetics_score"))
@@ -55,7 +56,8 @@ def load_latent_xl(folder: Path, config: ModelConfig, device: str) -> Backbone:
 
 
 def size_numbers(size: tuple[int, int], prompt: str | None, scored: bool) -> list[float]:
-    """Original size, top and left of the crop, then the target size, or a `scored` model's aesthetic score.
+    """The numbers that tell the size: original size, top and left of the crop, then the target size, or a `scored`
+    model's aesthetic score.
 
     The image is asked for as one that was neither scaled nor cropped.
     """

@@ -11,7 +11,7 @@ import yaml
 
 UNKNOWN = "unknown"
 LARGEST_CARD = 1 << 20
-"""Bytes of a card that are read; the front matter comes first."""
+"""How many bytes of a card are read; the front matter comes first."""
 
 NONCOMMERCIAL: tuple[tuple[str, str], ...] = (
     (r"(?<![a-z0-9])nc(?![a-z])", "the Creative Commons element and Stability AI's short form: cc-by-nc-4.0, sai-nc-…"),
@@ -19,20 +19,22 @@ NONCOMMERCIAL: tuple[tuple[str, str], ...] = (
     (r"research(-use|-purposes?)?-only", "said in full, which leaves commerce out"),
     (r"^deepfloyd-if-license", "its section 1a grants use 'solely for your non-commercial research purposes'"),
 )
-"""(pattern over a lower-case name with hyphens for spaces and underscores, why it counts)."""
+"""Patterns over a lower-case name with hyphens for spaces and underscores, each with the reason why it counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Licence:
+    """What a card states of the licence of a model's weights."""
+
     name: str = UNKNOWN
-    """As the card states it, several joined by commas; `license_name` where `license` is `other`."""
+    """The name as the card states it, several joined by commas; `license_name` where `license` is `other`."""
     link: str | None = None
     noncommercial: bool = False
-    """Any of the names forbids commercial use. False where nothing is known."""
+    """Whether any of the names forbids commercial use; False where nothing is known."""
 
 
 def read_licence(folder: Path) -> Licence:
-    """From `license`, `license_name` and `license_link` in the front matter of `folder/README.md`.
+    """Reads `license`, `license_name` and `license_link` from the front matter of `folder/README.md`.
 
     A card that is missing, damaged or silent gives the unknown licence; nothing is raised.
     """

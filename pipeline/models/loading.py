@@ -28,7 +28,7 @@ LIBRARIES = ("diffusers", "transformers")
 
 
 def load_pipeline(folder: Path, config: ModelConfig, device: str) -> DiffusionPipeline:
-    """The pipeline that model_index.json names, with LoRA and textual inversion, ready on `device`.
+    """Loads the pipeline that model_index.json names, with LoRA and textual inversion, ready on `device`.
 
     Raises `UserError` for what is missing, pickled or unknown in the folder.
     """
@@ -55,7 +55,7 @@ def load_pipeline(folder: Path, config: ModelConfig, device: str) -> DiffusionPi
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without bars for every file, and without what diffusers says of its own future options."""
+    """Keeps diffusers still within: no bars for every file, and nothing of its own future options."""
     import diffusers
     import transformers
 
@@ -72,7 +72,9 @@ def quiet() -> Iterator[None]:
 
 
 def adapt(pipe: Any, config: ModelConfig) -> None:
-    """LoRA is merged into the weights; textual inversion adds words to the tokenizers."""
+    """Adds what the recipe loads on top: LoRA is merged into the weights, textual inversion adds words to the
+    tokenizers.
+    """
     for inversion in config.textual_inversion:
         file = safetensors_file(inversion.path, "model.textual_inversion")
         try:
@@ -90,6 +92,9 @@ def adapt(pipe: Any, config: ModelConfig) -> None:
 
 
 def place(pipe: Any, config: ModelConfig, device: str) -> Any:
+    """Brings the pipeline to `device`, or leaves it in main memory as `offload` says. Raises `UserError` for offload on
+    a CPU.
+    """
     if config.offload != "none" and device == "cpu":
         raise UserError(f"model.offload is {config.offload}, and the device is the CPU: there is nothing to relieve")
     if config.offload == "model":
@@ -102,6 +107,7 @@ def place(pipe: Any, config: ModelConfig, device: str) -> Any:
 
 
 def hasten(pipe: Any, config: ModelConfig) -> Any:
+    """Brings the network into another memory layout, or compiles it, where the recipe asks for that."""
     network = pipe.transformer if hasattr(pipe, "transformer") else pipe.unet
     if config.channels_last:
         network.to(memory_format=torch.channels_last)
@@ -111,7 +117,7 @@ def hasten(pipe: Any, config: ModelConfig) -> Any:
 
 
 def components(folder: Path, index: dict[str, Any], variant: str | None) -> list[str]:
-    """Names of the parts that are loaded, all checked. Raises `UserError`."""
+    """The names of the parts that are loaded, all checked. Raises `UserError` for a part that is missing or unknown."""
     found = []
     for name, value in index.items():
         if not isinstance(value, list) or len(value) != 2 or value == [None, None] or name in LEFT_OUT:
@@ -128,6 +134,7 @@ def components(folder: Path, index: dict[str, Any], variant: str | None) -> list
 
 
 def check_weights(folder: Path, variant: str | None) -> None:
+    """Raises `UserError` where a component's folder holds no safetensors weights of that variant."""
     there = sorted(p.name for p in folder.iterdir() if p.suffix == ".safetensors")
     if variant and not any(f".{variant}." in name for name in there):
         raise UserError(f"{folder}: no weights of variant {variant!r} (there are {', '.join(there) or 'none'})")
@@ -138,6 +145,9 @@ def check_weights(folder: Path, variant: str | None) -> None:
 
 
 def safetensors_file(path: str, option: str) -> Path:
+    """The file at a path of the recipe. Raises `UserError`, naming the option, where it is missing or no .safetensors
+    file.
+    """
     file = Path(path).expanduser()
     if file.suffix != ".safetensors" or not file.is_file():
         what = "not a .safetensors file" if file.is_file() else "not a file"
@@ -146,11 +156,12 @@ def safetensors_file(path: str, option: str) -> Path:
 
 
 def hash_of(folder: Path, config: ModelConfig) -> str:
-    """Of the folder's weights and of what is loaded on top of them."""
+    """The sha256 of the folder's weights and of what is loaded on top of them."""
     loras = [safetensors_file(lora.path, "model.lora") for lora in config.lora]
     words = [safetensors_file(inversion.path, "model.textual_inversion") for inversion in config.textual_inversion]
     return hash_model(folder, [*loras, *words])
 
 
 def first_line(error: Exception) -> str:
+    """The first line of an error's text, for a message of one sentence."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -24,25 +24,26 @@ if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
 CARD = "doppel.json"
-"""What diffusers has no field for: class names and the label that means "no class"."""
+"""The file for what diffusers has no field for: class names, and the label that means "no class"."""
 LUMA = (0.299, 0.587, 0.114)
 UNET_OPTIONS: dict[str, tuple[Any, ...]] = {"time_embedding_type": ("positional",), "class_embed_type": (None,)}
-"""Other networks embed integers only, or no class labels."""
+"""The options of a network that are understood, with their values: other networks embed integers only, or no class
+labels."""
 OF_PIPELINES = ("size", "variant", "offload", "lora", "textual_inversion", "vae", "distilled_guidance")
-"""Options of `model:` that a single network has no use for."""
+"""The options of `model:` that a single network has no use for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PixelModel:
-    """See `pipeline.diffusion.model.Model`."""
+    """A network on pixels as operators ask for it (`pipeline.diffusion.model.Model`)."""
 
     network: nn.Module
     levels: Levels
     prediction: Prediction
     codec: PatchCodec
     fold: int = 1
-    """Side of the pixel squares that the network sees as channels. Moving pixels leaves white noise white, so this is
-    the network's own affair: z stays an image."""
+    """The side, in pixels, of the squares that the network sees as channels. Moving pixels leaves white noise white, so
+    this is the network's own affair: z stays an image."""
     channels: int
     size: tuple[int, int]
     shape: tuple[int, int, int]
@@ -52,7 +53,7 @@ class PixelModel:
     """The label that stands for "no class" in a model trained with class dropout."""
     clip: float | None = None
     threshold: tuple[float, float] | None = None
-    """Quantile and largest value of dynamic thresholding."""
+    """The quantile and the largest value of dynamic thresholding; None where there is none."""
     dtype: torch.dtype = torch.float32
     channels_last: bool = False
     hash: str = ""
@@ -82,7 +83,9 @@ class PixelModel:
         return x0.clamp(-self.clip, self.clip) if self.clip else x0
 
     def denoiser(self, rows: Rows) -> Denoiser:
-        """Raises `UserError` where the model needs labels and none are given."""
+        """The estimate under one label for each image. Raises `UserError` where the model needs labels and none are
+        given.
+        """
         labels = None if rows is None else labels_of(rows)
         if not self.unconditional and (labels is None or bool((labels < 0).any())):
             raise UserError("the model was trained with labels only (no class dropout), and none are given")
@@ -102,7 +105,7 @@ class PixelModel:
         return denoise
 
     def features(self, z: Tensor) -> Tensor:
-        """`[B, F, H, W]`: what the first block of the network sees in almost clean images, for comparing tiles."""
+        """What the first block of the network sees in almost clean images, `[B, F, H, W]`, for comparing tiles."""
         sigma = self.levels.sigma(torch.full((len(z),), 0.05, dtype=torch.float64, device=z.device))
         seen: list[Tensor] = []
         block = self.network.get_submodule("down_blocks.0")
@@ -123,7 +126,7 @@ class PixelModel:
 
 
 def luma(pixels: Tensor) -> Tensor:
-    """`[B, 3, H, W]` → `[B, 1, H, W]`"""
+    """Makes grey images `[B, 1, H, W]` of colour images `[B, 3, H, W]`."""
     return (pixels * pixels.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
 
 
@@ -140,7 +143,7 @@ def load_pixel_model(folder: Path, config: ModelConfig, device: str) -> PixelMod
 
 
 def sketch_pixel_model(folder: Path, config: ModelConfig) -> PixelModel:
-    """The model without its weights. Raises `UserError`."""
+    """Tells the model from its folder alone. Raises `UserError` for what is missing or unknown in it."""
     from diffusers import UNet2DModel
 
     settings = network_settings(network_folder(folder))
@@ -153,11 +156,12 @@ def sketch_pixel_model(folder: Path, config: ModelConfig) -> PixelModel:
 
 
 def network_folder(folder: Path) -> Path:
+    """The folder that holds the network: the model's own, or its `unet`."""
     return folder / "unet" if (folder / "unet").is_dir() else folder
 
 
 def network_settings(folder: Path) -> dict[str, Any]:
-    """Raises `UserError` where the folder holds another class, or options that are not known here."""
+    """Reads the network's options. Raises `UserError` where the folder holds another class, or unknown options."""
     file = folder / "config.json"
     settings = read_json(file)
     if settings.get("_class_name") != "UNet2DModel":
@@ -169,11 +173,12 @@ def network_settings(folder: Path) -> dict[str, Any]:
 
 
 def unloadable(folder: Path, error: Exception) -> UserError:
+    """The one sentence that tells why a network can't be loaded."""
     return UserError(f"{folder}: the network cannot be loaded ({' '.join(str(error).split())[:200]})")
 
 
 def load_network(folder: Path, dtype: torch.dtype) -> UNet2DModel:
-    """Raises `UserError` where the folder holds another class, or not all of its weights."""
+    """Loads the network. Raises `UserError` where the folder holds another class, or not all of its weights."""
     from diffusers import UNet2DModel
 
     network_settings(folder)
@@ -190,7 +195,7 @@ def load_network(folder: Path, dtype: torch.dtype) -> UNet2DModel:
 
 
 def assemble(network: UNet2DModel, folder: Path, device: str, config: ModelConfig) -> PixelModel:
-    """The network of a folder with the schedule, codec and labels that the folder states."""
+    """Joins the network of a folder with the schedule, codec and labels that the folder states."""
     for option in OF_PIPELINES:
         if getattr(config, option) != ModelConfig.model_fields[option].default:
             raise UserError(f"model.{option}: {folder} holds a single UNet2DModel, which does not use it")

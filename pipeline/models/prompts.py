@@ -14,7 +14,7 @@ Embedding = Mapping[str, Tensor]
 """What a network takes for one prompt, by the name of the argument: `[L, D]` hidden states, `[D]` pooled …"""
 
 BUDGET = 1 << 28
-"""Bytes of embeddings that are kept: captions of a long stream would fill the memory."""
+"""How many bytes of embeddings are kept: captions of a long stream would fill the memory."""
 
 
 class Prompts:
@@ -57,9 +57,10 @@ class Prompts:
 
 
 def between(a: Tensor, b: Tensor, share: float) -> Tensor:
-    """The point on the straight line; of masks, what either lets through."""
+    """The point between two embeddings on the straight line; of masks, what either lets through."""
     return torch.lerp(a, b, share) if a.is_floating_point() else torch.maximum(a, b)
 
 
 def size_of(embedding: Embedding) -> int:
+    """How many bytes an embedding takes."""
     return sum(tensor.nbytes for tensor in embedding.values())

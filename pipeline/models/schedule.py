@@ -21,11 +21,13 @@ SCHEDULERS = (
     "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler",
     "DEISMultistepScheduler", "LCMScheduler", "FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler",
 )  # fmt: skip
-"""Only their noise schedules count: the solver is the operator's."""
+"""The classes of schedulers that are read. Only their noise schedules count: the solver is the operator's."""
 
 
 def read_scheduler(folder: Path) -> dict[str, Any]:
-    """The scheduler's options, where its file is silent the defaults of its class: clipping and spacing differ."""
+    """Reads the scheduler's options; where its file is silent they are its class's defaults: clipping and spacing
+    differ.
+    """
     import diffusers
 
     file = folder / "scheduler" / "scheduler_config.json"
@@ -39,7 +41,10 @@ def read_scheduler(folder: Path) -> dict[str, Any]:
 
 
 def levels_of(folder: Path, image_tokens: int | None = None) -> Levels:
-    """`image_tokens`: of an image, where the schedule depends on its size. Raises `UserError` for an unknown one."""
+    """Reads the noise levels. `image_tokens` are those of an image, where the schedule depends on its size.
+
+    Raises `UserError` for an unknown schedule.
+    """
     try:
         return levels_from_scheduler(read_scheduler(folder), image_tokens)
     except (ValueError, TypeError) as error:
@@ -47,6 +52,7 @@ def levels_of(folder: Path, image_tokens: int | None = None) -> Levels:
 
 
 def prediction_of(folder: Path) -> Prediction:
+    """Reads what the network predicts. Raises `UserError` for an unknown kind of prediction."""
     scheduler: Mapping[str, Any] = read_scheduler(folder)
     if "FlowMatch" in scheduler["_class_name"]:
         return "flow"

@@ -12,7 +12,7 @@ from pipeline.models.vae import downscaling
 
 
 def latent_grid(folder: Path, network: str) -> tuple[int, dict[str, Any]]:
-    """Pixels a side of a cell of latents, and the configuration of the network (`unet`, `transformer`)."""
+    """The side in pixels of a cell of latents, and the configuration of the network (`unet`, `transformer`)."""
     return downscaling(read_json(folder / "vae" / "config.json")), read_json(folder / network / "config.json")
 
 

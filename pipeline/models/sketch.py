@@ -10,7 +10,7 @@ from pipeline.diffusion.levels import Levels
 
 @dataclass(frozen=True, kw_only=True)
 class Sketch:
-    """See `pipeline.diffusion.model.Outline`."""
+    """A model without its weights, as operators check against it (`pipeline.diffusion.model.Outline`)."""
 
     levels: Levels
     size: tuple[int, int]
@@ -21,5 +21,5 @@ class Sketch:
     class_names: tuple[str, ...] | None = None
     unconditional: bool = True
     attention: bool = False
-    """It is a UNet that attends to a prompt, word by word: see `pipeline.diffusion.editing`."""
+    """Whether it is a UNet that attends to a prompt, word by word (`pipeline.diffusion.editing`)."""
     hash: str = ""

@@ -21,17 +21,17 @@ from pipeline.models.sketch import Sketch
 
 @dataclass(frozen=True, kw_only=True)
 class Enlarging(Backbone):
-    """See `pipeline.diffusion.model.Model`: the estimate given small images, one for each row.
+    """A model that enlarges small images, one for each row (`pipeline.diffusion.model.Model`).
 
     `predict` takes the noisy z and, as further channels, the small image.
     """
 
     low: Tensor
-    """float32 `[R, 3, h, w]`, in the size of z, noised. R divides the number of rows that are asked for, which come
-    condition by condition: `low` is repeated to their number."""
+    """The small images, float32 `[R, 3, h, w]`, in the size of z, noised. R divides the number of rows that are asked
+    for, which come condition by condition: `low` is repeated to their number."""
 
     def viewed(self, views: Sequence[Moves]) -> Enlarging:
-        """For the rows of several views, view by view: each sees its own view of the small image, too."""
+        """The model for the rows of several views, view by view: each sees its own view of the small image, too."""
         return replace(self, low=torch.cat([view(self.low) for view in views]))
 
     def denoiser(self, rows: Rows) -> Denoiser:
@@ -48,13 +48,16 @@ class Stage(Sketch):
 
     backbone: Backbone
     noising: Levels
-    """Of the noise that small images get."""
+    """The levels of the noise that small images get."""
     noise_level: int
-    """In levels of `noising`; `backbone.predict` tells the network."""
+    """The level of that noise, an index into `noising`; `backbone.predict` tells the network."""
 
     def on(self, low: Tensor, noise: Noise) -> Enlarging:
-        """The model that enlarges `low [R, 3, h, w]`, about [-1, 1]: scaled to z (bilinear, as IF does; the ×4 upscaler
-        has z in the size of `low` already) and noised once, with R rows of `noise`."""
+        """Makes the model that enlarges `low [R, 3, h, w]`, about [-1, 1].
+
+        `low` is scaled to z (bilinear, as IF does; the ×4 upscaler has z in the size of `low` already) and noised once,
+        with R rows of `noise`.
+        """
         sized = interpolate(low, size=self.shape[-2:], mode="bilinear", align_corners=True)
         level = torch.full((len(low),), (self.noise_level + 1) / self.noising.steps, dtype=torch.float64)
         sigma = self.noising.sigma(level.to(low.device))

@@ -18,11 +18,11 @@ from pipeline.models.stage import Stage
 from pipeline.models.vae import downscaling
 
 NOISE_LEVEL = 20
-"""Of the small image, in levels, if the recipe states none."""
+"""The level of the small image's noise, if the recipe states none."""
 
 
 def sketch_upscaler(folder: Path, config: ModelConfig, below: tuple[int, int]) -> Sketch:
-    """Over images of `below` (height, width): a cell of latents for each of their pixels."""
+    """Tells the stage over images of `below` (height, width): it has a cell of latents for each of their pixels."""
     vae = read_json(folder / "vae" / "config.json")
     side = downscaling(vae)
     return Sketch(
@@ -36,6 +36,7 @@ def sketch_upscaler(folder: Path, config: ModelConfig, below: tuple[int, int]) -
 def load_upscaler(
     folder: Path, config: ModelConfig, below: tuple[int, int], noise_level: int | None, device: str
 ) -> Stage:
+    """Loads the stage over images of `below` (height, width), noised to `noise_level`, onto `device`."""
     sketch = sketch_upscaler(folder, config, below)
     level = NOISE_LEVEL if noise_level is None else noise_level
     pipe = load_pipeline(folder, config, device)

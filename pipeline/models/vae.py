@@ -13,12 +13,12 @@ from pipeline.errors import UserError
 from pipeline.models.config import ModelConfig
 
 AT_ONCE = 2**21
-"""Pixels that an autoencoder is given in one call."""
+"""How many pixels an autoencoder is given in one call."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vae:
-    """Latents as the network takes them: `(encoded − shift)·scale`."""
+    """The autoencoder, with latents as the network takes them: `(encoded − shift)·scale`."""
 
     module: nn.Module
     scale: float
@@ -29,13 +29,16 @@ class Vae:
         return next(self.module.parameters()).dtype
 
     at_once: int
-    """Images in one call: at full size an autoencoder needs far more memory for each than the network."""
+    """How many images go into one call: at full size an autoencoder needs far more memory for each than the network."""
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """float32 `[B, 3, H, W]` in [-1, 1] → `[B, C, h, w]`: the mode of the posterior, so that it draws nothing."""
+        """Makes latents `[B, C, h, w]` of float32 `[B, 3, H, W]` in [-1, 1]: the mode of the posterior, so that it
+        draws nothing.
+        """
         return torch.cat([self._encode(some) for some in pixels.split(self.at_once)])
 
     def decode(self, z: Tensor) -> Tensor:
+        """Makes pixels, float32 `[B, 3, H, W]` and about [-1, 1], of latents."""
         return torch.cat([self._decode(some) for some in z.split(self.at_once)])
 
     def _encode(self, pixels: Tensor) -> Tensor:
@@ -48,7 +51,7 @@ class Vae:
 
 
 def downscaling(config: Mapping[str, Any]) -> int:
-    """Pixels a side of a cell of latents, from the autoencoder's config.json."""
+    """The side in pixels of a cell of latents, from the autoencoder's config.json."""
     return int(2 ** (len(config["block_out_channels"]) - 1))
 
 

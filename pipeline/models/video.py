@@ -19,12 +19,13 @@ from pipeline.models.prompts import Embedding, Prompts
 from pipeline.models.sketch import Sketch
 
 TRAINED_FRAMES = 16
-"""Of all motion modules that were published; their tables of positions are often longer."""
+"""How many frames all motion modules were trained with that were published; their tables of positions are often
+longer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSketch(Sketch):
-    """Of a model of clips, as `OfClips` says: pixels are `[B, 3, F, H, W]`, z is `[B, C, F, h, w]`.
+    """A model of clips without its weights, as `OfClips` says: pixels are `[B, 3, F, H, W]`, z is `[B, C, F, h, w]`.
 
     `shape` is `(C, F, h, w)`, for the F of its training.
     """
@@ -35,7 +36,7 @@ class VideoSketch(Sketch):
 
 @dataclass(frozen=True, kw_only=True)
 class VideoBackbone(VideoSketch, Backbone):
-    """A row is a window of frames, under one condition; the autoencoder sees frame by frame."""
+    """A model of clips: a row is a window of frames, under one condition; the autoencoder sees frame by frame."""
 
     def encode(self, pixels: Tensor) -> Tensor:
         return unfolded(super().encode(folded(pixels)), len(pixels))
@@ -45,17 +46,20 @@ class VideoBackbone(VideoSketch, Backbone):
 
 
 def folded(clips: Tensor) -> Tensor:
-    """`[B, C, F, H, W]` → `[B·F, C, H, W]`"""
+    """Lays the frames of clips one after the other: `[B, C, F, H, W]` → `[B·F, C, H, W]`."""
     return clips.transpose(1, 2).flatten(0, 1)
 
 
 def unfolded(frames: Tensor, clips: int) -> Tensor:
-    """`[B·F, C, H, W]` → `[B, C, F, H, W]`, B = `clips`"""
+    """Puts frames together to clips again: `[B·F, C, H, W]` → `[B, C, F, H, W]`, with B = `clips`."""
     return frames.unflatten(0, (clips, -1)).transpose(1, 2)
 
 
 def sketch_video(folder: Path, config: ModelConfig) -> VideoSketch:
-    """Raises `UserError` for a cascade (no stage above sees frames together), and guidance told to the network."""
+    """Tells the model from its folder alone.
+
+    Raises `UserError` for a cascade (no stage above sees frames together), and guidance told to the network.
+    """
     if config.upscalers:
         raise UserError(f"model.upscalers: {folder} is a model of clips, and they enlarge single images")
     image, unet = sketch_latent(folder, config), read_json(folder / "unet" / "config.json")
@@ -71,6 +75,7 @@ def sketch_video(folder: Path, config: ModelConfig) -> VideoSketch:
 
 
 def load_video(folder: Path, config: ModelConfig, device: str) -> VideoBackbone:
+    """Loads the model onto `device`. Raises `UserError` for what is missing or unknown in its folder."""
     sketch = sketch_video(folder, config)
     pipe: Any = load_pipeline(folder, config, device)
 

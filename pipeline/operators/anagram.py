@@ -24,33 +24,37 @@ from pipeline.operators.contract import Condition, Descent, Given, Transformed
 
 @runtime_checkable
 class SeesBeside(Protocol):
-    """A model that sees something beside the noisy image: an upper stage of a cascade, the small image."""
+    """A model that sees something beside the noisy image: on an upper stage of a cascade, the small image."""
 
     def viewed(self, views: Sequence[Moves]) -> Model:
-        """For the rows of all `views`, view by view: what it sees beside is viewed like the noisy image."""
+        """The model for the rows of all `views`, view by view: what it sees beside is viewed like the noisy image."""
         ...
 
 
 def viewed(model: Model, views: Sequence[Moves]) -> Model:
+    """The model for the rows of all `views`, whether or not it sees anything beside the noisy image."""
     return model.viewed(views) if isinstance(model, SeesBeside) else model
 
 
 class Anagram(Descent):
-    """Denoise with x0 = mean_i v_i⁻¹(D_i(v_i(x))), each view v_i under a condition of its own.
+    """Denoises with x0 = mean_i v_i⁻¹(D_i(v_i(x))), each view v_i under a condition of its own (2311.17919).
 
-    From pure noise, or from the image noised to `start`. The other views come with the output as view-1, view-2 … On a
-    model of latents a view must move whole cells (`pipeline.diffusion.cells`).
+    It begins from pure noise, or from the image noised to `start`. The other views come with the output as view-1,
+    view-2 … On a model of latents a view must move whole cells (`pipeline.diffusion.cells`).
     """
 
     name: Literal["anagram"] = "anagram"
     views: tuple[AnyView, ...] = Field(min_length=1)
+    """The views, at least one; `identity` is the image as it is."""
     conditions: tuple[Condition, ...]
-    """One for each view."""
+    """What is seen in each view, one condition for each."""
     reduce: Literal["mean", "alternate"] = "mean"
-    """The mean of all views at each step, or one view a step in turn: N times cheaper, and noisier."""
+    """`mean` takes the mean of all views at each step; `alternate` takes one view a step in turn, which is N times
+    cheaper, and noisier."""
     guidance: Guidance = Guidance(scale=3)
+    """How much more than the model itself does each view shows its condition."""
     start: LevelRange = LevelRange(low=1, high=1)
-    """Below 1, something of the sample's own image is left."""
+    """The noise level that the walk starts from; below 1, something of the sample's own image is left."""
 
     @model_validator(mode="after")
     def _one_condition_a_view(self) -> Anagram:

@@ -15,16 +15,17 @@ from pipeline.operators.contract import Given, Transformed
 
 
 class Boomerang(Conditioned):
-    """Noise the image to t_boom with one draw, then run the reverse process back to 0.
+    """Noises the image to t_boom with one draw, then runs the reverse process back to 0 (2210.12100, algorithm 1).
 
-    t_boom = 0 is the identity, t_boom = 1 samples from scratch. The stochastic reverse (`ancestral`,
-    `dpmpp_2m_sde`), not only the draw, keeps outputs from being near-duplicates of their input.
+    t_boom = 0 is the identity, t_boom = 1 samples from scratch. The stochastic reverse (`ancestral`, `dpmpp_2m_sde`),
+    not only the draw, keeps outputs from being near-duplicates of their input.
     """
 
     dial: ClassVar[str | None] = "t_boom"
 
     name: Literal["boomerang"] = "boomerang"
     t_boom: LevelRange = LevelRange(low=0.4, high=0.4)
+    """The noise level that the image is taken to: more goes further from the image."""
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         sigmas = self.schedule(model, self.t_boom.draw(noise.uniform().to(z.device), model.levels))

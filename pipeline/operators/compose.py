@@ -21,20 +21,27 @@ from pipeline.section import Section
 
 
 class Term(Section):
+    """A condition, and how strongly it is asked for."""
+
     condition: Condition
+    """What is asked for (AND), or asked away (NOT)."""
     weight: float = 3.0
-    """Negative: NOT."""
+    """How many times the way from the estimate without a condition to that with this one is gone; a negative weight is
+    NOT."""
 
 
 class Share(Section):
-    """Of the second model: `(1 − share)·D_1 + share·D_2` at the levels of the interval, D_1 elsewhere."""
+    """How a second model mixes in: `(1 − share)·D_1 + share·D_2` at the noise levels of the interval, D_1 elsewhere."""
 
     share: float = Field(default=0.5, ge=0, le=1)
+    """The share of the second model's estimate, from 0 to 1."""
     interval: LevelRange = LevelRange(low=0, high=1)
+    """The noise levels at which the second model mixes in."""
 
 
 class Compose(Descent):
-    """Denoise with `D_∅ + Σ w_i·(D_i − D_∅)` (eq. 11 and 12) from pure noise, or from the image noised to `start`.
+    """Denoises with `D_∅ + Σ w_i·(D_i − D_∅)` (2206.01704, eq. 11 and 12), from pure noise or from the image noised to
+    `start`.
 
     A second model, under the same terms, mixes in as `mix` says.
     """
@@ -43,9 +50,11 @@ class Compose(Descent):
 
     name: Literal["compose"] = "compose"
     terms: tuple[Term, ...] = Field(min_length=1)
+    """The conditions that are composed, at least one."""
     start: LevelRange = LevelRange(low=1, high=1)
+    """The noise level that the walk starts from; below 1, something of the sample's own image is left."""
     mix: Share | None = None
-    """By default half of each."""
+    """How the second model mixes in; by default half of each at all levels."""
 
     def conditions_used(self) -> tuple[Condition, ...]:
         return tuple(term.condition for term in self.terms)
@@ -60,6 +69,7 @@ class Compose(Descent):
             check_conditions(one, ["none", *self.conditions_used()])
 
     def composed(self, model: Model, given: Given, z: Tensor) -> Denoiser:
+        """The composed estimate of one model, within its limits, for a batch like `z [B, …]`."""
         rows = [rows_for(model, condition, given, len(z)) for condition in ["none", *self.conditions_used()]]
         return bounded(compose(together(model, rows), [term.weight for term in self.terms]), model.limit)
 

@@ -19,15 +19,19 @@ from pipeline.section import Section
 
 
 class Guidance(Section):
-    """Classifier-free guidance (2207.12598): a number is its scale; up to 1 is none, and runs the model once."""
+    """Classifier-free guidance (2207.12598). A number is its scale; up to 1 there is no guidance, and the model runs
+    once a step.
+    """
 
     scale: float = Field(default=1.0, ge=0)
+    """How many times the way from the estimate without the condition to that with it is gone (2207.12598, eq. 6: 1 +
+    w)."""
     rescale: float = Field(default=0.0, ge=0, le=1)
-    """Share to which the deviation of the unguided estimate is restored (2305.08891, eq. 15 and 16)."""
+    """Share in [0, 1] to which the deviation of the unguided estimate is restored (2305.08891, eq. 15 and 16)."""
     interval: LevelRange = LevelRange(low=0, high=1)
-    """Levels at which guidance acts (2404.07724)."""
+    """The noise levels at which guidance acts (2404.07724)."""
     negative: Condition = "none"
-    """What guidance leads away from."""
+    """The condition that guidance leads away from."""
 
     @model_validator(mode="before")
     @classmethod
@@ -36,15 +40,17 @@ class Guidance(Section):
 
     @property
     def acts(self) -> bool:
+        """Whether there is any guidance."""
         return self.scale > 1.0
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
-        """What it asks the model for, beside what it leads to."""
+        """What it asks the model for, beside the condition that it leads to."""
         return (self.negative,) if self.acts else ()
 
 
 NO_GUIDANCE = Guidance()
+"""The scale 1: estimates as the model gives them."""
 
 
 def check_conditions(model: Outline, conditions: Sequence[Condition], guidance: Guidance = NO_GUIDANCE) -> None:
@@ -78,7 +84,9 @@ def row_of(model: Outline, condition: Condition) -> RowCondition:
 
 
 def rows_for(model: Outline, condition: Condition, given: Given, count: int) -> list[RowCondition]:
-    """The condition of each of `count` images; None for "none", and for all of a model without conditions."""
+    """The condition of each of `count` images. It is None for "none", and for all images of a model without
+    conditions.
+    """
     if condition == "own" and model.conditioning == "class" and given.labels is not None:
         return [label if label >= 0 else None for label in given.labels.tolist()]
     if condition == "own" and model.conditioning == "text" and given.captions is not None:
@@ -91,12 +99,14 @@ def rows_for(model: Outline, condition: Condition, given: Given, count: int) -> 
 
 
 def joint(model: Model, conditions: Sequence[Condition], guidance: Guidance, given: Given, z: Tensor) -> Joint:
-    """One guided estimate for each condition, all from one call of the model, each within the model's limits."""
+    """Makes one guided estimate for each condition, all from one call of the model, each within the model's limits. `z
+    [B, …]` tells how many images there are.
+    """
     return led(model, [rows_for(model, condition, given, len(z)) for condition in conditions], guidance, given, z)
 
 
 def led(model: Model, rows: Sequence[Sequence[RowCondition]], guidance: Guidance, given: Given, z: Tensor) -> Joint:
-    """`joint` for rows that are resolved already."""
+    """Does what `joint` does, for conditions that are resolved already: K lists of B rows."""
     if guidance.acts:
         away = rows_for(model, guidance.negative, given, len(z))
         ends = torch.tensor([guidance.interval.low, guidance.interval.high], dtype=torch.float64)
@@ -109,13 +119,13 @@ def led(model: Model, rows: Sequence[Sequence[RowCondition]], guidance: Guidance
 
 
 def conditioned(model: Model, condition: Condition, guidance: Guidance, given: Given, z: Tensor) -> Denoiser:
-    """The (guided) estimate under one condition."""
+    """Makes the (guided) estimate of the clean images under one condition."""
     estimate = joint(model, [condition], guidance, given, z)
     return lambda x, sigma: estimate([x], sigma)[0]
 
 
 def together(model: Model, rows: Sequence[Sequence[RowCondition]]) -> Joint:
-    """The estimates of B images under K conditions as one batch of K·B."""
+    """Makes the estimates of B images under K conditions from one batch of K·B."""
     denoise = model.denoiser([row for condition in rows for row in condition])
 
     def estimate(xs: Sequence[Tensor], sigma: Tensor) -> Sequence[Tensor]:
@@ -125,10 +135,12 @@ def together(model: Model, rows: Sequence[Sequence[RowCondition]]) -> Joint:
 
 
 class Conditioned(Descent):
-    """An operator that walks down under one condition."""
+    """An operator that walks down under one condition, with or without guidance."""
 
     condition: Condition = "own"
+    """The condition of every image."""
     guidance: Guidance = NO_GUIDANCE
+    """How much more than the model itself does the output shows its condition; by default not at all."""
 
     def conditions_used(self) -> tuple[Condition, ...]:
         return (self.condition, *self.guidance.conditions)
@@ -138,4 +150,5 @@ class Conditioned(Descent):
         check_conditions(model, [self.condition], self.guidance)
 
     def denoiser(self, model: Model, given: Given, z: Tensor) -> Denoiser:
+        """The estimate that the walk follows, for a batch like `z [B, …]`."""
         return conditioned(model, self.condition, self.guidance, given, z)

@@ -24,80 +24,88 @@ Condition = int | str
 """A class by number or name, or a prompt; `own`: the label or caption of each sample; `edited`: its edited caption;
 `none`: no condition."""
 Extra = Literal["mask", "guide", "second_model", "edited", "judge"]
-"""What a recipe may give beside images and labels."""
+"""What a recipe may give an operator, beside images and labels."""
 
 
 class TextImageJudge(Protocol):
-    """Compares images and texts: a CLIP."""
+    """What compares images and texts by the vectors that it makes of both: a CLIP."""
 
     def images(self, pixels: Tensor) -> Tensor:
-        """`[B, 3, H, W]` in [-1, 1] → unit vectors `[B, D]`"""
+        """Makes unit vectors `[B, D]` of images, float32 `[B, 3, H, W]` in [-1, 1]."""
         ...
 
-    def texts(self, texts: Sequence[str]) -> Tensor: ...
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Makes unit vectors `[B, D]` of B texts, in the same space as those of images."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """What comes with a batch of B images."""
+    """What comes with a batch of B images. What a recipe does not give is None."""
 
     pixels: Tensor | None = None
-    """The images themselves, `[B, 3, H, W]` in [-1, 1]: what z was made from. Else what z decodes to stands in."""
+    """The images that z was made from, float32 `[B, 3, H, W]` in [-1, 1]. Without them, what z decodes to stands in."""
     labels: Tensor | None = None
-    """int64 `[B]`; −1 for none."""
+    """The class of each image, int64 `[B]`; −1 where an image has none."""
     captions: Sequence[str] | None = None
-    """One for each image, where the model takes prompts."""
+    """The caption of each image, B of them, where the model takes prompts."""
     edited: Sequence[str] | None = None
-    """The caption of each image as it is to become."""
+    """The caption of each image as it is to become, B of them."""
     mask: Tensor | None = None
-    """float `[B, 1, H, W]` in pixels: 1 where the image is to change, 0 where it is kept."""
+    """float32 `[B, 1, H, W]` in pixels: 1 where the image is to change, 0 where it is kept."""
     guide: Tensor | None = None
-    """`[B, 3, H, W]` in [-1, 1]: a second image for each, painted, composed or another sample."""
+    """A second image for each, float32 `[B, 3, H, W]` in [-1, 1]: painted, composed, or another sample."""
     more_guides: Sequence[Tensor] = ()
-    """Like `guide`, where the recipe asks for several."""
+    """Further guides like `guide`, where the recipe asks for several."""
     second: Model | None = None
-    """The recipe's `second_model`."""
+    """The model of the recipe's `second_model`."""
     judge: TextImageJudge | None = None
-    """The recipe's `judge`."""
+    """The CLIP of the recipe's `judge`."""
 
     @property
     def guides(self) -> list[Tensor]:
-        """All of them; `guide_name` tells their names."""
+        """All guides in order, none or more; `guide_name` tells their names."""
         return [] if self.guide is None else [self.guide, *self.more_guides]
 
 
 class Transformed(NamedTuple):
+    """What an operator makes of a batch of B images."""
+
     pixels: Tensor
-    """float32 `[B, 3, H, W]`, about [-1, 1]."""
+    """The outputs, float32 `[B, 3, H, W]`, about [-1, 1] and not clamped."""
     sigmas: Tensor
-    """`[B, n+1]`: the levels that each row went through; the first is where it began."""
+    """The noise levels σ that each row went through, float64 `[B, n+1]`; the first is where it began."""
     others: Mapping[str, Tensor] = {}
-    """Further images, like `pixels`: samples of their own, KEY-NAME."""
+    """Further images of the same shape as `pixels`, by name. Each becomes a sample of its own, KEY-NAME."""
     details: Sequence[Mapping[str, Any]] | None = None
-    """For each row, what its provenance shall also say; JSON."""
+    """What the provenance of each row shall also say, B mappings of JSON values; None where there is nothing to say."""
     beside: Mapping[str, Tensor] = {}
-    """Images that belong into the same sample as `pixels`: members NAME.png."""
+    """Further images of the same shape, by name, that lie in the same sample as `pixels`: members NAME.png."""
     refused: Mapping[int, str] = {}
-    """Rows that what is given with them makes impossible, and why; their images are not written."""
+    """Rows that what is given with them makes impossible, each with its reason. Their images are not written."""
 
 
 def guide_name(number: int) -> str:
-    """Of the guides of an image, counted from 1: guide, guide-2, guide-3 …"""
+    """The name of a guide by its number from 1 on: guide, guide-2, guide-3 …"""
     return f"guide-{number}" if number > 1 else "guide"
 
 
 def image_of(model: Model, z: Tensor, given: Given) -> Tensor:
-    """The images that z was made from, as the model sees them: float32 `[B, 3, H, W]`."""
+    """The images that z was made from, as the model sees them: float32 `[B, 3, H, W]` in about [-1, 1]."""
     return given.pixels if model.space == "latent" and given.pixels is not None else model.decode(z)
 
 
 def as_seen(model: Model, pixels: Tensor) -> Tensor:
-    """A guide `[B, 3, H, W]` as `image_of` gives images: what a model of grey pixels sees is grey."""
+    """A guide, float32 `[B, 3, H, W]` in [-1, 1], as `image_of` gives images: what a model of grey pixels sees
+    is grey.
+    """
     return pixels if model.space == "latent" else model.decode(model.encode(pixels))
 
 
 def finished(model: Model, x: Tensor, z: Tensor, given: Given) -> Tensor:
-    """The pixels of `x`; where the mask keeps an image, they are its own, whatever a round trip to latents loses."""
+    """The pixels of `x`, float32 `[B, 3, H, W]`. Where the mask keeps an image they are its own, whatever a round trip
+    to latents loses.
+    """
     pixels = model.decode(x)
     if given.mask is None or model.space == "pixel":
         return pixels
@@ -112,54 +120,61 @@ class Operator(Section):
     """
 
     accepts: ClassVar[frozenset[Extra]] = frozenset()
-    """What the recipe may give, beside what it needs."""
+    """What the recipe may give the operator, beside what it needs."""
     several_guides: ClassVar[bool] = False
-    """It takes more than one guide for each image."""
+    """Whether it takes more than one guide for each image."""
     keeps_unmasked: ClassVar[bool] = False
-    """Given a mask, pixels outside of it stay exactly as they are."""
+    """Whether pixels outside a given mask stay exactly as they are."""
     moves_tiles: ClassVar[bool] = False
-    """It lays images anew out of tiles, and its `details` say where each tile came from."""
+    """Whether it lays images anew out of tiles; its `details` then say where each tile came from."""
     selects: ClassVar[bool] = False
-    """It keeps only some of a sample's copies, see `choose`."""
+    """Whether it keeps only some of a sample's copies (see `choose`)."""
     edits_attention: ClassVar[bool] = False
-    """It runs only on models whose attention to the words of a prompt can be edited."""
+    """Whether it runs only on models whose attention to the words of a prompt can be edited."""
     first_stage_only: ClassVar[bool] = False
-    """On a cascade it runs at the first stage; others run at every pixel stage."""
+    """Whether it runs only at the first stage of a cascade; others run at every pixel stage."""
     further_go_up: ClassVar[bool] = False
-    """Its further images are images of their own: on a cascade each goes up like the output. Those of others are views
-    or components of the output, and are only enlarged."""
+    """Whether its further images are images of their own, each of which goes up a cascade like the output. Those of
+    others are views or components of the output, and are only enlarged."""
     dial: ClassVar[str | None] = None
-    """The option that says how far outputs go from their input, where there is one."""
+    """The name of the option that says how far outputs go from their input; None where there is none."""
     image_name: ClassVar[str] = ""
-    """Of the output among the images beside it: member NAME.png."""
+    """The name that the output has among the images beside it, as member NAME.png; empty where it is the sample's
+    image."""
 
     name: str
     copies: int = Field(default=1, ge=1)
-    """Outputs for each input, each with its own noise."""
+    """How many outputs are made of each input, each with noise of its own."""
 
     @property
     def stochastic(self) -> bool:
-        """Another copy gives another image."""
+        """Whether another copy is another image: whether anything is drawn."""
         return False
 
     @property
     def invertible(self) -> bool:
-        """The input can be computed from the output, so outputs are never anonymous."""
+        """Whether the input can be computed from the output, which is then never anonymous. True until an operator
+        denies it.
+        """
         return True
 
     @property
     def needs(self) -> frozenset[Extra]:
-        """What the recipe must give."""
+        """What the recipe must give the operator."""
         return frozenset()
 
     @property
     def not_on_latents(self) -> str | None:
-        """What it does that can't be done to latents: "takes the colours of pixels apart". None: it works on them."""
+        """What it does that can't be done to latents, as the predicate of a sentence ("matches features of pixels");
+        None where it works on latents.
+        """
         return None
 
     @property
     def not_on_clips(self) -> str | None:
-        """What it does that can't be done to clips: "turns single images". None: it works on them."""
+        """What it does that can't be done to clips, as the predicate of a sentence ("turns single images"); None where
+        it works on clips.
+        """
         return None
 
     @property
@@ -173,11 +188,13 @@ class Operator(Section):
         return ()
 
     def conditions_used(self) -> tuple[Condition, ...]:
-        """All conditions that the model will be asked for."""
+        """All conditions that the model will be asked for, those that guidance leads away from included."""
         raise NotImplementedError
 
     def shows(self, name: str) -> Condition:
-        """The condition that its image of this name shows, by default the first; "" is the name of the output."""
+        """The condition that the image of this name shows, by default the first that is used, or `none`. "" is the
+        output.
+        """
         return next(iter(self.conditions_used()), "none")
 
     def check(self, model: Outline, second: Outline | None) -> None:
@@ -193,30 +210,34 @@ class Operator(Section):
                 raise UserError(f"{self.name}: {error}") from None
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
-        """`z [B, C, h, w]` as `model.encode` made it."""
+        """Transforms a batch: `z [B, C, h, w]` as `model.encode` made it, or `[B, C, F, h, w]` for a model of clips."""
         raise NotImplementedError
 
     def at(self, level: LevelRange) -> Operator:
-        """The same operator from another level. Raises `ValueError` where it has none."""
+        """The same operator with its dial at another level. Raises `ValueError` where it has no dial."""
         if self.dial is None:
             raise ValueError(f"operator {self.name} has no level")
         return self.model_copy(update={self.dial: level})
 
     def cheapest(self) -> Self:
-        """As much memory for a batch, and the least time: one copy, in one step."""
+        """The operator that takes as much memory for a batch, and the least time: one copy, in one step."""
         return self.model_copy(update={"copies": 1})
 
     def enlarging(self) -> Descent:
-        """How the upper stages of a cascade sample, where it does not run on them itself."""
+        """How the upper stages of a cascade sample, where the operator does not run on them itself."""
         return Descent(name=self.name)
 
     def choose(self, copies: Sequence[Mapping[str, Any]]) -> list[int] | str:
-        """Which copies of a sample to keep, by their `details`, the best first; or why none."""
+        """Which copies of a sample to keep, by the `details` of each: their numbers, the best first, or the reason why
+        none is kept.
+        """
         return list(range(len(copies)))
 
 
 class Bridge(Inversion, Operator):
-    """An operator that walks up the ODE to a latent, and down again. On a cascade, only the first stage has one."""
+    """An operator that walks up the ODE to a latent, and down again. Of a cascade, only the first stage has such a
+    latent.
+    """
 
     first_stage_only: ClassVar[bool] = True
 
@@ -235,12 +256,14 @@ class Descent(Operator):
     """An operator that walks down from noise at some level to 0."""
 
     steps: int = Field(default=20, ge=1)
-    """Denoising steps actually taken, whatever level they start from."""
+    """How many denoising steps are taken, whatever level they start from."""
     solver: Literal["ancestral", "euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "consistency"] = "ancestral"
     eta: float = Field(default=1.0, ge=0)
-    """Of the ancestral solver: 1 is DDPM, 0 is DDIM."""
+    """Share of the noise that the ancestral solver draws anew at each step: 1 is DDPM, 0 is DDIM (2010.02502, eq.
+    16)."""
     spacing: Spacing | Literal["model"] = "trailing"
-    """Grid between the start and 0; `leading` begins one stride below the start, `model` is the model's own."""
+    """How the levels between the start and 0 are spaced; `leading` begins one stride below the start, `model` is the
+    model's own."""
 
     @model_validator(mode="after")
     def _eta_belongs_to_ancestral(self) -> Descent:
@@ -263,8 +286,9 @@ class Descent(Operator):
         return self
 
     def stepper(self) -> Solver:
+        """The solver that the options ask for."""
         return Ancestral(eta=self.eta) if self.solver == "ancestral" else SOLVERS[self.solver]
 
     def schedule(self, model: Model, start: Tensor) -> Tensor:
-        """σ from `start` (σ, `[B]`) to 0: float64 `[B, steps+1]`."""
+        """The noise levels σ from `start` (σ, `[B]`) to 0, float64 `[B, steps+1]`."""
         return grid(model.levels, start, self.steps, None if self.spacing == "model" else self.spacing)

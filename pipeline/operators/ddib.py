@@ -19,24 +19,28 @@ from pipeline.operators.contract import Bridge, Condition, Extra, Given, Transfo
 
 
 class DDIB(Bridge):
-    """Up the ODE with the source, `z = ODE(x; D_a, 0 → 1)`, and down with the target, `y = ODE(z; D_b, 1 → 0)`.
+    """Walks up the ODE with the source, `z = ODE(x; D_a, 0 → 1)`, and down with the target, `y = ODE(z; D_b, 1 → 0)`
+    (2203.08382, algorithm 1).
 
-    Source and target are two conditions of one model, or two models (`second_model` is the target's). Guidance acts
-    on the way down; it breaks the exact cycle.
+    Source and target are two conditions of one model, or two models (`second_model` is the target's). Guidance acts on
+    the way down; it breaks the exact cycle.
     """
 
     accepts: ClassVar[frozenset[Extra]] = frozenset({"second_model"})
 
     name: Literal["ddib"] = "ddib"
     source: Condition = "own"
+    """The condition on the way up: what the image shows."""
     target: Condition = "own"
+    """The condition on the way down: what the output is to show."""
     guidance: Guidance = Guidance()
+    """How much more than the model itself does the way down follows the target; by default not at all."""
     image: tuple[AnyImageStage, ...] = ()
-    """Done to the image before it goes up."""
+    """What is done to the image before it goes up, in order."""
     latent: tuple[AnyStage, ...] = ()
-    """Done to the latent between up and down."""
+    """What is done to the latent between the way up and the way down, in order."""
     round_trip: bool = False
-    """Also come down with the source, and report in the provenance how far from its start that ends."""
+    """Whether it also comes down with the source, and tells in the provenance how far from its start that ends."""
 
     @property
     def not_on_clips(self) -> str | None:
@@ -73,7 +77,9 @@ class DDIB(Bridge):
 
 
 def trip_error(difference: Tensor) -> list[Mapping[str, Any]]:
-    """Root mean square and largest value of each row of `[B, ...]`, in units of z."""
+    """The root mean square and the largest absolute value of each row of `[B, ...]`, in units of z, for the
+    provenance.
+    """
     rows = difference.double().flatten(1)
     columns = zip(rows.square().mean(1).sqrt().tolist(), rows.abs().amax(1).tolist(), strict=True)
     return [{"round_trip": {"rms": rms, "max": largest}} for rms, largest in columns]

@@ -14,34 +14,40 @@ from torch.nn.functional import cosine_similarity, normalize
 from pipeline.section import Section
 
 VANISHED = 1e-6
-"""Length of a difference of two unit vectors below which it is rounding error and has no direction."""
+"""The length of a difference of two unit vectors below which it is rounding error, and has no direction."""
 
 
 class Thresholds(Section):
-    """Cosines from −1 to 1 that a pair must reach; the defaults are the paper's."""
+    """Cosines from −1 to 1 that a pair must reach; the defaults are the paper's (2211.09800, 3.1.2)."""
 
     before: float = Field(default=0.2, ge=-1, le=1)
+    """The least cosine between the image and its caption."""
     after: float = Field(default=0.2, ge=-1, le=1)
+    """The least cosine between the edited image and the edited caption."""
     direction: float = Field(default=0.2, ge=-1, le=1)
+    """The least cosine between the change of the image and the change of the caption."""
     images: float = Field(default=0.7, ge=-1, le=1)
+    """The least cosine between the image and the edited image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EditScores:
-    """Cosines in [-1, 1], `[B]` each."""
+    """How well B pairs of images show the edits of their captions: cosines in [-1, 1], `[B]` each."""
 
     before: Tensor
-    """Image and caption."""
+    """The cosine between image and caption."""
     after: Tensor
-    """Edited image and edited caption."""
+    """The cosine between edited image and edited caption."""
     direction: Tensor
-    """The change of the image and the change of the caption; 0 where either vanishes."""
+    """The cosine between the change of the image and the change of the caption; 0 where either vanishes."""
     images: Tensor
-    """Image and edited image."""
+    """The cosine between image and edited image."""
 
 
 def edit_scores(before: Tensor, after: Tensor, caption: Tensor, edited: Tensor) -> EditScores:
-    """From unit vectors `[B, D]` of the two images and their two captions, in one CLIP's space."""
+    """Scores B pairs from the unit vectors, `[B, D]` each, of their two images and their two captions, in one CLIP's
+    space.
+    """
     moved, asked = after - before, edited - caption
     vanished = (moved.norm(dim=-1) < VANISHED) | (asked.norm(dim=-1) < VANISHED)
     direction = cosine_similarity(normalize(moved, dim=-1), normalize(asked, dim=-1), dim=-1)
@@ -54,7 +60,7 @@ def edit_scores(before: Tensor, after: Tensor, caption: Tensor, edited: Tensor) 
 
 
 def passes(scores: EditScores, thresholds: Thresholds) -> Tensor:
-    """bool `[B]`: every score reaches its threshold; a score that is not a number does not."""
+    """Whether every score of a pair reaches its threshold, bool `[B]`. A score that is not a number does not."""
     return (
         (scores.before >= thresholds.before)
         & (scores.after >= thresholds.after)

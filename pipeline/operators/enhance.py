@@ -19,7 +19,8 @@ from pipeline.operators.contract import Given, Transformed, image_of
 
 
 class Enhance(Conditioned):
-    """Measure y, the means of `factor` × `factor` squares; noise its bicubic upsample to t_boom, and return.
+    """Measures y, the means of `factor` × `factor` squares, noises its bicubic upsample to t_boom, and returns
+    (2210.12100).
 
     So images of full size show what is lost and regained. One that came in small, and that the run has brought to the
     model's size, loses nothing: the means of its upsample are about its own pixels.
@@ -29,11 +30,12 @@ class Enhance(Conditioned):
 
     name: Literal["enhance"] = "enhance"
     factor: int = Field(default=4, ge=2)
+    """The side of the squares, in pixels; it divides the sides of the image."""
     t_boom: LevelRange = LevelRange(low=0.6, high=0.6)
-    """More is sharper, less is closer to the upsample."""
+    """The noise level that the upsample is taken to: more is sharper, less is closer to the upsample."""
     consistent: bool = True
-    """Hold the measurement at every level: the output's means are exactly y (then rounded to 8 bits). With a model of
-    latents, which can't be measured, at the end only."""
+    """Whether the measurement holds at every level: the output's means are exactly y (then rounded to 8 bits). With a
+    model of latents, which can't be measured, it holds at the end only."""
 
     @property
     def not_on_clips(self) -> str | None:

@@ -21,24 +21,27 @@ from pipeline.operators.contract import Condition, Descent, Extra, Given, Transf
 
 
 class Factorized(Descent):
-    """Denoise with x0 = Σ f_i(D_i(x)), each component f_i under a condition of its own.
+    """Denoises with x0 = Σ f_i(D_i(x)), each component f_i under a condition of its own (2404.11615).
 
-    Inverse: f of the sample's own image y is known, x ← x − f(x) + f(y + σε) before each step and at the end. Then
-    f(output) = f(y) + f(1 − f)(x − y): exactly y's where f is a projection (colour, spatial); a blur is none, and
-    leaves a quarter of the difference, where f = ½, and less elsewhere.
+    With `inverse`, f of the sample's own image y is known, and x ← x − f(x) + f(y + σε) before each step and at the
+    end. Then f(output) = f(y) + f(1 − f)(x − y): exactly y's where f is a projection (colour, spatial); a blur is none,
+    and leaves a quarter of the difference where f = ½, and less elsewhere.
     """
 
     accepts: ClassVar[frozenset[Extra]] = frozenset({"mask"})
 
     name: Literal["factorized"] = "factorized"
     components: AnyComponents
+    """How an image is taken apart, by name or with options."""
     conditions: tuple[Condition, ...]
-    """One for each component: low, high · low, middle, high · grey, colour · moving, still · inside, outside."""
+    """What each component shows, one condition for each, in this order: low, high · low, middle, high · grey, colour ·
+    moving, still · inside, outside."""
     inverse: str | None = None
-    """The component that is known."""
+    """The name of the component that is known, the sample's own; None where all are made."""
     guidance: Guidance = Guidance(scale=3)
+    """How much more than the model itself does each component shows its condition."""
     start: LevelRange = LevelRange(low=1, high=1)
-    """Below 1, something of the sample's own image is left."""
+    """The noise level that the walk starts from; below 1, something of the sample's own image is left."""
 
     @model_validator(mode="after")
     def _one_condition_a_component(self) -> Factorized:
@@ -73,7 +76,9 @@ class Factorized(Descent):
         check_conditions(model, self.conditions, self.guidance)
 
     def carried(self, model: Outline) -> Components:
-        """The components as they are in the model's space."""
+        """The components as they are in the model's space. Raises `ValueError`, one sentence, where latents
+        have none.
+        """
         return self.components.on_cells(cell_side(model)) if model.space == "latent" else self.components
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:

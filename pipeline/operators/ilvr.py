@@ -20,7 +20,8 @@ from pipeline.operators.contract import Extra, Given, Transformed
 
 
 class ILVR(Conditioned):
-    """From noise, with x ← x − φ_N(x) + φ_N(y noised to the same level) after each step (algorithm 1).
+    """Samples from noise, with x ← x − φ_N(x) + φ_N(y noised to the same level) after each step (2108.02938, algorithm
+    1).
 
     y is the guide, else the image itself; φ_N takes the mean of each N × N square. The paper's φ_N, bicubic down and
     up, is no projection: applied twice it blurs twice, and the output's φ_N would only be near the reference's. On
@@ -31,9 +32,9 @@ class ILVR(Conditioned):
 
     name: Literal["ilvr"] = "ilvr"
     factor: int = Field(default=4, ge=2)
-    """N: the larger, the less is taken from the reference."""
+    """N, the side of the squares in pixels: the larger, the less is taken from the reference."""
     floor: LevelRange = LevelRange(low=0, high=0)
-    """The lowest level where the constraint acts; 0 makes it hold exactly in the output."""
+    """The lowest noise level at which the constraint acts; 0 makes it hold exactly in the output."""
 
     @property
     def not_on_clips(self) -> str | None:

@@ -19,7 +19,8 @@ from pipeline.operators.contract import Extra, Given, Transformed, finished
 
 
 class Inpaint(Conditioned):
-    """Sample what the mask changes from noise; what it keeps is the image's own, noised to the level of each step.
+    """Samples what the mask changes from noise; what it keeps is the image's own, noised to the level of each step
+    (2201.09865).
 
     x_{t−1} = m·(known at t−1) + (1 − m)·(step), eq. 8. A jump back from σ' to σ adds noise of √(σ² − σ'²): on the next
     way down, the new part can follow the known one. In the end the known pixels are exactly the image's.
@@ -29,11 +30,12 @@ class Inpaint(Conditioned):
 
     name: Literal["inpaint"] = "inpaint"
     jump_length: int = Field(default=5, ge=1)
-    """Steps of one jump back."""
+    """How many steps one jump goes back."""
     resamples: int = Field(default=5, ge=1)
-    """Times that each stretch is walked; 1 is plain replacement. The paper: 250 steps, jumps of 10, 10 times."""
+    """How many times each stretch is walked; 1 is plain replacement. The paper takes 250 steps, jumps of 10, 10
+    times."""
     known_noise: Literal["fresh", "shared"] = "fresh"
-    """`shared`: the known pixels carry one noise at all levels."""
+    """`fresh` noises the known pixels anew at each level; with `shared` they carry one noise at all levels."""
 
     @model_validator(mode="after")
     def _there_is_room_to_jump(self) -> Inpaint:
@@ -63,9 +65,10 @@ class Inpaint(Conditioned):
 
 
 def time_travel(steps: int, jump_length: int, resamples: int) -> Sequence[range]:
-    """Ways down through the levels `steps` (noise) … 0 (clean); between two of them, a jump back.
+    """The ways down through the levels from `steps` (noise) to 0 (clean); between two of them lies a jump back.
 
-    At every `jump_length`-th level from 1 on, `resamples` − 1 times, as far back. 250, 10, 10: 2,410 down, 2,160 up.
+    At every `jump_length`-th level from 1 on, it jumps back as far, `resamples` − 1 times. For 250, 10 and 10 that is
+    2,410 steps down, and 2,160 up (2201.09865).
     """
     legs, top = [], steps
     for turn in reversed(range(1, steps - jump_length + 1, jump_length)):

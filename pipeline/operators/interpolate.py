@@ -19,15 +19,15 @@ from pipeline.section import Fraction
 
 
 def both_ends(value: Any) -> Any:
-    """A number is the range from itself to itself."""
+    """Reads a number as the range from itself to itself; all else is left as it is."""
     return (value, value) if isinstance(value, int | float) else value
 
 
 class Interpolate(Bridge):
-    """Image and partner up the ODE, a point between their latents down again, by `(1 − a)·D_condition + a·D_towards`,
-    or by the estimate under a point between the embeddings of both prompts.
+    """Walks image and partner up the ODE, and a point between their latents down again (2010.02502, section 5.3).
 
-    The partner is the guide. Without one, only the estimates are mixed, at the image's own latent.
+    The way down goes by `(1 − a)·D_condition + a·D_towards`, or by the estimate under a point between the embeddings of
+    both prompts. The partner is the guide. Without one, only the estimates are mixed, at the image's own latent.
     """
 
     accepts: ClassVar[frozenset[Extra]] = frozenset({"guide"})
@@ -35,16 +35,19 @@ class Interpolate(Bridge):
 
     name: Literal["interpolate"] = "interpolate"
     share: Annotated[tuple[Fraction, Fraction], BeforeValidator(both_ends)] = (0.5, 0.5)
-    """a: 0 is the image, 1 the partner; of a range, each sample draws its own."""
+    """The point a between the two: 0 is the image, 1 the partner. Of a range, each sample draws its own."""
     condition: Condition = "own"
+    """The condition of the image."""
     towards: Condition | None = None
-    """Of the partner; the same as `condition` if not given."""
+    """The condition of the partner; the same as `condition` if not given."""
     mix: Literal["estimates", "embeddings"] = "estimates"
-    """`embeddings`: the model is given `(1 − a)·condition + a·towards`, two prompts, and runs once."""
+    """`estimates` mixes what the model says under both conditions; with `embeddings` it is given `(1 − a)·condition +
+    a·towards`, two prompts, and runs once."""
     guidance: Guidance = Guidance()
-    """On the way down; the ends are then no longer the two images."""
+    """How much more than the model itself does the way down follows its condition; with guidance, the ends are no
+    longer the two images."""
     path: int = Field(default=0, ge=0)
-    """Also write this many images evenly from one end to the other, as path-1, path-2 …"""
+    """How many images are also written, evenly from one end to the other, as path-1, path-2 …"""
 
     @model_validator(mode="after")
     def _two_embeddings(self) -> Interpolate:
@@ -58,7 +61,7 @@ class Interpolate(Bridge):
 
     @property
     def needs(self) -> frozenset[Extra]:
-        """Two images, or one image and two conditions."""
+        """Two images (a guide), or one image and two conditions."""
         return frozenset({"guide"}) if self.towards is None else frozenset()
 
     @property

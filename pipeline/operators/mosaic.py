@@ -16,14 +16,17 @@ from pipeline.operators.on_tiles import OnTiles
 
 
 class Mosaic(OnTiles):
-    """The assembly of the image's tiles that is nearest to the guide, or of the guide's to the image. The model's
-    network is not asked, unless features are matched.
+    """Finds the assembly of the image's tiles that is nearest to the guide, or of the guide's to the image
+    (2411.15925).
+
+    The model's network is not asked, unless features are matched.
     """
 
     first_stage_only: ClassVar[bool] = True
 
     name: Literal["mosaic"] = "mosaic"
     tiles_of: Literal["image", "guide"] = "image"
+    """Whose tiles are laid: the image's, to look like the guide, or the guide's, to look like the image."""
 
     @property
     def needs(self) -> frozenset[Extra]:

@@ -26,9 +26,10 @@ from pipeline.operators.contract import Given, Operator, Transformed
 
 
 def check(operator: Operator, model: Outline, second: Outline | None) -> None:
-    """`operator.check` for every stage that it runs on; what the others sample must have its conditions.
+    """Checks the operator against every stage that it runs on; the others must know the conditions that they are to
+    sample.
 
-    Raises `UserError`.
+    Raises `UserError` where a stage can't do its part, or a second model has other stages.
     """
     if not isinstance(model, CascadeSketch):
         if isinstance(second, CascadeSketch):
@@ -47,7 +48,8 @@ def check(operator: Operator, model: Outline, second: Outline | None) -> None:
 
 
 def through(operator: Operator, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
-    """The operator on any model; `z` as `model.encode` made it, all else in the size of the model (the last stage).
+    """Runs the operator on any model: `z` is what `model.encode` made, all else has the size of the model (of its last
+    stage).
 
     On a cascade, `sigmas` are those of the first stage, and `details` those of the last one that the operator ran on,
     as are views and components in `others`, enlarged where stages come above it.
@@ -66,13 +68,16 @@ def through(operator: Operator, model: Model, z: Tensor, given: Given, noise: Ke
 
 
 def runs_on(operator: Operator, stage: Outline) -> bool:
+    """Whether the operator itself runs on this upper stage; else the stage samples from noise."""
     return stage.space == "pixel" and not operator.first_stage_only
 
 
 def again(
     operator: Operator, stage: Stage, partner: Stage | None, done: Transformed, given: Given, noise: KeyedNoise
 ) -> Transformed:
-    """The operator on an upper stage, conditioned on what it has made below."""
+    """Runs the operator on an upper stage, conditioned on what it has made below. Its images have the size of the
+    stage.
+    """
     images = [done.pixels, *done.others.values()] if operator.further_go_up else [done.pixels]
     low, drawn = torch.cat(images), blockwise(noise, len(done.pixels))
     model, own = stage.on(low, drawn), scaled(given, stage.size)
@@ -83,7 +88,9 @@ def again(
 
 
 def sampled(operator: Operator, stage: Stage, done: Transformed, given: Given, noise: KeyedNoise) -> Transformed:
-    """What the stages below have made, enlarged from noise. All images of a sample share theirs: they stay alike."""
+    """Enlarges from noise what the stages below have made. All images of a sample share their noise, so that they stay
+    alike.
+    """
     goes = operator.further_go_up
     further = {**done.others, **done.beside} if goes else {}
     names, count = ["", *further], len(done.pixels)
@@ -115,7 +122,9 @@ def sampled(operator: Operator, stage: Stage, done: Transformed, given: Given, n
 
 
 def scaled(given: Given, size: tuple[int, int]) -> Given:
-    """Images by means of areas; a place of the mask is to change where any of its pixels is."""
+    """What is given, in another size `(height, width)`: images by means of areas; a place of the mask is to change
+    where any of its pixels is.
+    """
     image = None if given.pixels is None else shrunk(given.pixels, size)
     guides = [shrunk(guide, size) for guide in given.guides]
     mask = None if given.mask is None else to_cells(given.mask, given.mask.new_empty(size))
@@ -123,19 +132,21 @@ def scaled(given: Given, size: tuple[int, int]) -> Given:
 
 
 def enlarged(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images `[B, 3, h, w]` in a larger size `(height, width)`, bilinear."""
     return interpolate(images, size=size, mode="bilinear")
 
 
 def guidance_of(operator: Operator) -> Guidance:
+    """The guidance that upper stages sample with: the operator's, where it has one that all its images share."""
     guidance = getattr(operator, "guidance", NO_GUIDANCE)
     return guidance if isinstance(guidance, Guidance) else NO_GUIDANCE
 
 
 def blockwise(noise: Noise, count: int) -> Noise:
-    """Noise for several images of each of `count` samples, image by image: fresh for each."""
+    """Noise for several images of each of `count` samples, image by image, fresh for each."""
     return lambda like: torch.cat([noise(block) for block in like.split(count)])
 
 
 def repeating(noise: Noise, count: int) -> Noise:
-    """The same for each image of a sample."""
+    """Noise for several images of each of `count` samples, the same for each image of a sample."""
     return lambda like: noise(like[:count]).repeat(len(like) // count, *[1] * (like.ndim - 1))

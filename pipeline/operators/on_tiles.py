@@ -11,7 +11,7 @@ from pipeline.operators.contract import Operator
 
 
 class OnTiles(Tiling, Operator):
-    """An operator that finds places for tiles."""
+    """An operator that lays images out of tiles, and finds the places of the tiles by matching (2411.15925)."""
 
     moves_tiles: ClassVar[bool] = True
 

@@ -28,14 +28,15 @@ from pipeline.operators.edit_scores import EditScores, Thresholds, edit_scores, 
 from pipeline.section import Fraction
 
 GuidanceScale = Annotated[float, Field(ge=0)]
+"""A scale of classifier-free guidance; up to 1 there is none."""
 
 
 class Pairs(Descent):
-    """Each copy is one try: from noise, under the caption and the edited caption, which share noise and attention.
+    """Makes pairs of an image and its edit, from noise, under the caption and the edited caption (2211.09800, 3.1.2).
 
-    The output is the image of the caption, with that of the edited caption beside it as `after`. What an edit needs,
-    differs: so each try draws its share of attention and its guidance. Of all copies those are kept that a CLIP finds
-    to show the edit, the best by direction first.
+    Each copy is one try; both images share noise and attention. The output is the image of the caption, with that of
+    the edited caption beside it as `after`. Edits differ in what they need: so each try draws its share of attention
+    and its guidance. Of all copies those are kept that a CLIP finds to show the edit, the best by direction first.
     """
 
     selects: ClassVar[bool] = True
@@ -46,20 +47,23 @@ class Pairs(Descent):
 
     name: Literal["pairs"] = "pairs"
     copies: int = Field(default=100, ge=1)
-    """Tries."""
+    """How many tries each sample gets."""
     keep: int = Field(default=4, ge=1)
-    """At most, of each sample."""
+    """How many pairs of each sample are kept at most."""
     thresholds: Thresholds = Thresholds()
+    """What a pair must reach to be kept."""
     share: tuple[Fraction, Fraction] = (0.1, 0.9)
-    """p: of the steps, from the noisiest on, the edited image attends as the other does; drawn from this range."""
+    """The range that each try draws p from: for a share p of the steps, from the noisiest on, the edited image attends
+    as the other does."""
     guidance: tuple[GuidanceScale, GuidanceScale] = (7.5, 15.0)
-    """Drawn from this range."""
+    """The range that each try draws its scale of guidance from."""
     maps: Literal["cross", "self", "both"] = "cross"
-    """What follows for p of the steps: cross-attention, as the paper says, or self-attention, as its code does (here
-    in coarse layers only, as in `prompt_to_prompt`)."""
+    """What follows for p of the steps: cross-attention, as the paper says, or self-attention, as its code does (here in
+    coarse layers only, as in `prompt_to_prompt`)."""
     mode: Mode = "refine"
-    """See `prompt_to_prompt`."""
+    """Which words follow which, as in `prompt_to_prompt`."""
     steps: int = Field(default=100, ge=1)
+    """How many denoising steps each try takes."""
 
     @model_validator(mode="after")
     def _ranges(self) -> Pairs:

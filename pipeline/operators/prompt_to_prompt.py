@@ -30,15 +30,16 @@ from pipeline.operators.contract import Condition, Descent, Extra, Given, Transf
 from pipeline.section import Fraction
 
 Word = Annotated[str, Field(pattern=r"^\S+$")]
+"""One word, without spaces."""
 
 
 class PromptToPrompt(Descent):
-    """Two walks with the same noise, one under each prompt; the target's attention follows that of the source.
+    """Walks down twice with the same noise, once under each prompt; the target's attention follows that of the source.
 
-    The output is the target's image; the source's lies beside it, in the same sample, as `source`. The defaults are
-    the paper's: DDIM in 50 steps. Only estimates under the two prompts are edited, those that guidance leads away
-    from are not. In `mode: replace` word follows word, and both prompts need equally many; in `mode: refine` what both
-    have in common follows, new words look where they like.
+    The output is the target's image; the source's lies beside it, in the same sample, as `source`. The defaults are the
+    paper's (2208.01626): DDIM in 50 steps. Only estimates under the two prompts are edited, those that guidance leads
+    away from are not. In `mode: replace` word follows word, and both prompts need equally many; in `mode: refine` what
+    both have in common follows, new words look where they like.
     """
 
     edits_attention: ClassVar[bool] = True
@@ -47,23 +48,32 @@ class PromptToPrompt(Descent):
 
     name: Literal["prompt_to_prompt"] = "prompt_to_prompt"
     source: Condition = "own"
+    """The prompt of the image as it is."""
     target: Condition = "edited"
+    """The prompt of the image as it is to become."""
     mode: Mode = "refine"
+    """`replace` lets word follow word; with `refine` only words that both prompts have in common follow."""
     reweight: dict[Word, Annotated[float, Field(allow_inf_nan=False)]] = Field(default_factory=dict)
-    """Factors on how much the image attends to words of the target: above 1 is more of it, negative its contrary."""
+    """Factors on how much the image attends to words of the target: above 1 is more of a word, negative its
+    contrary."""
     cross_share: Fraction = 0.8
-    """Of the steps, from the noisiest on, with the source's cross-attention: more keeps more of its layout."""
+    """The share of the steps, from the noisiest on, that take the source's cross-attention: more keeps more of its
+    layout."""
     self_share: Fraction = 0.4
-    """The same of self-attention, in layers of at most 16² tokens (or a quarter of z's sides, where that is more)."""
+    """The share of the steps that take the source's self-attention, in layers of at most 16² tokens (or a quarter of
+    z's sides, where that is more)."""
     blend: tuple[Word, ...] = ()
-    """Change the image only where source or target attend to these words."""
+    """Words that bound the change: the image changes only where source or target attend to them. Without words it may
+    change everywhere."""
     start: LevelRange = LevelRange(low=1, high=1)
-    """Below 1, both begin from the sample's image, noised."""
+    """The noise level that both walks start from; below 1, both begin from the sample's image, noised."""
     invert: bool = False
-    """Both begin from the sample's image taken up the ODE under its own prompt, without guidance; the more guidance
-    on the way down, the less the source is that image again."""
+    """Whether both begin from the sample's image taken up the ODE under its own prompt, without guidance. The more
+    guidance on the way down, the less the source is that image again."""
     guidance: Guidance = Guidance(scale=7.5)
+    """How much more than the model itself do both images show their prompts."""
     steps: int = Field(default=50, ge=1)
+    """How many denoising steps are taken, each way."""
     solver: Literal["ancestral", "euler", "heun", "dpmpp_2m", "dpmpp_2m_sde"] = "euler"
 
     @model_validator(mode="after")
@@ -160,5 +170,5 @@ class PromptToPrompt(Descent):
 
 
 def words_of(condition: Condition) -> list[str] | None:
-    """Of a prompt in the recipe; None where each sample has its own."""
+    """The words of a prompt in the recipe; None where each sample has a prompt of its own."""
     return None if condition in ("own", "edited") else [] if condition == "none" else str(condition).split()

@@ -19,11 +19,11 @@ from pipeline.operators.contract import Extra, Given, Transformed, finished
 
 
 class SDEdit(Conditioned):
-    """Noise a guide (strokes, a sketch, a composite; else the image itself) to t0, then run back to 0.
+    """Noises a guide (strokes, a sketch, a composite; else the image itself) to t0, then runs back to 0 (2108.01073).
 
-    With a mask, what it keeps is `x0 + σ·ε` after every step, with one and the same ε, and the image's own in the
-    end; what it changes starts from the guide. Each of the `repeats` begins where the last one ended. Without mask,
-    guide and repeats this is Boomerang.
+    With a mask, what it keeps is `x0 + σ·ε` after every step, with one and the same ε, and the image's own in the end;
+    what it changes starts from the guide. Each of the `repeats` begins where the last one ended. Without mask, guide
+    and repeats this is Boomerang.
     """
 
     dial: ClassVar[str | None] = "t0"
@@ -32,9 +32,10 @@ class SDEdit(Conditioned):
 
     name: Literal["sdedit"] = "sdedit"
     t0: LevelRange = LevelRange(low=0.5, high=0.5)
-    """More is more realistic, less is more faithful to the guide; the paper's sweet spot is .3 to .6 of its SDE."""
+    """The noise level that the guide is taken to: more is more realistic, less is more faithful to the guide. The
+    paper's sweet spot is .3 to .6 of its SDE."""
     repeats: int = Field(default=1, ge=1)
-    """K."""
+    """How many times the guide is noised and denoised (the paper's K)."""
 
     def cheapest(self) -> Self:
         return super().cheapest().model_copy(update={"repeats": 1})

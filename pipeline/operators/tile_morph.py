@@ -21,11 +21,12 @@ from pipeline.operators.on_tiles import OnTiles
 
 
 class TileMorph(OnTiles, Descent):
-    """Each image descends from noise of its own; at every step the estimates are made to share their tiles:
+    """Makes several images out of one set of tiles (2411.15925). Each descends from noise of its own; at every step the
+    estimates are made to share their tiles:
 
         v_i = match(x0_i, tiles),  tiles = mean_i v_i⁻¹(x0_i),  x0_i ← v_i(tiles)
 
-    With `source: image` the tiles are the sample's own. Guides give theirs, too. The others come as image-2 …. Latents
+    With `source: image` the tiles are the sample's own. Guides give theirs, too. The others come as image-2 … Latents
     are decoded to be matched and laid, and the result is encoded again.
     """
 
@@ -35,13 +36,16 @@ class TileMorph(OnTiles, Descent):
 
     name: Literal["tile_morph"] = "tile_morph"
     conditions: tuple[Condition, ...] = Field(min_length=1)
+    """What each image shows, one condition for each; the first is the output."""
     source: Literal["generated", "image"] = "generated"
-    """`generated`: the first image makes the tiles, the others are made of them."""
+    """`generated`: the first image makes the tiles, and the others are made of them. `image`: the tiles are the
+    sample's."""
     match_from: LevelRange = LevelRange(unit="sigma", low=2, high=2)
-    """Level below which images share their tiles: above it, an estimate has no parts yet."""
+    """The noise level below which images share their tiles: above it, an estimate has no parts yet."""
     rollout: int = Field(default=1, ge=1)
-    """Deterministic steps to the clean images that are matched; 1 takes the estimates, at no cost."""
+    """How many deterministic steps lead to the clean images that are matched; 1 takes the estimates, at no cost."""
     guidance: Guidance = Guidance(scale=3)
+    """How much more than the model itself does each image shows its condition."""
 
     @model_validator(mode="after")
     def _enough_images(self) -> TileMorph:
