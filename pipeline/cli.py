@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline import __version__
 from pipeline.errors import UserError
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pipeline.audit import AuditConfig
     from pipeline.job.config import JobConfig
     from pipeline.job.plan import Plan
+    from pipeline.streams.job_records import Manifest
     from pipeline.streams.ledger import OnChange
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -134,11 +135,10 @@ def run_command(args: argparse.Namespace) -> int:
 
     check_export(plan)
     manifest = run_with_progress(plan, on_change)
-    counts = manifest["counts"]
+    counts, shards = manifest.counts, manifest.shards
     print(
-        f"{plan.config.output.path}: {counts['images']} images from {counts['read']} samples in "
-        f"{manifest['shards']['finished']} of {manifest['shards']['total']} shards, "
-        f"{counts['quarantined'] + counts['undecodable']} in quarantine"
+        f"{plan.config.output.path}: {counts.images} images from {counts.read} samples in "
+        f"{shards.finished} of {shards.total} shards, {counts.in_quarantine} in quarantine"
     )
     failed = outcome(manifest)
     if plan.config.release is None or failed:
@@ -388,7 +388,7 @@ def check_training() -> None:
         )
 
 
-def run_with_progress(plan: Plan, on_change: OnChange) -> dict[str, Any]:
+def run_with_progress(plan: Plan, on_change: OnChange) -> Manifest:
     from pipeline.engine.events import Event, Progress, Scanned
     from pipeline.engine.local import run_job
     from pipeline.report.progress import JobProgress
@@ -406,10 +406,9 @@ def run_with_progress(plan: Plan, on_change: OnChange) -> dict[str, Any]:
         return run_job(plan, on_change=on_change, begin=bar.begin, observe=observe)
 
 
-def outcome(manifest: dict[str, Any]) -> int:
+def outcome(manifest: Manifest) -> int:
     """A job that read samples and could write none of them has failed."""
-    counts = manifest["counts"]
-    if counts.get("read") and not counts["written"]:
+    if manifest.counts.read and not manifest.counts.written:
         print("doppel: no image was written; quarantine/ holds every sample and the reason", file=sys.stderr)
         return FAILED
     return 0

@@ -20,5 +20,5 @@ def require_package(package: str, use: str, *, extra: str) -> None:
     if not installed(package):
         raise UserError(
             f"{use} needs the package {package}, which comes with doppelset[{extra}]: "
-            f"in a clone of doppel, uv pip install '.[{extra}]'"
+            f"in a clone of doppel, uv pip install '.[{extra}]' (or uv tool install '.[{extra}]')"
         )

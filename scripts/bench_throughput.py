@@ -63,7 +63,7 @@ def run(content: dict[str, Any], observe: Callable[[Event], None] = lambda event
     shutil.rmtree(content["output"]["path"], ignore_errors=True)
     started = time.perf_counter()
     manifest = run_job(prepared, observe=observe)
-    return manifest["counts"]["images"], time.perf_counter() - started
+    return manifest.counts.images, time.perf_counter() - started
 
 
 def bare_loop(images: int, steps: int, device: str) -> float:

@@ -52,6 +52,7 @@ from pipeline.models.families import load_model
 from pipeline.operators import DDIB, Boomerang, Given, Operator
 from pipeline.report.audit_plots import AttackAtLevel, against_level, png
 from pipeline.report.sheet import contact_sheet
+from pipeline.streams.job_records import Counts
 from pipeline.streams.shards import WebDatasetInput
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -174,13 +175,13 @@ def ladder(faces: Faces) -> dict[str, Any]:
             started = time.monotonic()
             manifest = run_job(job_of(source, out, first, further))
             seconds = time.monotonic() - started  # all of it: scanning the originals, loading model and gate, too
-            results[name] = compare(faces, out, manifest["counts"], seconds, (first, *further), chosen, images)
+            results[name] = compare(faces, out, manifest.counts, seconds, (first, *further), chosen, images)
             print(name, json.dumps(results[name]), flush=True)
     return results
 
 
 def compare(
-    faces: Faces, out: Path, counts: dict[str, int], seconds: float, used: Sequence[float], chosen: dict[str, int],
+    faces: Faces, out: Path, counts: Counts, seconds: float, used: Sequence[float], chosen: dict[str, int],
     images: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     attempts, _, _ = tally(out)
@@ -191,9 +192,9 @@ def compare(
     pairing = Pairing(originals=faces.originals, released=ours, source=sources)
     likeness = [utility.psnr(image, images[key]) for key, image in made.items() if key in images]
     return {
-        "read": counts["read"], "released": counts["written"] / counts["read"],
+        "read": counts.read, "released": counts.written / counts.read,
         "mean_level": sum(used[a] * n for a, n in attempts.items()) / max(sum(attempts.values()), 1),
-        "seconds": round(seconds, 1), "images_per_second": round(counts["read"] / seconds, 2),
+        "seconds": round(seconds, 1), "images_per_second": round(counts.read / seconds, 2),
         "psnr": mean(likeness), "pose": utility.pose_error(pairing), "rank_1": ranks_of(pairing),
     }  # fmt: skip
 

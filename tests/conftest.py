@@ -25,6 +25,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()  # what is imported by now stays: each collection in a test would walk all of it again
 
 
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """One process for the tests of a GPU: they measure its memory and its time."""

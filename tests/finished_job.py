@@ -18,6 +18,7 @@ from pipeline.media.output_keys import Shape
 from pipeline.media.provenance import PROVENANCE, GateVerdict, Provenance
 from pipeline.media.records import Rejected, Sample
 from pipeline.release import Evidence, ReleaseConfig, check_release, publish, seal, verify
+from pipeline.streams.job_records import Counts, Job, ShardRecord
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.quarantine import write_quarantine
 from pipeline.streams.shards import TarWriter, WebDatasetInput
@@ -100,13 +101,12 @@ def finished_job(
 ) -> Path:
     """Writes `root` as a job does, one tar for each of `shards`; `config` replaces sections of job.json."""
     ledger = Ledger(root)
-    job = {
-        "config": {
-            "input": {"format": "webdataset", "label": "cls", "split": "auto"}, "output": {"quality": 95},
-            "image": {"fit": "resize"}, **config,
-        },
-        "hashes": HASHES,
+    sections = {
+        "input": {"format": "webdataset", "label": "cls", "split": "auto"}, "output": {"quality": 95},
+        "image": {"fit": "resize"}, **config,
     }  # fmt: skip
+    shape = next((source.shape for sources in shards for source in sources if isinstance(source, Source)), ONE)
+    job = Job(config=sections, hashes=HASHES, outputs=shape, licences={})
     with ledger.open(job, "refuse"):
         for number, sources in enumerate(shards):
             name = f"secret-shard-{number}"
@@ -118,8 +118,13 @@ def finished_job(
             bad = rejected if number == 0 else ()
             kept = write_quarantine(bad, folder=ledger.quarantine, parts=ledger.parts, name=name)
             files |= {f"quarantine/{file}": digest for file, digest in kept.items()}
-            counts = {"read": len(sources) + len(bad), "images": len(made), "quarantined": len(bad)}
-            ledger.commit({"shard": name, "hashes": HASHES, "files": files, "counts": counts, "seconds": 0.1})
+            counts = Counts(read=len(sources) + len(bad), images=len(made), quarantined=len(bad))
+            ledger.commit(
+                ShardRecord(
+                    shard=name, fingerprint="f", input_hash="i", code="x", hashes=HASHES, counts=counts, files=files,
+                    seconds=0.1,
+                )
+            )  # fmt: skip
         ledger.write_manifest(job, len(shards))
     return root
 

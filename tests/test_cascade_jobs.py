@@ -350,7 +350,7 @@ def test_a_whole_job_runs_at_full_size(configs: dict[str, ModelConfig], tmp_path
     content |= {"operator": {"name": "boomerang", "steps": 1, "condition": "own"}, "caption": "a photo of {label}"}
     with torch.inference_mode(False):
         manifest = run_job(make_plan(validate(JobConfig, content, "test")), on_change="refuse")
-    assert manifest["counts"]["written"] == 3
+    assert manifest.counts.written == 3
     for name, member in builders.members_of(tmp_path / "out" / "data" / "a.tar").items():
         if name.endswith((".png", ".jpg")):
             assert decode(member)[0].shape == (128, 128, 3)

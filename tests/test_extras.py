@@ -18,12 +18,13 @@ from pipeline.job.config import JobConfig
 from pipeline.media.pixels import Undecodable, decode, decode_mask
 from pipeline.models.codec import fit_linear_patch, save_codec
 from pipeline.report.animate import reassemble
+from pipeline.streams.job_records import Manifest
 from tests import builders
 
 SIDE = builders.SIDE
 
 
-def run(content: dict[str, Any]) -> dict[str, Any]:
+def run(content: dict[str, Any]) -> Manifest:
     return run_job(make_plan(validate(JobConfig, content, "test")))
 
 
@@ -46,7 +47,7 @@ def with_member(path: Path, name: str, contents: list[bytes], size: tuple[int, i
     return builders.tar(path, members)
 
 
-def edited(source: Path, out: Path, model: Path, **changes: Any) -> dict[str, Any]:
+def edited(source: Path, out: Path, model: Path, **changes: Any) -> Manifest:
     return run(builders.recipe(source, out, model, **{"operator": {"name": "sdedit", "steps": 2}, **changes}))
 
 
@@ -74,8 +75,8 @@ def test_a_bad_mask_is_a_row_in_quarantine(tmp_path: Path, model: Path) -> None:
     grey[0] = 200
     good, other_size = png(left_half()), png(left_half((5, 7)))
     source = with_member(tmp_path / "in.tar", "mask.png", [good, png(grey), other_size, b"no image"])
-    counts = edited(source, tmp_path / "out", model, mask={"member": "mask.png"})["counts"]
-    assert (counts["written"], counts["quarantined"]) == (1, 3)
+    counts = edited(source, tmp_path / "out", model, mask={"member": "mask.png"}).counts
+    assert (counts.written, counts.quarantined) == (1, 3)
     kept = builders.members_of(tmp_path / "out" / "quarantine" / "in.tar")
     reasons = [json.loads(content)["reason"] for name, content in kept.items() if name.endswith("reason.json")]
     assert "binary" in reasons[0]
@@ -121,9 +122,9 @@ def test_guides(origin: str, tmp_path: Path, model: Path) -> None:
         "previous": {"previous": 1},
         "strokes": {"strokes": {"colours": 2}},
     }[origin]
-    counts = edited(source, tmp_path / "out", model, guide=guide, **{"operator.t0": 0})["counts"]
+    counts = edited(source, tmp_path / "out", model, guide=guide, **{"operator.t0": 0}).counts
     out, before = (builders.members_of(tar) for tar in (tmp_path / "out" / "data" / "in.tar", source))
-    assert counts["quarantined"] == (origin == "previous")  # the first has none before it
+    assert counts.quarantined == (origin == "previous")  # the first has none before it
     for i in range(origin == "previous", 3):
         made = decode(out[f"{i}.png"])[0]
         if origin == "strokes":
@@ -143,7 +144,7 @@ def test_frames_of_a_clip_share_their_noise_and_flicker_is_reported(tmp_path: Pa
     out = builders.members_of(tmp_path / "out" / "data" / "in.tar")
     assert out["a-1.png"] == out["a-2.png"] != out["b-1.png"]
     assert json.loads(out["a-2.doppel.json"])["clip"] == "a"
-    assert manifest["counts"]["quarantined"] == 1  # "odd" names no clip
+    assert manifest.counts.quarantined == 1  # "odd" names no clip
     record = json.loads((tmp_path / "out" / "shards" / "in.json").read_text())
     assert record["flicker"] == {"inputs": 0.0, "outputs": 0.0}
     run(builders.recipe(source, tmp_path / "apart", model))
@@ -206,7 +207,7 @@ def test_further_images_are_samples_of_their_own(tmp_path: Path, model: Path) ->
     operator = {"name": "anagram", "views": ["identity", "flip_vertical"], "conditions": [0, 1], "steps": 2}
     operator["guidance"] = 1
     manifest = run(builders.recipe(source, tmp_path / "out", model, operator=operator))
-    assert manifest["counts"]["images"] == 4
+    assert manifest.counts.images == 4
     out = builders.members_of(tmp_path / "out" / "data" / "in.tar")
     image, view = (decode(out[f"0001{name}.png"])[0] for name in ("", "-view-1"))
     assert np.array_equal(view, image[::-1])

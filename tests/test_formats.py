@@ -52,7 +52,7 @@ def run(source: dict[str, Any], out: Path, model: Path, output: str) -> Path:
     content = builders.recipe("", out, model, **{"output.format": output, "operator.t_boom": 0})
     content["input"] = source
     manifest = run_job(make_plan(validate(JobConfig, content, "test")))
-    assert manifest["counts"]["written"] == COUNT
+    assert manifest.counts.written == COUNT
     return out / "data"
 
 
@@ -124,7 +124,7 @@ def test_sets_without_labels_and_with_wrong_ones(output: str, tmp_path: Path) ->
         source, tmp_path / "out", None, **{"output.format": output, "input.label_names": NAMES[:2]}
     )
     manifest = run_job(make_plan(validate(JobConfig, content, "test")))
-    assert manifest["counts"]["written"] == 3
+    assert manifest.counts.written == 3
     (reason,) = [
         c
         for n, c in builders.members_of(tmp_path / "out" / "quarantine" / "in.tar").items()
@@ -147,7 +147,7 @@ def test_the_models_class_names_belong_to_the_data_only_where_its_labels_are_use
     source = builders.tar(tmp_path / "in.tar", [("0.png", builders.picture(0)), ("0.cls", label)])
     changes = {"output.format": "parquet", "operator.condition": "own" if use_labels else "none"}
     content = builders.recipe(source, tmp_path / "out", folder, **changes)
-    assert run_job(make_plan(validate(JobConfig, content, "test")))["counts"]["written"] == 1
+    assert run_job(make_plan(validate(JobConfig, content, "test"))).counts.written == 1
     found = load_dataset(str(tmp_path / "out" / "data"), split="train", cache_dir=str(tmp_path / "cache"))
     assert found["label"] == [int(label)]
     assert getattr(found.features["label"], "names", None) == (NAMES if use_labels else None)

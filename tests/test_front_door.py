@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import os
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ import yaml
 import pipeline
 from pipeline import UserError, load_model, preview, run
 from pipeline.cli import main
+from pipeline.streams.ledger import Ledger
 from tests import builders
 from tests.anonymity.portraits import needs_dlib
 
@@ -98,14 +98,12 @@ def test_run_does_what_the_command_does(tmp_path: Path, model: Path) -> None:
     out, seen = tmp_path / "by_python", []
     manifest = run(file, overrides=["limit=2", f"output.path={out}"], observe=seen.append)
     assert builders.tree(out, "data") == builders.tree(tmp_path / "by_command", "data") != {}
-    assert manifest == json.loads((out / "manifest.json").read_text())
-    assert manifest["counts"]["images"] == 2
+    assert manifest == Ledger(out).manifest()
+    assert manifest.counts.images == 2
     assert seen
     with pytest.raises(UserError, match="by_python"):
         run(file, overrides=[f"output.path={out}", "operator.t_boom=.2"])
-    assert (
-        run(file, overrides=[f"output.path={out}", "operator.t_boom=.2"], on_change="overwrite")["counts"]["read"] == 3
-    )
+    assert run(file, overrides=[f"output.path={out}", "operator.t_boom=.2"], on_change="overwrite").counts.read == 3
 
 
 def test_preview_draws_what_the_command_draws(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:

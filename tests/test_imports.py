@@ -55,7 +55,7 @@ ALLOWED: dict[str, str] = {
     "models": "errors section assets optional diffusion.views diffusion",
     "operators": "errors section diffusion.views diffusion diffusion.tiles models",
     "anonymity.faces": "errors sources section assets optional media diffusion streams",
-    "anonymity.gate": "errors section assets media diffusion anonymity.faces",
+    "anonymity.gate": "errors section assets media diffusion streams anonymity.faces",
     "anonymity.attacks": "media diffusion anonymity.faces",
     "release": "errors sources section identity media streams anonymity.faces",
     "job": "errors sources section identity media diffusion streams models operators anonymity.gate release",

@@ -245,14 +245,14 @@ def test_a_whole_job_counts_everything(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(ladder, "open_gate", opened)
     monkeypatch.setattr(local, "scan_apart", lambda *_: None)
-    counts = local.run_job(made)["counts"]
-    assert counts["read"] == 11 == counts["written"] + counts["quarantined"]
+    counts = local.run_job(made).counts
+    assert counts.read == 11 == counts.written + counts.quarantined
     attempts = [
         json.loads(content)["anonymity"]["attempt"]
         for name, content in builders.members_of(tmp_path / "out" / "data" / "b.tar").items()
         if name.endswith("doppel.json")
     ]
-    assert len(attempts) == counts["written"] > 0
+    assert len(attempts) == counts.written > 0
     assert max(attempts) > 0
     first = builders.tree(tmp_path / "out", "data", "quarantine")
     output = made.config.output.model_copy(update={"path": str(tmp_path / "again")})

@@ -20,11 +20,13 @@ from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
+from pipeline.media.output_keys import Shape
+from pipeline.streams.job_records import Job, Manifest
 from pipeline.streams.ledger import Ledger, OnChange
 from tests import builders
 
 
-def run(content: dict[str, Any], on_change: OnChange = "refuse", observe: Any = lambda event: None) -> dict[str, Any]:
+def run(content: dict[str, Any], on_change: OnChange = "refuse", observe: Any = lambda event: None) -> Manifest:
     return run_job(make_plan(validate(JobConfig, content, "test")), on_change=on_change, observe=observe)
 
 
@@ -126,6 +128,23 @@ def test_a_folder_that_is_not_ours_is_left_alone(content: dict[str, Any], tmp_pa
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize("on_change", ["refuse", "keep", "overwrite"])
+def test_a_folder_of_the_previous_version_is_refused_in_one_sentence(
+    content: dict[str, Any], tmp_path: Path, on_change: OnChange
+) -> None:
+    run(content)
+    job = tmp_path / "out" / "job.json"
+    job.write_text(
+        json.dumps({name: value for name, value in json.loads(job.read_text()).items() if name != "version"})
+    )
+    before = builders.tree(tmp_path / "out", ".")
+    sentence = "job.json was written by an older version of doppel; this one reads schema 1 only: name another folder"
+    with pytest.raises(UserError, match=sentence) as caught:
+        run(content, on_change)
+    assert "\n" not in str(caught.value)
+    assert builders.tree(tmp_path / "out", ".") == before
+
+
 def test_overwrite_removes_only_what_the_job_wrote(content: dict[str, Any], tmp_path: Path) -> None:
     run(content)
     (tmp_path / "out" / "data" / "notes.txt").write_text("mine")
@@ -136,7 +155,7 @@ def test_overwrite_removes_only_what_the_job_wrote(content: dict[str, Any], tmp_
 def test_two_processes_cannot_write_to_one_folder(content: dict[str, Any], tmp_path: Path) -> None:
     job = make_plan(validate(JobConfig, content, "test"))
     with (
-        Ledger(tmp_path / "out").open({"config": {}, "hashes": {}}, "refuse"),
+        Ledger(tmp_path / "out").open(Job(config={}, hashes={}, outputs=Shape(), licences={}), "refuse"),
         pytest.raises(UserError, match="another"),
     ):
         run_job(job)
@@ -161,7 +180,7 @@ def test_a_full_disk_leaves_a_resumable_job(content: dict[str, Any], tmp_path: P
     assert [p.name for p in (tmp_path / "out" / "data").iterdir()] == ["0.tar"]
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["complete"] is False
     monkeypatch.undo()
-    assert run(content)["complete"]
+    assert run(content).complete
     assert [p.name for p in (tmp_path / "out" / ".parts").iterdir() if p.name != "lock"] == []
 
 

@@ -155,8 +155,8 @@ def test_a_job_goes_on_with_half_and_the_batch_size_stands_in_the_provenance(
 
     run(builders.recipe(source, tmp_path / "plain", model, **{"model.batch_size": 2}))
     monkeypatch.setattr(PixelModel, "encode", scarce)
-    counts = run(builders.recipe(source, tmp_path / "out", model, **{"model.batch_size": 4}))["counts"]
-    assert counts["written"] == 7
+    counts = run(builders.recipe(source, tmp_path / "out", model, **{"model.batch_size": 4})).counts
+    assert counts.written == 7
     made, plain = (builders.members_of(tmp_path / out / "data" / "in.tar") for out in ("out", "plain"))
     assert {n: c for n, c in made.items() if n.endswith("png")} == {n: c for n, c in plain.items() if n.endswith("png")}
     assert {json.loads(c)["batch_size"] for n, c in made.items() if n.endswith("doppel.json")} == {2}

@@ -135,5 +135,5 @@ def test_a_missing_package_is_one_sentence(
     (sentence,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("doppel:")]
     assert sentence.startswith(f"doppel: {use}")
     assert f"needs the package {package}, which comes with doppelset[{extra}]" in sentence
-    assert sentence.endswith(f"in a clone of doppel, uv pip install '.[{extra}]'")
+    assert f"in a clone of doppel, uv pip install '.[{extra}]' (or uv tool install '.[{extra}]')" in sentence
     assert not (tmp_path / "out" / "data").exists() or not any((tmp_path / "out" / "data").iterdir())

@@ -99,13 +99,13 @@ def on_tiny_models(name: str, folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_recipe_runs(name: str, tmp_path: Path) -> None:
     content = on_tiny_models(name, tmp_path)
-    counts = run(content)["counts"]
-    assert (counts["read"], counts["written"], counts["quarantined"]) == (2, 2, 0)
+    counts = run(content).counts
+    assert (counts.read, counts.written, counts.quarantined) == (2, 2, 0)
     (shard,) = (tmp_path / "out" / "data").glob("*.tar")
     members = builders.members_of(shard)
     images = [decode(c)[0] for n, c in members.items() if n.endswith((".png", ".jpg"))]
     images += [frame for n, c in members.items() if is_clip(n) for frame in read_clip(c, n).frames]
-    assert len(images) >= counts["images"] >= 2
+    assert len(images) >= counts.images >= 2
     assert len({image.tobytes() for image in images}) == len(images)
     assert all(image.std() > 1 for image in images)
 

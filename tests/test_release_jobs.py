@@ -5,9 +5,12 @@ The gate is real, its eyes are not: every image is one face, and its pixels are 
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,11 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline.anonymity.attacks import attackers, utility
 from pipeline.anonymity.faces import recognise
 from pipeline.anonymity.faces.detect import Face
 from pipeline.anonymity.gate import judges
+from pipeline.audit import examining
 from pipeline.cli import main
 from pipeline.commands import release as exporting
 from pipeline.engine import gate as verifying
@@ -64,6 +69,9 @@ class World:
         self.folder, self.patch = folder, patch
         patch.setenv("DOPPEL_SALT", "a secret of these tests")
         patch.setattr(local, "scan_apart", lambda *_: None)  # the gate scans for itself: other processes see no fakes
+        patch.setattr(attackers, "STEPS", 20)  # in full length in test_attackers.py and test_utility.py
+        patch.setattr(utility, "STEPS", 10)
+        patch.setattr(examining, "draw", lambda *_: {})  # the report's pictures take as long as all the rest
         self.eyes(Finder)
         self.recogniser(lambda name: fakes.PixelRecogniser(name))
         source = builders.shard(folder / "in" / "a.tar", 11)
@@ -101,22 +109,34 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return World(tmp_path, monkeypatch)
 
 
-def test_a_job_ends_in_a_release_and_its_private_audit(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    assert world.run() == 0
-    said = capsys.readouterr().out
-    manifest = json.loads((world.release / "RELEASE.json").read_text())
-    audit = json.loads((world.folder / "audit" / "audit.json").read_text())
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a job that ended in a release, and what the command said; read only."""
+    folder, said = tmp_path_factory.mktemp("finished"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+        draw = examining.draw
+        world = World(folder, patch)
+        patch.setattr(examining, "draw", draw)
+        assert world.run() == 0
+    return folder, said.getvalue()
+
+
+def test_a_job_ends_in_a_release_and_its_private_audit(finished: tuple[Path, str]) -> None:
+    folder, said = finished
+    release = folder / "release"
+    manifest = json.loads((release / "RELEASE.json").read_text())
+    audit = json.loads((folder / "audit" / "audit.json").read_text())
     counts = manifest["counts"]
     assert counts["released"] > 0
     assert counts["read"] == 11 == counts["released"] + sum(counts["quarantined"].values())
     assert f"{counts['released']} images released" in said
     assert audit["counts"]["paired_with_source"] == counts["released"]
     assert set(audit["T1"]["recognisers"]) >= {"fake", "lbph", "small"}
-    assert (world.folder / "audit" / "report.html").stat().st_size > 1000
+    assert (folder / "audit" / "report.html").stat().st_size > 1000
     assert manifest["facts"]["gate"]["recognisers"][0]["name"] == "fake"
     assert sum(manifest["facts"]["images_by_attempt"].values()) == counts["released"]
-    public = b"".join(path.read_bytes() for path in world.release.rglob("*") if path.is_file())
-    for secret in (b"a secret of these tests", b"caption", str(world.folder).encode()):
+    public = b"".join(path.read_bytes() for path in release.rglob("*") if path.is_file())
+    for secret in (b"a secret of these tests", b"caption", str(folder).encode()):
         assert secret not in public
 
 
@@ -151,17 +171,20 @@ def test_of_several_certificates_the_one_for_the_size_counts(world: World) -> No
     assert world.run() == 0
 
 
-def test_the_same_job_again_changes_nothing(world: World) -> None:
-    assert world.run() == 0
-    before = builders.tree(world.folder, "release")
-    assert world.run() == 0
-    assert builders.tree(world.folder, "release") == before
+def test_the_same_job_again_changes_nothing(finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = finished
+    before = builders.tree(folder, "release")
+    assert World(folder, monkeypatch).run() == 0
+    assert builders.tree(folder, "release") == before
 
 
 @pytest.mark.parametrize("spoil", ["alter", "delete", "add"])
-def test_an_audit_says_what_was_altered(spoil: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    assert world.run() == 0
-    shard = next((world.release / "data").glob("*.tar"))
+def test_an_audit_says_what_was_altered(
+    spoil: str, finished: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = finished
+    release = shutil.copytree(folder / "release", tmp_path / "release")
+    shard = next((release / "data").glob("*.tar"))
     if spoil == "alter":
         content = bytearray(shard.read_bytes())
         content[len(content) // 2] ^= 1
@@ -169,9 +192,8 @@ def test_an_audit_says_what_was_altered(spoil: str, world: World, capsys: pytest
     elif spoil == "delete":
         shard.unlink()
     else:
-        (world.release / "data" / "more.tar").write_bytes(b"")
-    capsys.readouterr()
-    arguments = [str(world.folder / "in" / "a.tar"), str(world.release), "--out", str(world.folder / "second")]
+        (release / "data" / "more.tar").write_bytes(b"")
+    arguments = [str(folder / "in" / "a.tar"), str(release), "--out", str(tmp_path / "second")]
     assert main(["audit", *arguments]) == 2
     said = capsys.readouterr().err
     assert {"alter": "was altered", "delete": "is missing", "add": "is not listed"}[spoil] in said

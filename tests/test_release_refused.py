@@ -102,6 +102,12 @@ def kept_from_before(job: Path) -> None:
     (job / "shards" / "secret-shard-0.json").write_text(json.dumps({**record, "hashes": {**HASHES, "config": "other"}}))
 
 
+def of_the_previous_version(job: Path) -> None:
+    content = json.loads((job / "job.json").read_text())
+    del content["version"]
+    (job / "job.json").write_text(json.dumps(content))
+
+
 def altered(job: Path) -> None:
     with open(job / "data" / "secret-shard-0.tar", "r+b") as file:
         file.seek(600)
@@ -123,6 +129,7 @@ def no_job(job: Path) -> None:
         (kept_from_before, "kept from a job with other settings"),
         (altered, "not as the job wrote it"),
         (removed, "is missing"),
+        (of_the_previous_version, "was written by an older version of doppel"),
         (no_job, "a release is made of a finished job"),
     ],
 )
@@ -137,6 +144,14 @@ def test_a_job_that_is_not_what_it_was(tmp_path: Path, spoil: Callable[[Path], N
 def with_provenance(sample: Sample, **changes: Any) -> Sample:
     told = {**json.loads(sample.members["doppel.json"]), **changes}
     return replace(sample, members={**sample.members, "doppel.json": json.dumps(told).encode()})
+
+
+def test_an_image_under_another_key_than_its_provenance_says(tmp_path: Path) -> None:
+    made = [sample for source in people(3) for sample in source.samples()]
+    job = finished_job(tmp_path / "job", [[*made[:2], replace(made[2], key="another")]])
+    with pytest.raises(UserError, match="under another key"):
+        publish(settings_of(tmp_path), job, salt=SALT, evidence=evidence(people(3)), facts={})
+    refuse_seal(tmp_path)
 
 
 @pytest.mark.parametrize("anonymity", [None, {**PASSED.model_dump(), "verdict": "recognisable"}])

@@ -15,11 +15,12 @@ from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.media.pixels import decode
+from pipeline.streams.job_records import Counts, Manifest
 from pipeline.streams.ledger import OnChange
 from tests import builders
 
 
-def run(content: dict[str, Any], on_change: OnChange = "refuse") -> dict[str, Any]:
+def run(content: dict[str, Any], on_change: OnChange = "refuse") -> Manifest:
     return run_job(make_plan(validate(JobConfig, content, "test")), on_change=on_change)
 
 
@@ -33,8 +34,8 @@ def shards(tmp_path: Path) -> str:
 
 def test_everything_arrives_and_nothing_else_changes(shards: str, tmp_path: Path, model: Path) -> None:
     manifest = run(builders.recipe(shards, tmp_path / "out", model))
-    assert manifest["counts"] == {"read": 16, "written": 16, "images": 16, "quarantined": 0, "undecodable": 0}
-    assert manifest["complete"]
+    assert manifest.counts == Counts(read=16, written=16, images=16, quarantined=0, undecodable=0)
+    assert manifest.complete
     for name in "abc":
         before = builders.members_of(tmp_path / "in" / f"{name}.tar")
         after = builders.members_of(tmp_path / "out" / "data" / f"{name}.tar")
@@ -146,7 +147,7 @@ def test_guidance_away_from_each_ones_own_label_needs_the_labels(tmp_path: Path,
     source = builders.tar(tmp_path / "in.tar", [("0.png", builders.picture(0))])
     changes = {"operator.condition": 1, "operator.guidance": {"scale": 2, "negative": "own"}}
     manifest = run(builders.recipe(source, tmp_path / "out", model, **changes))
-    assert manifest["counts"]["quarantined"] == 1  # it has none
+    assert manifest.counts.quarantined == 1  # it has none
 
 
 def test_restore_size_and_fit(tmp_path: Path, model: Path) -> None:
@@ -175,17 +176,17 @@ def test_a_mask_with_the_name_of_the_output_survives(tmp_path: Path) -> None:
 
 def test_limit_takes_the_first_and_goes_on_from_there(shards: str, tmp_path: Path, model: Path) -> None:
     manifest = run(builders.recipe(shards, tmp_path / "out", model, limit=7))
-    assert manifest["counts"]["read"] == 7
-    assert manifest["complete"]
+    assert manifest.counts.read == 7
+    assert manifest.complete
     (tmp_path / "out" / "shards" / "b.json").unlink()  # as if it had been stopped there
-    assert run(builders.recipe(shards, tmp_path / "out", model, limit=7))["counts"]["read"] == 7
+    assert run(builders.recipe(shards, tmp_path / "out", model, limit=7)).counts.read == 7
     assert len(builders.members_of(tmp_path / "out" / "data" / "b.tar")) == 2 * 5
 
 
 def test_an_empty_shard_gives_an_empty_shard(tmp_path: Path, model: Path) -> None:
     source = builders.tar(tmp_path / "in.tar", [])
     manifest = run(builders.recipe(source, tmp_path / "out", model))
-    assert manifest["counts"]["read"] == 0
+    assert manifest.counts.read == 0
     assert builders.members_of(tmp_path / "out" / "data" / "in.tar") == {}
 
 
@@ -212,8 +213,8 @@ def test_an_output_that_is_not_finite_is_quarantined(
 
     monkeypatch.setattr(PixelModel, "decode", broken)
     source = builders.shard(tmp_path / "in.tar", 3)
-    counts = run(builders.recipe(source, tmp_path / "out", model))["counts"]
-    assert (counts["written"], counts["quarantined"]) == (2, 1)
+    counts = run(builders.recipe(source, tmp_path / "out", model)).counts
+    assert (counts.written, counts.quarantined) == (2, 1)
     assert b"not finite" in builders.members_of(tmp_path / "out" / "quarantine" / "in.tar")["000000.reason.json"]
 
 

@@ -48,8 +48,8 @@ def test_captions_come_from_the_sample_and_belong_to_it(shard: Path, sd: Path, t
     """Each sample's image is the one that its own caption makes, in whatever company."""
     own = {"steps": 2}
     caption = {"template": "{txt}", "on_missing": "skip"}
-    counts = run(recipe(shard, tmp_path / "own", sd, own, caption=caption))["counts"]
-    assert (counts["written"], counts["quarantined"]) == (4, 1)
+    counts = run(recipe(shard, tmp_path / "own", sd, own, caption=caption)).counts
+    assert (counts.written, counts.quarantined) == (4, 1)
     reason = builders.members_of(tmp_path / "own" / "quarantine" / "in.tar")
     assert any("no caption: the sample has no member 'txt'" in c.decode(errors="ignore") for c in reason.values())
     run(recipe(shard, tmp_path / "cat", sd, PROMPT))
@@ -69,7 +69,7 @@ def test_missing_captions_end_the_job_take_the_default_or_are_skipped(shard: Pat
     with pytest.raises(UserError, match=r"caption: json:caption is missing \(in:3\); on_missing: skip"):
         run(recipe(shard, tmp_path / "error", sd, {"steps": 1}, caption="{json:caption}"))
     default = {"template": "{txt}", "on_missing": "default", "default": "a photo of a horse"}
-    assert run(recipe(shard, tmp_path / "default", sd, {"steps": 1}, caption=default))["counts"]["written"] == 5
+    assert run(recipe(shard, tmp_path / "default", sd, {"steps": 1}, caption=default)).counts.written == 5
     horse = {"steps": 1, "condition": "a photo of a horse"}
     run(recipe(shard, tmp_path / "horse", sd, horse))
     made, said = images(tmp_path / "default"), images(tmp_path / "horse")

@@ -27,6 +27,7 @@ from pipeline.media.pixels import decode
 from pipeline.media.records import Frame, Reel, Row, Sample
 from pipeline.models.pixel import PixelModel
 from pipeline.operators import Boomerang
+from pipeline.streams.job_records import Counts
 from tests import builders, tiny
 from tests.test_run import run
 
@@ -67,7 +68,7 @@ def shard(tmp_path: Path) -> Path:
 def test_clips_come_back_as_they_came_in(shard: Path, tmp_path: Path, model: Path) -> None:
     changes = {"video": {}, "image.restore_size": True}
     manifest = run(builders.recipe(shard, tmp_path / "out", model, **changes))
-    assert manifest["counts"] == {"read": 3, "written": 3, "images": 3, "quarantined": 0, "undecodable": 0}
+    assert manifest.counts == Counts(read=3, written=3, images=3, quarantined=0, undecodable=0)
     before, after = builders.members_of(shard), builders.members_of(tmp_path / "out" / "data" / "in.tar")
     assert [name for name in after if not name.endswith("doppel.json")] == list(before)
     for name in ("b.gif", "c.mp4"):
@@ -102,7 +103,7 @@ def test_without_a_model_clips_pass_through(shard: Path, tmp_path: Path) -> None
 
 def test_without_the_section_a_gif_is_an_image_and_an_mp4_is_none(shard: Path, tmp_path: Path, model: Path) -> None:
     manifest = run(builders.recipe(shard, tmp_path / "out", model))
-    assert (manifest["counts"]["written"], manifest["counts"]["undecodable"]) == (2, 1)
+    assert (manifest.counts.written, manifest.counts.undecodable) == (2, 1)
     assert "b.png" in builders.members_of(tmp_path / "out" / "data" / "in.tar")
     reason = builders.members_of(tmp_path / "out" / "quarantine" / "in.tar")["000000.reason.json"]
     assert b"no section video" in reason
@@ -135,8 +136,8 @@ def test_copies_and_views_are_clips_too(tmp_path: Path, model: Path) -> None:
         "copies": 2,
     }
     operator["guidance"] = 1
-    counts = run(builders.recipe(source, tmp_path / "out", model, operator=operator, video={}))["counts"]
-    assert (counts["read"], counts["written"], counts["images"]) == (1, 1, 4)
+    counts = run(builders.recipe(source, tmp_path / "out", model, operator=operator, video={})).counts
+    assert (counts.read, counts.written, counts.images) == (1, 1, 4)
     for copy in ("0", "1"):
         plain, turned = (made(tmp_path / "out", f"a-{copy}{view}.gif").frames for view in ("", "-view-1"))
         assert np.array_equal(turned, plain[:, ::-1, ::-1])
@@ -148,7 +149,7 @@ def test_a_broken_clip_is_one_quarantined_row(tmp_path: Path, model: Path) -> No
     whole = clip(frames(1, 9, (16, 16)), "mp4")
     members = [("a.gif", clip(frames(2, 3))), ("a.cls", b"0"), ("b.mp4", whole[: len(whole) // 2]), ("b.cls", b"0")]
     source = builders.tar(tmp_path / "in.tar", [*members, ("c.mp4", whole), ("c.cls", b"0")])
-    counts = run(builders.recipe(source, tmp_path / "out", model, video={}))["counts"]
+    counts = run(builders.recipe(source, tmp_path / "out", model, video={})).counts
     assert counts == {"read": 3, "written": 2, "images": 2, "quarantined": 0, "undecodable": 1}
     kept = builders.members_of(tmp_path / "out" / "quarantine" / "in.tar")
     assert kept["000000.mp4"] == whole[: len(whole) // 2]
@@ -169,7 +170,7 @@ def test_a_bad_frame_takes_its_clip_along_once(tmp_path: Path, monkeypatch: pyte
     for i, key in enumerate("abc"):
         members += [(f"{key}.gif", clip(frames(i, 5))), (f"{key}.cls", b"0")]
     source = builders.tar(tmp_path / "in.tar", members)
-    counts = run(builders.recipe(source, tmp_path / "out", model, video={}))["counts"]
+    counts = run(builders.recipe(source, tmp_path / "out", model, video={})).counts
     assert counts == {"read": 3, "written": 2, "images": 2, "quarantined": 1, "undecodable": 0}
     kept = builders.members_of(tmp_path / "out" / "quarantine" / "in.tar")
     assert json.loads(kept["000000.reason.json"])["reason"] == "frame 0: the model's output is not finite"
@@ -189,8 +190,8 @@ def test_a_window_that_an_operator_refuses_takes_its_clip_along(
     monkeypatch.setattr(Boomerang, "__call__", choosy)
     members = [(f"{key}.gif", clip(frames(i, 3))) for i, key in enumerate("abc")]
     source = builders.tar(tmp_path / "in.tar", members)
-    counts = run(of_clips(source, tmp_path / "out", animatediff, video={"frames": 2}))["counts"]
-    assert (counts["written"], counts["quarantined"]) == (0, 3)  # windows 1, 3 and 5, of all six
+    counts = run(of_clips(source, tmp_path / "out", animatediff, video={"frames": 2})).counts
+    assert (counts.written, counts.quarantined) == (0, 3)  # windows 1, 3 and 5, of all six
     kept = builders.members_of(tmp_path / "out" / "quarantine" / "in.tar")
     assert [json.loads(kept[f"{i:06d}.reason.json"])["reason"] for i in range(3)] == ["frame 2: no"] * 3
 
@@ -223,7 +224,7 @@ def test_bytes_do_not_depend_on_workers_or_interruption(tmp_path: Path, model: P
 
 
 def test_a_limit_counts_clips(shard: Path, tmp_path: Path, model: Path) -> None:
-    assert run(builders.recipe(shard, tmp_path / "out", model, video={}, limit=2))["counts"]["read"] == 2
+    assert run(builders.recipe(shard, tmp_path / "out", model, video={}, limit=2)).counts.read == 2
     assert "c.mp4" not in builders.members_of(tmp_path / "out" / "data" / "in.tar")
 
 
@@ -234,7 +235,7 @@ def test_a_folder_of_clips(tmp_path: Path, model: Path) -> None:
     (tmp_path / "in" / "dog" / "2.mp4").write_bytes(clip(frames(2, 3), "mp4"))
     content = builders.recipe("", tmp_path / "out", model, video={}, **{"output.format": "folder"})
     content["input"] = {"format": "folder", "path": str(tmp_path / "in")}
-    assert run(content)["counts"]["written"] == 2
+    assert run(content).counts.written == 2
     data = tmp_path / "out" / "data"
     assert len(read_clip((data / "dog" / "2.mp4").read_bytes(), "mp4").frames) == 3
     assert len(read_clip((data / "cat" / "1.gif").read_bytes(), "gif").frames) == 2
@@ -318,7 +319,7 @@ def of_clips(source: Path, out: Path, model: Path, **changes: Any) -> dict[str, 
 
 def test_clips_through_a_model_of_clips(shard: Path, tmp_path: Path, animatediff: Path) -> None:
     manifest = run(of_clips(shard, tmp_path / "out", animatediff, video={"frames": 4}))
-    assert manifest["counts"] == {"read": 3, "written": 3, "images": 3, "quarantined": 0, "undecodable": 0}
+    assert manifest.counts == Counts(read=3, written=3, images=3, quarantined=0, undecodable=0)
     after = builders.members_of(tmp_path / "out" / "data" / "in.tar")
     assert len(made(tmp_path / "out", "b.gif").frames) == 6
     assert made(tmp_path / "out", "b.gif").seconds == pytest.approx((0.1, 0.2, 0.3, 0.1, 0.1, 0.5))
@@ -340,7 +341,7 @@ def test_a_folder_of_frames_is_the_same_clip(tmp_path: Path, animatediff: Path) 
     content = of_clips(source, tmp_path / "out", animatediff, video={"frames": 3}, clip="(.+)/[0-9]+")
     content |= {"input": {"format": "folder", "path": str(tmp_path / "frames"), "labels": "none"}}
     content["output"]["format"] = "folder"
-    assert run(content)["counts"]["written"] == 7
+    assert run(content).counts.written == 7
     apart = [decode((tmp_path / "out" / "data" / "cat" / f"{i}.png").read_bytes())[0] for i in range(7)]
     assert np.array_equal(went, apart)  # 256 pixels have no more colours than a GIF
     levels = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -25,6 +24,7 @@ from pipeline.operators import Given
 from pipeline.report.neighbours import neighbours
 from pipeline.report.sheet import contact_sheet
 from pipeline.streams import AnyInput
+from pipeline.streams.job_records import Manifest
 from pipeline.streams.ledger import OnChange
 from pipeline.streams.shards import WebDatasetInput
 
@@ -32,7 +32,7 @@ LEVELS = (0.2, 0.4, 0.6, 0.8)
 SHEET = "contact_sheet.png"
 
 
-def demo(out: str, run: Callable[[Plan, OnChange], dict[str, Any]]) -> dict[str, Any]:
+def demo(out: str, run: Callable[[Plan, OnChange], Manifest]) -> Manifest:
     """Runs the recipe `demo` into `out`, always from the start; prints a table and returns the manifest."""
     plan = make_plan(load_config(JobConfig, "demo", [f"output.path={out}"]))
     started = time.monotonic()
@@ -77,18 +77,18 @@ def draw_sheet(plan: Plan, model: Model, originals: Sequence[Sample], outputs: d
 
 
 def print_table(
-    out: str, manifest: dict[str, Any], seconds: float, originals: Sequence[Sample], outputs: Sequence[Sample]
+    out: str, manifest: Manifest, seconds: float, originals: Sequence[Sample], outputs: Sequence[Sample]
 ) -> None:
     before, after = (to_pixels([decode(s.image)[0] for s in group], "cpu") for group in (originals, outputs))
     labels = torch.tensor([s.label for s in originals])
     real, made = neighbours(before, before, labels), neighbours(after, before, labels)
     psnr = (10 * torch.log10(4 / (before - after).square().flatten(1).mean(1))).mean().item()
-    counts, shards = manifest["counts"], manifest["shards"]
+    counts, shards = manifest.counts, manifest.shards
     table = Table("", "originals", "outputs", title="doppel demo: Boomerang on Fashion-MNIST test images")
-    table.add_row("shards", str(shards["total"]), str(shards["finished"]))
-    table.add_row("images", str(counts["read"]), str(counts["images"]))
-    table.add_row("in quarantine", "", str(counts["quarantined"] + counts["undecodable"]))
-    table.add_row("images/s, whole job", "", f"{counts['images'] / seconds:.1f}")
+    table.add_row("shards", str(shards.total), str(shards.finished))
+    table.add_row("images", str(counts.read), str(counts.images))
+    table.add_row("in quarantine", "", str(counts.in_quarantine))
+    table.add_row("images/s, whole job", "", f"{counts.images / seconds:.1f}")
     table.add_row(
         "nearest other original has the same label",
         f"{real.label_agreement:.1%}",

@@ -12,7 +12,6 @@ from pipeline.anonymity.faces.recognise import load_recogniser
 from pipeline.anonymity.faces.scanning import Named, tabulated
 from pipeline.anonymity.faces.table import FaceTable
 from pipeline.anonymity.gate.gate import Judge
-from pipeline.anonymity.gate.judged import Judged
 from pipeline.anonymity.gate.judges import judges_of
 from pipeline.audit import Audit, examine
 from pipeline.audit.looking import OnImages
@@ -111,8 +110,8 @@ def tally(root: Path) -> tuple[Counter[int], Counter[str], int]:
     """Over all finished shards: images by attempt, matches with other people by recogniser, faces."""
     attempts, others, faces = Counter[int](), Counter[str](), 0
     for record in Ledger(root).records():
-        judged = record.get("anonymity") or Judged().facts()
-        attempts.update({int(attempt): count for attempt, count in judged["attempts"].items()})
-        others.update(judged["others_within"])
-        faces += judged["faces"]
+        if record.anonymity is not None:
+            attempts.update(record.anonymity.attempts)
+            others.update(record.anonymity.others_within)
+            faces += record.anonymity.faces
     return attempts, others, faces

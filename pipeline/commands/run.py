@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from pipeline.commands.release import check_export, export
 from pipeline.config import load_config
@@ -14,6 +13,7 @@ from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.job.plan import Plan
+from pipeline.streams.job_records import Manifest
 from pipeline.streams.ledger import OnChange
 
 
@@ -23,7 +23,7 @@ def run(
     overrides: Sequence[str] = (),
     on_change: OnChange = "refuse",
     observe: Callable[[Event], None] = lambda event: None,
-) -> dict[str, Any]:
+) -> Manifest:
     """Does what is left of the job of a recipe, and returns its manifest: counts, shards, hashes, as in manifest.json.
 
     `recipe` is a YAML file, or the name of a shipped recipe; `overrides` are what `--set` takes, such as `"limit=100"`
@@ -42,7 +42,7 @@ def run(
     return manifest
 
 
-def check_finished(plan: Plan, manifest: dict[str, Any]) -> None:
+def check_finished(plan: Plan, manifest: Manifest) -> None:
     """Raises `UserError` where the job is not finished, so that nothing of it may be released."""
-    if not manifest["complete"]:
+    if not manifest.complete:
         raise UserError(f"{plan.config.output.path}: the job is not finished, so nothing is released")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from pipeline.streams.job_records import ShardRecord
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class ShardDone:
-    record: dict[str, Any]
+    record: ShardRecord
 
 
 @dataclass(frozen=True)

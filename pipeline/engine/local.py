@@ -17,9 +17,11 @@ from pipeline.engine.process import process
 from pipeline.engine.reading import open_input
 from pipeline.errors import UserError
 from pipeline.job.hashes import identity
+from pipeline.job.outputs import shape_of
 from pipeline.job.plan import Plan
 from pipeline.orphans import follow_parent
 from pipeline.streams.contract import InputShard
+from pipeline.streams.job_records import Job, Manifest, StatedLicence
 from pipeline.streams.ledger import Ledger, OnChange
 
 POLL_SECONDS = 1.0
@@ -28,7 +30,7 @@ POLL_SECONDS = 1.0
 def run_job(
     plan: Plan, *, on_change: OnChange = "refuse", observe: Callable[[Event], None] = lambda event: None,
     begin: Callable[[int, int], None] = lambda finished, total: None,
-) -> dict[str, Any]:  # fmt: skip
+) -> Manifest:  # fmt: skip
     """Does what is left of a job and returns its manifest.
 
     `begin(finished, total)` is told how many shards there are, `observe` everything that happens after. Raises
@@ -36,9 +38,8 @@ def run_job(
     on from there.
     """
     stream, devices = open_input(plan), plan.devices
-    licences = {path: asdict(licence) for path, licence in plan.licences.items()}
-    facts = {"config": identity(plan.config), "hashes": plan.hashes, "licences": licences}
-    with Ledger(Path(plan.config.output.path)).open(facts, on_change) as ledger:
+    job = job_of(plan)
+    with Ledger(Path(plan.config.output.path)).open(job, on_change) as ledger:
         if plan.config.model is not None and plan.config.model.batch_size == "auto":
             remember(ledger.root, plan.hashes, plan.batch_size)
         todo = ledger.pending(stream.shards, on_change)
@@ -56,13 +57,19 @@ def run_job(
                 for event in events:
                     observe(event)
                     if isinstance(event, ShardDone):
-                        ledger.log("shard", shard=event.record["shard"], **event.record["counts"])
+                        ledger.log("shard", shard=event.record.shard, **event.record.counts.model_dump())
             if plan.config.limit:
                 total = len(ledger.records())  # the shards that the limit reached are all there are
         finally:
-            manifest = ledger.write_manifest(facts, total)
-            ledger.log("stop", **manifest["shards"], **manifest["counts"])
+            manifest = ledger.write_manifest(job, total)
+            ledger.log("stop", **manifest.shards.model_dump(), **manifest.counts.model_dump())
         return manifest
+
+
+def job_of(plan: Plan) -> Job:
+    licences = {path: StatedLicence(**asdict(licence)) for path, licence in plan.licences.items()}
+    shape = shape_of(plan.config.operator)
+    return Job(config=identity(plan.config), hashes=plan.hashes, outputs=shape, licences=licences)
 
 
 def scan_apart(plan: Plan, observe: Callable[[Event], None]) -> None:

@@ -34,7 +34,7 @@ def process(
     Closing the generator leaves finished shards finished and nothing else behind.
     """
     transformed_by = transform_all if plan.config.anonymity is None else climb
-    remaining = plan.config.limit and plan.config.limit - sum(r["counts"]["read"] for r in ledger.records())
+    remaining = plan.config.limit and plan.config.limit - sum(record.counts.read for record in ledger.records())
     with (
         ThreadPoolExecutor(plan.config.run.workers) as pool,
         closing(prefetch(Reader(plan, stream.label_names, pool)(shards, remaining), AHEAD)) as decoded,

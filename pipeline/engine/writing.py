@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Any
 
 from pipeline.anonymity.gate.judged import Judged
 from pipeline.engine.events import Event, Progress, ShardDone
@@ -16,7 +15,8 @@ from pipeline.job.plan import Plan
 from pipeline.media.records import Rejected, Sample
 from pipeline.report.flicker import Flicker
 from pipeline.streams import open_writer
-from pipeline.streams.contract import InputStream, ShardWriter
+from pipeline.streams.contract import InputShard, InputStream, ShardWriter
+from pipeline.streams.job_records import Counts, FlickerMeans, ShardRecord
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.quarantine import write_quarantine
 
@@ -48,21 +48,25 @@ class OpenShard:
             quarantined=len(rejected) - undecodable, undecodable=undecodable,
         )  # fmt: skip
 
-    def close(self, ledger: Ledger, name: str) -> dict[str, Any]:
-        """Publishes data and quarantine; returns counts and files. Raises where a sample got lost."""
-        counts = self.counts
-        if counts["read"] != counts["written"] + counts["quarantined"] + counts["undecodable"]:
-            raise RuntimeError(f"shard {name}: samples were lost ({dict(counts)})")
+    def close(self, ledger: Ledger, plan: Plan, shard: InputShard, fingerprint: str) -> ShardRecord:
+        """Publishes data and quarantine, and returns what to record. Raises where a sample got lost."""
+        counts, name, input_hash = Counts(**self.counts), shard.name, shard.content_hash()
+        if counts.read != counts.written + counts.in_quarantine:
+            raise RuntimeError(f"shard {name}: samples were lost ({counts})")
         data = self.writer.commit()
         kept = write_quarantine(self.rejected, folder=ledger.quarantine, parts=ledger.parts, name=name)
         files = {f"data/{f}": d for f, d in data.items()} | {f"quarantine/{f}": d for f, d in kept.items()}
-        seconds = time.monotonic() - self.started
-        facts: dict[str, Any] = {"counts": dict(counts), "files": files, "seconds": round(seconds, 3)}
-        if self.flicker.inputs is not None:
-            facts["flicker"] = {"inputs": self.flicker.inputs, "outputs": self.flicker.outputs}
-        if self.judged.attempts:
-            facts["anonymity"] = self.judged.facts()
-        return facts
+        return ShardRecord(
+            shard=name, fingerprint=fingerprint, input_hash=input_hash, code=plan.code, hashes=plan.hashes,
+            counts=counts, files=files, seconds=round(time.monotonic() - self.started, 3),
+            flicker=means_of(self.flicker), anonymity=self.judged.totals,
+        )  # fmt: skip
+
+
+def means_of(flicker: Flicker) -> FlickerMeans | None:
+    if flicker.inputs is None or flicker.outputs is None:
+        return None
+    return FlickerMeans(inputs=flicker.inputs, outputs=flicker.outputs)
 
 
 def write(
@@ -84,9 +88,7 @@ def write(
             if batch.last:
                 if shard.fingerprint() != batch.fingerprint:
                     raise UserError(f"input shard {shard.name} changed while it was read; run again when it is still")
-                source = {"fingerprint": batch.fingerprint, "input_hash": shard.content_hash()}
-                record = {"shard": shard.name, **source, "code": plan.code, "hashes": plan.hashes}
-                record |= output.close(ledger, shard.name)
+                record = output.close(ledger, plan, shard, batch.fingerprint)
                 ledger.commit(record)
                 output = None
                 yield ShardDone(record)

@@ -8,7 +8,7 @@ import os
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from pipeline.job.hashes import hashes, identity
 from pipeline.job.plan import outlines
 from pipeline.media.pixels import FORMATS
 from pipeline.media.provenance import PROVENANCE, Provenance
+from pipeline.streams.job_records import Job
 from pipeline.streams.ledger import Ledger, differences
 
 
@@ -101,10 +102,10 @@ class NeighbourStore:
         no such job, too.
         """
         ledger = Ledger(Path(folder))
-        job = read_job(ledger.root)
+        job = read_job(ledger)
         if expect is not None:
             check_expected(ledger.root, job, expect)
-        files = [ledger.root / name for record in ledger.records() for name in record["files"] if is_data(name)]
+        files = [ledger.root / name for record in ledger.records() for name in record.files if is_data(name)]
         shards = {file: list(scan(file)) for file in files if file.exists()}
         if not shards:
             raise UserError(f"{ledger.root}: no shard of the job is finished, so there are no neighbours")
@@ -136,13 +137,12 @@ class NeighbourStore:
         return image
 
 
-def read_job(root: Path) -> dict[str, Any]:
+def read_job(ledger: Ledger) -> Job:
     """What a finished or running job is. Raises `UserError` where its output cannot serve as a store."""
-    try:
-        job: dict[str, Any] = json.loads((root / "job.json").read_text())
-    except (OSError, ValueError):
-        raise UserError(f"{root} holds no doppel job; name the output.path of a doppel run") from None
-    config = job["config"]
+    job, root = ledger.job(), ledger.root
+    if job is None:
+        raise UserError(f"{root} holds no doppel job; name the output.path of a doppel run")
+    config = job.config
     if config["output"]["format"] != "webdataset":
         raise UserError(f"{root} holds {config['output']['format']} output; a store needs output.format webdataset")
     if config.get("video") is not None:
@@ -150,11 +150,11 @@ def read_job(root: Path) -> dict[str, Any]:
     return job
 
 
-def check_expected(root: Path, job: Mapping[str, Any], expect: JobConfig) -> None:
+def check_expected(root: Path, job: Job, expect: JobConfig) -> None:
     """Raises `UserError` with all that differs; a store that another version of the code has made will do."""
     expected = hashes(expect, *outlines(expect), read_salt(expect.run.salt_file))
-    expected = {**job["hashes"], **expected, "code": job["hashes"]["code"]}
-    if changed := differences(job["hashes"], job["config"], expected, identity(expect)):
+    expected = {**job.hashes, **expected, "code": job.hashes["code"]}
+    if changed := differences(job, job.model_copy(update={"hashes": expected, "config": identity(expect)})):
         raise UserError(f"{root} is a store from another configuration: it differs in {'; '.join(changed)}")
 
 

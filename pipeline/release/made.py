@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from pipeline.errors import UserError
+from pipeline.media.output_keys import OutputKey
 from pipeline.media.provenance import PROVENANCE, Provenance
 from pipeline.streams.files import content_hash
+from pipeline.streams.job_records import Job
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.names import unescape_dots
+from pipeline.streams.quarantine import read_quarantine
 from pipeline.streams.shards import read_label
-from pipeline.streams.tarstream import read_groups
 
-LABEL, REASON = "cls", "reason.json"
+LABEL = "cls"
 OF_THE_GATE = ("recognisable", "undecided")
 """Reasons that begin so are sentences without names and keys; of others only the kind is published."""
 RELEASED = ("anonymous", "undecided")
@@ -54,7 +55,7 @@ class MadeImage(NamedTuple):
 class Made:
     """The folder of a finished job."""
 
-    config: Mapping[str, Any]
+    job: Job
     tars: Mapping[Path, str]
     """And their sha256."""
     read: int
@@ -65,30 +66,27 @@ class Made:
     def by(cls, root: Path) -> Made:
         """Raises `UserError` for a job that isn't finished, or files that are not those it wrote."""
         ledger = Ledger(root)
-        try:
-            job, manifest = (json.loads((root / name).read_text()) for name in ("job.json", "manifest.json"))
-        except OSError as error:
-            raise UserError(f"{error.filename}: {error.strerror}; a release is made of a finished job") from None
-        finished = manifest["shards"]
-        if not manifest["complete"]:
-            raise UserError(
-                f"{root}: {finished['finished']} of {finished['total']} shards are done; finish the job first"
-            )
+        job, manifest = ledger.job(), ledger.manifest()
+        if job is None or manifest is None:
+            raise UserError(f"{root} holds no finished job, and a release is made of a finished job")
+        if not manifest.complete:
+            done = manifest.shards
+            raise UserError(f"{root}: {done.finished} of {done.total} shards are done; finish the job first")
         records = ledger.records()
-        if others := sum(record["hashes"] != job["hashes"] for record in records):
+        if others := sum(record.hashes != job.hashes for record in records):
             raise UserError(
                 f"{root}: {others} shards were kept from a job with other settings; start anew, --overwrite"
             )
-        files = {root / name: digest for record in records for name, digest in record["files"].items()}
+        files = {root / name: digest for record in records for name, digest in record.files.items()}
         for file, digest in files.items():
             if not file.is_file() or content_hash(str(file)) != digest:
                 raise UserError(
                     f"{file} is missing, or not as the job wrote it; remove its record in shards/, run again"
                 )
         return cls(
-            config=job["config"],
+            job=job,
             tars={file: digest for file, digest in files.items() if file.parent == ledger.data},
-            read=manifest["counts"].get("read", 0),
+            read=manifest.counts.read,
             quarantined=_reasons(file for file in files if file.parent == ledger.quarantine),
         )
 
@@ -103,10 +101,12 @@ class Made:
         self, key: str, spans: Mapping[str, Span], members: Collection[str], tar: Path, file: BinaryIO
     ) -> MadeImage:
         made = Provenance.from_json(read(file, spans[PROVENANCE]), f"{tar}: a member {PROVENANCE}")
+        if made.key != self._parsed(key):
+            raise UserError(f"{tar}: an image lies under another key than its provenance says; nothing was released")
         verdict = made.anonymity.verdict if made.anonymity else None
         if verdict not in RELEASED:
             raise UserError(f"{tar}: an image has the verdict {verdict} of the gate, and may not be released")
-        label = self.config["input"].get("label", LABEL) if self.verbatim else LABEL
+        label = self.job.config["input"].get("label", LABEL) if self.verbatim else LABEL
         labelled = {e: read(file, spans[e]) for e in [label.partition(":")[0]] if e in spans}
         image_ext = next(iter(spans))  # the writer puts it first
         return MadeImage(
@@ -121,10 +121,16 @@ class Made:
             verdict=verdict,
         )
 
+    def _parsed(self, key: str) -> OutputKey | None:
+        try:
+            return OutputKey.parse(key, self.job.outputs)
+        except ValueError:
+            return None
+
     @property
     def verbatim(self) -> bool:
         """Keys are in the tar as they were in the source's."""
-        return bool(self.config["input"]["format"] == "webdataset")
+        return bool(self.job.config["input"]["format"] == "webdataset")
 
 
 def grouped(tar: Path) -> Iterator[tuple[str, dict[str, Span]]]:
@@ -159,8 +165,6 @@ def _reasons(tars: Iterator[Path]) -> dict[str, int]:
     """How many samples of the quarantine have each reason, in words that tell nothing of the sample."""
     reasons = Counter[str]()
     for tar in tars:
-        with open(tar, "rb") as file:
-            for _, members, _ in read_groups(file, "first"):
-                why = json.loads(members[REASON])
-                reasons[why["reason"] if why["reason"].startswith(OF_THE_GATE) else why["kind"]] += 1
+        for why, _ in read_quarantine(tar):
+            reasons[why.reason if why.reason.startswith(OF_THE_GATE) else why.kind] += 1
     return dict(sorted(reasons.items()))

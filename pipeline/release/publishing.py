@@ -67,9 +67,9 @@ def publish(
     packer = Packer(
         secret=secret,
         people=dict(zip(evidence.originals.keys, evidence.originals.identities, strict=True)),
-        quality=made.config["output"]["quality"],
+        quality=made.job.config["output"]["quality"],
         size=evidence.size,
-        fit=made.config["image"]["fit"],
+        fit=made.job.config["image"]["fit"],
     )
     files, hashes = write_shards(packer, entries, labels, data=staged / DATA, shard_size=config.shard_size)
     bits = closest(hashes, evidence.originals.phash)

@@ -22,11 +22,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import UserError
+from pipeline.media.versioned import Versioned
 from pipeline.streams.contract import InputShard
 from pipeline.streams.files import sync_folder
+from pipeline.streams.job_records import Counts, Finished, Job, Manifest, ShardRecord
 
 OnChange = Literal["refuse", "keep", "overwrite"]
 """What to do with finished shards that were made from something else: the option --keep-finished or --overwrite."""
+MANIFEST = "manifest.json"
 ADVICE = "--keep-finished leaves finished shards as they are, --overwrite starts anew"
 
 
@@ -38,10 +41,11 @@ class Ledger:
         self._events = root / "events.jsonl"
 
     @contextmanager
-    def open(self, job: Mapping[str, Any], on_change: OnChange) -> Iterator[Ledger]:
-        """Claims the folder for `job` ({config, hashes}) and holds it against other processes.
+    def open(self, job: Job, on_change: OnChange) -> Iterator[Ledger]:
+        """Claims the folder for `job` and holds it against other processes.
 
-        Raises `UserError` where the folder is not ours, is in use, or belongs to a job with other settings.
+        Raises `UserError` where the folder is not ours, is in use, belongs to a job with other settings, or was made by
+        another version of doppel.
         """
         if self.root.exists() and not self.root.is_dir():
             raise UserError(f"output.path: {self.root} is a file; a folder is expected")
@@ -62,9 +66,9 @@ class Ledger:
         todo, changed = [], []
         for shard in shards:
             record = self.record(shard.name)
-            if record is None or not all((self.root / file).exists() for file in record["files"]):
+            if record is None or not all((self.root / file).exists() for file in record.files):
                 todo.append(shard)
-            elif record["fingerprint"] != shard.fingerprint() and record["input_hash"] != shard.content_hash():
+            elif record.fingerprint != shard.fingerprint() and record.input_hash != shard.content_hash():
                 changed.append(shard.name)
         if changed and on_change == "refuse":
             raise UserError(
@@ -72,30 +76,43 @@ class Ledger:
             )
         return todo
 
-    def record(self, name: str) -> dict[str, Any] | None:
+    def job(self) -> Job | None:
+        """What the folder was claimed for. Raises `UserError` for what another version of doppel left."""
+        if not self._job_file.exists():
+            return None
+        try:
+            return Job.from_json(self._job_file.read_bytes(), str(self._job_file))
+        except UserError as error:
+            raise UserError(f"{error}: name another folder, or remove this one") from None
+
+    def record(self, name: str) -> ShardRecord | None:
         file = self.shards / f"{name}.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        return ShardRecord.from_json(file.read_bytes(), str(file)) if file.exists() else None
 
-    def records(self) -> list[dict[str, Any]]:
-        return [json.loads(file.read_text()) for file in sorted(self.shards.glob("*.json"))]
+    def records(self) -> list[ShardRecord]:
+        return [ShardRecord.from_json(file.read_bytes(), str(file)) for file in sorted(self.shards.glob("*.json"))]
 
-    def commit(self, record: Mapping[str, Any]) -> None:
+    def commit(self, record: ShardRecord) -> None:
         """Marks a shard as done; its files must be in place."""
-        _write_json(self.shards / f"{record['shard']}.json", record)
+        _write(self.shards / f"{record.shard}.json", record)
 
-    def write_manifest(self, job: Mapping[str, Any], total_shards: int) -> dict[str, Any]:
+    def manifest(self) -> Manifest | None:
+        """As it was last written."""
+        file = self.root / MANIFEST
+        return Manifest.from_json(file.read_bytes(), str(file)) if file.exists() else None
+
+    def write_manifest(self, job: Job, total_shards: int) -> Manifest:
         """Totals over all finished shards, derived from their records alone."""
         records = self.records()
-        counts = {key: sum(r["counts"][key] for r in records) for key in (records[0]["counts"] if records else ())}
-        manifest = {
-            **job,
-            "complete": len(records) == total_shards,
-            "shards": {"finished": len(records), "total": total_shards},
-            "counts": counts,
-            "seconds": round(sum(r["seconds"] for r in records), 3),
-            "files": {file: digest for r in records for file, digest in r["files"].items()},
-        }
-        _write_json(self.root / "manifest.json", manifest)
+        manifest = Manifest(
+            **dict(job),
+            complete=len(records) == total_shards,
+            shards=Finished(finished=len(records), total=total_shards),
+            counts=sum((record.counts for record in records), Counts()),
+            seconds=round(sum(record.seconds for record in records), 3),
+            files={file: digest for record in records for file, digest in record.files.items()},
+        )
+        _write(self.root / MANIFEST, manifest)
         return manifest
 
     def log(self, event: str, **facts: Any) -> None:
@@ -108,41 +125,33 @@ class Ledger:
     def _job_file(self) -> Path:
         return self.root / "job.json"
 
-    def _claim(self, job: Mapping[str, Any], on_change: OnChange) -> None:
-        if self._job_file.exists():
-            if on_change == "overwrite":
-                self._clear()
-            else:
-                before = json.loads(self._job_file.read_text())
-                changed = differences(before["hashes"], before["config"], job["hashes"], job["config"])
-                if changed and on_change == "refuse":
-                    raise UserError(f"{self.root} holds a job that differs in {'; '.join(changed)}: {ADVICE}")
+    def _claim(self, job: Job, on_change: OnChange) -> None:
+        before = self.job()
+        if before is not None and on_change == "overwrite":
+            self._clear()
+        elif before is not None and on_change == "refuse" and (changed := differences(before, job)):
+            raise UserError(f"{self.root} holds a job that differs in {'; '.join(changed)}: {ADVICE}")
         for left in self.parts.iterdir():
             if left.name != "lock":
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
-        _write_json(self._job_file, job)
+        _write(self._job_file, job)
 
     def _clear(self) -> None:
         """Removes what finished shards recorded, records first: a crash in between leaves nothing marked as done."""
         records = self.records()
         for record in records:
-            (self.shards / f"{record['shard']}.json").unlink()
+            (self.shards / f"{record.shard}.json").unlink()
         for record in records:
-            for file in record["files"]:
-                (self.root / file).unlink(missing_ok=True)
+            for name in record.files:
+                (self.root / name).unlink(missing_ok=True)
         listed = (self.root / "provenance").glob("*.provenance.jsonl")
-        for file in (self.root / "manifest.json", self.root / "batch_size.json", self._events, *listed):
+        for file in (self.root / MANIFEST, self.root / "batch_size.json", self._events, *listed):
             file.unlink(missing_ok=True)
 
 
-def differences(
-    old_hashes: Mapping[str, str],
-    old: Mapping[str, Any],
-    new_hashes: Mapping[str, str],
-    new: Mapping[str, Any],
-) -> list[str]:
+def differences(old: Job, new: Job) -> list[str]:
     """What changed between two jobs, in words: single keys of the configuration, or model, code, salt."""
-    flat_old, flat_new = flatten(old), flatten(new)
+    flat_old, flat_new = flatten(old.config), flatten(new.config)
     keys = [key for key in {**flat_old, **flat_new} if flat_old.get(key) != flat_new.get(key)]
     changed = [f"{key} ({flat_old.get(key)} → {flat_new.get(key)})" for key in keys]
     words = {
@@ -151,7 +160,7 @@ def differences(
         "salt": "the salt",
         "gate": "recognisers or certificates",
     }
-    return changed + [word for key, word in words.items() if old_hashes.get(key) != new_hashes.get(key)]
+    return changed + [word for key, word in words.items() if old.hashes.get(key) != new.hashes.get(key)]
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -161,11 +170,11 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: value}
 
 
-def _write_json(file: Path, content: Any) -> None:
+def _write(file: Path, record: Versioned) -> None:
     """Complete or not at all, and on the disk when it returns."""
     part = file.with_name(f".{file.name}.part")
     with open(part, "w") as handle:
-        handle.write(json.dumps(content, indent=1) + "\n")
+        handle.write(record.to_json(indent=1) + "\n")
         handle.flush()
         os.fsync(handle.fileno())
     os.replace(part, file)

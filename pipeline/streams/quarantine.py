@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from pipeline.media.records import Rejected, Sample
+from pipeline.media.versioned import Text, Versioned
 from pipeline.streams.shards import TarWriter
+from pipeline.streams.tarstream import Group, read_groups
+
+REASON = "reason.json"
+
+
+class Quarantined(Versioned):
+    """The member `reason.json` of a sample in the quarantine."""
+
+    key: Text
+    reason: Text
+    kind: Literal["undecodable", "refused"]
+    """See `Rejected`."""
+    origin: Text
 
 
 def write_quarantine(rejected: Sequence[Rejected], *, folder: Path, parts: Path, name: str) -> dict[str, str]:
-    """`folder/NAME.tar`: `000000.reason.json` {key, reason, kind, origin} and the members, numbered in order.
+    """`folder/NAME.tar`: `000000.reason.json` and the members of the sample, numbered in order.
 
     Names in the tar are ours, never the sample's. Returns {file name: sha256}; nothing is written for no samples, and
     what an earlier run of the shard left is removed.
@@ -23,13 +37,19 @@ def write_quarantine(rejected: Sequence[Rejected], *, folder: Path, parts: Path,
     (parts / "quarantine").mkdir(exist_ok=True)
     writer = TarWriter(data=folder, parts=parts / "quarantine", name=name, verbatim_names=True)
     for i, bad in enumerate(rejected):
-        why = {"key": bad.key, "reason": bad.reason, "kind": bad.kind, "origin": bad.origin}
+        why = Quarantined(key=bad.key, reason=bad.reason, kind=bad.kind, origin=bad.origin)
         members = {_safe(extension, j): content for j, (extension, content) in enumerate(bad.members.items())}
-        reason = json.dumps(why, ensure_ascii=True).encode()
-        writer.add(Sample(key=f"{i:06d}", image=reason, image_ext="reason.json", members=members))
+        writer.add(Sample(key=f"{i:06d}", image=why.to_json().encode(), image_ext=REASON, members=members))
     return writer.commit()
+
+
+def read_quarantine(tar: Path) -> Iterator[tuple[Quarantined, Group]]:
+    """Why each sample is there, and its members. Raises `UserError` for a tar of another version of doppel."""
+    with open(tar, "rb") as file:
+        for number, members, _ in read_groups(file, "first"):
+            yield Quarantined.from_json(members.pop(REASON), f"{tar}: {number}.{REASON}"), members
 
 
 def _safe(extension: str, position: int) -> str:
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", extension)
-    return plain if plain == extension and plain != "reason.json" else f"{position}.{plain}"
+    return plain if plain == extension and plain != REASON else f"{position}.{plain}"

@@ -29,12 +29,12 @@ def timed(config: JobConfig) -> dict[str, Any]:
             through.append((now, event.images + event.rejected))
 
     started = time.perf_counter()
-    counts = run_job(make_plan(config), observe=observe)["counts"]
+    counts = run_job(make_plan(config), observe=observe).counts
     ended = time.perf_counter()
     (first, _), (last, _) = through[0], through[-1]
     return {
-        "counts": counts,
-        "whole_images_per_s": counts["read"] / (ended - started),
+        "counts": counts.model_dump(),
+        "whole_images_per_s": counts.read / (ended - started),
         "steady_images_per_s": sum(images for _, images in through[1:]) / (last - first) if through[1:] else None,
         "seconds": ended - started,
         "seconds_to_first_batch": first - started,

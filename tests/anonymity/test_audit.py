@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -163,6 +161,12 @@ def short_training() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take as long as all the rest; where they are looked at, they are drawn."""
+    monkeypatch.setattr("pipeline.audit.examining.draw", lambda *_: {})
+
+
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Audit, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("kept")
@@ -176,7 +180,9 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> tuple[Audit, dict[str, An
     folder = tmp_path_factory.mktemp("fresh")
     others = WebDatasetInput(urls=(str(originals(folder, first=500)),))
     one = task(folder, stranger, others=others)
-    return one, examined(one)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.audit.examining.draw", lambda *_: {})
+        return one, examined(one)
 
 
 def first(results: dict[str, Any], threat: str, recogniser: str, kind: str = "naive") -> dict[str, float]:
@@ -235,8 +241,8 @@ def test_files(kept: tuple[Audit, dict[str, Any]]) -> None:
     assert {path.name for path in one.release.rglob("*")} == {"data", "release-00000.tar", "RELEASE.json", "README.md"}
 
 
-def test_flips_shuffles_and_blanks_are_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.audit.examining.draw", lambda *_: {})
+@pytest.mark.usefixtures("no_pictures")
+def test_flips_shuffles_and_blanks_are_caught(tmp_path: Path) -> None:
     order = np.random.default_rng(0).permutation(16)
     ways: dict[str, Operator] = {
         "flip": lambda p, n: np.ascontiguousarray(photo(p, n)[:, ::-1]),
@@ -281,6 +287,7 @@ def test_without_identities_there_is_no_t1(tmp_path: Path) -> None:
     assert "Not measured: who is in the originals is not known" in page
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_copies_of_a_sample_go_back_to_it(tmp_path: Path) -> None:
     made = release(tmp_path, photo, suffixes=("-0", "-1"))
     one = Audit(
@@ -324,34 +331,17 @@ def test_the_salt_is_not_in_the_task_s_repr(tmp_path: Path) -> None:
     assert "secret" not in repr(task(tmp_path, photo))
 
 
-WORD = st.text("GHJKLMNPQRTVWXYZ", min_size=8, max_size=12)
-
-
-@settings(
-    max_examples=2, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(keys=WORD, names=WORD)
-def test_no_identity_and_no_key_gets_into_json_or_page(
-    tmp_path_factory: pytest.TempPathFactory, keys: str, names: str
-) -> None:
-    folder = tmp_path_factory.mktemp("names")
-
-    def key(person: int, number: int) -> str:
-        return f"{keys}{person}_{number}"
-
-    source = WebDatasetInput(urls=(str(originals(folder, key=key, who=(names + "{}").format)),))
-    one = Audit(
-        originals=source, release=release(folder, photo, key=key), out=folder / "audit", salt=SALT,
-        identity="json:identity", others=source,
-    )  # fmt: skip
-    results = examined(one)
+def test_no_identity_and_no_key_gets_into_json_or_page(kept: tuple[Audit, dict[str, Any]]) -> None:
+    one, results = kept
     assert results["T1"]["recognisers"]["fake"]["worst"] is not None
     text = (one.out / "audit.json").read_text() + (one.out / "report.html").read_text()
     text = re.sub(r"base64,[A-Za-z0-9+/=]*", "", text)
-    for secret in (keys, names, SALT.decode(), release_key(derive(SALT), key(0, 0))):
+    keys, names = key_of(0, 0).partition("_")[0], "Secretname"
+    for secret in (keys, names, SALT.decode(), release_key(derive(SALT), key_of(0, 0))):
         assert secret not in text
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_ode_is_walked_back_with_the_job_s_model(tmp_path: Path) -> None:
     model = str(builders.model_folder(tmp_path / "model", classes=None))
     results = examined(task(tmp_path, photo, size=(8, 8), model=model))

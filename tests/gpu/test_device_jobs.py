@@ -41,7 +41,7 @@ def demo(out: Path, device: str) -> dict[str, np.ndarray[Any, Any]]:
     """The first images of the recipe `demo`, by key."""
     changes = [f"output.path={out}", f"run.devices=['{device}']", f"limit={COUNT}", f"model.batch_size={COUNT}"]
     manifest = run_job(make_plan(load_config(JobConfig, "demo", changes)))
-    assert manifest["counts"]["images"] == COUNT
+    assert manifest.counts.images == COUNT
     written = samples_by_key(WebDatasetInput(urls=(f"{out}/data/*.tar",)))
     return {key: decode(sample.image)[0].astype(int) for key, sample in written.items()}
 

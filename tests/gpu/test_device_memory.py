@@ -22,6 +22,7 @@ from pipeline.job.config import JobConfig
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
 from pipeline.operators import Boomerang, Given
+from pipeline.streams.job_records import Counts
 from tests import builders, tiny
 from tests.test_run import run
 
@@ -70,7 +71,7 @@ def test_auto_ends_below_what_does_not_fit(cuda: torch.device, enough_for_64: in
     found = json.loads((tmp_path / "out" / "batch_size.json").read_text())["batch_size"]
     assert 16 <= found < 512
     assert sizes(tmp_path / "out") == {found}
-    assert manifest["counts"]["written"] == manifest["counts"]["images"] == COUNT
+    assert manifest.counts.written == manifest.counts.images == COUNT
     run(recipe(tmp_path / "out", "auto"))  # finished; what was found is not sought again, and nothing has changed
 
 
@@ -82,7 +83,7 @@ def test_a_batch_that_does_not_fit_is_halved(
     warned = [int(r.getMessage().split()[-1]) for r in caplog.records if "going on with" in r.getMessage()]
     assert warned[:2] == [512, 256]
     assert sizes(tmp_path / "out") == {warned[-1]}
-    assert manifest["counts"] == {"read": COUNT, "written": COUNT, "images": COUNT, "quarantined": 0, "undecodable": 0}
+    assert manifest.counts == Counts(read=COUNT, written=COUNT, images=COUNT, quarantined=0, undecodable=0)
 
 
 def test_the_trial_leaves_nothing_behind(cuda: torch.device, tmp_path: Path) -> None:

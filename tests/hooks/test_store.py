@@ -150,6 +150,16 @@ def test_a_store_of_older_code_and_elsewhere_will_do(job: JobConfig, tmp_path: P
     assert len(NeighbourStore.open(folder, expect=job)) == 20
 
 
+@pytest.mark.parametrize("file", ["job.json", "shards/a.json"])
+def test_a_store_of_the_previous_version_is_refused(job: JobConfig, tmp_path: Path, file: str) -> None:
+    folder = copied(job, tmp_path)
+    content = json.loads((folder / file).read_text())
+    del content["version"]
+    (folder / file).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"{file} was written by an older version of doppel"):
+        NeighbourStore.open(folder)
+
+
 def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no doppel job"):
         NeighbourStore.open(tmp_path)

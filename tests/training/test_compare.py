@@ -1,11 +1,14 @@
 """The comparison as a whole, on a toy data set: arms, intervals, resumption, and bad input in one sentence each."""
 
 import json
+import multiprocessing
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,10 +16,11 @@ import pytest
 from PIL import Image
 from scipy.stats import ttest_rel
 
+import training.denoiser.export
 from pipeline.cli import main
 from pipeline.config import validate
 from pipeline.errors import UserError
-from tests.training.toy import Configure
+from tests.training.toy import coloured, configuration
 from training.classifier import augmentations, fitting
 from training.compare.compare import best_classical, compare, equal_steps
 from training.compare.config import CompareConfig
@@ -26,10 +30,18 @@ SIDE = 8
 Recipe = Callable[..., dict[str, Any]]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """On other images than those below; read only."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.denoiser.export, "STEPS", 2)
+        return train_denoiser(configuration(coloured(folder / "data"), folder / "out")) / "model"
+
+
 @pytest.fixture
-def denoiser(configure: Configure) -> Path:
-    """Trained on other images than those below."""
-    return train_denoiser(configure()) / "model"
+def denoiser(trained: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained, tmp_path / "denoiser")
 
 
 @pytest.fixture
@@ -83,12 +95,12 @@ def config(content: dict[str, Any]) -> CompareConfig:
 
 def test_every_arm_at_every_size_and_seed(recipe: Recipe) -> None:
     seen: list[tuple[str, int, int]] = []
-    made = compare(config(recipe(**{"schedule.steps": 40})), observe=lambda *event: seen.append(event))
+    made = compare(config(recipe(**{"schedule.steps": 16})), observe=lambda *event: seen.append(event))
     assert {(r["arm"], r["size"], r["seed"]) for r in made["runs"]} == {
         (arm, size, seed) for arm in recipe()["arms"] for size in ("8", "16") for seed in range(3)
     }
     assert seen[-1][1:] == (24, 24)
-    assert {r["steps"] for r in made["runs"]} == {40}
+    assert {r["steps"] for r in made["runs"]} == {16}
     assert made["split"] == "test"
     compared = []
     for size, best in made["best_classical"].items():
@@ -110,14 +122,15 @@ def test_every_arm_at_every_size_and_seed(recipe: Recipe) -> None:
 
 
 def test_it_goes_on_where_it_stopped(recipe: Recipe, tmp_path: Path) -> None:
-    first = compare(config(recipe(seeds=2)))
+    first = compare(config(recipe(seeds=2, sizes=[8])))
     files = {f: f.stat().st_mtime_ns for f in (tmp_path / "out" / "runs").rglob("*.json")}
-    second = compare(config(recipe(seeds=3)))
+    second = compare(config(recipe(seeds=3, sizes=[8])))
     assert all(file.stat().st_mtime_ns == time for file, time in files.items())
     assert [r for r in second["runs"] if r["seed"] < 2] == first["runs"]
     with pytest.raises(UserError, match="is of another configuration"):
-        compare(config(recipe(**{"schedule.lr": 0.01})))
-    assert compare(config(recipe(**{"schedule.lr": 0.01})), overwrite=True)["config"]["schedule"]["lr"] == 0.01
+        compare(config(recipe(sizes=[8], **{"schedule.lr": 0.01})))
+    anew = compare(config(recipe(seeds=1, sizes=[8], **{"schedule.lr": 0.01})), overwrite=True)
+    assert anew["config"]["schedule"]["lr"] == 0.01
 
 
 def test_another_baseline_is_trained_again_for_its_weights(recipe: Recipe) -> None:
@@ -130,9 +143,13 @@ def test_another_baseline_is_trained_again_for_its_weights(recipe: Recipe) -> No
     assert second["runs"][2]["failed"] is None
 
 
-def test_processes_find_the_same(recipe: Recipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_processes_find_the_same(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, context: str) -> None:
+    """Forked, they import nothing anew; spawned, as the command does it, is slow."""
     content = recipe(seeds=1, sizes=[8])
     alone = compare(config(content))
+    forked = SimpleNamespace(get_context=lambda _: multiprocessing.get_context(context))
+    monkeypatch.setattr("training.compare.compare.multiprocessing", forked)
     several = compare(config(content | {"workers": 2, "output": str(tmp_path / "other")}))
     for one, other in zip(alone["runs"], several["runs"], strict=True):
         assert {k: v for k, v in one.items() if "seconds" not in k} == {

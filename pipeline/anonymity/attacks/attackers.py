@@ -14,21 +14,26 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 STEPS, RATE, DECAY = 200, 2e-2, 1e-2
+"""Optimiser steps, learning rate and weight decay of AdamW, for the attackers that are trained by gradient."""
 HIDDEN = 256
+"""Units in the hidden layer of the perceptron attacker."""
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
-"""Relative to the mean variance of an embedding's entries; chosen on the people that the attacker knows."""
+"""Ridge penalties that are tried, in units of the mean variance of an embedding's entries; the best one on the people
+that the attacker knows is kept."""
 FEWEST_PEOPLE = 8
+"""An attacker that learns needs at least this many people with known photographs."""
 COMPONENTS = 256
-"""Of longer vectors, as those of LBPH: a square matrix of them all would take minutes."""
+"""Vectors longer than this, such as those of LBPH, are projected on so many principal directions: solving for a full
+matrix would take minutes."""
 Matrix = NDArray[np.float64]
 
 
 def classify(released: Photos, *, hidden: int | None = None, seed: int = 0) -> dict[str, Any] | None:
-    """A classifier of people, trained on half of the released photographs of each, tested on the others (T1).
+    """Trains a classifier of people on half of each person's released photographs and tests it on the other half (T1).
 
-    Softmax regression on the embeddings, or one hidden layer of `hidden` units. Both halves are tested once. No
-    original of the test half, nor a near-copy, has a release in the training half. None where fewer than
-    `FEWEST_PEOPLE` people have two photographs.
+    The classifier is a softmax regression on the embeddings, or has one hidden layer of `hidden` units. Each half is
+    the test set once. No original of the test half, and no near-copy of one, has a release in the training half.
+    Returns the figures of `rates`, or None where fewer than `FEWEST_PEOPLE` people have two photographs.
     """
     half = _halves(released, seed)
     both = np.intersect1d(released.person[half == 0], released.person[half == 1])
@@ -48,12 +53,13 @@ def classify(released: Photos, *, hidden: int | None = None, seed: int = 0) -> d
 def map_to_clean(
     released: Photos, originals: Photos, threat: Threat, *, folds: int = 4, seed: int = 0
 ) -> dict[str, Any] | None:
-    """A linear map from released to clean embeddings, fitted on known people, then the naive search for *other* people.
+    """Fits a linear map from released to clean embeddings on known people, then searches for *other* people with it.
 
-    Ridge regression of each person's clean embeddings on their released ones, then whitening by the scatter within
-    people (WCCN: Hatch et al., Interspeech 2006), in `folds` turns, so that everybody is tested once by a map that
-    never saw them. The gallery holds all originals but those of the known people: it is smaller than that of the naive
-    search, and chance larger. None where fewer than `FEWEST_PEOPLE` people are known.
+    The map is a ridge regression of each person's clean embeddings on their released ones, followed by whitening with
+    the scatter within people (WCCN: Hatch et al., Interspeech 2006). People are divided into `folds` parts, and each
+    part is tested by a map fitted on the others, so that nobody is tested by a map that has seen them. The gallery
+    holds all originals except those of the known people. It is smaller than that of the naive search, so that chance is
+    larger. Returns the figures of `rates`, or None where fewer than `FEWEST_PEOPLE` people are known.
     """
     people = np.unique(released.person[released.person != UNKNOWN])
     if len(people) < FEWEST_PEOPLE:
@@ -180,7 +186,11 @@ def _whitening(released: Photos, originals: Photos, known: Indices, fit: tuple[M
 
 
 def trained(released: Photos, originals: Photos, threat: Threat) -> dict[str, Any]:
-    """All trained attackers by one recogniser; under T2 only the map, whose gallery then holds the source itself."""
+    """Runs all trained attackers with one recogniser and returns the figures of each by its name.
+
+    None stands for an attacker with too few people. Under T2 only the map is run, and its gallery holds the source
+    itself.
+    """
     made, clean = reduced(released, originals)
     mapped = {"map_to_clean": map_to_clean(made, clean, threat)}
     if threat == "T2":
@@ -189,7 +199,10 @@ def trained(released: Photos, originals: Photos, threat: Threat) -> dict[str, An
 
 
 def reduced(released: Photos, originals: Photos) -> tuple[Photos, Photos]:
-    """Long vectors in at most `COMPONENTS` principal directions of all that the attacker sees, clean and released."""
+    """Projects long vectors on at most `COMPONENTS` principal directions of all vectors that the attacker sees.
+
+    Clean and released vectors get the same projection. Vectors that are short enough come back as they are.
+    """
     if released.vectors.shape[1] <= COMPONENTS or not len(released) or not len(originals):
         return released, originals
     import torch

@@ -23,32 +23,37 @@ SEARCHES: Mapping[Search, str] = {
     "reverse": "query: clean photograph, gallery: released",
     "parrot": "query: photographs that the attacker put through the same operator, gallery: released",
 }
+"""Each search, with its query and its gallery in words."""
 RANKS = (1, 5, 10)
+"""A search counts as a hit at rank r if the person is among the r nearest entries of the gallery."""
 CHUNK = 256
-"""Queries at a time."""
+"""Queries that are compared at a time; it limits the memory."""
 FEWEST_QUERIES = 3
-"""Of a person, before they can be the worst case: one hit of one is no frequency."""
+"""A person with fewer queries cannot be the worst case: one hit in one query says little about how often they are
+found."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """What a search came to, for those of the queries that have a mate in the gallery."""
+    """The outcome of a search for each of the Q queries that have a mate in the gallery."""
 
     rank: Indices
-    """`[Q]`: place of the nearest mate, 1 is first. Of equal distances the first entry of the gallery is nearer."""
+    """`[Q]`: place of the nearest mate, 1 being the first. Among equal distances the first entry of the gallery counts
+    as nearer."""
     distance: Vectors
-    """`[Q]`: of the nearest mate."""
+    """`[Q]`: cosine distance to the nearest mate."""
     mates: Indices
-    """`[Q]`: how many there are among the `candidates [Q]` that the threat model allows."""
+    """`[Q]`: how many of the `candidates` are mates."""
     candidates: Indices
+    """`[Q]`: how many entries of the gallery the threat model allows."""
     person: Indices
-    """`[Q]`: whose query it is; where people are unknown, each photograph is its own."""
+    """`[Q]`: number of the person in the query, as `owner_of` gives it."""
 
 
 def search(query: Photos, gallery: Photos, threat: Threat, *, same: bool = False) -> SearchResult:
-    """Ranks the gallery by cosine distance for each query; memory is that of `CHUNK` queries.
+    """Ranks the gallery by cosine distance for each query, holding `CHUNK` queries in memory at a time.
 
-    `same`: both are one set, and no photograph finds itself.
+    With `same`, query and gallery are one set, and no photograph finds itself.
     """
     columns: list[tuple[NDArray[Any], ...]] = []
     order = np.arange(len(gallery))
@@ -68,7 +73,7 @@ def search(query: Photos, gallery: Photos, threat: Threat, *, same: bool = False
 
 
 def sides(pairing: Pairing, recogniser: str, kind: Search) -> tuple[Photos, Photos, bool]:
-    """Query and gallery of a search, and whether they are one set."""
+    """Gives the query and the gallery of a search, and whether they are the same set."""
     clean, made = pairing.clean(recogniser), pairing.made(recogniser)
     query = made if kind in ("naive", "parrot") else clean
     gallery = made if kind in ("reverse", "parrot") else clean
@@ -76,7 +81,10 @@ def sides(pairing: Pairing, recogniser: str, kind: Search) -> tuple[Photos, Phot
 
 
 def reidentify(pairing: Pairing, recogniser: str, kind: Search, threat: Threat) -> SearchResult | None:
-    """None where no query has a mate: no second photographs, no identities, no copies."""
+    """Runs a search of one kind with one recogniser.
+
+    Returns None where no query has a mate, as without second photographs, identities or copies.
+    """
     query, gallery, same = sides(pairing, recogniser, kind)
     if not len(query) or not len(gallery):
         return None
@@ -85,7 +93,11 @@ def reidentify(pairing: Pairing, recogniser: str, kind: Search, threat: Threat) 
 
 
 def rates(found: SearchResult | None, ranks: tuple[int, ...] = RANKS) -> dict[str, Any] | None:
-    """Share found by each rank, its 95 % interval over people, and what guessing at random would find."""
+    """The fraction of queries that found their person by each rank, and what guessing at random would find.
+
+    Each fraction comes with its 95 % interval over people. `gallery` is the mean number of candidates of a query. None
+    stays None.
+    """
     if found is None:
         return None
     by_rank = {str(r): share(found.rank <= r, found.person) | {"chance": chance(found, r)} for r in ranks}
@@ -98,16 +110,17 @@ def rates(found: SearchResult | None, ranks: tuple[int, ...] = RANKS) -> dict[st
 
 
 def chance(found: SearchResult, rank: int) -> float:
-    """1 − C(G − m, r) / C(G, r) on average, of m mates among G candidates: each query has a gallery of its own."""
+    """The hit rate of guessing at random: 1 − C(G − m, r) / C(G, r) for m mates among G candidates, averaged over the
+    queries."""
     drawn = np.arange(rank)[:, None]
     left = np.clip(found.candidates - found.mates - drawn, 0, None)
     return float(np.mean(1 - np.prod(left / np.maximum(found.candidates - drawn, 1), axis=0)))
 
 
 def share(hits: Bools, people: Indices) -> dict[str, float]:
-    """The mean of `hits [Q]` with a 95 % interval over `people [Q]`.
+    """The mean of `hits [Q]` with a 95 % interval over `people [Q]`, as `share`, `low` and `high` in [0, 1].
 
-    Where all are alike a bootstrap can't see what did not happen: then the bound is the exact one for n people,
+    Where all hits are equal, a bootstrap cannot see what did not happen. Then the bound is the exact one for n people,
     1 − .05^(1/n).
     """
     mean, n = float(np.mean(hits)), len(np.unique(people))
@@ -120,7 +133,11 @@ def share(hits: Bools, people: Indices) -> dict[str, float]:
 
 
 def worst_identity(found: SearchResult | None) -> dict[str, Any] | None:
-    """The person found first most often (a number, not a name), among those with at least `FEWEST_QUERIES` queries."""
+    """The person who is most often found at rank 1, among those with at least `FEWEST_QUERIES` queries.
+
+    They are given by their number, never by name. `share` is the fraction of their queries that found them. None where
+    nobody has enough queries.
+    """
     if found is None:
         return None
     people, own = np.unique(found.person, return_inverse=True)
@@ -134,14 +151,18 @@ def worst_identity(found: SearchResult | None) -> dict[str, Any] | None:
 
 
 def chunks(count: int) -> Iterator[Indices]:
+    """Divides `range(count)` into consecutive arrays of at most `CHUNK` numbers; at least one array, which may be
+    empty."""
     for first in range(0, max(count, 1), CHUNK):
         yield np.arange(first, min(first + CHUNK, count))
 
 
 def distances_of(query: Photos, gallery: Photos) -> Vectors:
+    """Cosine distances `[Q, G]` between all queries and all entries of the gallery."""
     return 1 - query.vectors @ gallery.vectors.T
 
 
 def owner_of(photos: Photos) -> Indices:
-    """The person, or, where unknown, a number that only photographs of one original share."""
+    """`[F]`: the number of each photograph's person, or, where unknown, a negative number of its own for each
+    original."""
     return np.where(photos.person == UNKNOWN, -2 - photos.photo, photos.person)

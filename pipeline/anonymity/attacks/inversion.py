@@ -1,4 +1,5 @@
-"""Undoing an operator: back along the ODE, or tiles laid back. What comes out is attacked like the release itself."""
+"""Undoing an operator: back along its ODE, or by laying tiles back. The images that result are attacked like the
+release."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 ENOUGH_PAIRS = 20
-"""Known pairs from which a permutation that all images share is usually found."""
+"""With this many known pairs, a permutation that all images share is usually found."""
 
 
 def invert_ode(
@@ -31,11 +32,12 @@ def invert_ode(
     back: tuple[Model, Rows] | None = None,
     inversion: Inversion | None = None,
 ) -> Tensor:
-    """`released [B, 3, H, W]` in [-1, 1] up the probability-flow ODE to `level` (fraction of T), and an image again.
+    """Takes released images up the probability-flow ODE to `level`, a fraction of T, and back to images.
 
-    Boomerang with a deterministic reverse leads back to its noised source x = x0 + σ·ε exactly; the best guess of x0
-    is then the posterior mean D(x, σ). With `back`, the source's model and conditions, the image comes down the ODE
-    again: the inverse of DDIB (2203.08382), whose target model and conditions are `model` and `rows`.
+    `released` is `[B, 3, H, W]` in [-1, 1]. A Boomerang with a deterministic reverse process leads back exactly to its
+    noised source x = x0 + σ·ε. The best guess of x0 is then the posterior mean D(x, σ). With `back`, the model and
+    conditions of the source, the image comes down the ODE again. This is the inverse of DDIB (2203.08382), whose target
+    model and conditions are `model` and `rows`.
     """
     import torch
 
@@ -67,18 +69,20 @@ class Permutation:
     """`[n]`: the place in the source, row by row, of the tile that lies at each place of the released image."""
 
     def undo(self, image: Pixels8) -> Pixels8:
+        """Lays the tiles of a released image uint8 `[H, W, 3]` back to their places in the source."""
         return laid(tiles_of(image, self.tile)[np.argsort(self.order)], image.shape[0], image.shape[1])
 
     @property
     def moved(self) -> float:
-        """Share of the tiles that do not lie where they were."""
+        """The fraction of the tiles, in [0, 1], that do not lie where they were."""
         return float(np.mean(self.order != np.arange(len(self.order))))
 
 
 def recover_permutation(pairs: Sequence[tuple[Pixels8, Pixels8]], tile: int) -> Permutation:
-    """From known (source, released) pairs, by Kuhn–Munkres on tile statistics (mean and deviation of each channel).
+    """Finds the permutation behind known pairs of (source, released) images.
 
-    Raises `ValueError` for no pairs, or tiles that do not divide the images.
+    Tiles are matched with the Hungarian algorithm (Kuhn 1955, Munkres 1957) by the mean and standard deviation of each
+    channel. Raises `ValueError` where there are no pairs, or tiles do not divide the images.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -91,10 +95,11 @@ def recover_permutation(pairs: Sequence[tuple[Pixels8, Pixels8]], tile: int) -> 
 
 
 def best_permutation(pairs: Sequence[tuple[Pixels8, Pixels8]]) -> tuple[Permutation | None, dict[str, Any]]:
-    """Tries tiles of H/2 to 4 pixels on half of the pairs, and says on the other half how far each brings images back.
+    """Finds the tile side, from 4 px to half the image, whose permutation best restores released images.
 
-    The permutation is None where none makes the images clearly more like their sources than they are. Figures are mean
-    correlations with the source.
+    Permutations are found on half of the pairs and tested on the other half. Returns the best one and its figures:
+    `before` and `after` are mean correlations of released and of restored images with their sources. The permutation is
+    None where none clearly brings the images closer to their sources.
     """
     known, held_out = pairs[::2], pairs[1::2]
     if not held_out:
@@ -119,7 +124,8 @@ def _clearly_more(reached: NDArray[np.float64], before: NDArray[np.float64]) -> 
 
 
 def tiles_of(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """`[H, W, 3]` → `[n, side, side, 3]`, row by row. Raises `ValueError` where tiles do not divide the image."""
+    """Cuts an image `[H, W, 3]` into tiles `[n, side, side, 3]`, row by row. Raises `ValueError` where they do not
+    divide it."""
     height, width = image.shape[:2]
     if height % side or width % side:
         raise ValueError(f"tiles of {side} pixels do not divide {height} × {width}")
@@ -128,20 +134,20 @@ def tiles_of(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def laid(tiles: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """The inverse of `tiles_of`."""
+    """Lays tiles `[n, side, side, 3]` out as an image `[H, W, 3]`, row by row; the inverse of `tiles_of`."""
     side = tiles.shape[1]
     grid = tiles.reshape(height // side, width // side, side, side, 3)
     return grid.swapaxes(1, 2).reshape(height, width, 3)
 
 
 def statistics(tiles: NDArray[np.uint8]) -> Vectors:
-    """`[n, s, s, 3]` → float32 `[n, 6]`: mean and deviation of each channel, in units of a full scale."""
+    """The mean and standard deviation of each channel of tiles `[n, s, s, 3]`: float32 `[n, 6]`, with white as 1."""
     values = tiles.astype(np.float32) / 255
     return np.concatenate([values.mean(axis=(1, 2)), values.std(axis=(1, 2))], axis=1)
 
 
 def correlation(a: Pixels8, b: Pixels8) -> float:
-    """Pearson's, over all pixels and channels; 0 for a flat image."""
+    """Pearson's correlation of two images over all pixels and channels, in [-1, 1]; 0 where one of them is flat."""
     x, y = (image.astype(np.float64).ravel() - image.mean() for image in (a, b))
     norm = np.sqrt((x @ x) * (y @ y))
     return float(x @ y / norm) if norm else 0.0

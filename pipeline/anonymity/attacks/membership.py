@@ -1,4 +1,4 @@
-"""Whoever holds a photograph itself (T2): was it in the input, and did a copy of it get into the release?"""
+"""Attackers who hold a photograph itself (T2): was it in the input, and did a copy of it get into the release?"""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from pipeline.anonymity.faces.gallery import nearest
 from pipeline.anonymity.faces.phash import hamming
 
 ROUNDS, CHUNK = 500, 2048
+"""Rounds of the bootstrap, and originals that are compared at a time."""
 
 
 def membership(
     inside: Vectors, outside: Vectors, released: Vectors, *, inside_people: Indices, outside_people: Indices
 ) -> dict[str, Any] | None:
-    """Does the distance to the nearest release tell originals that were in the input from images that were not?
+    """Tests whether the distance to the nearest release tells originals of the input from images that were not in it.
 
-    Unit vectors `[A, D]`, `[B, D]`, `[R, D]`; both sets of images from one distribution. AUC .5: it tells nothing.
-    The interval is a bootstrap over the people of both sides. None where one of the three is empty.
+    Takes unit vectors of the input `[A, D]`, of images outside it `[B, D]` and of the release `[R, D]`, where the first
+    two should come from one distribution, and the numbers of the people in both. `auc` is .5 where the distance tells
+    nothing. Its interval, `low` to `high`, is a 95 % bootstrap over the people of both sides. Returns None where one of
+    the three sets is empty.
     """
     if not len(inside) or not len(outside) or not len(released):
         return None
@@ -33,7 +36,8 @@ def membership(
 
 
 def auc(near: Vectors, far: Vectors) -> float:
-    """P(near < far) + P(near = far)/2 over all pairs (Mann and Whitney 1947)."""
+    """The probability that a value of `near` is smaller than one of `far`, ties counting half (Mann and Whitney
+    1947)."""
     ordered = np.sort(far)
     below, up_to = (np.searchsorted(ordered, near, side=side) for side in ("left", "right"))
     return float(1 - (below + up_to).mean() / 2 / len(far))
@@ -42,9 +46,9 @@ def auc(near: Vectors, far: Vectors) -> float:
 def near_copies(
     released: NDArray[np.uint64], originals: NDArray[np.uint64], *, bits: int = NEAR_COPY
 ) -> dict[str, int] | None:
-    """How many released images have an original within `bits` of their perceptual hash; the smallest distance of all.
+    """Counts the released images whose perceptual hash is within `bits` (of 64) of some original's.
 
-    None where either set is empty.
+    `nearest` is the smallest difference of all pairs, in bits. Returns None where either set is empty.
     """
     if not len(released) or not len(originals):
         return None

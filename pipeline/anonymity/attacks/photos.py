@@ -26,29 +26,34 @@ THREATS: Mapping[Threat, str] = {
     "T1": "the attacker holds other photographs of the person, never the one that the release was made from",
     "T2": "the attacker holds the very photograph that the release was made from; measured and stated, not solved",
 }
+"""Both threat models, in words that reports repeat."""
 NEAR_COPY = 4
-"""Bits of the perceptual hash up to which two originals of one person count as one photograph, copied."""
+"""Two originals of one person whose perceptual hashes differ in at most so many of 64 bits count as copies of one
+photograph."""
 UNKNOWN = -1
+"""The number that stands for an unknown person or source."""
 THUMBNAIL, BINS = 16, 16
+"""Side of the thumbnails in pixels, and bins of a channel's histogram."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Photos:
-    """F photographs, clean or released."""
+    """A set of F photographs, clean or released, one vector for each."""
 
     vectors: Vectors
     """`[F, D]`, rows of length 1, compared by cosine distance 1 − a·b."""
     photo: Indices
-    """`[F]`: number of the original that it is, or was made from."""
+    """`[F]`: number of the original that the photograph is, or was made from."""
     person: Indices
-    """`[F]`: number of the person, −1 where unknown."""
+    """`[F]`: number of the person in it; −1 where unknown."""
     phash: NDArray[np.uint64]
-    """`[F]`: perceptual hash of that original."""
+    """`[F]`: perceptual hash of that original, 64 bits."""
 
     def __len__(self) -> int:
         return len(self.vectors)
 
     def __getitem__(self, rows: Indices | Bools) -> Photos:
+        """The photographs at the given rows, or where a mask `[F]` is true."""
         return Photos(
             vectors=self.vectors[rows], photo=self.photo[rows], person=self.person[rows], phash=self.phash[rows]
         )
@@ -62,7 +67,7 @@ class Photos:
 
 @dataclass(frozen=True, kw_only=True)
 class Pairing:
-    """Originals, what was released of them, and which is whose."""
+    """Originals and released images as tables of faces, and which released image was made from which original."""
 
     originals: FaceTable
     released: FaceTable
@@ -73,7 +78,11 @@ class Pairing:
 
     @cached_property
     def person(self) -> Indices:
-        """`[N]`: who is in each original, −1 where unknown. Numbers follow a hash: those of an alphabet would tell."""
+        """`[N]`: number of the person in each original, −1 where unknown.
+
+        Numbers follow the order of a hash of the names, because their alphabetical order would tell something about
+        them.
+        """
         known = [name is not None for name in self.originals.identities]
         numbers = np.full(len(known), UNKNOWN, dtype=np.int64)
         named = [name.encode("utf-8", "surrogatepass") for name in self.originals.identities if name is not None]
@@ -83,23 +92,26 @@ class Pairing:
 
     @property
     def recognisers(self) -> tuple[str, ...]:
-        """All that can be attacked with: recognisers of faces first, then layouts."""
+        """The names of everything that can be attacked with: recognisers of faces first, then layouts."""
         return (*self.originals.embeddings, *self.layouts)
 
     def clean(self, name: str) -> Photos:
-        """The originals as recogniser or layout `name` sees them: those with a face, by their largest."""
+        """The originals as the recogniser or layout `name` sees them: each image with a face is represented by its
+        largest one."""
         vectors, image = self._seen(name, self.originals, 0)
         return Photos(vectors=vectors, photo=image, person=self.person[image], phash=self.originals.phash[image])
 
     def made(self, name: str) -> Photos:
-        """The same of released images whose source is known; photo, person and hash are the source's."""
+        """The released images of known source, as `clean` gives the originals; photo, person and hash are those of the
+        source."""
         vectors, image = self._seen(name, self.released, 1)
         known = self.source[image] != UNKNOWN
         photo = self.source[image[known]]
         return Photos(vectors=vectors[known], photo=photo, person=self.person[photo], phash=self.originals.phash[photo])
 
     def seen_released(self, name: str) -> Vectors:
-        """Vectors `[M, D]` of all released images, those of unknown source, too."""
+        """Vectors `[M, D]` of all released images that the recogniser or layout `name` can see, whether or not their
+        source is known."""
         return self._seen(name, self.released, 1)[0]
 
     def _seen(self, name: str, table: FaceTable, side: int) -> tuple[Vectors, Indices]:
@@ -110,16 +122,17 @@ class Pairing:
 
 
 def main_faces(table: FaceTable, name: str) -> tuple[Vectors, Indices]:
-    """The largest face of each image that has one: unit vectors `[F, D]`, and the images `[F]`."""
+    """The largest face of each image that has one: unit vectors `[F, D]`, and the numbers of the images `[F]`."""
     first = table.first_faces()
     return table.embeddings[name][first], table.image[first]
 
 
 def related(query: Photos, gallery: Photos, threat: Threat, *, same: Indices | None = None) -> tuple[Bools, Bools]:
-    """Which gallery photographs are mates of each query, and which the threat model does not allow: both `[Q, G]`.
+    """Tells which gallery photographs are mates of each query, and which the threat model bars: two masks `[Q, G]`.
 
-    T1: mates show the same person; the query's own original, what was made from it and near-copies of it are barred.
-    T2: mates go back to the same original. `same [Q]`: the gallery rows that the queries themselves are, barred too.
+    Under T1, mates show the same person; barred are the query's own original, everything made from it, and its
+    near-copies. Under T2, mates go back to the same original. `same [Q]` gives the gallery rows that are the queries
+    themselves; these are barred, too.
     """
     own = query.photo[:, None] == gallery.photo
     if threat == "T2":
@@ -135,11 +148,12 @@ def related(query: Photos, gallery: Photos, threat: Threat, *, same: Indices | N
 
 
 def layouts(images: Sequence[Pixels8]) -> dict[str, Vectors]:
-    """What links a photograph to itself without any face: unit vectors `[N, D]` by name.
+    """Vectors that link a photograph to itself without any face: unit vectors `[N, D]` by name.
 
-    `pixels`: 16 × 16 thumbnail without its mean, so that the distance is half the squared one of normalised pixels;
-    `phash`: the 64 bits as ±1, distance h/32 at h bits; `colours`: roots of the three channels' histograms of 16
-    levels (Bhattacharyya), which neither tile shuffles nor flips change.
+    `pixels` is a thumbnail of 16 × 16 pixels without its mean, so that its cosine distance is half the squared distance
+    of normalised pixels. `phash` is the perceptual hash as 64 signs, with a distance of h/32 for h differing bits.
+    `colours` holds the square roots of the histograms of the three channels, 16 bins each (Bhattacharyya's
+    coefficient); neither shuffled tiles nor flips change it.
     """
     return {"pixels": _thumbnails(images), "phash": _bits(phash(images)), "colours": _colours(images)}
 

@@ -1,4 +1,4 @@
-"""From paired originals and releases to the figures of an audit: plain numbers, T1 and T2 apart, no name and no key."""
+"""The figures of an audit from paired originals and releases: plain numbers, T1 and T2 apart, no name and no key."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from pipeline.anonymity.attacks.photos import THREATS, UNKNOWN, Pairing, Threat,
 from pipeline.anonymity.attacks.verification import linked, own_thresholds, pair_distances, protection, verification
 
 GOAL = 0.01
-"""A rank-1 rate up to this is reached by the best anonymisers published (.005 to .02)."""
+"""Rank-1 rates up to this are harmless: the best published anonymisers reach .005 to .02."""
 FEWEST_FACES = 0.9
-"""Share of released images with a face, below which recognition failing proves nothing."""
+"""If a face is found in fewer than this fraction of the releases whose source has one, failed recognition proves
+little."""
 ThresholdsByRecogniser = Mapping[str, Mapping[str, float]]
-"""By recogniser, then by name: cosine distances."""
+"""Cosine distances, by recogniser and then by the name of the threshold."""
 
 
 def thresholds_of(pairing: Pairing, deepface: Mapping[str, float | None]) -> dict[str, dict[str, float]]:
-    """For each recogniser or layout: what separates people on these originals at each FAR, and deepface's own."""
+    """The thresholds of each recogniser or layout: those that separate people on these originals at each FAR, and
+    deepface's."""
     found = {name: own_thresholds(pairing, name) for name in pairing.recognisers}
     return {
         name: own | ({"deepface": threshold} if (threshold := deepface.get(name)) is not None else {})
@@ -36,7 +38,10 @@ def under(
     thresholds: ThresholdsByRecogniser,
     on_recogniser: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Any]:
-    """Every attack by every recogniser under one threat model. Without pairs `recognisers` is None."""
+    """Runs every attack with every recogniser under one threat model; `on_recogniser` is told which one is done.
+
+    Where the threat model has no pairs, `recognisers` is None and `reason` says why.
+    """
     results: dict[str, Any] = {"statement": THREATS[threat]}
     if why := missing(threat, pairing):
         return results | {"recognisers": None, "reason": why}
@@ -49,7 +54,8 @@ def under(
 
 
 def attack(pairing: Pairing, recogniser: str, threat: Threat, thresholds: Mapping[str, float]) -> dict[str, Any]:
-    """Every search and comparison by one recogniser under one threat model; None stands for what has no pairs."""
+    """Runs every search and comparison with one recogniser under one threat model; None stands for what has no
+    pairs."""
     kinds: tuple[Search, ...] = ("clean", "naive", "reverse", "parrot") if threat == "T1" else tuple(SEARCHES)[1:]
     found = {kind: reidentify(pairing, recogniser, kind, threat) for kind in kinds}
     query, gallery, _ = sides(pairing, recogniser, "naive")
@@ -64,7 +70,7 @@ def attack(pairing: Pairing, recogniser: str, threat: Threat, thresholds: Mappin
 
 
 def missing(threat: Threat, pairing: Pairing) -> str | None:
-    """Why nothing can be said under a threat model, or None."""
+    """Says in a sentence why nothing can be measured under a threat model; None where it can."""
     if not (pairing.source != UNKNOWN).any():
         return "which release was made from which original is not known: no salt was given, or another one"
     people, counts = np.unique(pairing.person[pairing.person != UNKNOWN], return_counts=True)
@@ -76,10 +82,10 @@ def missing(threat: Threat, pairing: Pairing) -> str | None:
 
 
 def copies(pairing: Pairing, others: Mapping[str, Vectors], people: Mapping[str, Any]) -> dict[str, Any]:
-    """What whoever holds a photograph learns of it (T2): near-copies, and by each recogniser whether it was used.
+    """What an attacker who holds a photograph (T2) learns about it: near-copies, and whether it was in the input.
 
-    `others`: unit vectors of images that were not in the input, by recogniser or layout; `people`: numbers of who is in
-    them, `[B]` each.
+    `others` gives unit vectors of images that were not in the input, by recogniser or layout; `people` gives the
+    numbers of the people in them, `[B]` each.
     """
     return {
         "near_copies": near_copies(pairing.released.phash, pairing.originals.phash),
@@ -96,17 +102,18 @@ def _member(pairing: Pairing, name: str, outside: Vectors, people: Any) -> dict[
 
 
 def undone(pairing: Pairing, threat: Threat) -> dict[str, Any] | None:
-    """The naive search with images that an attacker made of released ones; None where the threat model has no pairs."""
+    """Runs the naive search with images that an attacker has made of released ones; None where the threat model has no
+    pairs."""
     if missing(threat, pairing):
         return None
     return {name: rates(reidentify(pairing, name, "naive", threat)) for name in pairing.recognisers}
 
 
 def findings(results: Mapping[str, Any]) -> list[str]:
-    """What an auditor has to read first, one sentence each: searches that clearly beat chance, and faces that are gone.
+    """One sentence for each thing that an auditor has to read first: attacks that beat chance, copies, lost faces.
 
-    Beaten is chance where the 95 % interval lies above it, and more than `GOAL` of the queries found their person. Of
-    searches that find nothing, one in forty is named all the same.
+    An attack beats chance where its 95 % interval lies above chance and more than `GOAL` of the queries found their
+    person. About one in forty searches that find nothing is listed nevertheless, by accident.
     """
     found = [
         f"{threat}: {name}, {kind}: {rank['share']:.1%} found first ({rank['low']:.1%} to {rank['high']:.1%}), "
@@ -131,7 +138,10 @@ def findings(results: Mapping[str, Any]) -> list[str]:
 
 
 def first_ranks(results: Mapping[str, Any]) -> Iterator[tuple[Threat, str, str, dict[str, float]]]:
-    """(threat, recogniser, attack, figures of rank 1) of all that search, train or undo; `clean` is no attack."""
+    """Yields (threat, recogniser, attack, figures of rank 1) for all that search, train or undo an operator.
+
+    The search `clean` is left out, because it attacks nothing.
+    """
     for threat in THREATS:
         for name, one in (results[threat]["recognisers"] or {}).items():
             searches = {k: v for k, v in one["reidentification"].items() if k != "clean"} | one["trained"]

@@ -17,18 +17,22 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 SIDE, STEPS, BATCH = 32, 300, 64
-"""Of the task classifier: pixels a side, optimiser steps, images a step."""
+"""The task classifier sees images of this many pixels a side and takes so many optimiser steps of so many images."""
 ATTRIBUTES = {
     "age": "age_model_weights.onnx",
     "emotion": "facial_expression_model_weights.onnx",
     "gender": "gender_model_weights.onnx",
     "race": "race_model_single_batch.onnx",
 }
-"""deepface's attribute models and their weight files."""
+"""The attributes that deepface has models for, each with its weight file."""
 
 
 def detector_recall(pairing: Pairing) -> dict[str, Any]:
-    """Share of released images with a face; of those whose source has one; and with as many faces as their source."""
+    """The fractions of released images in which a face is found.
+
+    `with_face` is a fraction of all of them. The other two are fractions of those whose source has a face:
+    `with_face_if_source_has`, and `same_count` for as many faces as their source has. A fraction of nothing is None.
+    """
     made = np.bincount(pairing.released.image, minlength=len(pairing.released.keys))
     known = pairing.source != UNKNOWN
     theirs = np.bincount(pairing.originals.image, minlength=len(pairing.originals.keys))[pairing.source[known]]
@@ -42,10 +46,10 @@ def detector_recall(pairing: Pairing) -> dict[str, Any]:
 
 
 def pose_error(pairing: Pairing) -> dict[str, Any] | None:
-    """How far the largest face moved, where eyes are known on both sides; None where they never are.
+    """How far the largest face has moved from source to release; None unless eyes are known on both sides.
 
-    `eyes`: mean distance of both eyes from where they were, in inter-ocular distances of the source; `roll`: angle
-    between both eye lines, in degrees; `scale`: |ln| of the ratio of both inter-ocular distances.
+    `eyes` is the mean distance of both eyes from where they were, in inter-ocular distances of the source; `roll` is
+    the angle between the two eye lines, in degrees; `scale` is |ln| of the ratio of the two inter-ocular distances.
     """
     ours, theirs = _eyes(pairing)
     usable = np.isfinite(ours).all(axis=(1, 2)) & np.isfinite(theirs).all(axis=(1, 2))
@@ -78,10 +82,11 @@ def task_accuracy(
     *,
     seed: int = 0,
 ) -> dict[str, Any] | None:
-    """A small network trained on released images, tested on real ones that have nothing to do with them.
+    """Trains a small network on released images and tests it on real ones that were not in the input.
 
-    uint8 `[H, W, 3]` images, seen at 32 × 32. `majority`: what the commonest label of the release scores. None for
-    fewer than two labels, or nothing to test on.
+    Images are uint8 `[H, W, 3]` and are seen at 32 × 32. `accuracy` is the fraction of test images that get their
+    label; `majority` is that fraction for always answering the commonest label of the release. Returns None where the
+    release has fewer than two labels, or there is nothing to test on.
     """
     import torch
 
@@ -102,9 +107,10 @@ def task_accuracy(
 
 
 def attribute_agreement(released: Sequence[Pixels8], sources: Sequence[Pixels8]) -> dict[str, Any]:
-    """Share of pairs of face crops on which deepface's attribute models agree (age: mean difference in years).
+    """Measures on how many pairs of face crops deepface's attribute models agree, by attribute.
 
-    A model whose weights are absent is not measured, and that is what its entry says.
+    `share` is the fraction of the pairs with equal answers; for age, `mean_difference` is in years. Where the weights
+    of a model are absent, a sentence says so in its place.
     """
     return {
         name: _agreement(name, released, sources) if present(file) else f"not measured: {file} is absent"
@@ -113,6 +119,7 @@ def attribute_agreement(released: Sequence[Pixels8], sources: Sequence[Pixels8])
 
 
 def present(file: str) -> bool:
+    """Whether the weight file lies in deepface's folder."""
     import os
     from pathlib import Path
 

@@ -13,13 +13,14 @@ from pipeline.anonymity.attacks.photos import UNKNOWN, Indices, Pairing, Photos,
 from pipeline.anonymity.faces.metrics import eer, linkability, threshold_at_far
 
 FARS: Mapping[str, float] = {"1e-2": 1e-2, "1e-3": 1e-3, "1e-4": 1e-4}
+"""The false acceptance rates of the audit, by their names."""
 MOST_PAIRS = 4_000_000
-"""Impostor pairs that are looked at; of larger sets those of evenly spaced queries."""
+"""At most so many impostor pairs are looked at; in larger sets, those of evenly spaced queries."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairDistances:
-    """Distances of pairs: genuine ones with the person they are of, and those of two people."""
+    """Cosine distances of genuine pairs, with the person of each, and of impostor pairs, which show two people."""
 
     genuine: Vectors
     person: Indices
@@ -27,8 +28,11 @@ class PairDistances:
 
 
 def pair_distances(query: Photos, gallery: Photos, threat: Threat, *, same: bool = False) -> PairDistances:
-    """Genuine are mates under the threat model, impostor what is surely of two people (or, with people unknown,
-    of two photographs)."""
+    """Cosine distances between query and gallery of genuine pairs and of impostor pairs.
+
+    Genuine pairs are mates under the threat model; impostor pairs surely show two people or, where people are unknown,
+    go back to two originals. With `same`, query and gallery are one set.
+    """
     stride = max(1, len(query) * len(gallery) // MOST_PAIRS)
     genuine, person, impostor = [], [], []
     for rows in chunks(len(query)):
@@ -50,7 +54,10 @@ def pair_distances(query: Photos, gallery: Photos, threat: Threat, *, same: bool
 
 
 def verification(pairs: PairDistances) -> dict[str, Any] | None:
-    """EER, and TAR at each FAR that so many impostor pairs can show; None without pairs of either kind."""
+    """The equal error rate, and the true acceptance rate (`tar`) at each false acceptance rate.
+
+    A rate needs at least 1 / FAR impostor pairs, and is left out otherwise. Returns None without pairs of either kind.
+    """
     if not len(pairs.genuine) or not len(pairs.impostor):
         return None
     tar = {
@@ -63,7 +70,11 @@ def verification(pairs: PairDistances) -> dict[str, Any] | None:
 
 
 def linked(pairs: PairDistances) -> dict[str, float] | None:
-    """D_sys between releases, and what it comes to where the same number of pairs is drawn from strangers."""
+    """How well releases of one person can be linked: D_sys in [0, 1] (see `linkability`), and its value by chance.
+
+    `chance` is D_sys where the same number of "mated" pairs is drawn from strangers. Returns None for fewer than two
+    pairs of either kind.
+    """
     if len(pairs.genuine) < 2 or len(pairs.impostor) < 2:
         return None
     drawn = np.random.default_rng(0).choice(pairs.impostor, len(pairs.genuine))
@@ -75,9 +86,9 @@ def linked(pairs: PairDistances) -> dict[str, float] | None:
 
 
 def source_distances(pairing: Pairing, recogniser: str) -> tuple[Vectors, Indices]:
-    """Of each released image with a face, the smallest distance of *any* of its faces to any of its source's.
+    """The smallest cosine distance between *any* face of a released image and any face of its source.
 
-    Returns distances `[M]` and the sources `[M]`; images without a face on either side are left out.
+    Returns distances `[M]` and the numbers of the sources `[M]`. Images without a face on either side are left out.
     """
     made, clean = pairing.released, pairing.originals
     sources = pairing.source[made.image]
@@ -94,7 +105,10 @@ def source_distances(pairing: Pairing, recogniser: str) -> tuple[Vectors, Indice
 
 
 def protection(pairing: Pairing, recogniser: str, thresholds: Mapping[str, float], threat: Threat) -> dict[str, Any]:
-    """Share of released images farther than each threshold from all that the threat model lets the attacker hold."""
+    """The fraction of released images farther than each threshold from everything that the attacker may hold.
+
+    The threat model says what that is. Returns {} where there are no distances.
+    """
     if threat == "T2" and recogniser in pairing.layouts:
         found = reidentify(pairing, recogniser, "naive", "T2")
         distances, people = (found.distance, found.person) if found else (np.zeros(0), np.zeros(0, np.int64))
@@ -111,7 +125,7 @@ def protection(pairing: Pairing, recogniser: str, thresholds: Mapping[str, float
 
 
 def own_thresholds(pairing: Pairing, recogniser: str) -> dict[str, float]:
-    """What separates people on the clean originals at each FAR; empty where nobody is known."""
+    """The cosine distance that separates people on the clean originals at each FAR; empty where nobody is known."""
     clean = pairing.clean(recogniser)
     pairs = pair_distances(clean[clean.person != UNKNOWN], clean, "T1", same=False)
     return {name: threshold_at_far(pairs.impostor, far) for name, far in FARS.items() if far * len(pairs.impostor) >= 1}

@@ -17,18 +17,23 @@ from pipeline.optional import require_package
 
 DeepfaceTask = Literal["face_detector", "facial_recognition"]
 ROLES: dict[DeepfaceTask, str] = {"face_detector": "detector", "facial_recognition": "recogniser"}
+"""What deepface's tasks are called in our messages."""
 OWN_DOWNLOADS = {
     "retinaface": (
         "retinaface.h5",
         "https://github.com/serengil/deepface_models/releases/download/v1.0/retinaface.h5",
     ),
 }
-"""Detectors whose package fetches its weights itself: the file is asked for before the package is."""
+"""Detectors whose package would download its weights itself, with the file and its address; we ask for the file
+first."""
 
 
 @contextmanager
 def offline(owner: str) -> Iterator[list[Path]]:
-    """deepface asks us for weight files meanwhile, instead of the network; the list fills with those it took."""
+    """While it is open, deepface takes weight files from its folder, by `require`, and not from the network.
+
+    Yields a list that fills with the files that were taken. `owner` begins the sentence where one is missing.
+    """
     os.environ.setdefault("DEEPFACE_BACKEND_ENGINE", "onnx")
     from deepface.commons import weight_utils
     from deepface.commons.logger import Logger
@@ -49,7 +54,7 @@ def offline(owner: str) -> Iterator[list[Path]]:
 
 
 def build(task: DeepfaceTask, name: str) -> tuple[Any, str]:
-    """deepface's model of that name, where deepface itself will look for it, and the sha256 of its weight files.
+    """Builds deepface's model of that name, for deepface to find it; returns it and the sha256 of its weights.
 
     Raises `UserError` where a package or a weight file is missing, or deepface cannot read it.
     """

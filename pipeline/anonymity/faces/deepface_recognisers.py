@@ -20,36 +20,40 @@ THRESHOLDS: dict[str, float] = {
     "VGG-Face": 0.68, "Facenet": 0.40, "Facenet512": 0.30, "ArcFace": 0.68, "Dlib": 0.07, "SFace": 0.593,
     "OpenFace": 0.10, "DeepFace": 0.23, "DeepID": 0.015, "GhostFaceNet": 0.65, "Buffalo_L": 0.55,
 }  # fmt: skip
-"""deepface's recognisers and its thresholds of the cosine distance (0.0.103)."""
+"""deepface's recognisers, each with deepface's own threshold of the cosine distance (version 0.0.103)."""
 
 
 ONE_AT_A_TIME = ("SFace", "Buffalo_L")
-"""What deepface embeds one face at a time, batch or not."""
+"""The recognisers that deepface runs on one face at a time, even when given a batch."""
 
 
 BATCH = 64
+"""Faces in one call of a network."""
 
 
 class Recogniser(Protocol):
+    """Turns faces into vectors whose cosine distance says how alike two faces are. `name` is the one used in
+    recipes."""
+
     @property
     def name(self) -> str: ...
     @property
     def weights(self) -> str:
-        """sha256 of its weight files."""
+        """sha256, in hexadecimal, of its weight files."""
         ...
 
     @property
     def threshold(self) -> float | None:
-        """deepface's, of the cosine distance; None where it has none."""
+        """deepface's threshold of the cosine distance; None where deepface has none for it."""
         ...
 
     def embed(self, crops: Sequence[Pixels8]) -> NDArray[np.float32]:
-        """Crops as `Face.crop`, N of them (N may be 0) → `[N, D]`, as deepface's `represent` gives them."""
+        """Embeds N crops (N may be 0), each as in `Face.crop`, as `[N, D]`; rows need not have length 1."""
         ...
 
 
 class Deepface:
-    """A recogniser of deepface's in this process."""
+    """One of deepface's recognisers, run in this process."""
 
     def __init__(self, name: str) -> None:
         self.name, self.threshold = name, THRESHOLDS[name]
@@ -57,6 +61,7 @@ class Deepface:
         self.dimensions: int = self._model.output_shape
 
     def embed(self, crops: Sequence[Pixels8]) -> NDArray[np.float32]:
+        """Embeds N crops (N may be 0) as `[N, D]`, just as deepface's `represent` does."""
         made = [self._forward(crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
         return np.concatenate([np.empty((0, self.dimensions), np.float32), *made])
 
@@ -67,7 +72,7 @@ class Deepface:
 
 
 class Pooled:
-    """A recogniser of deepface's in `workers` processes."""
+    """One of deepface's recognisers, run in `workers` processes."""
 
     def __init__(self, name: str, *, workers: int) -> None:
         self.name, self.threshold = name, THRESHOLDS[name]
@@ -76,15 +81,17 @@ class Pooled:
 
     @property
     def ended(self) -> bool:
-        """Its processes are gone: one of them failed."""
+        """Whether its processes are gone, as after one of them has failed."""
         return self._pool.ended
 
     def embed(self, crops: Sequence[Pixels8]) -> NDArray[np.float32]:
+        """Embeds N crops (N may be 0) as `[N, D]`. Raises `UserError` where a process fails or dies."""
         return np.array(self._pool.map(crops), np.float32).reshape(len(crops), self._pool.dimensions)
 
 
 def network_input(crops: Sequence[Pixels8], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Crops uint8 RGB → float32 BGR `[N, h, w, 3]` in [0, 1], as `representation.represent` makes them."""
+    """Resizes uint8 RGB crops to float32 BGR `[N, h, w, 3]` in [0, 1], as deepface's `representation.represent`
+    does."""
     from deepface.modules.preprocessing import resize_image
 
     def one(crop: Pixels8) -> Any:
@@ -95,6 +102,6 @@ def network_input(crops: Sequence[Pixels8], shape: tuple[int, int]) -> NDArray[n
 
 
 def unit(embeddings: NDArray[Any]) -> NDArray[np.float32]:
-    """Rows of `[N, D]` to length 1; a row of zeros stays one."""
+    """Scales the rows of `[N, D]` to length 1; a row of zeros stays zero."""
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
     return np.asarray(embeddings / np.where(lengths == 0, 1, lengths), np.float32)

@@ -1,4 +1,4 @@
-"""Faces in images: found, aligned and cut exactly as deepface does, in several processes."""
+"""Finding faces in images, and aligning and cutting them exactly as deepface does, in several processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 SHORTER, LONGER = 192, 4096
+"""Images are enlarged to a shorter side of the first number of pixels, but no longer side beyond the second."""
 CHIP, MARGIN = 150, 0.25
+"""Side of a chip in pixels, and the margin around its face as a fraction of the face's size; both are dlib's."""
 TRANSFORM = f"shorter side to at least {SHORTER} px, bicubic"
 """What is done to an image before detection; a certificate is bound to it."""
 DETECTORS = (
@@ -26,29 +28,31 @@ DETECTORS = (
     "yolov8n", "yolov8m", "yolov8l", "yolov11n", "yolov11s", "yolov11m", "yolov11l",
     "yolov12n", "yolov12s", "yolov12m", "yolov12l",
 )  # fmt: skip
-"""deepface's. `skip`, which takes the whole image for a face, is left out: a destroyed face would be another person."""
+"""deepface's detectors. `skip` is left out because it takes the whole image for a face, so that a destroyed face would
+count as another person."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Face:
-    """One face of an image; coordinates in pixels of the image as it was given, before it was enlarged."""
+    """One face of an image. Coordinates are in pixels of the image as it was given, before it was enlarged."""
 
     box: tuple[float, float, float, float]
-    """Left, top, width, height: the part that lies in the image."""
+    """Left, top, width and height of the part that lies inside the image."""
     eyes: tuple[tuple[float, float], tuple[float, float]] | None
-    """(x, y) of the person's left and right eye; None where the detector knows none."""
+    """(x, y) of the person's left and right eye; None where the detector finds no eyes."""
     confidence: float
+    """The detector's own score; its range depends on the detector."""
     crop: Pixels8
     """uint8 RGB `[h, w, 3]`, cut and aligned from the enlarged image."""
     chip: Pixels8 | None = None
-    """uint8 RGB `[150, 150, 3]`: upright by five landmarks, with a margin of a quarter, as dlib's own programs cut the
-    faces that its network was trained on. Of detector dlib only."""
+    """uint8 RGB `[150, 150, 3]`, set by detector dlib only: the face made upright by five landmarks, with a margin of a
+    quarter, as dlib's own programs cut the faces that its network was trained on."""
 
 
 def enlarge(image: Pixels8) -> Pixels8:
-    """uint8 `[H, W, 3]` → the same with a shorter side of at least 192 px (Pillow, bicubic); larger ones unchanged.
+    """Enlarges uint8 `[H, W, 3]` to a shorter side of at least 192 px (bicubic); larger images stay as they are.
 
-    The longer side does not grow beyond 4096 px: a strip one pixel high would fill the memory.
+    The longer side does not grow beyond 4096 px, because a strip one pixel high would fill the memory.
     """
     height, width = image.shape[:2]
     scale = min(SHORTER / min(height, width), LONGER / max(height, width))
@@ -59,7 +63,7 @@ def enlarge(image: Pixels8) -> Pixels8:
 
 
 class Detection:
-    """deepface's detection in this process."""
+    """One of deepface's detectors, run in this process."""
 
     def __init__(self, detector: str) -> None:
         self.detector = detector
@@ -67,7 +71,8 @@ class Detection:
         self._landmarks = model.model["sp"] if detector == "dlib" else None
 
     def find(self, image: Pixels8) -> list[Face]:
-        """Of one image, the largest face first. Never the whole image for want of a face."""
+        """Finds the faces of one image, the largest first; [] where there is none, never the whole image in place of a
+        face."""
         with offline(f"detector {self.detector}"):
             from deepface.modules.detection import detect_faces
 
@@ -112,7 +117,8 @@ def _point(at: tuple[float, float], scale: tuple[float, float]) -> tuple[float, 
 
 
 class FaceFinder:
-    """Finds faces by deepface's detector of that name. Owns `workers` processes (0: works in this one)."""
+    """Finds faces with one of deepface's detectors, in `workers` processes that it owns, or in this one where that is
+    0."""
 
     def __init__(self, detector: str = "dlib", *, workers: int = 2) -> None:
         """Raises `UserError` for an unknown detector, and where a package or weight file is missing."""
@@ -124,9 +130,10 @@ class FaceFinder:
         self.weights: str = (self._pool or self._own).weights  # type: ignore[union-attr]
 
     def find(self, images: Sequence[Pixels8]) -> list[list[Face]]:
-        """Images uint8 `[H, W, 3]` RGB of any sizes → one list each, the largest face first, [] where there is none.
+        """Finds the faces in uint8 RGB images `[H, W, 3]` of any sizes: one list for each image, the largest face
+        first.
 
-        Raises `UserError` where a worker fails or dies.
+        Raises `UserError` where a worker process fails or dies.
         """
         if self._own is not None:
             return [self._own.find(image) for image in images]
@@ -134,6 +141,7 @@ class FaceFinder:
         return self._pool.map(images)
 
     def close(self) -> None:
+        """Ends the worker processes; it may be called more than once."""
         if self._pool is not None:
             self._pool.close()
 

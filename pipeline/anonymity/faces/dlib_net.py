@@ -1,8 +1,8 @@
-"""Dlib's face recognition network (29 convolutions, 128 numbers a face) in torch: batches, any device.
+"""Dlib's face recognition network (29 convolutions, 128 numbers for each face) in torch: in batches, on any device.
 
-The network of dlib's `dnn_face_recognition_ex.cpp`, which dlib itself runs on a CPU one face at a time and many times
-slower. Its parameters are read from dlib's own `.dat` file (dlib's `serialize.h` and `tensor_tools.h`), which must
-have the pinned sha256.
+It is the network of dlib's `dnn_face_recognition_ex.cpp`, which dlib itself runs on a CPU, one face at a time and many
+times slower. Its parameters are read from dlib's own `.dat` file (format: dlib's `serialize.h` and `tensor_tools.h`),
+which must have the pinned sha256.
 """
 
 from __future__ import annotations
@@ -22,18 +22,21 @@ from pipeline.errors import UserError
 
 FILE = "dlib_face_recognition_resnet_model_v1.dat"
 SIDE, DIMENSIONS = 150, 128
+"""Side of an aligned face in pixels, and length of its embedding."""
 MEAN, SCALE = (122.782, 117.001, 104.298), 256
+"""Mean of each channel that is subtracted (RGB, 0 to 255), and the number that pixels are then divided by."""
 BLOCKS = (
     (32, False), (32, False), (32, False), (64, True), (64, False), (64, False), (64, False),
     (128, True), (128, False), (128, False), (256, True), (256, False), (256, False), (256, True),
 )  # fmt: skip
-"""Channels of each residual block, and whether it halves the picture."""
+"""Channels of each residual block, and whether it halves height and width."""
 BATCH = 64
+"""Faces in one pass through the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvLayer:
-    """A convolution with its affine layer folded in."""
+    """A convolution with the affine layer behind it folded into its weights."""
 
     weight: Tensor
     bias: Tensor
@@ -41,14 +44,16 @@ class ConvLayer:
     padding: int
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Maps `[B, C, H, W]` to `[B, C', H', W']`."""
         return conv2d(x, self.weight, self.bias, self.stride, self.padding)
 
 
 class DlibNet:
-    """Aligned faces uint8 RGB `[N, 150, 150, 3]` → float32 `[N, 128]`, as dlib's `compute_face_descriptor`."""
+    """Maps aligned faces uint8 RGB `[N, 150, 150, 3]` to float32 `[N, 128]`, as dlib's `compute_face_descriptor`
+    does."""
 
     def __init__(self, file: Path, device: torch.device | str = "cpu") -> None:
-        """Raises `UserError` unless the file is the pinned one."""
+        """Reads dlib's weight file. Raises `UserError` unless it has the pinned sha256."""
         found = digest([file])
         if found != PINNED[FILE]:
             raise UserError(f"{file}: sha256 is {found}, {PINNED[FILE]} is expected")
@@ -59,6 +64,7 @@ class DlibNet:
         self._mean = torch.tensor(MEAN, device=self.device)[:, None, None]
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embeds the faces in batches, on the device of the network; N may be 0."""
         made = np.empty((len(faces), DIMENSIONS), np.float32)
         with torch.inference_mode(), exact():
             for i in range(0, len(faces), BATCH):
@@ -86,9 +92,9 @@ def _add(a: Tensor, b: Tensor) -> Tensor:
 
 
 def read(data: bytes) -> tuple[list[ConvLayer], Tensor]:
-    """The folded layers, in the order they run, and the last matrix `[256, 128]`, from the content of dlib's file.
+    """Reads the content of dlib's file: the folded layers, in the order they run, and the last matrix `[256, 128]`.
 
-    Raises `UserError` where it is no such file.
+    Raises `UserError` where it holds another network, or is damaged.
     """
     try:
         reader = _Reader(data)

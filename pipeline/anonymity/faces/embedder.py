@@ -1,7 +1,7 @@
-"""A small face recogniser of our own, for attacks that owe nothing to the gate's recogniser.
+"""A small face recogniser of our own, for attacks that share nothing with the gate's recognisers.
 
-A research demonstration, trained by `scripts/train_face_embedder.py` on the photographs of LFW's training people and
-on nothing else. What it can do on people it never saw stands in its card and in `scripts/evidence/recognisers.json`.
+It is a research demonstration, trained by `scripts/train_face_embedder.py` only on photographs of LFW's training
+people. Its card and `scripts/evidence/recognisers.json` say how well it does on people it has never seen.
 """
 
 from __future__ import annotations
@@ -30,17 +30,23 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 CONFIG, TENSORS = "config.json", "model.safetensors"
+"""The two files of an embedder's folder."""
 BATCH = 64
+"""Faces in one pass through the network."""
 
 
 class EmbedderConfig(Section):
-    """Shape of the network; the grid halves at the stem and at every stage but the first."""
+    """The shape of the network. The grid of features is halved by the stem and by every stage but the first."""
 
     size: PositiveInt = 48
-    """Side in pixels of what the network sees; a multiple of 2^stages. The face of a 64 px photograph has about 45."""
+    """Side in pixels of what the network sees; a multiple of 2^stages. A face in a photograph of 64 px is about 45 px
+    wide."""
     widths: tuple[PositiveInt, ...] = (32, 64, 128, 160)
+    """Channels of each stage."""
     depths: tuple[PositiveInt, ...] = (1, 2, 2, 1)
+    """Residual blocks of each stage."""
     dimensions: PositiveInt = 128
+    """Length of an embedding."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -54,7 +60,7 @@ class EmbedderConfig(Section):
 
 
 class Block(nn.Module):
-    """Two convolutions and a way around them (He et al. 2016)."""
+    """A residual block: two convolutions and a way around them (He et al., CVPR 2016)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -67,14 +73,15 @@ class Block(nn.Module):
             self.around = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps `[B, inputs, H, W]` to `[B, outputs, H / stride, W / stride]`."""
         return relu(self.around(x) + self.norm2(self.conv2(relu(self.norm1(self.conv1(x))))))
 
 
 class FaceNetwork(nn.Module):
-    """`[B, 3, size, size]` RGB in [-1, 1] → `[B, dimensions]`, not normalised. 1.14 M parameters by default.
+    """Maps RGB `[B, 3, size, size]` in [-1, 1] to `[B, dimensions]`, not normalised; 1.14 M parameters by default.
 
-    Each channel is summed over the face with weights of its own (Chen et al., MobileFaceNets, 1804.07573): a mean
-    would forget where on the face a feature was seen.
+    Each channel is summed over the face with weights of its own (Chen et al., MobileFaceNets, 1804.07573), because a
+    mean would forget where on the face a feature was seen.
     """
 
     def __init__(self, config: EmbedderConfig, *, dropout: float = 0.0) -> None:
@@ -93,6 +100,7 @@ class FaceNetwork(nn.Module):
         self.norm = nn.BatchNorm1d(config.dimensions)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Embeds `pixels [B, 3, size, size]`, RGB in [-1, 1], as `[B, dimensions]`."""
         features = (self.blocks(self.stem(pixels)) * self.places).sum((2, 3))
         return self.norm(self.linear(self.dropout(features)).float())
 
@@ -112,7 +120,10 @@ class SmallEmbedder:
 
     @classmethod
     def load(cls, folder: Path | None = None, *, device: str = "cpu") -> SmallEmbedder:
-        """From `folder` (by default what ships with the package). Raises `UserError` where it holds no embedder."""
+        """Loads the network from `folder`, by default the one that ships with the package, to `device`.
+
+        Raises `UserError` where the folder holds no embedder.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -129,7 +140,7 @@ class SmallEmbedder:
     @torch.inference_mode()
     @exact()
     def embed(self, crops: Sequence[Pixels8]) -> NDArray[np.float32]:
-        """uint8 `[H, W, 3]` RGB crops of any size → `[N, 128]`, not normalised; N may be 0."""
+        """Embeds uint8 RGB crops `[H, W, 3]` of any size as `[N, 128]`, not normalised; N may be 0."""
         made = [self._forward(crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
         return np.concatenate([np.empty((0, self.config.dimensions), np.float32), *made])
 
@@ -140,14 +151,14 @@ class SmallEmbedder:
 
 
 def network_pixels(crops: Sequence[Pixels8], size: int) -> Tensor:
-    """uint8 RGB crops of any size → `[N, 3, size, size]` in [-1, 1], bicubic with antialiasing."""
+    """Resizes uint8 RGB crops of any size to `[N, 3, size, size]` in [-1, 1] (bicubic with antialiasing)."""
     how = Image.Resampling.BICUBIC
     resized = np.stack([np.asarray(Image.fromarray(crop).resize((size, size), how)) for crop in crops])
     return torch.from_numpy(resized).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def save_embedder(network: FaceNetwork, config: EmbedderConfig, folder: Path) -> None:
-    """In half precision: `config.json` and `model.safetensors`."""
+    """Writes `config.json` and, in half precision, `model.safetensors` into `folder`."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -157,9 +168,10 @@ def save_embedder(network: FaceNetwork, config: EmbedderConfig, folder: Path) ->
 
 
 def angular_margin(cosines: Tensor, labels: Tensor, *, margin: float) -> Tensor:
-    """Cosines `[B, classes]` with cos(θ + margin) for cos θ at each row's label `[B]` (ArcFace, 1801.07698, eq. 3).
+    """Adds an angle to the right class: cos(θ + margin) replaces cos θ (ArcFace, 1801.07698, eq. 3).
 
-    Beyond θ + margin = π, where the cosine would rise again, it falls on linearly. `margin` in radians.
+    Takes cosines `[B, classes]`, labels `[B]`, and `margin` in radians. Where θ + margin exceeds π and the cosine would
+    rise again, it goes on falling linearly.
     """
     own = cosines.gather(1, labels[:, None])
     angle = own.clamp(-1 + 1e-6, 1 - 1e-6).acos()

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 NEAR = 1e-4
-"""Largest difference from dlib's own embedding, entry by entry."""
+"""The port may differ from dlib's own embedding by at most this, entry by entry."""
 
 
 class FastDlib:
-    """deepface's recogniser Dlib, faces in batches."""
+    """deepface's recogniser Dlib, run by our port on batches of faces."""
 
     name, threshold = "Dlib", THRESHOLDS["Dlib"]
 
@@ -32,6 +32,7 @@ class FastDlib:
         self._net = DlibNet(file, device)
 
     def embed(self, crops: Sequence[Pixels8]) -> NDArray[np.float32]:
+        """Embeds N crops (N may be 0) as `[N, 128]`."""
         made = [self._forward(crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
         return np.concatenate([np.empty((0, DIMENSIONS), np.float32), *made])
 
@@ -42,10 +43,10 @@ class FastDlib:
 
 
 class ChipDlib(FastDlib):
-    """The same network on the faces that it was trained on, cut as dlib's own programs cut them (`Face.chip`).
+    """dlib's network on faces cut as dlib's own programs cut them (`Face.chip`), for which it was trained.
 
-    deepface's tight crops cost it much: who uses the same weights properly recognises far more. It is no recogniser of
-    deepface's, and has no threshold there.
+    With deepface's tight crops the same weights recognise far fewer people. deepface does not have this recogniser, and
+    so no threshold for it.
     """
 
     name, threshold = "dlib-chip", None  # type: ignore[assignment]
@@ -55,7 +56,8 @@ class ChipDlib(FastDlib):
 
 
 def load_dlib(*, device: str, workers: int) -> Recogniser:
-    """The port, or with a warning dlib itself where they differ on this machine by more than `NEAR` on one crop."""
+    """Loads the port, or dlib itself, with a warning, where they differ on this machine by more than `NEAR` on one
+    crop."""
     own, fast = Deepface("Dlib"), FastDlib(device)
     crop = _crop()
     difference = float(np.abs(own.embed([crop]) - fast.embed([crop])).max())

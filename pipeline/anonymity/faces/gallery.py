@@ -1,7 +1,8 @@
 """The nearest faces of a gallery, by exact search in tiles: memory stays flat whatever the number of faces.
 
-A tile is one matrix product. Of each group of `GROUP` columns only the largest similarity is looked at first: the k
-best entries lie in the k groups with the best maxima, so a fraction 1/GROUP of the product has to be sorted.
+A tile is one matrix product. Its columns form groups of `GROUP`, and only the largest similarity of each group is
+looked at first. The k best entries lie in the k groups with the best maxima, so that only a fraction of about 1/GROUP
+of the product has to be sorted.
 """
 
 from __future__ import annotations
@@ -16,19 +17,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROWS, COLUMNS, GROUP = 256, 32768, 64
-"""Of a tile, and of a group in it: 32 MB of similarities at a time. Wide tiles, because each is searched once a row."""
+"""Rows and columns of a tile (32 MB of similarities), and columns of a group. Tiles are wide, because each is searched
+once for each row."""
 NOTHING = -(1 << 63)
-"""Ranks behind every entry."""
+"""The key of no entry; it ranks behind every entry."""
 LENGTH_SLACK = 1e-3
+"""The length of a vector may differ from 1 by less than this."""
 
 Floats = NDArray[np.float32]
 
 
 def nearest(queries: Floats, gallery: Floats, k: int) -> tuple[Floats, NDArray[np.int64]]:
-    """Unit vectors `[Q, D]`, `[G, D]` → cosine distances `[Q, k]`, ascending, and the entries' rows `[Q, k]`.
+    """Finds the k nearest entries of `gallery [G, D]` for each of `queries [Q, D]`, all vectors having length 1.
 
-    Of equal distances the lowest row comes first. Where the gallery has fewer than k entries, the rest is distance
-    inf and row −1. Raises `ValueError` for vectors that aren't of length 1, NaN among them, and for k < 1.
+    Returns cosine distances `[Q, k]`, ascending, and the rows of the entries `[Q, k]`. Among equal distances the lowest
+    row comes first. Where the gallery has fewer than k entries, the rest has distance inf and row −1. Raises
+    `ValueError` for vectors that are not of length 1 (NaN included), and for k < 1.
     """
     import torch
 
@@ -44,7 +48,8 @@ def nearest(queries: Floats, gallery: Floats, k: int) -> tuple[Floats, NDArray[n
 
 
 def count_within(queries: Floats, gallery: Floats, threshold: float) -> NDArray[np.int64]:
-    """How many entries lie at a cosine distance ≤ `threshold` from each query: `[Q]`. Raises `ValueError` as above."""
+    """Counts for each query the entries at a cosine distance ≤ `threshold`: `[Q]`. Raises `ValueError` as `nearest`
+    does."""
     counts = np.zeros(len(queries), dtype=np.int64)
     for row, _, similarity in _tiles(queries, gallery):
         within = _distances(similarity).le_(threshold).sum(1)  # ones and zeros, exact below 2²⁴
@@ -53,7 +58,8 @@ def count_within(queries: Floats, gallery: Floats, threshold: float) -> NDArray[
 
 
 def distances(queries: Floats, gallery: Floats) -> Floats:
-    """All cosine distances `[Q, G]`, float32 ≥ 0, for sets whose product fits into memory."""
+    """All cosine distances `[Q, G]`, float32 ≥ 0, for sets whose matrix fits into memory. Raises `ValueError` as
+    `nearest` does."""
     result = np.empty((len(queries), len(gallery)), dtype=np.float32)
     for row, column, similarity in _tiles(queries, gallery):
         height, width = similarity.shape

@@ -1,7 +1,7 @@
 """Local binary pattern histograms (Ahonen, Hadid & Pietikäinen 2004) by OpenCV-contrib: a recogniser without weights.
 
-It looks at the texture of a face and has learned nothing, so it shares no blind spot with a trained recogniser; it is
-also a weak one, and its certificate says how weak.
+It looks at the texture of a face and has learned nothing, so that it shares no blind spot with a trained recogniser. It
+is also a weak one, and its certificate says how weak.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 SIDE, GRID, RADIUS, NEIGHBOURS = 96, 6, 3, 8
+"""Side of the grey images in pixels, cells along a side, and the radius in pixels and number of points of a pattern."""
 BATCH = 256
+"""Faces whose histograms are counted in one call."""
 
 
 class LBPH:
-    """The crops as grey images of 96×96 pixels; one histogram of 59 uniform patterns for each of 6×6 cells.
+    """Represents a face by histograms of 59 patterns in each of 6 × 6 cells of a grey image of 96 × 96 pixels.
 
-    An embedding is the square root of the histograms as one distribution, so that it has length 1 and the cosine
-    distance of two, 1 − Σ√(pq), is one minus their Bhattacharyya coefficient (the squared Hellinger distance).
-    `weights` stands for the parameters and OpenCV's version, as there is no file.
-    Raises `UserError` where OpenCV comes without its contributed modules.
+    An embedding is the square root of all histograms taken as one distribution. It has length 1, and the cosine
+    distance of two, 1 − Σ√(pq), is one minus their Bhattacharyya coefficient, the squared Hellinger distance. There is
+    no weight file: `weights` is a hash of the parameters and of OpenCV's version. Raises `UserError` where OpenCV comes
+    without its contributed modules.
     """
 
     name = "lbph"
@@ -40,7 +42,7 @@ class LBPH:
         self.weights = hashlib.sha256(about.encode()).hexdigest()
 
     def embed(self, crops: Sequence[Pixels8]) -> NDArray[np.float32]:
-        """uint8 `[H, W, 3]` RGB crops of any size → `[N, 2124]`, rows of length 1; N may be 0."""
+        """Embeds uint8 RGB crops `[H, W, 3]` of any size as `[N, 2124]`, rows of length 1; N may be 0."""
         batches = [self._histograms(crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
         histograms = np.concatenate([np.empty((0, GRID**2, 2**NEIGHBOURS), np.float32), *batches])
         patterns = (histograms @ _UNIFORM).reshape(len(crops), GRID**2 * _UNIFORM.shape[1])

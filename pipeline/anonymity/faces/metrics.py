@@ -1,7 +1,7 @@
 """How well a recogniser tells people apart, and how far an attacker gets: pure functions of distances.
 
-Genuine (mated) distances are between two images of one person, impostor (non-mated) ones between two people.
-Recognised ⇔ distance ≤ threshold.
+Genuine (mated) distances are between two images of one person, impostor (non-mated) ones between two people. A pair is
+recognised where its distance is at most the threshold.
 """
 
 from __future__ import annotations
@@ -13,23 +13,25 @@ from numpy.typing import ArrayLike, NDArray
 
 Distances = NDArray[np.floating]
 BINS = 100
-"""Of the histograms behind D_sys at most; each is to hold ten mated scores on average."""
+"""The histograms behind D_sys have at most so many bins; fewer where a bin would hold under ten mated scores on
+average."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Roc:
-    """Every point of the curve, from (0, 0) to (1, 1); `[T]` each."""
+    """Every point of the receiver operating characteristic, from (0, 0) to (1, 1), as three arrays `[T]`."""
 
     far: NDArray[np.float64]
-    """False acceptance rate: the share of impostor distances ≤ threshold."""
+    """False acceptance rate: the fraction of impostor distances ≤ threshold."""
     tar: NDArray[np.float64]
-    """True acceptance rate: the share of genuine distances ≤ threshold."""
+    """True acceptance rate: the fraction of genuine distances ≤ threshold."""
     threshold: Distances
-    """Ascending: one under all distances, then every distance that occurs."""
+    """Ascending: one value below all distances, then every distance that occurs."""
 
 
 def roc(genuine: Distances, impostor: Distances) -> Roc:
-    """Of distances `[A]` and `[B]`, neither empty. Raises `ValueError` for none, or for NaN among them."""
+    """The curve of genuine distances `[A]` and impostor distances `[B]`. Raises `ValueError` where either is empty or
+    has NaN."""
     genuine, impostor = _distances(genuine, "genuine"), _distances(impostor, "impostor")
     threshold = np.unique(np.concatenate([genuine, impostor]))
     threshold = np.concatenate([[np.nextafter(threshold[0], threshold.dtype.type(-np.inf))], threshold])
@@ -37,7 +39,10 @@ def roc(genuine: Distances, impostor: Distances) -> Roc:
 
 
 def threshold_at_far(impostor: Distances, far: float) -> float:
-    """The largest threshold whose FAR is ≤ `far`, 0 ≤ far < 1: the last number before one more would be accepted."""
+    """The largest threshold whose FAR is at most `far`: the last float before one more impostor would be accepted.
+
+    Raises `ValueError` unless 0 ≤ far < 1, and where distances are empty or not finite.
+    """
     impostor = _distances(impostor, "impostor")
     if not 0 <= far < 1:
         raise ValueError(f"far is {far}; allowed is 0 ≤ far < 1")
@@ -49,12 +54,12 @@ def threshold_at_far(impostor: Distances, far: float) -> float:
 
 
 def tar_at_far(genuine: Distances, impostor: Distances, far: float) -> float:
-    """The share of genuine distances within `threshold_at_far`."""
+    """The fraction of genuine distances within `threshold_at_far`."""
     return float(np.mean(_distances(genuine, "genuine") <= threshold_at_far(impostor, far)))
 
 
 def eer(genuine: Distances, impostor: Distances) -> float:
-    """Equal error rate: where FAR = 1 − TAR, between two points of the curve on the line through them."""
+    """The equal error rate, where FAR = 1 − TAR, interpolated linearly between two points of the curve."""
     curve = roc(genuine, impostor)
     excess = curve.far - (1 - curve.tar)  # from −1 to 1, never falling
     after = int(np.argmax(excess >= 0))
@@ -63,12 +68,12 @@ def eer(genuine: Distances, impostor: Distances) -> float:
 
 
 def linkability(mated: Distances, nonmated: Distances, omega: float = 1.0) -> float:
-    """D_sys in [0, 1]: 0 where mated and non-mated scores are alike, 1 where they never meet.
+    """The linkability D_sys in [0, 1]: 0 where mated and non-mated scores are alike, 1 where they never meet.
 
-    Gomez-Barrero et al., "General framework to evaluate unlinkability in biometric template protection systems"
-    (TIFS 2018): ∫ p(s|mated) · D(s) ds with D(s) = 2·ω·LR / (1 + ω·LR) − 1 where ω·LR(s) > 1, else 0, and LR the
-    ratio of the two densities, here of histograms with common bins. `omega` = P(mated) / P(non-mated).
-    Histograms differ by chance: D_sys of alike distributions is .05 to .1 for a hundred to a thousand mated scores.
+    Gomez-Barrero et al., "General framework to evaluate unlinkability in biometric template protection systems" (TIFS
+    2018): D_sys = ∫ p(s|mated) · D(s) ds, where D(s) = 2·ω·LR / (1 + ω·LR) − 1 if ω·LR(s) > 1 and 0 otherwise. LR is
+    the ratio of the two densities, here of histograms with common bins, and `omega` is P(mated) / P(non-mated).
+    Histograms differ by chance: for equal distributions D_sys is .05 to .1 with a hundred to a thousand mated scores.
     """
     mated, nonmated = _distances(mated, "mated"), _distances(nonmated, "nonmated")
     both = np.concatenate([mated, nonmated]).astype(np.float64)
@@ -81,11 +86,11 @@ def linkability(mated: Distances, nonmated: Distances, omega: float = 1.0) -> fl
 
 
 def bootstrap_people(values: ArrayLike, people: ArrayLike, *, rounds: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """The 95 % percentile interval of the mean of `values [Q]`, `people [Q]` being drawn again with all their values.
+    """The 95 % percentile interval of the mean of `values [Q]`, drawing `people [Q]` again, each with all their values.
 
-    Values of one person hang together: drawn one by one they would give too narrow an interval. Where all values are
-    equal so are both ends; of no hits among n people, about 3 / n is the upper end to quote. Raises `ValueError`
-    for fewer than 2 people.
+    Values of one person are not independent: drawing them one by one would give too narrow an interval. Where all
+    values are equal, so are both ends; with no hit among n people, quote about 3 / n as the upper end. Raises
+    `ValueError` for fewer than 2 people.
     """
     _, person = np.unique(np.asarray(people), return_inverse=True)
     counts = np.bincount(person)

@@ -1,4 +1,5 @@
-"""A perceptual hash of 64 bits: the signs of an image's lowest frequencies, which outlive scaling and encoding."""
+"""A perceptual hash of 64 bits: the signs of an image's lowest frequencies, which scaling and encoding hardly
+change."""
 
 from __future__ import annotations
 
@@ -14,16 +15,18 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 SIDE, LOWEST = 32, 8
+"""Side of the shrunk image in pixels, and how many frequencies are kept along each axis."""
 DECIMALS = 3
-"""Coefficients are rounded to these, so that a flat image has the zeros that it should have, on every machine."""
+"""Coefficients are rounded to so many decimals, so that a flat image has exact zeros on every machine."""
 
 
 def phash(images: Sequence[Pixels8]) -> NDArray[np.uint64]:
-    """uint8 `[H, W, 3]` images of any sizes → uint64 `[N]`.
+    """Hashes uint8 images `[H, W, 3]` of any sizes to uint64 `[N]`.
 
-    Grey, shrunk to 32 × 32 with an antialiasing filter, DCT-II, the lowest 8 × 8 coefficients; a bit is 1 where the
-    coefficient exceeds the median of the 63 that are no mean (Zauner 2010, as `imagehash.phash` has it but for the
-    mean, which says nothing of the picture). Bit 63 is the mean, bit 0 the highest frequency.
+    Each image is made grey, shrunk to 32 × 32 with an antialiasing filter, and transformed by DCT-II; the lowest 8 × 8
+    coefficients are kept. A bit is 1 where a coefficient exceeds the median of the 63 that are not the mean. This is
+    Zauner (2010) as in `imagehash.phash`, except that the median leaves out the mean, which says nothing about the
+    picture. Bit 63 is the mean, bit 0 the highest frequency.
     """
     if not images:
         return np.zeros(0, dtype=np.uint64)
@@ -34,7 +37,8 @@ def phash(images: Sequence[Pixels8]) -> NDArray[np.uint64]:
 
 
 def hamming(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """How many bits differ, 0 to 64: uint64 `[Q]` and `[G]` → uint8 `[Q, G]`; takes 5 bytes a pair on the way."""
+    """Counts differing bits, 0 to 64, between all hashes uint64 `[Q]` and `[G]`: uint8 `[Q, G]`. Takes 5 bytes of
+    memory a pair."""
     return ((64 - _signs(a) @ _signs(b).T) / 2).astype(np.uint8)  # exact: float32 counts to 2²⁴
 
 

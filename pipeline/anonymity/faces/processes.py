@@ -16,18 +16,18 @@ from typing import Any
 from pipeline.errors import UserError
 
 CHUNK = 8
-"""Images that a process is given at once: few, so that all end together."""
+"""Images that a process is given at once: few, so that all processes end at about the same time."""
 
 
 class ModelProcesses:
-    """`workers` processes of `pipeline.anonymity.faces.worker`; order is kept; ended by `close` or any failure.
+    """A pool of processes that each run `pipeline.anonymity.faces.worker`; `close` or any failure ends them all.
 
-    Not `multiprocessing`'s own: its processes import the parent's main script (and torch with it), and a daemon,
-    which an engine's worker is, may not start them.
+    The pools of `multiprocessing` do not serve: their processes import the parent's main script, and torch with it, and
+    a daemon, such as an engine's worker, may not start them.
     """
 
     def __init__(self, task: str, name: str, *, workers: int) -> None:
-        """Raises `UserError` where the model cannot be built."""
+        """Starts the processes. Raises `UserError` where the model cannot be built."""
         if workers < 1:
             raise UserError(f"{task} {name}: workers is {workers}; a number of processes is expected")
         self.owner = f"{task} {name}"
@@ -45,7 +45,8 @@ class ModelProcesses:
             raise
 
     def map(self, items: Sequence[Any]) -> list[Any]:
-        """One result an item. Raises `UserError` where a process raises or dies; the pool is closed then."""
+        """Returns one result for each item, in order. Raises `UserError` where a process fails or dies; the pool is
+        closed then."""
         with self._busy:
             if not self._processes:
                 raise UserError(f"{self.owner}: its processes have ended already")
@@ -57,9 +58,11 @@ class ModelProcesses:
 
     @property
     def ended(self) -> bool:
+        """Whether there are no processes any more."""
         return not self._processes
 
     def close(self) -> None:
+        """Ends the processes and waits for them; it may be called more than once."""
         _end(self._processes)
 
     def _map(self, items: Sequence[Any]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Recognisers by name: deepface's, in batches, and two of our own."""
+"""Recognisers by name: deepface's, run in batches, and some of our own."""
 
 from __future__ import annotations
 
@@ -43,13 +43,14 @@ def _small(device: str, workers: int) -> Recogniser:
 OWN: dict[str, Callable[[str, int], Recogniser]] = {
     "Dlib": _dlib, "dlib-chip": _chip, "lbph": _lbph, "small": _small,
 }  # fmt: skip
-"""What runs on code of ours; all else of `THRESHOLDS` on deepface's."""
+"""Recognisers that run on code of ours, with what loads them; all others of `THRESHOLDS` run on deepface's."""
 
 
 def load_recogniser(name: str, *, device: str = "cpu", workers: int = 2) -> Recogniser:
-    """The recogniser of that name; `device` and `workers` (processes; 0: none) are for those that have a use for them.
+    """Loads the recogniser of that name, at most once in a process.
 
-    Each is loaded once a process. Raises `UserError` for an unknown one, and where weights or a package are missing.
+    `device` and `workers` (processes; 0 for none) concern only those that can use them. Raises `UserError` for an
+    unknown name, and where weights or a package are missing.
     """
     if name not in {*THRESHOLDS, *OWN}:
         raise UserError(f"recogniser is {name!r}; known are {', '.join(dict.fromkeys([*THRESHOLDS, *OWN]))}")
@@ -62,14 +63,18 @@ def load_recogniser(name: str, *, device: str = "cpu", workers: int = 2) -> Reco
 
 @cache
 def loaded(name: str, device: str, workers: int, weights: Path) -> Recogniser:
-    """The recogniser with the files that the folder `weights` holds when it is first asked for."""
+    """Loads a recogniser once for each set of arguments; `weights` is the folder of the weight files, which is part of
+    them."""
     if name in OWN:
         return OWN[name](device, workers)
     return Pooled(name, workers=workers) if name in ONE_AT_A_TIME and workers else Deepface(name)
 
 
 def crops_for(name: str, faces: Sequence[Face]) -> list[Pixels8]:
-    """What a recogniser is to see of each face. Raises `UserError` where the detector does not give it."""
+    """Picks the picture of each face that the recogniser `name` is made for: its chip for `dlib-chip`, else its crop.
+
+    Raises `UserError` where the detector gives no chip.
+    """
     if name != "dlib-chip":
         return [face.crop for face in faces]
     chips = [face.chip for face in faces if face.chip is not None]

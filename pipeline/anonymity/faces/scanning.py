@@ -1,6 +1,6 @@
-"""A configured data set as a table of its faces: read shard by shard, decoded as jobs decode, resumed where it stopped.
+"""A configured data set as a table of its faces: read shard by shard, decoded as jobs do, resumed where it stopped.
 
-Who is in an image is never part of a message: of an identity only its place may be named.
+Who is in an image never becomes part of a message: only the place where an identity is read may be named.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 BATCH = 64
-"""Images held at a time."""
+"""Images held in memory at a time."""
 Named = tuple[str, str | None, "Pixels8"]
-"""Key, identity where known, and the image, uint8 `[H, W, 3]`."""
+"""An image's key, its identity (None where unknown), and its pixels, uint8 `[H, W, 3]`."""
 
 
 def identity_reader(spec: str | None) -> Callable[[Sample], str | None]:
-    """`json:FIELD` reads text or a whole number out of member `json`; `key:REGEX` takes the first group of the key.
+    """Makes a function that tells who is in a sample, or None where that is unknown.
 
-    A sample without it, or whose whole key the expression doesn't match, is of an unknown person; so are all where
-    `spec` is None. Raises `UserError` for another spec.
+    `json:FIELD` reads text or a whole number from that field of member `json`; `key:REGEX` takes the first group where
+    the expression matches the whole key. Where `spec` is None, everybody is unknown. Raises `UserError` for another
+    spec.
     """
     kind, _, rest = (spec or "").partition(":")
     if spec is None:
@@ -63,7 +64,7 @@ def identity_reader(spec: str | None) -> Callable[[Sample], str | None]:
 def image_stream(
     source: AnyInput, size: tuple[int, int] | None, fit: Fit, identity: str | None = None
 ) -> Iterator[Named]:
-    """Every image that can be decoded, fitted to `size` (height, width; None: as it is), in order."""
+    """Yields every image that can be decoded, in order, fitted to `size` (height, width; None leaves it as it is)."""
     who = identity_reader(identity)
     for shard in source.open().shards:
         yield from shard_images(shard, size, fit, who)
@@ -73,7 +74,7 @@ def shard_images(
     shard: InputShard, size: tuple[int, int] | None, fit: Fit, who: Callable[[Sample], str | None],
     only: Container[str] | None = None,
 ) -> Iterator[Named]:  # fmt: skip
-    """`image_stream` of one shard; `only`: of the samples with these keys."""
+    """Yields the images of one shard as `image_stream` does; with `only`, just those of the samples with these keys."""
     for sample in shard.read():
         if isinstance(sample, Rejected) or (only is not None and sample.key not in only):
             continue
@@ -94,11 +95,11 @@ def scan(
     folder: Path | None = None,
     on_images: Callable[[int], None] = lambda count: None,
 ) -> FaceTable:
-    """The faces of all images that can be decoded; `on_images` is told how many more are done.
+    """Finds and embeds the faces of all images that can be decoded; `on_images` is told how many more are done.
 
-    With a `folder`, private like the originals, each finished shard is kept as `SHARD.safetensors`, and taken from
-    there as long as shard, input options, size, fit, identity, detector and recognisers, with the weights of both,
-    stay the same. Raises `UserError` where the source cannot be opened, or none of its images be read.
+    With a `folder`, which must be as private as the originals, each finished shard is kept as `SHARD.safetensors`. It
+    is reused as long as shard, input options, size, fit, identity, detector and recognisers, with the weights of both,
+    stay the same. Raises `UserError` where the source cannot be opened or none of its images can be read.
     """
     who, tables = identity_reader(identity), list[FaceTable]()
     for shard in source.open().shards:
@@ -128,7 +129,8 @@ def tabulated(
     recognisers: Sequence[Recogniser],
     on_images: Callable[[int], None] = lambda count: None,
 ) -> FaceTable:
-    """The faces of a stream of images, a batch at a time."""
+    """Finds and embeds the faces of a stream of images, a batch at a time; `on_images` is told the size of each
+    batch."""
     tables = [tabulate([], [], [], finder, recognisers)]
     while batch := list(islice(images, BATCH)):
         keys, identities, pixels = zip(*batch, strict=True)
@@ -140,7 +142,7 @@ def tabulated(
 def scan_facts(
     finder: FaceFinder, recognisers: Sequence[Recogniser], size: tuple[int, int] | None, fit: Fit
 ) -> dict[str, Any]:
-    """What decides the faces and embeddings of given images."""
+    """Everything that decides which faces and embeddings come out of given images, ready for JSON."""
     return {
         "code": code_hash(__name__), "size": size, "fit": fit, "transform": TRANSFORM,
         "detector": finder.detector, "detector_weights": finder.weights,

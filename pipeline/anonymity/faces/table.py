@@ -1,4 +1,4 @@
-"""All faces of a set of images as columns: where each is, and its embedding by every recogniser."""
+"""All faces of a set of images as columns: where each face is, and its embedding by every recogniser."""
 
 from __future__ import annotations
 
@@ -23,35 +23,37 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 HEADER, EMBEDDING = "table", "embedding."
+"""Key of the names in a file's metadata, and what begins the names of its tensors of embeddings."""
 COLUMNS = ("image", "box", "eyes", "phash")
+"""The columns that are saved under their own names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FaceTable:
-    """The F faces of N images. An image without a face has no row among the faces, and is still one of the N."""
+    """The F faces of N images. An image without a face has no row among the faces, but is still one of the N."""
 
     keys: tuple[str, ...]
-    """`[N]`"""
+    """`[N]`: the key of each image in its data set."""
     identities: tuple[str | None, ...]
-    """`[N]`: who is in the image, where that is known. Private, like the embeddings."""
+    """`[N]`: who is in each image, None where unknown. These are private, like the embeddings."""
     image: NDArray[np.int64]
-    """`[F]`: the image that each face is in; ascending, and of one image the largest face first."""
+    """`[F]`: number of the image that each face is in. Images ascend; within one, the largest face comes first."""
     box: NDArray[np.float32]
-    """`[F, 4]`: left, top, width, height in pixels of the image as given."""
+    """`[F, 4]`: left, top, width and height, in pixels of the image as given."""
     eyes: NDArray[np.float32]
     """`[F, 2, 2]`: (x, y) of the person's left and right eye in the same pixels; NaN where unknown."""
     embeddings: Mapping[str, NDArray[np.float32]]
-    """Unit vectors `[F, D]` by the recogniser's name."""
+    """Unit vectors `[F, D]`, by the name of the recogniser."""
     phash: NDArray[np.uint64]
-    """`[N]`: the perceptual hash of each image."""
+    """`[N]`: the perceptual hash of each image, 64 bits."""
 
     def rows_of(self, image: int) -> NDArray[np.int64]:
-        """The rows of the faces in an image, the largest first; `[]` where it has none."""
+        """The rows of the faces in image number `image`, the largest first; empty where it has none."""
         first, end = np.searchsorted(self.image, [image, image + 1])
         return np.arange(first, end, dtype=np.int64)
 
     def first_faces(self) -> NDArray[np.int64]:
-        """The row of the largest face of each image that has one."""
+        """The row of the largest face of each image that has one, ascending."""
         return np.flatnonzero(np.diff(self.image, prepend=-1)).astype(np.int64)
 
 
@@ -62,7 +64,10 @@ def tabulate(
     finder: FaceFinder,
     recognisers: Sequence[Recogniser],
 ) -> FaceTable:
-    """Finds the faces of each image once; every recogniser embeds all of them in one call."""
+    """Finds the faces of each image once and embeds all of them with every recogniser, one call each.
+
+    Raises `ValueError` unless there are as many keys and identities as images.
+    """
     if not len(images) == len(keys) == len(identities):
         raise ValueError(f"{len(images)} images, {len(keys)} keys, {len(identities)} identities: expected one of each")
     found = finder.find(images)
@@ -80,7 +85,8 @@ def tabulate(
 
 
 def joined(tables: Sequence[FaceTable]) -> FaceTable:
-    """One table of all images in order. Raises `ValueError` for none, or where their recognisers differ."""
+    """Joins tables into one, with their images in order. Raises `ValueError` for no tables, or where recognisers
+    differ."""
     names = {tuple(table.embeddings) for table in tables}
     if len(names) != 1:
         raise ValueError(f"tables of the same recognisers can be joined; found {sorted(names)}")
@@ -97,9 +103,9 @@ def joined(tables: Sequence[FaceTable]) -> FaceTable:
 
 
 def save_table(table: FaceTable, file: Path, made_of: Mapping[str, Any] | None = None) -> None:
-    """Writes the columns as safetensors, the names as JSON into its header; complete or not at all.
+    """Writes the columns as safetensors with the names as JSON in its header, completely or not at all.
 
-    `made_of`: what `load_table` is to compare, JSON.
+    `made_of` says what the table was made from (JSON), for `load_table` to compare.
     """
     from safetensors.numpy import save
 
@@ -117,7 +123,10 @@ def save_table(table: FaceTable, file: Path, made_of: Mapping[str, Any] | None =
 
 
 def load_table(file: Path, made_of: Mapping[str, Any] | None = None) -> FaceTable:
-    """Raises `UserError` where the file holds no face table, or one whose `made_of` is not the one expected."""
+    """Reads a table that `save_table` wrote.
+
+    Raises `UserError` where the file holds no face table, or where its `made_of` differs from the one expected.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -1,4 +1,4 @@
-"""Weight files of detectors and recognisers: found, checked, and for Dlib laid out; never downloaded."""
+"""Weight files of detectors and recognisers: found, checked, and for Dlib copied from a package; never downloaded."""
 
 from __future__ import annotations
 
@@ -14,24 +14,27 @@ from pipeline.errors import UserError
 from pipeline.optional import require_package
 
 PACKAGE = "face_recognition_models"
+"""The package, part of the extra `faces`, that holds dlib's files."""
 PINNED = {
     "dlib_face_recognition_resnet_model_v1.dat": "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
     "shape_predictor_5_face_landmarks.dat": "c4b1e9804792707d3a405c2c16a80a20269e6675021f64a41d30fffafbc41888",
 }
-"""sha256 of the files that the extra `faces` brings. The 68-point landmarks beside them forbid commercial use."""
+"""sha256 of the two files that are used of that package. Its 68-point landmarks are not: their licence forbids
+commercial use."""
 
 
 def folder() -> Path:
-    """Where deepface looks: `$DEEPFACE_HOME/.deepface/weights`, by default under the home folder."""
+    """The folder where deepface looks for weights: `.deepface/weights` under `$DEEPFACE_HOME`, by default the home
+    folder."""
     return Path(os.environ.get("DEEPFACE_HOME") or os.path.expanduser("~")) / ".deepface" / "weights"
 
 
 def require(file: str, *, owner: str = "deepface", source: str = "") -> Path:
-    """The weight file of that name in deepface's folder.
+    """The path of a weight file in deepface's folder.
 
-    Dlib's two files are copied from the installed extra where they are missing, and must have the pinned sha256.
-    `owner` ("recogniser ArcFace") and `source` (where deepface would get it) make the instruction. Raises `UserError`
-    where the file is missing, altered or cannot be laid there.
+    Dlib's two files are copied there from the installed extra where they are missing, and must have the pinned sha256.
+    `owner` ("recogniser ArcFace") and `source` (where deepface would get it) go into the instruction. Raises
+    `UserError` where the file is missing, altered or cannot be copied.
     """
     path = folder() / file
     if file in PINNED:
@@ -45,7 +48,8 @@ def require(file: str, *, owner: str = "deepface", source: str = "") -> Path:
 
 
 def digest(files: Sequence[Path]) -> str:
-    """sha256 of a file; of several, of their sha256s in the order of their names; "" of none."""
+    """sha256, in hexadecimal, of one file; of several, the sha256 of their sums in the order of their names; "" for
+    none."""
     sums = [_sha256(file) for file in sorted(files, key=lambda file: file.name)]
     return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest() if sums else ""
 

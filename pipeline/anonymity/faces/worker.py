@@ -1,4 +1,7 @@
-"""A process of `Pool`: `python -m pipeline.anonymity.faces.worker FD detector|recogniser NAME`. Never imports torch."""
+"""A process of `ModelProcesses`: `python -m pipeline.anonymity.faces.worker FD detector|recogniser NAME`.
+
+It never imports torch.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,12 @@ from typing import Any
 from pipeline.errors import UserError
 
 Answer = Callable[[Sequence[Any]], Sequence[Any]]
+"""Maps a chunk of items to as many results."""
 
 
 def detector(name: str) -> tuple[Answer, str, int]:
+    """Builds a detector: what answers with the faces of each image, the sha256 of its weights, and 0 for its
+    dimensions."""
     from pipeline.anonymity.faces.detect import Detection
 
     detection = Detection(name)
@@ -21,6 +27,7 @@ def detector(name: str) -> tuple[Answer, str, int]:
 
 
 def recogniser(name: str) -> tuple[Answer, str, int]:
+    """Builds a recogniser: what answers with the embeddings of crops, the sha256 of its weights, and their length."""
     from pipeline.anonymity.faces.deepface_recognisers import Deepface
 
     model = Deepface(name)
@@ -28,12 +35,14 @@ def recogniser(name: str) -> tuple[Answer, str, int]:
 
 
 TASKS: dict[str, Callable[[str], tuple[Answer, str, int]]] = {"detector": detector, "recogniser": recogniser}
+"""What builds the model of each task."""
 
 
 def serve(connection: Connection, task: str, name: str) -> None:
-    """Sends (True, (weights, dimensions)), then (True, results) for every chunk until the other end closes.
+    """Answers chunks of items on a connection until its other end closes.
 
-    What fails is sent as (False, sentence), and is the last.
+    First it sends (True, (weights, dimensions)), then (True, results) for every chunk. A failure is sent as (False,
+    sentence) and is the last message.
     """
     try:
         work, *facts = TASKS[task](name)

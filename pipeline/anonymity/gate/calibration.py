@@ -1,7 +1,7 @@
 """Certificates: how well a recogniser tells people apart on labelled photographs, and for what that holds.
 
-A recogniser that cannot recognise anyone finds everybody anonymous. Before one may judge, its certificate must show
-that it recognises, with the same weights, behind the same detector and on images of the same size.
+A recogniser that cannot recognise anyone would find everybody anonymous. Before one may judge, its certificate must
+show that it does recognise people with the same weights, behind the same detector and on images of the same size.
 """
 
 from __future__ import annotations
@@ -26,55 +26,67 @@ if TYPE_CHECKING:
     from pipeline.anonymity.faces.table import FaceTable
 
 SHIPPED = ROOT / "certificates"
+"""Folder of the certificates that ship with doppel."""
 FARS = {"1e-2": 1e-2, "1e-3": 1e-3, "1e-4": 1e-4}
+"""The false acceptance rates of a certificate, by their names."""
 FLOOR = 0.8
+"""By default, a recogniser must reach this true acceptance rate at FAR 1e-2 before it may certify anything."""
 FEWEST_PAIRS, FEWEST_PEOPLE = 50, 2
+"""A certificate needs at least so many genuine pairs and so many people."""
 ROC_POINTS = 200
+"""Points of the curve that a certificate keeps, at most."""
 ROWS = 512
-"""Of the matrix of all pairs, at a time."""
+"""Rows of the matrix of all pairs that are computed at a time."""
 
 
 class Certificate(BaseModel):
-    """What was measured, and what it is bound to. Statistics only: no name, no embedding."""
+    """What was measured of a recogniser, and what the figures are bound to. It holds statistics only: no name, no
+    embedding."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     recogniser: str
+    """Name of the recogniser, as in `anonymity.recognisers`."""
     weights: str
-    """sha256 of its weight files."""
+    """sha256 of the recogniser's weight files."""
     detector: str
+    """Name of the detector, one of `DETECTORS`."""
     detector_weights: str
+    """sha256 of the detector's weight files."""
     size: tuple[int, int]
     """Height and width of the images in pixels."""
     transform: str
-    """What was done to them before detection."""
+    """What was done to the images before detection."""
     data: str
-    """Which photographs, and how they came to that size, in words."""
+    """Which photographs were used, and how they came to that size, in words."""
     people: int
-    """With a face that was found."""
+    """How many known people have an image in which a face was found."""
     images: int
-    """With a known person, whether a face was found or not."""
+    """How many images show a known person, whether or not a face was found."""
     faces_found: float
-    """Share of the images. All rates below are of the faces that were found."""
+    """The fraction of these images in which a face was found. All rates below concern only faces that were found."""
     genuine: int
-    """Pairs of two images of one person."""
+    """How many pairs of images of one person were compared."""
     impostor: int
-    """Pairs of two people."""
+    """How many pairs of images of two people were compared."""
     tar: dict[str, float]
-    """True acceptance rate at the false acceptance rates 1e-2, 1e-3, 1e-4."""
+    """True acceptance rate, in [0, 1], at the false acceptance rates 1e-2, 1e-3 and 1e-4."""
     thresholds: dict[str, float]
-    """The cosine distances that they belong to: recognised ⇔ distance ≤ threshold."""
+    """The cosine distance that gives each of these rates: recognised ⇔ distance ≤ threshold."""
     eer: float
+    """Equal error rate, in [0, 1]."""
     deepface_threshold: float | None
-    """deepface's own; None where it has none."""
+    """deepface's threshold of the cosine distance; None where it has none for this recogniser."""
     deepface_tar: float | None
+    """True acceptance rate at deepface's threshold, in [0, 1]."""
     deepface_far: float | None
+    """False acceptance rate at deepface's threshold, in [0, 1]."""
     closest_impostor: float
-    """The smallest distance of any two people."""
+    """The smallest cosine distance between images of two people."""
     floor: float
-    """The least TAR at FAR 1e-2 with which the recogniser may certify anything."""
+    """The true acceptance rate at FAR 1e-2 that the recogniser must reach before it may certify anything."""
     roc: tuple[tuple[float, float, float], ...]
-    """(FAR, TAR, threshold), ascending; at most 200 points of the curve."""
+    """(FAR, TAR, threshold) of at most 200 points of the curve, ascending."""
 
     @field_validator("tar", "thresholds")
     @classmethod
@@ -85,10 +97,14 @@ class Certificate(BaseModel):
 
     @property
     def certifies(self) -> bool:
+        """Whether the recogniser may judge: its true acceptance rate at FAR 1e-2 is not below the floor."""
         return self.tar["1e-2"] >= self.floor
 
     def bind(self, recogniser: Recogniser, finder: FaceFinder, size: tuple[int, int]) -> None:
-        """Raises `UserError` for the first thing that is not what the certificate was made with."""
+        """Checks that recogniser, detector and size (height, width) are what the certificate was made with.
+
+        Raises `UserError` for the first that differs.
+        """
         pairs = (
             ("recogniser", recogniser.name, self.recogniser),
             ("recogniser's weights", recogniser.weights, self.weights),
@@ -109,10 +125,10 @@ def certify(
     table: FaceTable, recogniser: Recogniser, finder: FaceFinder, size: tuple[int, int], *, data: str,
     floor: float = FLOOR,
 ) -> Certificate:  # fmt: skip
-    """All pairs of the images whose person is known, by the largest face of each; 4 bytes a pair.
+    """Measures a recogniser on all pairs of images of known people, each represented by its largest face.
 
-    `table` was made by that recogniser and finder from images of `size` (height, width). Raises `UserError` for fewer
-    than 50 genuine pairs or 2 people.
+    `table` was made by that recogniser and finder from images of `size` (height, width). Takes 4 bytes of memory a
+    pair. Raises `UserError` for fewer than 50 genuine pairs or 2 people.
     """
     known = np.array([identity is not None for identity in table.identities], dtype=bool)
     faces = table.first_faces()
@@ -145,7 +161,8 @@ def certify(
 def pairs(
     embeddings: NDArray[np.float32], person: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Unit vectors `[N, D]` and people's numbers `[N]` → distances of all genuine and of all impostor pairs."""
+    """The cosine distances of all genuine and of all impostor pairs, from unit vectors `[N, D]` and people's numbers
+    `[N]`."""
     genuine, impostor = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
     for row, of_rows in _triangle(embeddings):
         later = np.arange(row, len(embeddings)) > np.arange(row, row + len(of_rows))[:, None]
@@ -156,7 +173,7 @@ def pairs(
 
 
 def load_certificate(file: Path) -> Certificate:
-    """Raises `UserError` where the file is missing or holds no certificate."""
+    """Reads a certificate. Raises `UserError` where the file is missing or holds none."""
     try:
         return Certificate.model_validate_json(file.read_bytes())
     except OSError as error:
@@ -168,7 +185,8 @@ def load_certificate(file: Path) -> Certificate:
 
 
 def find_certificate(recogniser: Recogniser, finder: FaceFinder, size: tuple[int, int]) -> Certificate:
-    """The shipped certificate that holds for these. Raises `UserError` where there is none."""
+    """Finds the shipped certificate that holds for these, with `size` as (height, width). Raises `UserError` where none
+    does."""
     shipped = [load_certificate(file) for file in sorted(SHIPPED.glob("*.json"))]
     wanted = [c for c in shipped if (c.recogniser, c.size) == (recogniser.name, size)]
     if not wanted:

@@ -11,12 +11,14 @@ from pipeline.diffusion.level_range import LevelRange
 from pipeline.section import Section
 
 Far = Literal["1e-2", "1e-3", "1e-4"]
+"""The name of a false acceptance rate."""
 Policy = Literal["quarantine", "retry", "pass"]
-"""Quarantine at once; go round again first, where a level is left; release without proof."""
+"""`quarantine` sets the image aside at once; `retry` first goes round again, where a level is left; `pass` releases it
+without proof."""
 
 
 class Undecided(Section):
-    """What becomes of images on which recognisers say nothing. `pass` gives up the proof, and is counted."""
+    """What becomes of images on which the recognisers can say nothing. `pass` gives up the proof, and is counted."""
 
     no_face_in_source: Policy = "quarantine"
     no_face_in_output: Policy = "retry"
@@ -25,34 +27,38 @@ class Undecided(Section):
 
 
 class FacesOnly(Section):
-    """Only the faces change; the scene around them stays, pixel by pixel."""
+    """Changes the faces only; the scene around them stays, pixel by pixel."""
 
     margin: float = Field(default=0.35, ge=0)
-    """Added on each side of a face's box, as a share of the box: hair, ears and chin identify too."""
+    """Added on each side of a face's box, as a fraction of the box's side, because hair, ears and chin identify people,
+    too."""
     feather: float = Field(default=0.15, ge=0, lt=0.5)
-    """Width of the soft edge, inside the margin's ellipse, as a share of its size."""
+    """Width of the soft edge inside the ellipse of box and margin, as a fraction of the ellipse's diameter."""
 
 
 class AnonymityConfig(Section):
-    """Every output is compared with its source and with all originals; without proof it is not written."""
+    """Compares every output with its source and with all originals; what is not proven anonymous is not written."""
 
     detector: str = "dlib"
+    """Name of deepface's detector that finds the faces."""
     recognisers: tuple[str, ...] = Field(default=("Dlib", "dlib-chip"), min_length=1)
-    """By deepface's names, or `dlib-chip`, `lbph`, `small`. An image is anonymous where all of them say so."""
+    """Names of deepface's recognisers, or `dlib-chip`, `lbph`, `small`. An image is anonymous only where all of them
+    say so."""
     threshold: Literal["deepface"] | Far = "deepface"
-    """Cosine distance above which two faces are two people: deepface's (of a recogniser that it doesn't know, the
-    certificate's at FAR 1e-3), or the certificate's at a false-match rate."""
+    """Two faces at a larger cosine distance are two people. `deepface` takes deepface's threshold (or, for a recogniser
+    that deepface doesn't have, the certificate's at FAR 1e-3); a false acceptance rate takes the certificate's."""
     certificates: tuple[str, ...] = ()
     """Files that `doppel calibrate-faces` wrote; by default those that ship with doppel."""
     identity: str | None = None
-    """Who is in an image, where that is known: `json:FIELD` of a member, or `key:REGEX` with one group."""
+    """How to tell who is in an image: `json:FIELD` of a member, or `key:REGEX` with one group; by default people are
+    unknown."""
     ladder: tuple[LevelRange, ...] = ()
-    """Levels after the operator's own; an image that fails goes round again at the next, with fresh noise."""
+    """Levels after the operator's own. An image that fails goes round again at the next one, with fresh noise."""
     smallest_face: int = Field(default=16, ge=1)
-    """Shorter side in pixels, in the model's size; smaller faces are undecided."""
+    """Faces with a shorter side below this, in pixels of the image in the model's size, are undecided."""
     near_copy: int = Field(default=6, ge=0, lt=32)
-    """Perceptual hashes (64 bits) that differ in so many bits or fewer show one photograph. Encoding moves 2 of them:
-    keep it above `release.near_copy` by that."""
+    """Perceptual hashes that differ in at most so many of 64 bits count as one photograph. Encoding changes about 2
+    bits, so keep it 2 above `release.near_copy`."""
     undecided: Undecided = Undecided()
     faces_only: FacesOnly | None = None
     workers: int = Field(default=2, ge=1)

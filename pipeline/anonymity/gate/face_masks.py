@@ -1,4 +1,5 @@
-"""Where the faces of an image are, as masks: what changes when only faces do, and how softly it ends."""
+"""Masks of the faces in an image, for jobs that change faces only: which pixels change, and how softly the change
+ends."""
 
 from __future__ import annotations
 
@@ -12,14 +13,14 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 FaceBox = tuple[float, float, float, float]
-"""Left, top, width, height in pixels."""
+"""Left, top, width and height in pixels."""
 
 
 def softness(boxes: Sequence[FaceBox], size: tuple[int, int], margin: float, feather: float) -> NDArray[np.float32]:
     """How much of each pixel changes, `[H, W]` in [0, 1]: 1 inside each face's ellipse, falling to 0 at its border.
 
-    The ellipse spans the box with `margin` (a share of its sides) added on each side; `feather`, a share of its size,
-    is the width of the soft edge, a half cosine.
+    The ellipse spans the box with `margin`, a fraction of its sides, added on each side. `feather`, a fraction of the
+    ellipse's diameter, is the width of the soft edge, which has the shape of half a cosine wave.
     """
     height, width = size
     y, x = np.mgrid[:height, :width] + 0.5
@@ -33,11 +34,12 @@ def softness(boxes: Sequence[FaceBox], size: tuple[int, int], margin: float, fea
 
 
 def to_change(soft: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The pixels that change at all, 0 or 1 `[H, W]`: an operator's mask."""
+    """The pixels that change at all, as an operator's mask: uint8 `[H, W]` of 0 and 1."""
     return (soft > 0).astype(np.uint8)
 
 
 def blend(before: Pixels8, after: Pixels8, soft: NDArray[np.float32]) -> Pixels8:
-    """`before` where nothing changes, bit for bit, `after` where all does; uint8 `[H, W, 3]`."""
+    """Mixes uint8 images `[H, W, 3]` by `soft [H, W]`: `before` where it is 0, bit for bit, and `after` where it is
+    1."""
     mixed = before + soft[..., None] * (after.astype(np.float32) - before)
     return mixed.round().astype(np.uint8)

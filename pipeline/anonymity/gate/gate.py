@@ -1,7 +1,8 @@
 """The gate: is this output anonymous? Every face is compared with its source and all originals, or nothing is said.
 
-It compares faces and knows nothing of how they were made. It defends against whoever holds other photographs of the
-person (T1); who holds the source photograph itself (T2) may link it by layout, pose, clothes and background.
+It compares faces and knows nothing about how they were made. It defends against attackers who hold other photographs of
+the person (T1). Attackers who hold the source photograph itself (T2) may still link it by layout, pose, clothes and
+background.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ if TYPE_CHECKING:
 
 Verdict = Literal["anonymous", "recognisable", "undecided"]
 Doubt = Literal["no_face_in_source", "no_face_in_output", "face_count_changed", "face_too_small"]
-"""Why a verdict is undecided."""
+"""The reasons why a verdict is undecided."""
 DistanceRow = NDArray[np.float32]
 CHANCE = 0.05
+"""By chance alone, at most this fraction of images is rejected for a face too much like a stranger's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """A recogniser that has shown that it can tell people apart, and the distance it does so by."""
+    """A recogniser that has shown that it can tell people apart, and the cosine distance at which it does."""
 
     recogniser: Recogniser
     certificate: Certificate
@@ -45,9 +47,10 @@ class Judge:
 
     @classmethod
     def of(cls, recogniser: Recogniser, certificate: Certificate, threshold: str) -> Judge:
-        """`threshold` is `deepface` or a key of the certificate's; what deepface doesn't know goes by FAR 1e-3.
+        """Makes a judge; `threshold` is `deepface`, or the name of one of the certificate's thresholds.
 
-        Raises `UserError` where the recogniser may not certify anything.
+        Where deepface has no threshold for the recogniser, it is the certificate's at FAR 1e-3. Raises `UserError`
+        where the recogniser may not certify anything.
         """
         if not certificate.certifies:
             raise UserError(
@@ -61,14 +64,16 @@ class Judge:
 
     @property
     def far(self) -> float:
-        """Share of pairs of two people at or below the threshold, on the certificate's data."""
+        """The fraction of pairs of two people, on the certificate's data, whose distance is at or below the
+        threshold."""
         return max((far for far, _, distance in self.certificate.roc if distance <= self.threshold), default=0.0)
 
     def copy_distance(self, gallery: int) -> float:
-        """Nearer than this to one of `gallery` faces, an output shows that face, or one too like it to publish.
+        """Nearer than this cosine distance to one of `gallery` faces, an output is too like that face to publish.
 
-        Strangers come so near to any of them in one of twenty images (`CHANCE`) at most, by the certificate's FAR; of
-        a large gallery nobody may be nearer than two people of the certificate's data ever were.
+        By the certificate's FAR, at most one image in twenty (`CHANCE`) comes so near to any stranger by accident. For
+        a large gallery it is the smallest distance that two people of the certificate's data ever had. It is never
+        above the threshold.
         """
         rare = (distance for far, _, distance in self.certificate.roc if far * gallery <= CHANCE)
         return min(max(self.certificate.closest_impostor, *rare, 0.0), self.threshold)
@@ -76,27 +81,34 @@ class Judge:
 
 @dataclass(frozen=True, kw_only=True)
 class FaceVerdict:
-    """One face of an output."""
+    """The verdict on one face of an output."""
 
     verdict: Verdict
     why: str
+    """A sentence without names or keys; empty where the face is anonymous."""
     box: FaceBox
+    """Left, top, width and height in pixels of the output."""
     distances: Mapping[str, float] = field(default_factory=dict)
-    """By recogniser, to the nearest face of the source, and of the same person's other originals where known."""
+    """Cosine distance by recogniser, to the nearest face of the source and, where known, of the same person's other
+    originals."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageVerdict:
+    """The verdict on one output, with those on its faces."""
+
     verdict: Verdict
     why: str
-    """A sentence without names or keys."""
+    """A sentence without names or keys; empty where the image is anonymous."""
     doubt: Doubt | None = None
+    """Why the verdict is undecided; else None."""
     faces: tuple[FaceVerdict, ...] = ()
     others_within: Mapping[str, int] = field(default_factory=dict)
-    """By recogniser, how many faces of *other* originals are nearer than its threshold: chance gives FAR × gallery."""
+    """By recogniser, how many faces of *other* people's originals are within its threshold. Chance alone gives about
+    FAR × gallery."""
 
     def facts(self, attempt: int) -> GateVerdict:
-        """For the provenance."""
+        """The verdict as it goes into the provenance; `attempt` is the round that passed, 0 being the first."""
         distances = tuple({name: round(d, 4) for name, d in face.distances.items()} for face in self.faces)
         return GateVerdict(
             attempt=attempt, verdict=self.verdict, why=self.why, distances=distances,
@@ -114,17 +126,21 @@ class Gate:
     finder: FaceFinder
     judges: tuple[Judge, ...]
     originals: FaceTable
+    """The faces of all originals."""
     smallest_face: int
+    """Faces with a shorter side below this, in pixels, are undecided."""
     near_copy: int
+    """Perceptual hashes that differ in at most so many of 64 bits count as one photograph."""
 
     @cached_property
     def place(self) -> dict[str, int]:
-        """Number of each original, by its key."""
+        """The number of each original, by its key."""
         return {key: i for i, key in enumerate(self.originals.keys)}
 
     @cached_property
     def people(self) -> NDArray[np.int64]:
-        """For each original a number that is the same for the same person; of unknown people each has its own."""
+        """`[N]`: the number of each original's person; an unknown person gets a number of their own for each
+        original."""
         known = {
             name: i for i, name in enumerate(sorted({who for who in self.originals.identities if who is not None}))
         }
@@ -133,25 +149,27 @@ class Gate:
 
     @cached_property
     def faces_of_person(self) -> dict[int, NDArray[np.int64]]:
-        """Rows of all faces in images of each person, by its number in `people`."""
+        """The rows of all faces in a person's images, by the person's number in `people`."""
         owner = self.people[self.originals.image]
         order = np.argsort(owner, kind="stable")
         people, starts = np.unique(owner[order], return_index=True)
         return dict(zip(people.tolist(), np.split(order, starts[1:]), strict=True))
 
     def doubt_of_source(self, key: str) -> Doubt | None:
-        """What is known before any work: a source without a face, or with too small a one, proves nothing."""
+        """Why an output of this source could prove nothing, known before any work: no face in it, or one that is too
+        small."""
         boxes = self.originals.box[self.originals.rows_of(self.place[key])]
         if not len(boxes):
             return "no_face_in_source"
         return "face_too_small" if boxes[:, 2:].min() < self.smallest_face else None
 
     def boxes_of_source(self, key: str) -> tuple[FaceBox, ...]:
+        """The boxes of all faces in a source, the largest first."""
         boxes = self.originals.box[self.originals.rows_of(self.place[key])]
         return tuple((left, top, wide, high) for left, top, wide, high in boxes.tolist())
 
     def judge(self, keys: Sequence[str], images: Sequence[Pixels8]) -> list[ImageVerdict]:
-        """One verdict for each output, uint8 `[H, W, 3]` in the model's size; `keys` are those of the sources."""
+        """Gives one verdict for each output, uint8 `[H, W, 3]` in the model's size; `keys` are those of the sources."""
         recognisers = [judge.recogniser for judge in self.judges]
         made = tabulate(images, keys, [None] * len(keys), self.finder, recognisers)
         sources = np.array([self.place[key] for key in keys], dtype=np.int64)
@@ -246,10 +264,11 @@ WORDS: dict[Doubt, str] = {
     "face_count_changed": "the output has another number of faces than the source",
     "face_too_small": "a face is too small to be judged",
 }
+"""The sentence for each doubt."""
 
 
 def gate_facts(config: AnonymityConfig, finder: FaceFinder, judges: Sequence[Judge]) -> dict[str, Any]:
-    """What an auditor must know of the gate to run it again."""
+    """Everything that an auditor must know to run the gate again, ready for JSON."""
     return {
         "detector": finder.detector, "detector_weights": finder.weights,
         "identities_known": config.identity is not None,

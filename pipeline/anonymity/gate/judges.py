@@ -1,4 +1,4 @@
-"""Who judges: recognisers with the certificates that let them."""
+"""Makes judges: recognisers together with the certificates that allow them to judge."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from pipeline.anonymity.gate.gate import Judge
 
 
 def judges_of(config: AnonymityConfig, finder: FaceFinder, size: tuple[int, int], device: str) -> tuple[Judge, ...]:
-    """The recognisers with their certificates. Raises `UserError` for one that may not certify images of this size."""
+    """Loads the configured recognisers with their certificates, for images of `size` (height, width).
+
+    A certificate of the configuration comes before one that ships. Raises `UserError` for a recogniser that may not
+    certify images of this size.
+    """
     given = [load_certificate(Path(file).expanduser()) for file in config.certificates]
     judges = list[Judge]()
     for name in config.recognisers:
