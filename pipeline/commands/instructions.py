@@ -146,7 +146,7 @@ def _from_file(file: Path) -> Iterator[Edit]:
             try:
                 content = json.loads(line.decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{where}: no JSON ({error})") from None
+                raise UserError(f"{where}: not valid JSON ({error})") from None
             if not isinstance(content, dict):
                 raise UserError(f"{where}: a JSON object is expected, found {repr(content)[:80]}")
             edit = validate(Edit, content, where)
