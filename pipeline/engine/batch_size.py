@@ -1,4 +1,4 @@
-"""How many images fit: the batch size that a job begins with, and what happens where memory runs out all the same."""
+"""How many images fit into memory: the batch size that a job begins with, and what happens where it is too large."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from pipeline.errors import UserError
 from pipeline.identity import hash_json
 
 LARGEST, ON_CPU = 512, 8
-"""Of `batch_size: auto`. Main memory cannot be tried out safely, and larger batches gain a CPU little."""
+"""What `batch_size: auto` takes at most on a GPU, and always on a CPU: main memory cannot be tried out safely, and a
+CPU gains little by larger batches."""
 
 TOO_SMALL = "out of memory with one image: try model.dtype bfloat16, model.offload, model.vae.tiling or model.size"
+"""The advice where not even one image fits."""
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -28,16 +30,17 @@ log = logging.getLogger("doppel")
 
 @dataclass
 class BatchSize:
-    """The images that go through the model at once; halves when memory runs out, and stays halved."""
+    """The number of images that go through the model at once; it halves when memory runs out, and stays halved."""
 
     images: int
 
     def each(
         self, items: Sequence[Item], work: Callable[[list[Item]], Outcome]
     ) -> Iterator[tuple[list[Item], Outcome]]:
-        """`work` on so many items at a time, in order; fewer are padded with the last, so that work sees one size.
+        """Calls `work` on so many items at a time, in order, padding a shorter group with its last item.
 
-        Yields what came of them with the items that are no padding. Raises `UserError` where a single one is too much.
+        Yields each group without its padding, and what `work` gave for it. Raises `UserError` where a single item is
+        too much.
         """
         start = 0
         while start < len(items):
@@ -59,12 +62,16 @@ class BatchSize:
 
 
 NO_MEMORY = ("out of memory", "ALLOC_FAILED")
-"""What libraries say that allocate for themselves (cuBLAS, cuDNN), where torch's own error is not raised."""
+"""Words in the errors of libraries that allocate for themselves (cuBLAS, cuDNN), where torch's own error is not
+raised."""
 
 
 @contextmanager
 def fitting() -> Iterator[Callable[[], bool]]:
-    """Whether memory was enough for what is done within, to be asked afterwards; other errors pass."""
+    """Catches running out of memory; yields a function that tells afterwards whether memory was enough.
+
+    Other errors pass.
+    """
     enough = True
     try:
         yield lambda: enough
@@ -75,16 +82,17 @@ def fitting() -> Iterator[Callable[[], bool]]:
 
 
 def free() -> None:
+    """Releases memory that nothing refers to any more, also on GPUs."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def largest_batch(work: Callable[[int], object], largest: int = LARGEST) -> int:
-    """The largest power of two for which `work(images)` fits. Raises `UserError` where not even one does.
+    """The largest power of two, up to `largest`, for which `work(images)` fits.
 
-    Kernels have limits of their own (2³¹ numbers in a tensor): what a smaller batch could do and a larger one cannot,
-    counts as not fitting, and is told.
+    Raises `UserError` where not even one does. Kernels have limits of their own (2³¹ numbers in a tensor): a size that
+    fails where a smaller one did not counts as not fitting, and a warning says so.
     """
     size = 0
     while (trial := max(1, 2 * size)) <= largest:
@@ -107,20 +115,21 @@ def largest_batch(work: Callable[[int], object], largest: int = LARGEST) -> int:
 
 
 REMEMBERED = "batch_size.json"
+"""The file in a job's folder that holds the batch size that was found."""
 
 
 def remembered(root: Path, hashes: Mapping[str, str], find: Callable[[], int]) -> int:
-    """What an earlier run found for the job of these hashes, else what `find` finds now; see `remember`."""
+    """The batch size that an earlier run found for a job of these hashes (see `remember`), else what `find` finds."""
     file = root / REMEMBERED
     known = json.loads(file.read_text()) if file.exists() else {}
     return int(known["batch_size"]) if known.get("job") == job_of(hashes) else find()
 
 
 def remember(root: Path, hashes: Mapping[str, str], size: int) -> None:
-    """Leaves the batch size that was found in the job's folder, for its next run."""
+    """Writes the batch size that was found into the job's folder, for its next run."""
     (root / REMEMBERED).write_text(json.dumps({"batch_size": size, "job": job_of(hashes)}) + "\n")
 
 
 def job_of(hashes: Mapping[str, str]) -> str:
-    """What a batch size hangs on: configuration and models."""
+    """A hash of everything that a batch size depends on: configuration and models."""
     return hash_json([hashes[part] for part in ("config", "model", "second_model", "judge")])

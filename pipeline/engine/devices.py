@@ -1,4 +1,4 @@
-"""Which devices a job runs on."""
+"""The devices that a job runs on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pipeline.errors import UserError
 
 
 def resolve_devices(names: Sequence[str]) -> tuple[str, ...]:
-    """`auto` → every CUDA device, or the CPU. Raises `UserError` for a device that is not there."""
+    """Replaces `auto` by every CUDA device, or by the CPU where there is none.
+
+    Raises `UserError` for a device not there.
+    """
     found: list[str] = []
     for name in names:
         if name == "auto":

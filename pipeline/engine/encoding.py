@@ -1,4 +1,4 @@
-"""From transformed rows to encoded samples, with everything that belonged to their sources."""
+"""Turning transformed rows into encoded samples, with everything that belonged to their sources."""
 
 from __future__ import annotations
 
@@ -26,12 +26,16 @@ if TYPE_CHECKING:
 def encode_all(
     batches: Iterable[Done], config: JobConfig, pool: ThreadPoolExecutor
 ) -> Iterator[tuple[Done, list[Sample]]]:
+    """Encodes the outputs of each batch on the threads of `pool`."""
     for done in batches:
         yield done, list(pool.map(partial(to_sample, config=config), done.outputs))
 
 
 def to_sample(frames: Sequence[Output], config: JobConfig) -> Sample:
-    """The encoded output with everything that belonged to its source, and its provenance; of a clip, all its frames."""
+    """The encoded output with everything that belonged to its source, and its provenance.
+
+    `frames` are all frames of a clip, or one image.
+    """
     output, name = frames[0], config.operator.image_name if config.operator else ""
     source = output.row.sample
     member = partial(to_member, row=output.row, config=config)
@@ -50,7 +54,7 @@ def to_sample(frames: Sequence[Output], config: JobConfig) -> Sample:
 
 
 def to_member(name: str, images: Sequence[Pixels8], row: Row, config: JobConfig) -> tuple[str, bytes]:
-    """Extension and bytes of an image, or of a clip in the container of its source."""
+    """The extension and the bytes of an image, or of a clip in the container of its source."""
     extension = f"{name}.{row.sample.image_ext}" if name else row.sample.image_ext
     if row.reel is not None:
         pictures = np.stack([unfit_frame(image, row.frame, config.image.restore_size) for image in images])

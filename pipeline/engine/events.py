@@ -1,4 +1,4 @@
-"""What a job tells while it runs."""
+"""What a job reports while it runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.streams.job_records import ShardRecord
 
 @dataclass(frozen=True)
 class Progress:
-    """Some images of a shard are through; a clip counts as one."""
+    """Some images of a shard have been written or rejected; a clip counts as one."""
 
     images: int
     rejected: int
@@ -17,12 +17,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class ShardDone:
+    """A shard is complete and recorded."""
+
     record: ShardRecord
 
 
 @dataclass(frozen=True)
 class Scanned:
-    """Some originals were scanned for faces."""
+    """Some more originals have been scanned for faces."""
 
     images: int
 

@@ -1,4 +1,4 @@
-"""What a job needs to verify its outputs: detector, certified recognisers, and the faces of all originals."""
+"""Everything a job needs to verify its outputs: detector, certified recognisers, and the faces of all originals."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from pipeline.job.plan import Plan
 
 FACES = "faces"
-"""Folder, beside the ledger, of what was found in the originals. Private, like all there."""
+"""The folder beside the ledger with the faces that were found in the originals. It is private, like all there."""
 
 
 @contextmanager
 def open_gate(plan: Plan, device: str, seen: Callable[[int], None] = lambda images: None) -> Iterator[Gate]:
-    """The gate over all originals of the job; they are scanned first where that was not done before.
+    """Opens the gate over all originals of the job, scanning those that were not scanned before.
 
-    `seen` is told how many more were.
+    `seen` is told how many more are done. Raises `UserError` as `judges_of` and `scan_originals` do.
     """
     config, size = settings(plan), plan.size
     with FaceFinder(config.detector, workers=config.workers) as finder:
@@ -46,7 +46,10 @@ def open_gate(plan: Plan, device: str, seen: Callable[[int], None] = lambda imag
 def scan_originals(
     plan: Plan, finder: FaceFinder, recognisers: list[Recogniser], seen: Callable[[int], None] = lambda images: None
 ) -> FaceTable:
-    """The faces of all originals, as the model sees them. Raises `UserError` where keys or faces are missing."""
+    """The faces of all originals, as the model sees them.
+
+    Raises `UserError` where keys are not unique or faces are missing.
+    """
     config, size = settings(plan), plan.size
     folder = Path(plan.config.output.path) / FACES
     table = scan(
@@ -64,5 +67,6 @@ def scan_originals(
 
 
 def settings(plan: Plan) -> AnonymityConfig:
+    """The section `anonymity:` of a plan that has one."""
     assert plan.config.anonymity is not None
     return plan.config.anonymity

@@ -22,23 +22,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Climber:
-    """A row on its way up."""
+    """A row on its way up the ladder."""
 
     row: Row
     image: Pixels8
-    """The row's own image, with the faces that have passed already in place; where only faces change."""
+    """The row's own image, uint8 `[H, W, 3]`; where only faces change, with the faces that have passed already in
+    place."""
     faces: tuple[FaceBox, ...]
-    """That are still to change; where only faces change."""
+    """Boxes of the faces that are still to change, where only faces change."""
 
 
 Settled = tuple[Row, Result]
+"""A row and what has become of it."""
 
 
 def climb(batches: Iterable[Batch], plan: Plan, device: str) -> Generator[tuple[Batch, list[Result]], None, None]:
-    """Each batch with the rows that are settled by now, and what becomes of them: verified outputs, or why none.
+    """Yields each batch with the rows that are settled by now and what became of them.
 
-    Rows that fail wait until a full batch of them can go through the model at the next level, or the shard ends: the
-    ladder costs what the failing rows cost. Models and gate are loaded here, by the thread that runs them.
+    A result is a row's verified outputs, or why there are none. Rows that fail wait until a full batch of them can go
+    through the model at the next level, or the shard ends. So the ladder costs only what the failing rows cost. Models
+    and gate are loaded here, by the thread that runs them.
     """
     config = plan.config.anonymity
     assert config is not None
@@ -69,7 +72,7 @@ def climb(batches: Iterable[Batch], plan: Plan, device: str) -> Generator[tuple[
 
 
 def at_level(plan: Plan, number: int) -> Plan:
-    """The job with its operator at a level of the ladder."""
+    """The plan with its operator at level `number` of the ladder, from 0."""
     config = plan.config
     assert config.operator is not None
     assert config.anonymity is not None
@@ -78,7 +81,7 @@ def at_level(plan: Plan, number: int) -> Plan:
 
 
 def admit(row: Row, gate: Gate, config: AnonymityConfig) -> Climber | str:
-    """The row at the foot of the ladder, or why it is not worth the climb."""
+    """The row at the foot of the ladder; or, as a sentence, why its source can prove nothing."""
     doubt = gate.doubt_of_source(row.sample.key)
     if doubt is not None and getattr(config.undecided, doubt) == "quarantine":
         return f"undecided: {WORDS[doubt]}"
@@ -86,19 +89,21 @@ def admit(row: Row, gate: Gate, config: AnonymityConfig) -> Climber | str:
 
 
 def with_mask(climber: Climber, config: AnonymityConfig) -> Row:
+    """The row with a mask of its faces, where only faces change."""
     if config.faces_only is None:
         return climber.row
     return replace(climber.row, mask=to_change(soft_of(climber, config)))
 
 
 def soft_of(climber: Climber, config: AnonymityConfig) -> Any:
+    """How much of each pixel of a row changes, `[H, W]` in [0, 1]."""
     assert config.faces_only is not None
     size = climber.row.image.shape[:2]
     return softness(climber.faces, (size[0], size[1]), config.faces_only.margin, config.faces_only.feather)
 
 
 def assembled(some: Sequence[Climber], results: Sequence[Result], config: AnonymityConfig) -> list[Result]:
-    """Where only faces change, new faces in the image as it was so far."""
+    """The results; where only faces change, with their new faces blended into the images so far."""
     if config.faces_only is None:
         return list(results)
     return [
@@ -109,7 +114,7 @@ def assembled(some: Sequence[Climber], results: Sequence[Result], config: Anonym
 
 
 def verdicts(gate: Gate, some: Sequence[Climber], results: Sequence[Result]) -> list[list[ImageVerdict]]:
-    """A verdict for each output of each row; all outputs are judged together."""
+    """The verdict on each output of each row; all outputs are judged together."""
     made = [(climber.row.sample.key, output.image) for climber, result in zip(some, results, strict=True)
             if not isinstance(result, str) for output in result]  # fmt: skip
     found = iter(gate.judge([key for key, _ in made], [image for _, image in made]))
@@ -119,7 +124,7 @@ def verdicts(gate: Gate, some: Sequence[Climber], results: Sequence[Result]) -> 
 def decide(
     climber: Climber, result: Result, found: Sequence[ImageVerdict], config: AnonymityConfig, rung: int
 ) -> Climber | Result:
-    """Verified outputs with their evidence; the row for the next level; or why it goes to quarantine."""
+    """What becomes of a row: verified outputs with their evidence, the row for the next level, or why it is refused."""
     if isinstance(result, str):
         return result
     worst = max(found, key=lambda verdict: SEVERITY[policy(verdict, config)])
@@ -132,16 +137,18 @@ def decide(
 
 
 SEVERITY = {"pass": 0, "retry": 1, "quarantine": 2}
+"""The order of policies: the strictest one of a row's outputs decides."""
 
 
 def policy(found: ImageVerdict, config: AnonymityConfig) -> str:
+    """What becomes of an output with this verdict: `pass`, `retry` or `quarantine`."""
     if found.doubt is not None and found.verdict == "undecided":
         return str(getattr(config.undecided, found.doubt))
     return "pass" if found.verdict == "anonymous" else "retry"
 
 
 def next_rung(climber: Climber, outputs: Sequence[Output], worst: ImageVerdict, config: AnonymityConfig) -> Climber:
-    """The row with what is left to change: where only faces do, those that failed, if it is known which."""
+    """The row with what is left to change: where only faces change, just those that failed, if it is known which."""
     if config.faces_only is None or len(outputs) != 1:
         return climber
     failed = [face.box for face in worst.faces if face.verdict != "anonymous"]
@@ -152,10 +159,11 @@ def next_rung(climber: Climber, outputs: Sequence[Output], worst: ImageVerdict, 
 
 
 def overlap(one: FaceBox, other: FaceBox) -> bool:
-    """The centre of one box lies in the other."""
+    """Whether the centre of `one` lies in `other`."""
     (x, y, w, h), (left, top, wide, high) = one, other
     return left <= x + w / 2 <= left + wide and top <= y + h / 2 <= top + high
 
 
 def with_evidence(output: Output, found: ImageVerdict, rung: int) -> Output:
+    """The output with the gate's verdict in its provenance; `rung` is the round that passed, from 0."""
     return replace(output, provenance=output.provenance.model_copy(update={"anonymity": found.facts(rung)}))

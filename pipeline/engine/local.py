@@ -1,4 +1,4 @@
-"""One machine: threads around one device, or one process for each of several."""
+"""Running a job on one machine: threads around one device, or one process for each of several."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from pipeline.streams.job_records import Job, Manifest, StatedLicence
 from pipeline.streams.ledger import Ledger, OnChange
 
 POLL_SECONDS = 1.0
+"""Seconds between two looks whether a silent worker still lives."""
 
 
 def run_job(
@@ -33,9 +34,9 @@ def run_job(
 ) -> Manifest:  # fmt: skip
     """Does what is left of a job and returns its manifest.
 
-    `begin(finished, total)` is told how many shards there are, `observe` everything that happens after. Raises
-    `UserError` for what the user can mend; a crash or Ctrl-C leaves finished shards finished, and the same call goes
-    on from there.
+    `begin(finished, total)` is told how many shards there are, and `observe` everything that happens afterwards. Raises
+    `UserError` for what the user can mend. After a crash or Ctrl-C, finished shards stay finished, and the same call
+    goes on from there.
     """
     stream, devices = open_input(plan), plan.devices
     job = job_of(plan)
@@ -73,7 +74,7 @@ def job_of(plan: Plan) -> Job:
 
 
 def scan_apart(plan: Plan, observe: Callable[[Event], None]) -> None:
-    """Scans the originals in a process of its own: what it computes with is gone when the models come."""
+    """Scans the originals in a process of its own, so that its memory is free again when the models are loaded."""
     context = multiprocessing.get_context("spawn")
     events = context.Queue()
     worker = context.Process(target=_scan, args=(plan, events))
@@ -88,7 +89,7 @@ def scan_apart(plan: Plan, observe: Callable[[Event], None]) -> None:
 
 
 def process_on_many(todo: Sequence[InputShard], plan: Plan) -> Generator[Event, None, None]:
-    """One process a device; each takes the next shard when it has finished one."""
+    """Runs one process for each device; each takes the next shard when it has finished one."""
     context = multiprocessing.get_context("spawn")
     tasks, events = context.Queue(), context.Queue()
     for shard in todo:
@@ -111,7 +112,10 @@ def process_on_many(todo: Sequence[InputShard], plan: Plan) -> Generator[Event, 
 
 
 def received(events: Any, workers: Sequence[Any]) -> Iterator[Event]:
-    """What the workers send, until each has sent None. Raises the `UserError` that one sends, or for one that died."""
+    """Yields what the workers send, until each has sent None.
+
+    Raises the `UserError` that one sends, and one for a dead worker.
+    """
     running = len(workers)
     while running:
         try:

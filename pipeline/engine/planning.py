@@ -1,4 +1,4 @@
-"""Where a job becomes complete: salt, weights, checks, devices, gate and batch size, before any work starts."""
+"""Making a job's plan complete before any work starts: salt, weights, checks, devices, gate and batch size."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pipeline.job.hashes import hashes
 from pipeline.job.plan import Plan, check_job, licences, outlines
 
 PASS_THROUGH_BATCH = 64
-"""Images that are decoded together where no model sees them."""
+"""Images that are decoded together in a job without a model."""
 
 
 def make_plan(config: JobConfig, batch_size: int | None = None) -> Plan:
-    """The plan of a job; `batch_size` stands in for the recipe's. Writes nothing.
+    """Makes the plan of a job; `batch_size` replaces the recipe's. Writes nothing.
 
-    Raises `UserError` for all that can be known to be wrong before work starts.
+    Raises `UserError` for everything that can be known to be wrong before work starts.
     """
     salt = read_salt(config.run.salt_file)
     model, second = outlines(config)
@@ -46,10 +46,10 @@ def make_plan(config: JobConfig, batch_size: int | None = None) -> Plan:
 
 
 def facts_of_gate(config: JobConfig, model: Outline, device: str) -> dict[str, Any] | None:
-    """What the gate judges by, if the recipe asks for one.
+    """What the gate judges by; None where the recipe asks for none.
 
-    Raises `UserError` for all that would keep it from proving anything: a missing recogniser, one without a
-    certificate for this detector and size, or one that is under its floor.
+    Raises `UserError` for all that would keep it from proving anything: a missing recogniser, or one without a
+    certificate for this detector and size, or whose certificate is below its floor.
     """
     anonymity = config.anonymity
     if anonymity is None:
@@ -59,7 +59,7 @@ def facts_of_gate(config: JobConfig, model: Outline, device: str) -> dict[str, A
 
 
 def batch_size_of(plan: Plan) -> int:
-    """The recipe's; `auto` is found out, or known from an earlier run of the same job."""
+    """The recipe's batch size; `auto` is found by trying, or known from an earlier run of the same job."""
     model = plan.config.model
     if model is None:
         return PASS_THROUGH_BATCH

@@ -1,4 +1,4 @@
-"""One thread ahead: the stage before runs while the stage after works."""
+"""Working ahead with one thread: a stage runs while the next one works on what it has given."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ _END = object()
 
 
 def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """Yields `items`, produced by a thread up to `depth` ahead. Its errors are raised here; closing this generator
-    (or an error in its consumer) stops the thread and closes `items`."""
+    """Yields `items`, which a thread produces up to `depth` ahead.
+
+    Errors of the thread are raised here. Closing this generator, or an error in its consumer, stops the thread and
+    closes `items`.
+    """
     waiting: queue.Queue[Any] = queue.Queue(maxsize=depth)
     stop = threading.Event()
 

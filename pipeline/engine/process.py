@@ -23,7 +23,7 @@ from pipeline.streams.contract import InputShard, InputStream
 from pipeline.streams.ledger import Ledger
 
 AHEAD = 2
-"""Batches that wait between two stages."""
+"""Batches that may wait between two stages."""
 
 
 def process(

@@ -1,4 +1,4 @@
-"""From shards to decoded batches: each sample's image (or frames), mask and guide, or why it cannot be used."""
+"""Turning shards into decoded batches: each sample's image (or frames), mask and guide, or why it cannot be used."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def open_input(plan: Plan) -> InputStream:
-    """The job's input; where it names no classes, they have the names that the model knows them by."""
+    """Opens the job's input. Where it does not name its classes, they get the names that the model knows."""
     stream = plan.config.input.open()
     if stream.label_names is None and plan.outline is not None and wants(plan.config.operator, plan.outline, "class"):
         return replace(stream, label_names=plan.outline.class_names)
@@ -40,13 +40,14 @@ class Reader:
 
     plan: Plan
     label_names: tuple[str, ...] | None
-    """Of the classes, by label; None where nobody names them."""
+    """The names of the classes, by label; None where nobody names them."""
     pool: ThreadPoolExecutor
 
     def __call__(self, shards: Iterable[InputShard], remaining: int | None = None) -> Iterator[Batch]:
-        """Batches never cross a shard; every shard ends with a batch marked `last`.
+        """Yields decoded batches; none crosses the end of a shard, and every shard ends with a batch marked `last`.
 
-        For a model of clips a batch is so many windows.
+        At most `remaining` samples are read; None means all. For a model of clips, the batch size counts windows of
+        frames.
         """
         config = self.plan.config
         size, model = self.plan.batch_size, self.plan.outline
@@ -78,7 +79,7 @@ class Reader:
             yield batch(rows=rows, rejected=rejected, read=count, last=True)
 
     def decode_rows(self, sample: Sample | Rejected) -> list[Row] | Rejected:
-        """A sample's image, or the frames of its clip, fitted to the model, or why the sample cannot be used."""
+        """A sample's image, or the frames of its clip, fitted to the model; or why the sample cannot be used."""
         if isinstance(sample, Rejected):
             return sample
         config, fit = self.plan.config, self.plan.config.image.fit
@@ -125,7 +126,7 @@ class Reader:
         return rows
 
     def pictures(self, sample: Sample) -> tuple[Reel | None, list[tuple[Pixels8, Frame]]]:
-        """The image of a sample, or the frames of the clip that the recipe takes it for. Raises `Undecodable`."""
+        """The image of a sample, or its frames where the recipe takes it for a clip. Raises `Undecodable`."""
         size, fit = self.plan.outline.size if self.plan.outline else None, self.plan.config.image.fit
         if not is_clip(sample.image_ext):
             return None, [decode(sample.image, size, fit)]
@@ -138,7 +139,10 @@ class Reader:
         return reel, [fit_frame(picture, size, fit) for picture in clip.frames]
 
     def caption(self, sample: Sample, condition: Literal["own", "edited"], config: CaptionConfig | None) -> str | None:
-        """The sample's prompt, where the job needs it. Raises `NoCaption`, or `UserError` if that ends the job."""
+        """The prompt of a sample where the job needs one; else None.
+
+        Raises `NoCaption`, or `UserError` if that ends the job.
+        """
         if (
             self.plan.outline is None
             or config is None
@@ -155,7 +159,10 @@ class Reader:
             ) from None
 
     def label_problem(self, label: int | None) -> str | None:
-        """Why a sample with this label can't be used. Without need for labels, −1 is the convention for "none"."""
+        """Why a sample with this label can't be used; else None.
+
+        Where no labels are needed, −1 may stand for "none".
+        """
         names = self.label_names
         if self.plan.outline is not None and wants(self.plan.config.operator, self.plan.outline, "class"):
             highest = (self.plan.outline.classes or 0) - 1
@@ -170,7 +177,10 @@ class Reader:
 
 
 def follow(row: Row, before: deque[Row]) -> Row | Rejected:
-    """A row with the images before it for its guides, the nearest first; it joins them."""
+    """The row with the images before it as its guides, the nearest first; it then joins them in `before`.
+
+    Returns a rejection where too few images lie before it.
+    """
     guides = tuple(earlier.image for earlier in reversed(before))
     before.append(row)
     if len(guides) == before.maxlen:

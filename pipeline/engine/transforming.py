@@ -1,4 +1,4 @@
-"""From decoded rows to images: the model, the operator, and what becomes of each row."""
+"""Turning decoded rows into images with model and operator, and saying what becomes of each row."""
 
 from __future__ import annotations
 
@@ -35,12 +35,15 @@ if TYPE_CHECKING:
 
 
 class Models(NamedTuple):
+    """The loaded models of a job; None for those that it does without."""
+
     first: Model | None
     second: Model | None
     judge: ClipJudge | None
 
 
 def load_models(config: JobConfig, device: str) -> Models:
+    """Loads the models of a job to a device."""
     first, second = (load_model(c, device) if c else None for c in (config.model, config.second_model))
     judge = load_clip(config.judge.path, config.judge.revision, device) if config.judge else None
     return Models(first, second, judge)
@@ -49,10 +52,11 @@ def load_models(config: JobConfig, device: str) -> Models:
 def transform_all(
     batches: Iterable[Batch], plan: Plan, device: str
 ) -> Generator[tuple[Batch, list[Result]], None, None]:
-    """Each batch with what becomes of its rows.
+    """Yields each batch with what becomes of its rows.
 
-    Loads the models itself: on a CPU, they are to be the affair of one thread from the first tensor on. Where another
-    thread has computed before, OpenMP has threads for both, more than cores, and lets them sleep between small steps.
+    It loads the models itself, because on a CPU one thread must use them from the first tensor on. Where another thread
+    has computed before, OpenMP keeps threads for both, more than there are cores, and lets them sleep between small
+    steps.
     """
     models, size = load_models(plan.config, device), BatchSize(plan.batch_size)
     for batch in batches:
@@ -62,9 +66,9 @@ def transform_all(
 def transform(
     rows: Sequence[Row], models: Models, plan: Plan, device: str, size: BatchSize, attempt: int = 0
 ) -> list[Result]:
-    """What becomes of each row; every attempt has noise of its own.
+    """What becomes of each row: its outputs, or why there are none. Every `attempt` has noise of its own.
 
-    A short batch is padded to full size, so that a row's bytes don't depend on how many came with it.
+    A short batch is padded to full size, so that a row's bytes don't depend on how many rows came with it.
     """
     if models.first is None:
         return [[Output(row=r, image=r.image, provenance=untouched(r, plan))] for r in rows]
@@ -80,9 +84,10 @@ def transform(
 def transform_windows(
     together: Sequence[Sequence[Row]], models: Models, plan: Plan, device: str, attempt: int = 0
 ) -> list[list[Result]]:
-    """Windows of as many rows as the model sees at once, or fewer: of single images, one. What becomes of each row.
+    """What becomes of each row of some windows; a window has as many rows as the model sees at once, or fewer.
 
-    All windows of a clip get the noise of its key: what stands still from one to the next stays alike.
+    For a model of single images, a window is one row. All windows of a clip get the noise of its key, so that what
+    stands still looks alike from one to the next.
     """
     config, model, operator = plan.config, models.first, plan.config.operator
     assert model is not None
@@ -131,7 +136,7 @@ def transform_windows(
 
 
 def single(images: Tensor) -> Tensor:
-    """`[B, 3, H, W]`, or the frames of windows `[B, 3, F, H, W]` → `[B·F, 3, H, W]`"""
+    """Images `[B, 3, H, W]` as they are, or the frames of windows `[B, 3, F, H, W]` as `[B·F, 3, H, W]`."""
     return images if images.ndim == 4 else folded(images)
 
 
@@ -142,7 +147,7 @@ def chosen(operator: Operator, copies: Sequence[list[Output]], details: Sequence
 
 
 def try_sizes(plan: Plan, device: str) -> int:
-    """The largest batch that fits, by one step of the operator on blank images."""
+    """The largest batch size that fits, found with one step of the operator on blank images; on a CPU `ON_CPU`."""
     if device == "cpu":
         return ON_CPU
     operator = plan.config.operator
@@ -155,7 +160,7 @@ def try_sizes(plan: Plan, device: str) -> int:
 
 
 def blank_row(config: JobConfig, size: tuple[int, int]) -> Row:
-    """A grey image with all that the recipe gives."""
+    """A grey image of `size` (height, width) with everything that the recipe gives to a sample."""
     height, width = size
     image = np.full((height, width, 3), 127, dtype=np.uint8)
     guides = (config.guide.previous or 1) if config.guide else 0
@@ -172,11 +177,12 @@ def blank_row(config: JobConfig, size: tuple[int, int]) -> Row:
 
 
 def untouched(row: Row, plan: Plan) -> Provenance:
+    """The provenance of an image that is passed through."""
     return Provenance(key=OutputKey(row.sample.key), code=plan.code, config=plan.hashes["config"])
 
 
 def made_so(done: Transformed, plan: Plan, models: Models, frames: int | None) -> list[partial[Provenance]]:
-    """How the outputs of each window were made, but for their keys and clips."""
+    """The provenance of each window's outputs, except for their keys and clips."""
     operator, model = plan.config.operator, models.first
     assert model is not None
     assert operator is not None
@@ -196,8 +202,10 @@ def made_so(done: Transformed, plan: Plan, models: Models, frames: int | None) -
 def gather(
     together: Sequence[Sequence[Row]], rows: Sequence[Row], config: JobConfig, models: Models, device: str
 ) -> Given:
-    """What the operator takes for windows of `rows`, which may be padded: all frames of one have its first's label and
-    captions."""
+    """Everything the operator is given for windows of `rows`, which may be padded.
+
+    All frames of a window have the label and the captions of its first row.
+    """
     model, firsts = models.first, [window[0] for window in together]
     assert model is not None
 

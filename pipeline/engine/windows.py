@@ -1,4 +1,4 @@
-"""Clips as frames: which of them a model sees together, and when all of a clip are through."""
+"""Clips as frames: which frames a model sees together, and when all frames of a clip are through."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def windows(rows: Iterable[Row], frames: int | None) -> list[list[Row]]:
-    """Rows that go through the model together: up to `frames` successive ones of a clip; each alone, if None.
+    """Groups rows that go through the model together: up to `frames` successive ones of a clip, or each row alone.
 
-    The last window may go on in rows that are still to come.
+    Each is alone where `frames` is None. The last window may go on in rows that are still to come.
     """
     found: list[list[Row]] = []
     for row in rows:
@@ -27,30 +27,33 @@ def windows(rows: Iterable[Row], frames: int | None) -> list[list[Row]]:
 
 
 def filled(window: Sequence[Row], frames: int | None) -> list[Row]:
-    """A window of exactly `frames` rows: the last one stands still."""
+    """The window with its last row repeated, up to exactly `frames` rows."""
     return [*window, *[window[-1]] * ((frames or 1) - len(window))]
 
 
 def clip_of(row: Row) -> tuple[str, str | None]:
+    """What tells the clip of a row from others."""
     return row.noise_key, row.sample.key if row.reel else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """What of a batch is through: the samples that end in it."""
+    """The part of a batch that is through: all samples that end in it."""
 
     batch: Batch
     outputs: list[list[Output]]
-    """Of each output sample all frames; of one that is no clip, one."""
+    """All frames of each output sample; one, where the sample is no clip."""
     refused: list[Rejected]
+    """Samples that were read, but have no output."""
     written: int
-    """Samples that came in, and have outputs."""
+    """How many samples that were read have outputs."""
 
 
 def whole(batches: Iterable[tuple[Batch, Sequence[Result]]]) -> Iterator[Done]:
-    """The outputs of each sample, frames that are clips put together; a clip may span batches.
+    """Yields the outputs of each sample, putting the frames of a clip together; a clip may span batches.
 
-    Only one is open at a time: its frames follow each other. Where one of them is refused, the clip is, once.
+    Only one clip is open at a time, because its frames follow each other. Where one of its frames is refused, the whole
+    clip is refused, once.
     """
     clip: list[Result] = []
     for batch, results in batches:

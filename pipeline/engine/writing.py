@@ -1,4 +1,4 @@
-"""From encoded samples to committed shards: data and quarantine are published, and the record comes last."""
+"""Turning encoded samples into committed shards: data and quarantine are published, and the record comes last."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class OpenShard:
         self.judged = Judged()
 
     def add(self, done: Done, samples: Iterable[Sample]) -> None:
+        """Adds the encoded samples of a batch, and counts what became of the batch."""
         for output in chain(*done.outputs):
             made = output.provenance
             if made.clip is not None and not made.key.name:
@@ -49,7 +50,10 @@ class OpenShard:
         )  # fmt: skip
 
     def close(self, ledger: Ledger, plan: Plan, shard: InputShard, fingerprint: str) -> ShardRecord:
-        """Publishes data and quarantine, and returns what to record. Raises where a sample got lost."""
+        """Publishes data and quarantine, and returns counts and files.
+
+        Raises `RuntimeError` where a sample got lost.
+        """
         counts, name, input_hash = Counts(**self.counts), shard.name, shard.content_hash()
         if counts.read != counts.written + counts.in_quarantine:
             raise RuntimeError(f"shard {name}: samples were lost ({counts})")
@@ -72,7 +76,10 @@ def means_of(flicker: Flicker) -> FlickerMeans | None:
 def write(
     encoded: Iterable[tuple[Done, list[Sample]]], plan: Plan, stream: InputStream, ledger: Ledger
 ) -> Iterator[Event]:
-    """A shard is published and recorded when its last batch is through."""
+    """Writes encoded samples; a shard is published and recorded when its last batch is through.
+
+    Raises `UserError` where the input shard changed while it was read.
+    """
     shards = {shard.name: shard for shard in stream.shards}
     output: OpenShard | None = None
     try:

@@ -25,18 +25,19 @@ from pipeline.operators import AnyOperator, Operator
 
 
 class GenerativeAugment(nn.Module):
-    """`aug(images, labels)`: each image becomes, with probability `p`, a neighbour of itself; all else stays.
+    """`aug(images, labels)` replaces each image with probability `p` by a neighbour of it, and leaves all else alone.
 
-    Images are `[B, C, H, W]`, grey or RGB, uint8 [0, 255] or float [0, 1] (not normalised yet), tensors or tv_tensors;
-    they come back as they were. Those of another size than the model's are scaled to it and back (bicubic). Takes and
-    gives what `torchvision.transforms.v2` does: images and labels, a tuple of both, or a dict; `collate` is a
-    `collate_fn`. In eval mode nothing changes.
+    Images are `[B, C, H, W]`, grey or RGB, uint8 in [0, 255] or float in [0, 1] (not normalised yet), as tensors or
+    tv_tensors; they come back in the same form. Images of another size than the model's are scaled to it and back
+    (bicubic). What can be given is what `torchvision.transforms.v2` takes: images and labels, a tuple of both, or a
+    dict. `collate` is a `collate_fn`. In eval mode nothing changes.
 
-    `model` is loaded already, or loaded where the first batch is; it is no part of the module: not in its parameters,
-    not in its `state_dict`, never trained. With `gamma`, labels come back as float `[B, classes]`, see `soft_labels`.
-    Draws come from `generator` (on the CPU; by default of seed 0: give each rank its own), whose state is all that
-    `state_dict` holds. `salt`: by default `$DOPPEL_SALT`, else the public one. `batch_size`: images in one call of the
-    model, by default what its configuration says.
+    `model` is a loaded model, or a configuration that is loaded on the device of the first batch. It is no part of the
+    module: it is neither in its parameters nor in its `state_dict`, and is never trained. With `gamma`, labels come
+    back as float `[B, classes]`; see `soft_labels`. Random choices come from `generator` (on the CPU; seed 0 by
+    default, so give each rank its own), whose state is all that `state_dict` holds. `salt` is by default that of
+    `$DOPPEL_SALT`, or else the public one. `batch_size` is the number of images in one call of the model, by default
+    the one in its configuration.
     """
 
     def __init__(
@@ -51,7 +52,10 @@ class GenerativeAugment(nn.Module):
         batch_size: int | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        """Raises `UserError` where operator and model don't fit, or soft labels cannot be had of them."""
+        """Checks all arguments.
+
+        Raises `UserError` where operator and model don't fit, or soft labels are not possible with them.
+        """
         super().__init__()
         if not 0 <= p <= 1:
             raise UserError(f"p is {p}; a probability in [0, 1] is expected")
@@ -75,12 +79,12 @@ class GenerativeAugment(nn.Module):
     def forward(
         self, *batch: Any, keys: Sequence[str] | None = None, copy: int = 0, captions: Sequence[str] | None = None
     ) -> Any:
-        """`aug(images)`, `aug(images, labels, …)`, or one tuple, list or dict of them; the same comes back.
+        """Takes `aug(images)`, `aug(images, labels, …)`, or one tuple, list or dict of them, and gives back the same.
 
-        Neighbours are fresh in every call; with `keys`, one for each image, they are those of the offline job for these
-        keys and this `copy`: the same pixels in images of the model's size, and to the byte where the same images share
-        a batch (a network's rounding depends on the company, by a grey level at most). Raises `UserError` for images,
-        labels or keys that do not fit.
+        Each call makes fresh neighbours. With `keys`, one for each image, they are those that an offline job makes for
+        these keys and this `copy`. Images of the model's size then have the same pixels, exactly so where the same
+        images share a batch: otherwise a network's rounding may change a pixel by one grey level. Raises `UserError`
+        for images, labels or keys that do not fit.
         """
         given = batch if len(batch) > 1 else batch[0]
         if not self.training:
@@ -95,16 +99,22 @@ class GenerativeAugment(nn.Module):
         return rebuilt(given, [*both, *given[2:]][: len(given)])
 
     def collate(self, samples: list[Any]) -> Any:
-        """A `collate_fn`: torch's own, then this. In the workers of a loader, draws also hang on their seeds."""
+        """A `collate_fn`: torch's default one, followed by the augmentation.
+
+        In a loader's workers, draws depend on their seeds, too.
+        """
         return self(default_collate(samples))
 
     def get_extra_state(self) -> Tensor:
+        """The state of the generator, for `state_dict`."""
         return self.generator.get_state()
 
     def set_extra_state(self, state: Tensor) -> None:
+        """Restores the state of the generator from a `state_dict`."""
         self.generator.set_state(state.cpu())
 
     def extra_repr(self) -> str:
+        """What the module's `repr` shows: operator, `p` and `gamma`."""
         return f"{self.neighbours.operator!r}, p={self.p}, gamma={self.gamma}"
 
     def _augmented(
@@ -189,18 +199,21 @@ class GenerativeAugment(nn.Module):
 
 
 def evenly(neighbours: Neighbours, count: int) -> Neighbours:
-    """With the smallest batch size that needs no more batches for so many images."""
+    """The same neighbours with the smallest batch size that takes no more batches for `count` images."""
     batches = -(-count // neighbours.batch_size)
     return replace(neighbours, batch_size=-(-count // batches))
 
 
 def wants(neighbours: Neighbours, kind: str) -> bool:
-    """Whether each image's own label (or caption) conditions the model."""
+    """Whether the model is conditioned on each image's own label (`kind` class) or caption (`kind` text)."""
     return neighbours.model.conditioning == kind and "own" in neighbours.operator.conditions_used()
 
 
 def read_operator(fields: Mapping[str, Any]) -> Operator:
-    """As the section `operator:` of a recipe. Raises `UserError`."""
+    """Makes an operator from the fields of a recipe's section `operator:`.
+
+    Raises `UserError` for fields that do not fit.
+    """
     try:
         return TypeAdapter[Operator](AnyOperator).validate_python(dict(fields))
     except ValidationError as error:
@@ -210,17 +223,22 @@ def read_operator(fields: Mapping[str, Any]) -> Operator:
 
 
 def label_field(fields: Mapping[str, Any]) -> str | None:
-    """`labels`, else a field with "label" in its name, as torchvision finds them."""
+    """The name of the field with labels: `labels`, else the first with "label" in its name, as in torchvision."""
     named = [field for field in fields if "label" in field.lower()]
     return next((field for field in named if field.lower() == "labels"), named[0] if named else None)
 
 
 def check_captions(neighbours: Neighbours, captions: Sequence[str] | None) -> None:
+    """Raises `UserError` where the model needs captions and none are given."""
     if captions is None and wants(neighbours, "text"):
         raise UserError("condition own: the model takes each image's caption; give captions, or the operator a prompt")
 
 
 def checked_size(given: int | None, config: ModelConfig | None) -> int:
+    """The batch size: the one given, else the configuration's, else 64.
+
+    Raises `UserError` where it is no positive number.
+    """
     size = given or (64 if config is None else config.batch_size)
     if not isinstance(size, int) or size < 1:
         raise UserError(f"batch_size is {size}; a number of images is expected")

@@ -16,18 +16,20 @@ Transform = Callable[[Any], Any]
 
 
 class AugmentedDataset(Dataset[Any]):
-    """`base[i]`, or with probability `p` the same with one of the first `copies` neighbours of its image.
+    """`base[i]`, or with probability `p` the same item with one of the first `copies` neighbours in place of its image.
 
-    Seeded by epoch and index: workers and order change nothing. Items are `(image, label, …)` or dicts (Hugging Face,
-    WebDataset); others need `swap(item, neighbour)`. `key` says what an item was called in the job's input: by default
-    its field `__key__` or `key`, else `"{:05d}"` (of the index), `"{id}"` (of its fields), or a function of item and
-    index. Images must not be normalised yet: `transform` gets the item after the swap.
+    The choice depends on `seed`, epoch and index only, not on workers or order. Items are `(image, label, …)` or dicts
+    (Hugging Face, WebDataset); others need `swap(item, neighbour)`. `key` tells what an item is called in the job's
+    input: by default its field `__key__` or `key`; else a format such as `"{:05d}"` (of the index) or `"{id}"` (of its
+    fields), or a function of item and index. Images must not be normalised yet: `transform` is applied to the item
+    after the swap.
     """
 
     def __init__(
         self, base: Any, store: Store, p: float = 0.5, copies: int | None = None, *, seed: int = 0, key: Key = None,
         swap: Swap | None = None, transform: Transform | None = None,
     ) -> None:  # fmt: skip
+        """Raises `UserError` where `p` is no probability or `copies` is below 1; `copies` None means all there are."""
         self.base, self.transform = base, transform
         self._swapping = Swapping(store, p, copies, seed, key, swap)
 
@@ -35,39 +37,49 @@ class AugmentedDataset(Dataset[Any]):
         return len(self.base)
 
     def __getitem__(self, index: int) -> Any:
+        """The item at `index`, which may be negative. Raises `UserError` where its key or image cannot be found."""
         index = int(index) if index >= 0 else len(self) + int(index)
         item = self._swapping(self.base[index], index)
         return item if self.transform is None else self.transform(item)
 
     def set_epoch(self, epoch: int) -> None:
-        """Before each epoch; reaches workers that run already (`persistent_workers`), and a base that has epochs."""
+        """To be called before each epoch.
+
+        It reaches workers that already run (`persistent_workers`), and a base that has epochs of its own.
+        """
         self._swapping.set_epoch(epoch)
         tell(self.base, epoch)
 
     @property
     def counts(self) -> dict[str, int]:
-        """Originals, neighbours, and originals for want of a neighbour (missing), over all workers."""
+        """How many items were given as `originals`, how many as `neighbours`, over all workers.
+
+        `missing` items are originals that were given because no neighbour was there.
+        """
         return self._swapping.counts()
 
     def state_dict(self) -> dict[str, Any]:
+        """The epoch and the counts, for resuming."""
         return self._swapping.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up the epoch and the counts of a `state_dict`."""
         self._swapping.load_state_dict(state)
 
 
 class AugmentedStream(IterableDataset[Any]):
-    """The same for what can only be iterated: WebDataset pipelines, Hugging Face streams, any iterable of items.
+    """The same as `AugmentedDataset` for any iterable of items, such as WebDataset pipelines or Hugging Face streams.
 
-    Seeded by epoch and key. Wrap the whole pipeline, its decoding included; `key` is as for `AugmentedDataset`, but of
-    the item alone. To resume, the base's own state is used where it has one; else the items that were seen are skipped,
-    so the base must give them in the same order again.
+    The choice depends on `seed`, epoch and key. Wrap the whole pipeline, its decoding included. `key` is as for
+    `AugmentedDataset`, but of the item alone. Resuming uses the base's own state where it has one. Otherwise the items
+    that were seen are skipped, so that the base must give them in the same order again.
     """
 
     def __init__(
         self, base: Iterable[Any], store: Store, p: float = 0.5, copies: int | None = None, *, seed: int = 0,
         key: Key = None, swap: Swap | None = None, transform: Transform | None = None,
     ) -> None:  # fmt: skip
+        """Raises `UserError` where `p` is no probability or `copies` is below 1; `copies` None means all there are."""
         self.base, self.transform = base, transform
         self._swapping = Swapping(store, p, copies, seed, key, swap)
         self._seen = self._skip = 0
@@ -84,20 +96,22 @@ class AugmentedStream(IterableDataset[Any]):
             yield item if self.transform is None else self.transform(item)
 
     def set_epoch(self, epoch: int) -> None:
-        """Before each epoch; see `AugmentedDataset`."""
+        """To be called before each epoch; see `AugmentedDataset.set_epoch`."""
         self._swapping.set_epoch(epoch)
         tell(self.base, epoch)
 
     @property
     def counts(self) -> dict[str, int]:
-        """See `AugmentedDataset`."""
+        """The counts of `AugmentedDataset.counts`."""
         return self._swapping.counts()
 
     def state_dict(self) -> dict[str, Any]:
+        """Epoch, counts, the number of items seen in this epoch and, where it has one, the state of the base."""
         base = self.base.state_dict() if is_stateful(self.base) else None  # type: ignore[attr-defined]
         return {**self._swapping.state_dict(), "seen": self._seen, "base": base}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a `state_dict`: the next iteration begins behind the items that were seen."""
         self._swapping.load_state_dict(state)
         self._skip = self._seen = state["seen"]
         if state["base"] is not None:
@@ -106,9 +120,11 @@ class AugmentedStream(IterableDataset[Any]):
 
 
 def is_stateful(base: object) -> bool:
+    """Whether an object can save and restore its own position."""
     return hasattr(base, "state_dict") and hasattr(base, "load_state_dict")
 
 
 def tell(base: object, epoch: int) -> None:
+    """Calls `set_epoch` of an object that has it."""
     if hasattr(base, "set_epoch"):
         base.set_epoch(epoch)

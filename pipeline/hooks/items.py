@@ -1,4 +1,4 @@
-"""What data sets give: where an item's image and key are, and how a neighbour takes the image's place."""
+"""The items that data sets give: where their image and key are, and how a neighbour takes the image's place."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from pipeline.media.pixels import resized
 from pipeline.streams.shards import IMAGE_EXTENSIONS
 
 IMAGE_FIELDS = ("image", "img", "images", "pixel_values", *IMAGE_EXTENSIONS)
+"""The fields of a dict that may hold its image."""
 KEY_FIELDS = ("__key__", "key")
+"""The fields of a dict that may hold its key, the first one that is there."""
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+"""Pillow's mode for a number of channels."""
 
 Key = str | Callable[..., str] | None
-"""A format string of the index and an item's fields, `"{:05d}"` or `"{id}"`; or a function of item and index. None
-takes the field `__key__` or `key`."""
+"""A format string of the index and an item's fields, such as `"{:05d}"` or `"{id}"`, or a function of item and index.
+None takes the field `__key__` or `key`."""
 
 
 def key_of(key: Key, item: Any, *index: int) -> str:
-    """The key that the item has in the job's input. `index` is left out where there is none that means anything.
+    """The key that an item has in the job's input; `index` is left out where an item has no index that means anything.
 
-    Raises `UserError` where it cannot be told.
+    Raises `UserError` where the key cannot be told.
     """
     if callable(key):
         return key(item, *index)
@@ -44,7 +47,7 @@ def key_of(key: Key, item: Any, *index: int) -> str:
 
 
 def image_field(fields: Mapping[str, Any]) -> str:
-    """Raises `UserError` where no field, or more than one, may be the image."""
+    """The name of the field with the image. Raises `UserError` unless exactly one field may be it."""
     found = [field for field in IMAGE_FIELDS if field in fields]
     if len(found) != 1:
         raise UserError(f"fields {', '.join(fields)}: exactly one of {', '.join(IMAGE_FIELDS)} is expected")
@@ -52,9 +55,9 @@ def image_field(fields: Mapping[str, Any]) -> str:
 
 
 def swapped(item: Any, neighbour: Image.Image) -> Any:
-    """A pair, a tuple that begins with the image, or a dict, with `neighbour` as its image, in the same type and size.
+    """An item with `neighbour` in place of its image, in the same type and size.
 
-    Raises `UserError` where no image is found.
+    The item is a tuple or list that begins with the image, or a dict. Raises `UserError` where no image is found.
     """
     if isinstance(item, Mapping):
         field = image_field(item)
@@ -65,15 +68,16 @@ def swapped(item: Any, neighbour: Image.Image) -> Any:
 
 
 def rebuilt(like: Sequence[Any], values: list[Any]) -> Sequence[Any]:
-    """A list, tuple or named tuple, as `like` is."""
+    """The values as a list, a tuple or a named tuple, whichever `like` is."""
     return values if isinstance(like, list) else type(like)(*values) if hasattr(like, "_fields") else tuple(values)
 
 
 def alike(neighbour: Image.Image, image: Any) -> Any:
-    """`neighbour` as what `image` is, in its size and mode.
+    """Turns `neighbour` into what `image` is, in its size and mode.
 
-    PIL; tensors `[H, W]` or `[C, H, W]` and arrays `[H, W]` or `[H, W, C]`, uint8 [0, 255] or float [0, 1]. Raises
-    `UserError` for anything else: bytes still to be decoded, or an image that is normalised already.
+    `image` may be a PIL image, a tensor `[H, W]` or `[C, H, W]`, or an array `[H, W]` or `[H, W, C]`, with uint8 in [0,
+    255] or floats in [0, 1]. Raises `UserError` for anything else, such as bytes still to be decoded, or an image that
+    is already normalised.
     """
     if isinstance(image, Image.Image):
         return resized(neighbour, image.size).convert(image.mode)
@@ -89,7 +93,10 @@ def alike(neighbour: Image.Image, image: Any) -> Any:
 
 
 def fitted(neighbour: Image.Image, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """uint8 in `shape`, `[H, W]` or `[H, W, C]`."""
+    """The neighbour as uint8 of a `shape` `[H, W]` or `[H, W, C]`.
+
+    Raises `UserError` unless there are 1, 3 or 4 channels.
+    """
     channels = shape[2] if len(shape) == 3 else 1
     if len(shape) not in (2, 3) or channels not in MODES:
         raise UserError(f"an image has shape {list(shape)}; 1, 3 or 4 channels are expected")
@@ -98,7 +105,10 @@ def fitted(neighbour: Image.Image, shape: tuple[int, ...]) -> np.ndarray[Any, np
 
 
 def as_tensor(pixels: Tensor, like: Tensor) -> Tensor:
-    """uint8 pixels in the type of `like`, whose range is [0, 255] or [0, 1]."""
+    """uint8 pixels as a tensor of the type of `like`, on its device: uint8 in [0, 255] or floats in [0, 1].
+
+    Raises `UserError` where `like` is of another type, or holds floats outside [0, 1].
+    """
     if like.is_floating_point():
         check_range(like)
         pixels = pixels.to(like.dtype) / 255
@@ -113,7 +123,7 @@ def as_tensor(pixels: Tensor, like: Tensor) -> Tensor:
 
 
 def check_range(images: Tensor) -> None:
-    """Raises `UserError` for floats outside [0, 1]: somebody has normalised them."""
+    """Raises `UserError` for floats outside [0, 1], which mean that the images have been normalised."""
     if images.numel() and not bool(((images >= 0) & (images <= 1)).all()):
         low, high = images.min().item(), images.max().item()
         raise UserError(f"images hold floats from {low:.3g} to {high:.3g}; [0, 1] is expected: normalise afterwards")

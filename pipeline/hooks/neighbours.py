@@ -21,14 +21,15 @@ from pipeline.operators.on_cascades import check, through
 class Neighbours:
     """One operator on one model, with the secret that noise is derived from.
 
-    Bytes are those of an offline job with this operator, model, salt and batch size. Raises `UserError` where the
-    operator and the model don't fit, or the operator wants more than images and their labels (captions).
+    Pixels are those of an offline job with this operator, model, salt and batch size. Raises `UserError` where operator
+    and model don't fit, or the operator wants more than images, labels and captions.
     """
 
     operator: Operator
     model: Model
     salt: bytes = field(repr=False)
     batch_size: int
+    """Images in one call of the model."""
 
     def __post_init__(self) -> None:
         if isinstance(self.model, OfClips):
@@ -49,9 +50,11 @@ class Neighbours:
         captions: Sequence[str] | None = None,
         copy: int = 0,
     ) -> tuple[Tensor, Tensor]:
-        """uint8 `[B, 3, H, W]` in the size of the model → neighbours like it, and bool `[B]`: which were made.
+        """Makes a neighbour of each image, uint8 `[B, 3, H, W]` in the size of the model.
 
-        `labels` int64 `[B]`, −1 for none. A row whose output is not finite keeps its image, and counts as not made.
+        Returns the neighbours and bool `[B]`: a row whose output is not finite keeps its image and counts as not made.
+        `labels` are int64 `[B]`, −1 for none; `captions` are B texts. Raises `UserError` for labels that the model does
+        not know.
         """
         self.check_labels(labels)
         near, made = torch.empty_like(images), torch.empty(len(images), dtype=torch.bool, device=images.device)
@@ -96,5 +99,5 @@ class Neighbours:
 
 
 def quantised(pixels: Tensor) -> Tensor:
-    """Float `[B, 3, H, W]` in [-1, 1] → uint8, as `pixels.from_pixels` rounds."""
+    """Rounds float `[B, 3, H, W]` in [-1, 1] to uint8 just as `pixels.from_pixels` does."""
     return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""A batch of a training as a model sees it, and back: range, channels and size."""
+"""A training's batch as a model sees it, and the way back: range, channels and size."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from pipeline.errors import UserError
 from pipeline.hooks.items import check_range
 
 LUMA = (19595, 38470, 7471)
-"""Of 65536: red, green and blue in grey, as Pillow weighs them."""
+"""Weights of red, green and blue in grey, out of 65536, as in Pillow."""
 
 
 def seen(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images as the model sees them: uint8 RGB of its size."""
+    """Images `[B, C, H, W]` as the model sees them: uint8 RGB `[B, 3, h, w]` of its `size` (height, width).
+
+    Raises `UserError` unless they are uint8 in [0, 255] or floats in [0, 1].
+    """
     if images.is_floating_point():
         check_range(images)
         images = (images.float() * 255).round().to(torch.uint8)
@@ -24,7 +27,7 @@ def seen(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def restored(near: Tensor, like: Tensor) -> Tensor:
-    """uint8 RGB in the size, channels and type of `like [B, C, H, W]`."""
+    """Brings uint8 RGB neighbours `[B, 3, h, w]` to the size, channels and type of `like [B, C, H, W]`."""
     near = scaled(near, (like.shape[2], like.shape[3]))
     if like.shape[1] == 1:
         weighted = near.int() * torch.tensor(LUMA, device=near.device)[:, None, None].int()
@@ -33,7 +36,7 @@ def restored(near: Tensor, like: Tensor) -> Tensor:
 
 
 def scaled(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 → uint8, stretched."""
+    """Stretches uint8 images `[B, C, H, W]` to `size` (height, width), bicubic with antialiasing."""
     if tuple(images.shape[2:]) == tuple(size):
         return images
     large = interpolate(images.float(), size=tuple(size), mode="bicubic", antialias=True)
@@ -41,6 +44,7 @@ def scaled(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def rewrapped(output: Tensor, like: Tensor) -> Tensor:
+    """`output` as the same class of tensor as `like`, which may be one of torchvision's tv_tensors."""
     if type(like) is Tensor:
         return output
     from torchvision.tv_tensors import wrap

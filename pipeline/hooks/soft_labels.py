@@ -1,4 +1,4 @@
-"""Labels that give way as far as an image was taken from its original."""
+"""Soft labels: the farther a neighbour is from its original, the less its label counts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from pipeline.operators import Operator
 
 
 def soft_labels(labels: Tensor, levels: Tensor, gamma: float, classes: int) -> Tensor:
-    """int64 `[B]` and levels s in [0, 1], as fractions of T → float32 `[B, classes]`.
+    """Makes soft labels, float32 `[B, classes]`, of classes int64 `[B]` and levels s `[B]`, fractions of T in [0, 1].
 
-    A label keeps 1 − s^γ (Diff-Mix, 2403.19600, eq. 5); the rest is spread over the other classes. One-hot at s = 0.
+    A label keeps 1 − s^γ (Diff-Mix, 2403.19600, eq. 5), and the rest is spread evenly over the other classes. At s = 0
+    it is one-hot.
     """
     lost = levels.double() ** gamma
     soft = (lost / (classes - 1))[:, None].repeat(1, classes)
@@ -24,7 +25,7 @@ def soft_labels(labels: Tensor, levels: Tensor, gamma: float, classes: int) -> T
 
 
 def fractions(neighbours: Neighbours, keys: Sequence[str], copy: int, device: torch.device) -> Tensor:
-    """The level that each key's neighbour begins at, as a fraction of T: float64 `[B]`."""
+    """The level at which the neighbour of each key begins, as a fraction of T: float64 `[B]` in [0, 1]."""
     operator, levels = neighbours.operator, neighbours.model.levels
     uniform = KeyedNoise(neighbours.salt, keys, operator.name, copy).uniform().to(device)
     return levels.fraction(getattr(operator, operator.dial or "").draw(uniform, levels))
@@ -41,6 +42,7 @@ def check_soft(operator: Operator, gamma: float, classes: int | None) -> None:
 
 
 def check_classes(labels: Tensor, classes: int) -> None:
+    """Raises `UserError` for labels outside 0 … classes − 1."""
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise UserError(f"gamma: a label is {low if low < 0 else high}; soft labels are made of 0 to {classes - 1}")

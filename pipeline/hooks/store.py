@@ -1,4 +1,4 @@
-"""The neighbours that an offline job has stored: any copy of any key, read straight out of the job's tars."""
+"""The neighbours that an offline job has stored: any copy of any key, read straight from the job's tars."""
 
 from __future__ import annotations
 
@@ -26,47 +26,54 @@ from pipeline.streams.ledger import Ledger, differences
 
 
 class Store(Protocol):
-    """Where neighbours come from while a model trains. Reading never waits, and never fails for want of one."""
+    """A source of neighbours while a model trains. Reading never waits, and never fails because there is none."""
 
     def copies(self, key: str) -> int:
         """How many neighbours of a source there are now."""
         ...
 
     def get(self, key: str, copy: int) -> Image.Image | None:
-        """One of them, 0 ≤ copy < copies(key); None where it is not there (any more)."""
+        """Neighbour number `copy`, 0 ≤ copy < copies(key); None where it is not there (any more)."""
         ...
 
 
 @runtime_checkable
 class Weighted(Store, Protocol):
-    """A store whose neighbours do not all count the same."""
+    """A store whose neighbours do not all count equally."""
 
     def weight(self, key: str, copy: int) -> float:
-        """In (0, 1]: how often it is taken when its turn comes; else the original is."""
+        """The probability, in (0, 1], of taking this neighbour when its turn comes; otherwise the original is taken."""
         ...
 
 
 class StoredImage(NamedTuple):
-    """Where an image lies in its tar."""
+    """The place of an image in its tar."""
 
     key: str
-    """Of its source."""
+    """Key of its source."""
     copy: int
+    """Number of the copy, from 0."""
     name: str
-    """Its own key."""
+    """Key of the image itself."""
     offset: int
+    """Where its bytes begin in the tar."""
     size: int
+    """How many bytes it has."""
 
 
 class NeighbourStore:
-    """Read-only; a file is open while an image is read and no longer, so that it may be forked, pickled and shared."""
+    """A read-only store.
+
+    A file is open only while an image is read, so that the store may be forked, pickled and shared.
+    """
 
     def __init__(
         self, shards: Mapping[Path, Sequence[StoredImage]], weights: Mapping[str, float] | None = None
     ) -> None:
-        """`weights` by output key, 1 where none is given; of 0 means that the neighbour does not exist.
+        """Takes the images of each tar, and `weights` in [0, 1] by output key.
 
-        Raises `UserError` for a key that comes twice, and for weights that fit no neighbour or are not in [0, 1].
+        A weight is 1 by default; a neighbour of weight 0 is left out. Raises `UserError` for a key that comes twice,
+        and for weights that fit no neighbour or lie outside [0, 1].
         """
         weights = dict(weights or {})
         self._files = list(shards)
@@ -96,10 +103,10 @@ class NeighbourStore:
     def open(
         cls, folder: Path | str, *, expect: JobConfig | None = None, weights: Mapping[str, float] | None = None
     ) -> NeighbourStore:
-        """The finished shards of the job that wrote to `folder` (`output.path`, format webdataset).
+        """Opens the finished shards of the job that wrote to `folder`, its `output.path`, in format webdataset.
 
-        With `expect`, raises `UserError` where another configuration, model or salt made them; for a folder that holds
-        no such job, too.
+        Raises `UserError` where the folder holds no such job and, with `expect`, where another configuration, model or
+        salt made it.
         """
         ledger = Ledger(Path(folder))
         job = read_job(ledger)
@@ -112,18 +119,22 @@ class NeighbourStore:
         return cls(shards, weights)
 
     def __len__(self) -> int:
-        """Images."""
+        """How many neighbours the store holds."""
         return len(self._places)
 
     def copies(self, key: str) -> int:
+        """How many neighbours the source `key` has; 0 where it is unknown."""
         return len(self._rows.get(key, ()))
 
     def weight(self, key: str, copy: int) -> float:
+        """The weight of a neighbour, in (0, 1]."""
         return float(self._weights[self._rows[key][copy]])
 
     def get(self, key: str, copy: int) -> Image.Image | None:
-        """In the size and mode it was stored in; `copy` counts what the weights have left. Raises `UserError` where the
-        job's tar has changed since."""
+        """A neighbour in the size and mode in which it was stored; None where there is no such copy.
+
+        `copy` counts only neighbours whose weight is not 0. Raises `UserError` where the job's tar has changed since.
+        """
         rows = self._rows.get(key, ())
         if not 0 <= copy < len(rows):
             return None
@@ -138,7 +149,7 @@ class NeighbourStore:
 
 
 def read_job(ledger: Ledger) -> Job:
-    """What a finished or running job is. Raises `UserError` where its output cannot serve as a store."""
+    """Reads what a finished or running job is. Raises `UserError` where its output cannot serve as a store."""
     job, root = ledger.job(), ledger.root
     if job is None:
         raise UserError(f"{root} holds no doppel job; name the output.path of a doppel run")
@@ -151,7 +162,7 @@ def read_job(ledger: Ledger) -> Job:
 
 
 def check_expected(root: Path, job: Job, expect: JobConfig) -> None:
-    """Raises `UserError` with all that differs; a store that another version of the code has made will do."""
+    """Raises `UserError` with all differences between the store and `expect`; the version of the code may differ."""
     expected = hashes(expect, *outlines(expect), read_salt(expect.run.salt_file))
     expected = {**job.hashes, **expected, "code": job.hashes["code"]}
     if changed := differences(job, job.model_copy(update={"hashes": expected, "config": identity(expect)})):
@@ -159,14 +170,14 @@ def check_expected(root: Path, job: Job, expect: JobConfig) -> None:
 
 
 def is_data(name: str) -> bool:
-    """Of the files in a record: a tar in data/, and not the quarantine."""
+    """Whether a file of a shard's record is a tar in data/, and not one of the quarantine."""
     return PurePosixPath(name).parts[:-1] == ("data",) and name.endswith(".tar")
 
 
 def scan(file: Path) -> Iterator[StoredImage]:
-    """The images of an output shard, by headers and provenance: the first member of a sample is its image.
+    """Yields the images of an output shard by its headers and provenance; the first member of a sample is its image.
 
-    Further images of a sample (views, components) are no neighbours. Raises `UserError` for a tar that is damaged.
+    Further images of a sample (views, components) are no neighbours. Raises `UserError` for a damaged tar.
     """
     members: list[tarfile.TarInfo] = []
     try:
@@ -188,7 +199,7 @@ def scan(file: Path) -> Iterator[StoredImage]:
 
 
 def read_weights(file: Path | str) -> dict[str, float]:
-    """Output key → weight, from a JSON object. Raises `UserError` where the file holds something else."""
+    """Reads weights by output key from a JSON object. Raises `UserError` where the file holds something else."""
     try:
         weights = json.loads(Path(file).read_text())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The original or one of its neighbours: decided by a hash, counted, and known to all workers of a data loader."""
+"""The choice between an original and its neighbours: made by a hash, counted, and shared by all workers of a loader."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from pipeline.hooks.items import Key, key_of, swapped
 from pipeline.hooks.store import Store, Weighted
 
 COUNTED = ("originals", "neighbours", "missing")
-"""`missing` are originals, too: a neighbour was due, and the store had none."""
+"""What is counted. `missing` items are given as originals, too: a neighbour was due, and the store had none."""
 PROCESSES = 256
-"""That count apart from each other; more would share, and might miscount."""
+"""So many processes count separately; more would share a counter, and might miscount."""
 
 Swap = Callable[[Any, Image.Image], Any]
+"""Puts a neighbour into an item, in place of its image."""
 
 
 class Swapping:
     """Puts neighbours in the place of images.
 
-    Epoch and counts lie in shared memory: what is set here reaches workers that run already.
+    Epoch and counts lie in shared memory, so that what is set here reaches workers that already run.
     """
 
     def __init__(self, store: Store, p: float, copies: int | None, seed: int, key: Key, swap: Swap | None) -> None:
+        """Raises `UserError` where `p` is no probability or `copies` is below 1; `copies` None means all there are."""
         if not 0 <= p <= 1:
             raise UserError(f"p is {p}; a probability in [0, 1] is expected")
         if copies is not None and copies < 1:
@@ -40,7 +42,10 @@ class Swapping:
         self._counts = torch.zeros(PROCESSES, len(COUNTED), dtype=torch.int64).share_memory_()
 
     def __call__(self, item: Any, *index: int) -> Any:
-        """The choice hangs on seed, epoch and index, or the item's key where there is no index; on nothing else."""
+        """Gives the item, or the item with a neighbour in it.
+
+        The choice depends only on seed, epoch and index or, where there is no index, the item's key.
+        """
         place = index[0] if index else key_of(self.key, item)
         due, which, taken = uniforms(self.seed, self.epoch, place)
         neighbour, counted = None, "originals"
@@ -60,21 +65,24 @@ class Swapping:
 
     @property
     def epoch(self) -> int:
+        """The number of the epoch, from 0."""
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
+        """Sets the number of the epoch for this process and all workers."""
         self._epoch.fill_(epoch)
 
     def counts(self) -> dict[str, int]:
-        """Over all workers, since the beginning."""
+        """Counts by the names in `COUNTED`, over all workers, since the beginning."""
         return dict(zip(COUNTED, self._counts.sum(0).tolist(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        """In a worker, its own counts; elsewhere, all of them."""
+        """Epoch and counts: in a worker its own counts, elsewhere those of all."""
         counts = self._counts.sum(0) if get_worker_info() is None else self._counts[own_row()]
         return {"epoch": self.epoch, "counts": counts.tolist()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up epoch and counts of a `state_dict`."""
         self.set_epoch(state["epoch"])
         if get_worker_info() is None:
             self._counts.zero_()
@@ -82,13 +90,13 @@ class Swapping:
 
 
 def uniforms(*parts: int | str) -> tuple[float, float, float]:
-    """Three numbers in [0, 1), by a hash of the parts."""
+    """Three numbers in [0, 1) that are a hash of the parts."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=24).digest()
     due, which, taken = (int.from_bytes(digest[i : i + 8]) >> 11 for i in (0, 8, 16))
     return due / 2**53, which / 2**53, taken / 2**53
 
 
 def own_row() -> int:
-    """Where this process counts: 0 outside of workers."""
+    """The row in which this process counts: 0 outside of workers."""
     info = get_worker_info()
     return 0 if info is None else 1 + info.id % (PROCESSES - 1)

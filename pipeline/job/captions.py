@@ -1,4 +1,4 @@
-"""Each sample's own prompt: a template, filled in from its label and its members."""
+"""Each sample's own prompt: a template that is filled in from the sample's label and members."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ if TYPE_CHECKING:
     from pipeline.operators import Operator
 
 PLACE = re.compile(r"\{([^{}]+)\}")
+"""A place in a template, in braces."""
 
 
 class CaptionConfig(Section):
-    """Each sample's own prompt, for models that take one. A text alone is the template."""
+    """Each sample's own prompt, for models that take one. A text in place of the section is its template."""
 
     template: str = Field(min_length=1)
-    """`a photo of a {label}`; `{label}` is the name of the class, `{txt}` a member of the sample, `{json:caption}` a
-    field of a JSON member."""
+    """A text such as `a photo of a {label}`. `{label}` is the name of the class, `{txt}` a member of the sample, and
+    `{json:caption}` a field of a JSON member."""
     on_missing: Literal["error", "default", "skip"] = "error"
-    """Where a sample lacks what the template names: end the job, take `default`, or put the sample in quarantine."""
+    """What happens where a sample lacks something the template names: `error` ends the job, `default` takes the
+    default, `skip` puts the sample in quarantine."""
     default: str | None = None
+    """The prompt that `on_missing: default` takes."""
 
     @model_validator(mode="before")
     @classmethod
@@ -42,11 +45,14 @@ class CaptionConfig(Section):
 
 
 class NoCaption(Exception):
-    """What the sample lacks."""
+    """Raised where a template cannot be filled in; the message says what the sample lacks."""
 
 
 def read_caption(config: CaptionConfig, sample: Sample, names: Sequence[str] | None) -> str:
-    """The template filled in; `names` of the classes by label. Raises `NoCaption` where that is not possible."""
+    """Fills in the template; `names` are those of the classes, by label.
+
+    Raises `NoCaption` where that is not possible.
+    """
     try:
         return PLACE.sub(lambda place: _named(place[1], sample, names), config.template)
     except NoCaption:
@@ -76,5 +82,8 @@ def _named(place: str, sample: Sample, names: Sequence[str] | None) -> str:
 
 
 def wants(operator: Operator | None, model: Outline, kind: Literal["class", "text"], condition: str = "own") -> bool:
-    """Whether the operator conditions the model on the samples' own labels (captions)."""
+    """Whether the operator conditions the model on the samples' own labels (`kind` class) or captions (`kind` text).
+
+    `condition` is `own`, or `edited` for the caption of what a sample is to become.
+    """
     return model.conditioning == kind and operator is not None and condition in operator.conditions_used()

@@ -1,4 +1,4 @@
-"""Where frames belong together: the clip that a key names, and models that see several frames at once."""
+"""Frames that belong together: the clip that a key names, and models that see several frames at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def clip_of(key: str, pattern: str | None) -> str | None:
-    """The part of a frame's key that names its clip: the pattern's first group. None where it doesn't match."""
+    """The part of a frame's key that names its clip: the first group of `pattern`, or the whole key without a pattern.
+
+    Returns None where the pattern does not match the whole key.
+    """
     if pattern is None:
         return key
     found = re.fullmatch(pattern, key)
@@ -21,7 +24,7 @@ def clip_of(key: str, pattern: str | None) -> str | None:
 
 
 def check_clips(config: JobConfig, model: Outline, second: Outline | None) -> None:
-    """Raises `UserError` where a model of clips gets none, or one of images is asked for a window."""
+    """Raises `UserError` where a model of clips gets none, or a model of images is asked for a window of frames."""
     asked = config.video.frames if config.video else None
     if second is not None and isinstance(model, OfClips) != isinstance(second, OfClips):
         raise UserError("second_model: one of both models works on clips, the other on single images")
@@ -37,7 +40,7 @@ def check_clips(config: JobConfig, model: Outline, second: Outline | None) -> No
 
 
 def frames_at_once(config: JobConfig, model: Outline) -> int | None:
-    """Frames that the model sees at once; None for a model of single images."""
+    """How many frames the model sees at once; None for a model of single images."""
     if not isinstance(model, OfClips):
         return None
     return config.video.frames if config.video and config.video.frames else model.frames

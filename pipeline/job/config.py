@@ -21,73 +21,86 @@ from pipeline.streams.shards import CLIP_EXTENSIONS, IMAGE_EXTENSIONS
 
 
 class ImageConfig(Section):
+    """How images are brought to the model's size and colours, and back."""
+
     fit: Fit = "resize"
-    """How an image of another size is brought to the model's: stretch, cut out the centre, or pad."""
+    """How an image of another size becomes one of the model's: stretched, cut to its centre, or padded."""
     restore_size: bool = False
-    """Scale the output back to the size of the source (of the part that the model saw)."""
+    """Whether the output is scaled back to the size of the source, or of the part of it that the model saw."""
     mode: Literal["source", "RGB"] = "source"
-    """`source`: grey images stay grey, also where the model paints in colour."""
+    """With `source`, grey images stay grey even where the model paints in colour."""
 
 
 class OutputConfig(Section):
+    """Where outputs are written, and in which format."""
+
     path: str
+    """The job's folder: data, quarantine, records and manifest."""
     format: OutputFormat = "webdataset"
     codec: Codec | Literal["auto"] = "auto"
-    """`auto`: PNG below 128 pixels a side, else JPEG."""
+    """The codec of images; `auto` takes PNG below 128 pixels a side, else JPEG."""
     quality: int = Field(default=95, ge=1, le=100)
-    """Of JPEG and WebP."""
+    """The quality of JPEG and WebP, 1 to 100."""
 
 
 class RunConfig(Section):
-    """Where and how fast; nothing here changes the bytes that are written."""
+    """Where a job runs and how fast; nothing here changes the bytes that are written."""
 
     devices: tuple[str, ...] = ("auto",)
-    """`auto` takes every CUDA device, or the CPU; more than one device: one process each."""
+    """Devices by torch's names; `auto` takes every CUDA device, or else the CPU. Each device gets a process of its
+    own."""
     workers: int = Field(default=2, ge=1)
     """Threads that decode and encode, for each device."""
     salt_file: str | None = None
-    """File with the secret that noise is derived from (or the variable DOPPEL_SALT); at least 16 bytes."""
+    """A file with the secret that noise is derived from, at least 16 bytes; else the variable DOPPEL_SALT."""
 
 
 class VideoConfig(Section):
-    """Samples whose image is a clip, .mp4 or .gif, are read with all their frames, and written as clips again.
+    """Reads samples whose image is a clip, .mp4 or .gif, with all their frames, and writes them as clips again.
 
-    `output.codec` and `quality` are of images, and say nothing of clips.
+    `output.codec` and `output.quality` concern images only, not clips.
     """
 
     frames: int | None = Field(default=None, ge=1)
-    """That a model of clips sees at once; by default as many as it was trained with."""
+    """Frames that a model of clips sees at once; by default as many as it was trained with."""
 
 
 class JobConfig(Recipe):
-    """What `doppel run` reads. Without `model` and `operator` the job passes images through."""
+    """The recipe of `doppel run`. Without `model` and `operator` the job passes images through."""
 
     kind: Literal["job"] = "job"
     input: AnyInput
+    """The data set that is read."""
     model: ModelConfig | None = None
+    """The diffusion model that the operator works with."""
     second_model: ModelConfig | None = None
-    """For operators between two models; its `batch_size` does not count."""
+    """The other model of operators that work between two; its `batch_size` does not count."""
     operator: AnyOperator | None = None
+    """What is done to each image."""
     caption: CaptionConfig | None = None
-    """Each sample's own prompt; models that take none have no use for it."""
+    """The prompt of each sample; models that take none ignore it."""
     edited: CaptionConfig | None = None
-    """The caption of each sample as it is to become; condition `edited`."""
+    """The caption of each sample as it is to become, for condition `edited`."""
     judge: JudgeConfig | None = None
+    """The CLIP that scores outputs, for operators that choose among copies."""
     mask: MaskConfig | None = None
+    """What is to change in each image."""
     guide: GuideConfig | None = None
+    """A second image for each sample."""
     anonymity: AnonymityConfig | None = None
-    """Verify each output's faces; without proof it is not written."""
+    """The gate: every output's faces are verified, and what is not proven anonymous is not written."""
     release: ReleaseConfig | None = None
-    """Publish what was verified, without all that names people."""
+    """Publishes what was verified, without anything that names people."""
     clip: str | None = None
-    """Regular expression for the keys of frames; its first group names the clip. The frames of a clip share their
+    """A regular expression for the keys of frames, whose first group names the clip. The frames of a clip share their
     noise."""
     video: VideoConfig | None = None
+    """Makes clips, and not only images, into samples."""
     image: ImageConfig = ImageConfig()
     output: OutputConfig
     run: RunConfig = RunConfig()
     limit: int | None = Field(default=None, ge=1)
-    """Only the first N samples of the stream."""
+    """Processes only the first N samples of the stream."""
 
     @model_validator(mode="after")
     def _model_and_operator(self) -> JobConfig:

@@ -1,4 +1,4 @@
-"""What a recipe gives beside images and labels: captions, masks, guides, and the clips that frames belong to."""
+"""What a recipe gives in addition to images and labels: masks, guides, and a judge."""
 
 from __future__ import annotations
 
@@ -23,47 +23,55 @@ if TYPE_CHECKING:
 
 
 class MaskConfig(OneOf):
-    """White is to change, black is kept."""
+    """A mask for every sample: white is to change, black is kept."""
 
     member: str | None = None
-    """Extension of a member of every sample: `mask.png`."""
+    """The extension of a member that every sample has, such as `mask.png`."""
     file: str | None = None
-    """One image for all samples, in the model's size."""
+    """One image for all samples, scaled to the model's size."""
     shape: Shape | None = None
-    """A named shape; random ones are another for every key."""
+    """A named shape; a random one differs from key to key."""
 
 
 class Strokes(Section):
-    """SDEdit's stroke simulation."""
+    """The stroke simulation of SDEdit (Meng et al., 2108.01073): a median filter, then a few colours."""
 
     colours: int = Field(default=6, ge=2, le=256)
+    """How many colours the painting has."""
     kernel: int = Field(default=23, ge=1)
-    """Side of the median filter, at 256 pixels."""
+    """Side of the median filter in pixels, for an image of 256 pixels."""
 
 
 class GuideConfig(OneOf):
     """A second image for every sample."""
 
     member: str | None = None
+    """The extension of a member that every sample has."""
     file: str | None = None
+    """One image for all samples."""
     strokes: Strokes | None = None
     """The image itself, as a painting of a few strokes."""
     previous: int | None = Field(default=None, ge=1, le=16)
-    """So many samples before it, in the same shard; the first have none, and go to the quarantine."""
+    """The guides are so many samples before this one in the same shard. The first samples have too few and go to
+    quarantine."""
 
 
 class JudgeConfig(Section):
     """The CLIP that compares images and texts."""
 
     path: str
-    """A transformers CLIP folder, or a hub id."""
+    """A folder in transformers' format, or the id of a model on the hub."""
     revision: str | None = None
+    """The branch, tag or commit on the hub."""
 
 
 def read_mask(
     config: MaskConfig, sample: Sample, frame: Frame, size: tuple[int, int], fit: Fit, salt: bytes, noise_key: str
 ) -> Pixels8:
-    """uint8 0 or 1, `[H, W]`. Raises `Undecodable`."""
+    """The mask of a sample, uint8 `[H, W]`, 1 where the image is to change; `size` is (height, width).
+
+    A random shape depends on `salt` and `noise_key`. Raises `Undecodable` for a member that is missing or no image.
+    """
     if config.shape is not None:
         seed = hashlib.blake2b(noise_key.encode(), key=hashlib.blake2b(salt).digest(), person=b"mask").digest()
         return mask_shape(config.shape, size, np.random.default_rng(list(seed))).astype(np.uint8)
@@ -73,7 +81,7 @@ def read_mask(
 
 
 def read_guide(config: GuideConfig, sample: Sample, image: Pixels8, size: tuple[int, int], fit: Fit) -> Pixels8 | None:
-    """uint8 `[H, W, 3]`; None where it is the sample before. Raises `Undecodable`."""
+    """The guide of a sample, uint8 RGB `[H, W, 3]`; None where it is an earlier sample. Raises `Undecodable`."""
     if config.strokes is not None:
         return stroke_painting(image, config.strokes.colours, config.strokes.kernel)
     if config.member is not None:
@@ -83,7 +91,7 @@ def read_guide(config: GuideConfig, sample: Sample, image: Pixels8, size: tuple[
 
 @cache
 def file_mask(file: str, size: tuple[int, int]) -> Pixels8:
-    """Raises `UserError`: the file is the recipe's, not a sample's."""
+    """The mask of the recipe's file, read once. Raises `UserError` where it cannot be read."""
     try:
         return decode_mask(Path(file).expanduser().read_bytes(), size[::-1], size)
     except (OSError, Undecodable) as error:
@@ -92,6 +100,7 @@ def file_mask(file: str, size: tuple[int, int]) -> Pixels8:
 
 @cache
 def file_guide(file: str, size: tuple[int, int], fit: Fit) -> Pixels8:
+    """The guide of the recipe's file, read once. Raises `UserError` where it cannot be read."""
     try:
         return decode(Path(file).expanduser().read_bytes(), size, fit)[0]
     except (OSError, Undecodable) as error:

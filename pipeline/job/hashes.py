@@ -1,4 +1,4 @@
-"""What decides the bytes that a job writes: configuration, weights, files, code and salt, as hashes to compare."""
+"""Everything that decides the bytes that a job writes, as hashes: configuration, weights, files, code and salt."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ MAKING = (
     "pipeline.engine.transforming",
     "pipeline.engine.encoding",
 )
-"""Modules that make outputs, with all that they import: shard → decode → operator → encode → shard."""
+"""The modules that make outputs, together with all that they import: shard → decode → operator → encode → shard."""
 VERIFYING = ("pipeline.engine.ladder",)
-"""The same of what a gate adds."""
+"""The modules that a gate adds to these."""
 
 
 def hashes(config: JobConfig, model: Outline | None, second: Outline | None, salt: bytes) -> dict[str, str]:
-    """sha256 of each part, in hexadecimal; empty where the job has none. Of the salt a check that gives nothing away.
+    """The sha256 of each part, in hexadecimal; empty where the job has no such part.
 
-    The one of the configuration leaves out the input: the same shard gives the same bytes wherever it lies.
+    The salt has a check that hides it. The hash of the configuration leaves out the input, because the same shard gives
+    the same bytes wherever it lies.
     """
     return {
         "config": hash_json({k: v for k, v in identity(config).items() if k not in ("input", "limit")}),
@@ -39,7 +40,7 @@ def hashes(config: JobConfig, model: Outline | None, second: Outline | None, sal
 
 
 def identity(config: JobConfig) -> dict[str, Any]:
-    """The part of a configuration that decides the bytes, without places: the model is told by its hash."""
+    """The part of a configuration that decides the bytes, without places: a model is told by its hash alone."""
     files: Any = {"__all__": {"path"}}
     model_place = {
         "path": True, "revision": True, "local_files_only": True, "lora": files, "textual_inversion": files,

@@ -1,4 +1,4 @@
-"""What a job makes of each sample, as its operator says."""
+"""The outputs that a job makes of each sample."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from pipeline.operators import Operator
 
 
 def shape_of(operator: Operator | None) -> Shape:
-    """Without an operator, images pass through: one output for each sample."""
+    """The copies and the further images that an operator makes of a sample; without an operator, one output."""
     return Shape() if operator is None else Shape(copies=operator.copies, names=operator.further_images)

@@ -22,7 +22,7 @@ from pipeline.operators.on_cascades import check
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A configuration with everything that must stay the same for its outputs to stay the same."""
+    """A configuration together with everything that must stay the same for its outputs to stay the same."""
 
     config: JobConfig
     salt: bytes
@@ -30,19 +30,20 @@ class Plan:
     outline: Outline | None
     """What is known of the model before it is loaded; None where images only pass through."""
     batch_size: int
-    """Images that go through the model at once; of a model of clips, windows of frames."""
+    """Images that go through the model at once; for a model of clips, windows of frames."""
     devices: tuple[str, ...]
-    """As torch names them; one process works on each."""
+    """Devices by torch's names; one process works on each."""
     hashes: dict[str, str]
-    """By part: configuration, model, code, salt and more; see `pipeline.job.hashes`."""
+    """What decides the bytes, as a hash for each part: configuration, model, code, salt and more; see
+    `pipeline.job.hashes`."""
     licences: dict[str, Licence]
-    """Of each model's weights, by its path."""
+    """The licence of each model's weights, by the model's path."""
     gate: dict[str, Any] | None
-    """What the gate judges by, where the recipe asks for one."""
+    """What the gate judges by; None where the recipe asks for none."""
 
     @property
     def code(self) -> str:
-        """Version and source hash, for people."""
+        """doppel's version and the beginning of the code's hash, for people to read."""
         return f"{__version__}+{self.hashes['code'][:12]}"
 
     @property
@@ -56,7 +57,7 @@ class Plan:
 
 
 def outlines(config: JobConfig) -> tuple[Outline | None, Outline | None]:
-    """What is known of the job's models before they are loaded."""
+    """What is known of the job's model and second model before they are loaded."""
     first, second = (None if model is None else sketch_model(model) for model in (config.model, config.second_model))
     return first, second
 
@@ -78,13 +79,13 @@ def check_job(config: JobConfig, model: Outline | None, second: Outline | None) 
 
 
 def licences(config: JobConfig) -> dict[str, Licence]:
-    """Of all weights that a job loads, by their paths."""
+    """The licences of all weights that a job loads, by their paths."""
     folders = {path: find_model(ModelConfig(path=path, revision=revision)) for path, revision in weights(config)}
     return {path: read_licence(folder) for path, folder in folders.items()}
 
 
 def weights(config: JobConfig) -> Iterator[tuple[str, str | None]]:
-    """Path and revision of all weights that a job loads."""
+    """Yields path and revision of all weights that a job loads."""
     for model in (config.model, config.second_model):
         if model is not None:
             yield model.path, model.revision

@@ -23,7 +23,7 @@ from pipeline.models.families import load_model, sketch_model
 from pipeline.operators import Given, SDEdit
 from tests.models.parity import assert_parity
 
-SIZE = (32, 48)
+SIZE = (16, 24)
 STEPS = 4
 PROMPTS = ("a photo of a cat", "a red house in snow")
 PIXELS = torch.rand(2, 3, *SIZE, generator=torch.Generator().manual_seed(7)) * 1.8 - 0.9

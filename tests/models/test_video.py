@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.config import validate
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
-from pipeline.job.clips import check_clips
+from pipeline.job.clips import check_clips, frames_at_once
 from pipeline.job.config import JobConfig
 from pipeline.models.config import ModelConfig, Upscaler
 from pipeline.models.families import sketch_model
@@ -342,9 +342,9 @@ def test_clips_and_models_of_clips_must_meet(folder: Path, tmp_path: Path) -> No
 
     for sections in ({"video": {}}, {"video": {"frames": 32}}, {"clip": "(.)"}):
         check_clips(config(**sections), clips, None)
-    assert config(video={}).window(clips) == 16
-    assert config(video={"frames": 3}).window(clips) == 3
-    assert config(video={}).window(images) is None
+    assert frames_at_once(config(video={}), clips) == 16
+    assert frames_at_once(config(video={"frames": 3}), clips) == 3
+    assert frames_at_once(config(video={}), images) is None
     with pytest.raises(UserError, match="the model works on clips: give the recipe video"):
         check_clips(config(), clips, None)
     with pytest.raises(UserError, match=r"video.frames is 33; the model can take at most 32"):

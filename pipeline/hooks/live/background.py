@@ -37,40 +37,45 @@ from pipeline.sources import code_hash
 from pipeline.streams import AnyInput
 
 IDENTITY, LOCK = "store.json", "lock"
+"""The file that says what a store was made of, and the one that its writer locks."""
 CONTEXT = multiprocessing.get_context("spawn")
-"""A fork would inherit what the training has loaded, and no GPU works in it."""
+"""How processes start: a fork would inherit what the training has loaded, and no GPU works in it."""
 PATIENCE = 10.0
 """Seconds that a maker has to end when it is told to."""
 PLACES = {"path", "revision", "local_files_only"}
+"""Fields of a model's configuration that say where it lies, and not what it is."""
 
 log = logging.getLogger("doppel")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Counts are of the store, over all trainings that used it."""
+    """The state of the maker, and counts of the store over all trainings that have used it."""
 
     state: MakerState
-    """Of the maker; `waiting`: enough is there until more has been read."""
+    """What the maker does; `waiting` means that enough is there until more has been read."""
     error: str | None
-    """Why it crashed."""
+    """Why it crashed; else None."""
     pid: int
+    """Process id of the maker."""
     made: int
+    """Neighbours that were made."""
     refused: int
-    """Samples that can't be used (once for each start), and outputs that were not finite."""
+    """Samples that can't be used (counted once for each start), and outputs that were not finite."""
     passes: int
-    """Through the data; the copy that is being made."""
+    """How often the maker has gone through the data, which is the number of the copy that it makes now."""
     read: int
+    """Neighbours that were read."""
     again: int
-    """Of `read`: neighbours that had been read `uses` times before. The maker does not keep up."""
+    """How many of the `read` had been read `uses` times before; it grows where the maker does not keep up."""
     missing: int
-    """No neighbour was there, and the original was used."""
+    """How often no neighbour was there, and the original was used."""
 
 
 class LiveStore:
-    """A `Store` that another process fills. Reads from any number of processes; none waits, and none ever raises.
+    """A `Store` that another process fills. Any number of processes may read it; none waits, and reading never raises.
 
-    Goes to DataLoader workers by pickling or fork. Counts are exact for one reading thread in each process.
+    It reaches DataLoader workers by pickling or fork. Counts are exact for one reading thread in each process.
     """
 
     def __init__(self, slots: Slots) -> None:
@@ -82,17 +87,18 @@ class LiveStore:
         return LiveStore, (self._slots,)
 
     def copies(self, key: str) -> int:
-        """1: which of the neighbours of a key is there, or is fresh, only `get` finds out."""
+        """Always 1: only `get` finds out which neighbours of a key are there."""
         return 1
 
     def get(self, key: str, copy: int = 0) -> Image.Image | None:
-        """The neighbour of `key` that was read least, whatever `copy` is; RGB, in the size of the model. Else None."""
+        """The least read neighbour of `key`, whatever `copy` is; None where there is none. RGB, in the model's size."""
         if self._reader is None or self._process != os.getpid():  # a fork must not count in its parent's place
             self._reader, self._process = SlotReader(self._slots), os.getpid()
         found = self._reader.get(key)
         return None if found is None else Image.fromarray(found.pixels)
 
     def status(self) -> Status:
+        """The state of the maker and the counts, at this moment."""
         folder = self._slots.folder
         progress, counts = MakerProgress(folder, "r"), self._slots.counts()
         numbers = {name: progress[name] for name in ("pid", "made", "refused", "passes")}
@@ -101,22 +107,23 @@ class LiveStore:
 
 
 class BackgroundAugmenter:
-    """`with BackgroundAugmenter(...) as store:` a process makes neighbours of `data` until the block ends.
+    """`with BackgroundAugmenter(...) as store:` runs a process that makes neighbours of `data` until the block ends.
 
-    operator: an `Operator`, or the `operator:` section of a recipe; its `copies` does not count: copy after copy is
-        made, with the pixels that an offline job with so many copies would give each
-    model: the `model:` section of a recipe, or its path; batch_size is a number
-    data: what the training reads, and no more: what nobody reads keeps its place in the store; an `input:` section, or
-        `InMemory(keys=, pixels=, labels=)`
-    capacity: neighbours on disk at most, uint8 in the model's size; at best a little more than there are images
-    uses: how often one is to be read before it may be overwritten
-    device, threads: of the maker; on a CPU it runs at low priority
-    fit: how images of a stream are brought to the model's size, as `image.fit`
-    salt_file: as `run.salt_file`; else $DOPPEL_SALT, else a public constant
+    - `operator`: an `Operator`, or the section `operator:` of a recipe. Its `copies` does not count: the maker makes
+      copy after copy, each with the pixels that it has in an offline job.
+    - `model`: the section `model:` of a recipe, with a number as its batch_size, or the model's path.
+    - `data`: what the training reads, and no more, because neighbours that nobody reads keep their places in the store;
+      a section `input:`, or `InMemory(keys=, pixels=, labels=)`.
+    - `capacity`: the largest number of neighbours on disk, uint8 in the model's size; best a little more than there are
+      images.
+    - `uses`: how often a neighbour is to be read before it may be overwritten.
+    - `device`, `threads`: what the maker computes on; on a CPU it runs at low priority.
+    - `fit`: how images of a stream are brought to the model's size, as `image.fit` in a recipe.
+    - `salt_file`: as `run.salt_file` in a recipe; else `$DOPPEL_SALT`, else a public constant.
 
-    A folder may be used again with the same configuration; files stay in it. Raises `UserError` on entry for all that
-    can be known to be wrong. What goes wrong later is logged once and told by `store.status()`, and the training goes
-    on with originals and the neighbours that are there.
+    A folder may be used again with the same configuration, and its files stay. On entry, `UserError` is raised for
+    everything that can be known to be wrong. What goes wrong later is logged once and told by `store.status()`, and the
+    training goes on with originals and the neighbours that are there.
     """
 
     def __init__(
@@ -124,6 +131,7 @@ class BackgroundAugmenter:
         folder: str | Path, *, capacity: int, uses: int = 1, device: str = "cpu", threads: int = 1,
         fit: Fit = "resize", salt_file: str | None = None,
     ) -> None:  # fmt: skip
+        """Raises `UserError` where `capacity`, `uses` or `threads` is below 1, or the operator is not valid."""
         for name, number in (("capacity", capacity), ("uses", uses), ("threads", threads)):
             if number < 1:
                 raise UserError(f"{name} is {number}; at least 1 is needed")
@@ -187,7 +195,7 @@ class BackgroundAugmenter:
 
 
 def check_device(name: str) -> None:
-    """Raises `UserError` for one that is not there. A GPU is not touched: the maker alone is to take its memory."""
+    """Raises `UserError` for a device that is not there. It touches no GPU, whose memory is for the maker alone."""
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -198,7 +206,10 @@ def check_device(name: str) -> None:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """The folder, held against other makers. Raises `UserError` where there is one, or it is not a store's."""
+    """Holds the folder against other makers.
+
+    Raises `UserError` where one holds it already, or it is not a store's folder.
+    """
     if folder.is_dir() and any(folder.iterdir()) and not (folder / LOCK).exists():
         raise UserError(f"{folder} is not empty and holds no store of neighbours; name an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -214,7 +225,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def claim(folder: Path, identity: Mapping[str, str]) -> bool:
-    """Whether a store must still be made. Raises `UserError` where there is one from another configuration."""
+    """Whether the folder still needs a store. Raises `UserError` where it has one of another configuration."""
     file = folder / IDENTITY
     if not file.exists():
         return True
@@ -226,6 +237,7 @@ def claim(folder: Path, identity: Mapping[str, str]) -> bool:
 
 
 def create(slots: Slots, data: AnyInput | Arrays, identity: Mapping[str, str]) -> None:
+    """Makes the files of a new store; the one with its identity comes last, and without it nothing counts."""
     slots.create()
     MakerProgress(slots.folder, "w+")
     if not isinstance(data, BaseModel):
@@ -235,7 +247,7 @@ def create(slots: Slots, data: AnyInput | Arrays, identity: Mapping[str, str]) -
 
 @contextmanager
 def maker(setup: Setup) -> Iterator[None]:
-    """A process that fills the store; it has ended when the block has, however that ends."""
+    """Runs a process that fills the store, and ends it with the block, however that ends."""
     folder = setup.slots.folder
     progress = MakerProgress(folder, "r+")
     progress.state = "starting"

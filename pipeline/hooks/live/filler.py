@@ -27,22 +27,30 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 MakerState = Literal["starting", "running", "waiting", "crashed", "stopped"]
+"""What the maker is doing, or how it ended."""
 STATES: tuple[MakerState, ...] = get_args(MakerState)
+"""The states in the order of the numbers that stand for them."""
 FIELDS = ("state", "pid", "passes", "rows", "made", "refused")
+"""The numbers of `MakerProgress`, in the order of the file."""
 PROGRESS, LOG = "progress.raw", "maker.log"
+"""The file of `MakerProgress`, and the one in which a failing maker leaves its error."""
 LOOKED = 8
-"""Originals that may be looked at for each neighbour that is made, or else that is asked for: a maker with little to do
-must not spend the training's time on looking for it."""
+"""The maker may look at so many originals for each neighbour that it makes or that is asked for: one that has little to
+do must not spend the training's time on looking for it."""
 CHUNK = 1024
-"""Originals between two looks at what was read; of a smaller store, as many as it has slots: all take their turn."""
+"""Originals between two looks at what has been read; in a smaller store, as many as it has slots, so that all get a
+turn."""
 POLL_SECONDS = 0.05
+"""Seconds between two looks of a waiting maker."""
 NICE = 10
+"""What is added to the niceness of a maker on a CPU."""
 
 
 class MakerProgress:
-    """int64 numbers in a mapped file: what the maker tells, and all that is left of it when it was killed."""
+    """int64 numbers in a mapped file, which tell what the maker does, even after it was killed."""
 
     def __init__(self, folder: Path, mode: str) -> None:
+        """Opens the file in `folder`; `mode` is numpy's, and w+ makes it anew."""
         mapped = np.memmap(folder / PROGRESS, np.int64, mode=mode, shape=(len(FIELDS),))  # type: ignore[call-overload]
         self._values = mapped.view(np.ndarray)
 
@@ -54,6 +62,7 @@ class MakerProgress:
 
     @property
     def state(self) -> MakerState:
+        """What the maker does now."""
         return STATES[self["state"]]
 
     @state.setter
@@ -63,7 +72,7 @@ class MakerProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """All that the maker has to know."""
+    """Everything that the maker has to know."""
 
     slots: Slots
     source: StreamSource | FileSource
@@ -75,13 +84,15 @@ class Setup:
 
 
 class Due(NamedTuple):
+    """An original whose neighbour is due: its key, its label, and its pixels uint8 `[H, W, 3]`."""
+
     key: str
     label: int | None
     pixels: Pixels8
 
 
 def fill(setup: Setup) -> None:
-    """The whole life of the maker: a signal ends it, or its parent's death, or an error, which it leaves in a file."""
+    """The whole life of the maker; it ends by a signal, with its parent, or with an error, left in the file `LOG`."""
     follow_parent()
     torch.set_num_threads(setup.threads)
     if setup.device == "cpu":
@@ -95,9 +106,10 @@ def fill(setup: Setup) -> None:
 
 
 class Filler:
-    """Makes neighbours of the originals that have none left to be read, pass after pass, in the order they come in.
+    """Makes neighbours of originals that have none left to be read, pass after pass, in the originals' order.
 
-    The number of the pass is the copy: a key gets none twice, and those that it was not due for are never made.
+    The number of the pass is the number of the copy. So no key gets the same copy twice, and copies for which it was
+    not due are never made.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -118,6 +130,7 @@ class Filler:
         self._settled = (0, 0)
 
     def run(self) -> None:
+        """Makes pass after pass, and never returns."""
         self._progress.state = "running"
         self._settled = self._done(), self._asked()
         while True:
@@ -125,7 +138,7 @@ class Filler:
             self._progress["passes"] += 1
 
     def make(self, copy: int) -> None:
-        """One pass. Raises `UserError` where there is nothing that a neighbour could be made of."""
+        """Makes one pass. Raises `UserError` where no neighbour could be made of any original."""
         slots, known, rows = self._setup.slots.slots, self._progress["rows"], 0
         each, chunk = max(1, slots // known) if known else 1, min(CHUNK, slots)
         for original in self._setup.source():
@@ -192,6 +205,6 @@ class Filler:
 
 
 def known_labels(operator: Operator, model: Outline) -> range | None:
-    """Those that a job with this operator and model takes; None where it has no use for labels."""
+    """The labels that a job with this operator and model takes; None where it has no use for labels."""
     wanted = model.conditioning == "class" and "own" in operator.conditions_used()
     return range(model.classes or 0) if wanted else None

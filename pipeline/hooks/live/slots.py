@@ -1,7 +1,7 @@
 """A bounded store of images on disk: one process writes, any number read, and nobody ever waits for a lock.
 
-A key belongs to one bucket of slots, by its hash. A reader copies a slot and checks the checksum that came with it:
-what was overwritten meanwhile, or cut short by a crash of the writer, does not fit, and counts as missing.
+A key belongs to one bucket of slots, chosen by its hash. A reader copies a slot and checks the checksum that lies in
+it. A slot that was overwritten meanwhile, or cut short by a crash of the writer, does not match, and counts as missing.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 WAYS = 32
-"""Slots in a bucket. With as many slots as keys, about 7 % of the keys find theirs full and wait for their turn."""
+"""Slots in a bucket. With as many slots as keys, about 7 % of the keys find their bucket full and wait for their
+turn."""
 HEAD = np.dtype([("key", "<u8"), ("copy", "<i8"), ("checksum", "<u4"), ("reads", "<u4")])
+"""The head of a slot: hash of the key, number of the copy, CRC-32 of both and the pixels, and how often it was read."""
 EMPTY = 2**32 - 1
-"""In `reads` of a slot that holds nothing."""
+"""The value of `reads` in a slot that holds nothing."""
 HEADS, PIXELS, READERS = "heads.raw", "pixels.raw", "readers"
+"""The files of heads and of pixels, and the folder of the readers' counts."""
 
 
 class Counts(NamedTuple):
@@ -37,38 +40,43 @@ class Counts(NamedTuple):
     read: int
     """Neighbours handed out."""
     again: int
-    """Of these, neighbours that had been read `uses` times before: the maker has not kept up."""
+    """How many of these had been read `uses` times before; it grows where the maker does not keep up."""
     missing: int
-    """Nothing was there: the original was used."""
+    """How often nothing was there, and the original was used."""
 
 
 class ReadSlot(NamedTuple):
+    """A neighbour as it was read: the number of its copy, and its pixels."""
+
     copy: int
     pixels: Pixels8
-    """`[H, W, 3]`"""
+    """uint8 RGB `[H, W, 3]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slots:
-    """`capacity` images of one size in `folder`; a slot may be overwritten when it has been read `uses` times."""
+    """The files of a store in `folder`; a slot may be overwritten when it has been read `uses` times."""
 
     folder: Path
     size: tuple[int, int]
-    """Height and width."""
+    """Height and width of the images in pixels."""
     capacity: int
+    """Images that are wanted on disk, at most."""
     uses: int
+    """How often an image is to be read before it may be overwritten."""
 
     @property
     def ways(self) -> int:
+        """Slots in a bucket."""
         return min(WAYS, self.capacity)
 
     @property
     def slots(self) -> int:
-        """The capacity in whole buckets."""
+        """How many slots there are: the capacity, rounded down to whole buckets."""
         return self.capacity // self.ways * self.ways
 
     def create(self) -> None:
-        """Empty files of full size. Raises `UserError` where the disk has no room for them."""
+        """Makes empty files of full size. Raises `UserError` where the disk has no room for them."""
         (self.folder / READERS).mkdir(exist_ok=True)
         for name, size in ((PIXELS, self.slots * self.size[0] * self.size[1] * 3), (HEADS, self.slots * HEAD.itemsize)):
             with open(self.folder / name, "wb") as file:
@@ -82,23 +90,24 @@ class Slots:
         heads["reads"] = EMPTY
 
     def open(self, mode: str) -> tuple[NDArray[np.void], NDArray[np.uint8]]:
-        """Heads `[slots]` and pixels uint8 `[slots, H, W, 3]`, mapped."""
+        """Maps the heads `[slots]` and the pixels uint8 `[slots, H, W, 3]`; `mode` is numpy's."""
         heads = np.memmap(self.folder / HEADS, HEAD, mode=mode, shape=(self.slots,))  # type: ignore[call-overload]
         pixels = np.memmap(self.folder / PIXELS, np.uint8, mode=mode, shape=(self.slots, *self.size, 3))  # type: ignore[call-overload]
         return heads.view(np.ndarray), pixels.view(np.ndarray)  # as memmaps, each access would cost ten times as much
 
     def bucket(self, mark: int) -> slice:
+        """The slots of the bucket of a key, given `mark_of(key)`."""
         start = mark % (self.slots // self.ways) * self.ways
         return slice(start, start + self.ways)
 
     def counts(self) -> Counts:
-        """Of all readers, also of those that are gone."""
+        """The counts of all readers, including those that have ended."""
         each = [np.fromfile(file, np.int64) for file in (self.folder / READERS).iterdir()]
         return Counts(*sum((counts for counts in each if len(counts) == 3), np.zeros(3, np.int64)).tolist())
 
 
 class SlotReader:
-    """Reads, and counts what it reads; for one process."""
+    """Reads neighbours and counts what it reads; one for each process."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
@@ -106,7 +115,7 @@ class SlotReader:
         self._claim, self._counts = _claimed(slots.folder / READERS)
 
     def get(self, key: str) -> ReadSlot | None:
-        """The neighbour of `key` that was read least, or None; both are counted."""
+        """The least read neighbour of `key`, or None; both are counted."""
         mark = mark_of(key)
         bucket = self._slots.bucket(mark)
         heads = self._heads[bucket]
@@ -124,16 +133,18 @@ class SlotReader:
 
 
 class SlotWriter:
-    """The only writer of a store."""
+    """Writes neighbours; a store has only one writer."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
         self._heads, self._pixels = slots.open("r+")
 
     def place(self, key: str, each: int, taken: Collection[int]) -> int | None:
-        """The slot for a new neighbour of `key`: an empty one, its own that is used up, or the most read of others.
+        """Chooses the slot for a new neighbour of `key`, or None where there is no slot to give.
 
-        None where the key has `each` neighbours that are not used up, or all slots of its bucket are wanted.
+        An empty slot comes first, then one of its own that is used up, then the most read one of others; slots in
+        `taken` are left alone. None means that the key has `each` neighbours that are not used up, or that all slots of
+        its bucket are wanted.
         """
         mark = mark_of(key)
         bucket = self._slots.bucket(mark)
@@ -148,6 +159,7 @@ class SlotWriter:
         return bucket.start + int(np.where(free, reads + own * (EMPTY // 2), -1).argmax())
 
     def put(self, slot: int, key: str, copy: int, pixels: Pixels8) -> None:
+        """Writes a neighbour into a slot: uint8 `[H, W, 3]`. Readers find it only when it is complete."""
         mark = mark_of(key)
         head = self._heads[slot : slot + 1]
         head["key"] = 0  # nobody looks for what is half there
@@ -162,6 +174,7 @@ def mark_of(key: str) -> int:
 
 
 def checksum(mark: int, copy: int, pixels: Pixels8) -> int:
+    """CRC-32 of a neighbour's key, copy and pixels."""
     return zlib.crc32(np.ascontiguousarray(pixels).data, zlib.crc32(f"{mark}-{copy}".encode()))
 
 

@@ -1,4 +1,4 @@
-"""What the maker reads, pass after pass: a configured input stream, or images that are in memory already."""
+"""The originals that the maker reads, pass after pass: a configured input stream, or images already in memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Arrays(Protocol):
-    """`keys` N, `pixels` uint8 `[N, 3, H, W]` in the size of the model, `labels` int64 `[N]`, −1 for none."""
+    """N images: `keys`, `pixels` uint8 `[N, 3, H, W]` in the size of the model, `labels` int64 `[N]`, −1 for none."""
 
     @property
     def keys(self) -> Sequence[str]: ...
@@ -36,7 +36,7 @@ class Arrays(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class InMemory:
-    """See `Arrays`."""
+    """Images in memory; the fields are those of `Arrays`."""
 
     keys: Sequence[str]
     pixels: Tensor
@@ -44,27 +44,31 @@ class InMemory:
 
 
 class Original(NamedTuple):
+    """An image that neighbours are made of, still to be decoded."""
+
     key: str
     label: int | None
     pixels: Callable[[], Pixels8]
-    """Decodes it, `[H, W, 3]`. Raises `Undecodable`."""
+    """Decodes it to uint8 RGB `[H, W, 3]`. Raises `Undecodable`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSource:
+    """The originals of an input stream, brought to `size` (height, width) by `fit`."""
+
     input: AnyInput
     size: tuple[int, int]
     fit: Fit
 
     def __call__(self) -> Iterator[Original]:
-        """One pass; what is no sample is left out."""
+        """Yields the originals in one pass; members that form no sample are left out."""
         for shard in self.input.open().shards:
             for sample in shard.read():
                 if not isinstance(sample, Rejected):
                     yield Original(sample.key, sample.label, partial(self._pixels, sample.image))
 
     def facts(self) -> Any:
-        """JSON that differs where the stream does."""
+        """JSON that differs wherever the stream does."""
         marks = [shard.fingerprint() for shard in self.input.open().shards]
         return [self.input.model_dump(mode="json"), marks, self.fit]
 
@@ -74,11 +78,12 @@ class StreamSource:
 
 @dataclass(frozen=True, kw_only=True)
 class FileSource:
-    """Arrays that `save_arrays` has left in a folder: another process maps them."""
+    """The originals that `save_arrays` has left in a folder, for another process to map."""
 
     folder: Path
 
     def __call__(self) -> Iterator[Original]:
+        """Yields the originals in one pass."""
         keys, labels = json.loads((self.folder / "keys.json").read_text()), np.load(self.folder / "labels.npy")
         images = np.load(self.folder / "images.npy", mmap_mode="r")
         for key, label, image in zip(keys, labels.tolist(), images, strict=True):
@@ -86,14 +91,17 @@ class FileSource:
 
 
 def save_arrays(arrays: Arrays, folder: Path) -> None:
-    """As `FileSource` reads them."""
+    """Writes the arrays into `folder`, for `FileSource` to read."""
     (folder / "keys.json").write_text(json.dumps(list(arrays.keys)))
     np.save(folder / "labels.npy", arrays.labels.numpy())
     np.save(folder / "images.npy", arrays.pixels.numpy())
 
 
 def check_arrays(arrays: Arrays, size: tuple[int, int], known: range | None) -> None:
-    """Raises `UserError` for arrays that don't belong together, or to a model of this size and labels."""
+    """Raises `UserError` for arrays that do not belong together, or do not fit a model of this size and labels.
+
+    `size` is (height, width); `known` are the labels that the model takes, None where it takes none.
+    """
     pixels, labels, keys = arrays.pixels, arrays.labels, arrays.keys
     if pixels.dtype != torch.uint8 or pixels.shape[1:] != (3, *size) or not len(pixels):
         raise UserError(
@@ -109,7 +117,7 @@ def check_arrays(arrays: Arrays, size: tuple[int, int], known: range | None) -> 
 
 
 def array_facts(arrays: Arrays) -> Any:
-    """JSON that differs where the arrays do."""
+    """JSON that differs wherever the arrays do."""
     digest = hashlib.blake2b(json.dumps(list(arrays.keys)).encode())
     digest.update(arrays.labels.to(torch.int64).contiguous().numpy().data)
     digest.update(arrays.pixels.contiguous().numpy().data)
