@@ -130,7 +130,7 @@ def test_the_names_of_files_that_are_wrong(sound: Path, tmp_path: Path) -> None:
         "RELEASE.json.part is not listed",
         "data/more.tar is not listed",
         "empty is not listed",
-        "README.md is no regular file",
+        "README.md is not a regular file",
         "data/release-00000.tar is missing",
     ]
 
@@ -179,4 +179,4 @@ def test_a_manifest_that_lists_files_elsewhere(sound: Path, tmp_path: Path) -> N
 
 
 def test_no_folder_at_all(tmp_path: Path) -> None:
-    assert "no finished release" in verify(tmp_path / "nowhere")[0]
+    assert "not a finished release" in verify(tmp_path / "nowhere")[0]

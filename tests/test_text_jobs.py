@@ -90,7 +90,7 @@ def test_missing_captions_end_the_job_take_the_default_or_are_skipped(shard: Pat
         ({"operator.condition": "x", "model.size": [33, 32]}, "model.size is 33 × 32; allowed are multiples of 2"),
         ({"operator.condition": "x", "model.offload": "model"}, "model.offload is model, and the device is the CPU"),
         ({"operator.condition": "x", "model.variant": "fp16"}, "no weights of variant 'fp16'"),
-        ({"operator.condition": "x", "model.lora": [{"path": "/no.bin"}]}, "model.lora: '/no.bin' is no file"),
+        ({"operator.condition": "x", "model.lora": [{"path": "/no.bin"}]}, "model.lora: '/no.bin' is not a file"),
     ],
 )
 def test_bad_recipes(changes: Any, sentence: str, shard: Path, sd: Path, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def read_seal(release: Path) -> ReleaseManifest:
     try:
         text = (release / SEAL).read_bytes()
     except OSError as error:
-        raise UserError(f"{SEAL} cannot be read ({error.strerror}): this is no finished release") from None
+        raise UserError(f"{SEAL} cannot be read ({error.strerror}): this is not a finished release") from None
     return ReleaseManifest.from_json(text, SEAL)
 
 
@@ -156,7 +156,9 @@ def differing(folder: Path, manifest: ReleaseManifest, besides: str) -> list[str
         return [f"{SEAL} lists {len(strange)} files that no release has"]
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
     extra = [f"{name} is not listed" for name in found if name not in (*manifest.files, DATA, besides)]
-    extra += [f"{DATA} is no folder" for path in [found.get(DATA)] if path and (path.is_symlink() or not path.is_dir())]
+    extra += [
+        f"{DATA} is not a folder" for path in [found.get(DATA)] if path and (path.is_symlink() or not path.is_dir())
+    ]
     return extra + [
         f"{name} {problem}"
         for name, listed in sorted(manifest.files.items())
@@ -168,7 +170,7 @@ def _problem(path: Path | None, listed: ListedFile) -> str | None:
     if path is None:
         return "is missing"
     if path.is_symlink() or not path.is_file():
-        return "is no regular file"
+        return "is not a regular file"
     if path.stat().st_size != listed.bytes:
         return f"was altered: {path.stat().st_size} bytes, {listed.bytes} are listed"
     return "was altered: its sha256 differs" if content_hash(str(path)) != listed.sha256 else None

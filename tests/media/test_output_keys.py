@@ -72,7 +72,7 @@ def test_keys_are_plain_but_for_samples_that_are_called_like_a_further_image() -
     [("a", Shape(copies=2)), ("a-2", Shape(copies=2)), ("a-00", Shape(copies=2)), ("a-٣", Shape(copies=9))],
 )
 def test_other_keys_are_none_of_the_job(text: str, shape: Shape) -> None:
-    with pytest.raises(ValueError, match="is no key of a job"):
+    with pytest.raises(ValueError, match="is not a key of a job"):
         OutputKey.parse(text, shape)
 
 
