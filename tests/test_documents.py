@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from pipeline import __version__
 from pipeline.cli import build_parser
 from pipeline.config import load_config
 from pipeline.operators import OPERATORS
@@ -183,6 +184,15 @@ def test_where_things_are_is_where_they_are() -> None:
         text = (ROOT / file).read_text()
         for name in re.findall(r"`(\w+)`", names):
             assert re.search(rf"^(?:def|class) {name}\b|^{name}\b.*=", text, re.MULTILINE), f"{file}: {name}"
+
+
+def test_the_citation_and_the_hooks_are_current() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (__version__, "Apache-2.0")
+    assert f"## {__version__}\n" in TEXTS["CHANGELOG.md"]
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert {repo["repo"] for repo in hooks} == {"local"}
+    assert all(hook["entry"].startswith("uv run ") for repo in hooks for hook in repo["hooks"])
 
 
 @pytest.mark.parametrize("page", PAGES)
