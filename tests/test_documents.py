@@ -116,6 +116,16 @@ def test_operators_in_code_run() -> None:
     assert names["near"].shape == (2, 3, 28, 28)
 
 
+def test_a_job_from_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code,) = blocks("docs/recipes.md", "python")
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace('"limit=100"', '"limit=8", "operator.steps=1"'), {"__name__": "__main__"})
+    assert "8 of 8 samples were written" in capsys.readouterr().out
+    assert (tmp_path / "look.png").is_file()
+
+
 def test_tables_are_those_of_the_evidence() -> None:
     made = runpy.run_path(str(ROOT / "scripts" / "evidence_tables.py"))
     results = made["read_results"]()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -155,11 +156,19 @@ def test_one_altered_byte_is_found_wherever_it_is(sound: Path, data: st.DataObje
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", "null", "\xff", "[" * 100_000, '{"files": 7}', '{"version": 2}', '{"digest": "x"}']
-)
-def test_a_manifest_of_nonsense(tmp_path: Path, text: str) -> None:
+    ("text", "sentence"),
+    [
+        ("", "is not valid JSON"), ("\xff", "is not valid JSON"), ("[" * 100_000, "is not valid JSON"),
+        ("[]", "found list"), ("null", "found NoneType"), ("{}", "an older version"),
+        ('{"files": 7}', "an older version"),
+        ('{"version": 1}', "another version of doppel, in schema 1"), ('{"version": 2}', "job: Field required"),
+    ],
+)  # fmt: skip
+def test_a_manifest_of_nonsense(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "RELEASE.json").write_bytes(text.encode("latin-1"))
-    assert "malformed" in verify(tmp_path)[0]
+    (problem,) = verify(tmp_path)
+    assert re.match(f"RELEASE.json.*{sentence}", problem)
+    assert "\n" not in problem
 
 
 def test_a_manifest_that_lists_files_elsewhere(sound: Path, tmp_path: Path) -> None:

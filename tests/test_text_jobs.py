@@ -12,6 +12,7 @@ from pipeline.config import validate
 from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
+from pipeline.streams.job_records import StatedLicence
 from tests import builders, tiny
 from tests.test_run import run
 
@@ -156,7 +157,7 @@ def test_the_licence_stands_in_the_manifest(shard: Path, sd: Path, tmp_path: Pat
     folder = Path(shutil.copytree(sd, tmp_path / "sd"))
     card(folder, "cc-by-nc-4.0")
     content = recipe(shard, tmp_path / "out", folder, PROMPT, limit=1)
-    assert run(content)["licences"] == {str(folder): {"name": "cc-by-nc-4.0", "link": None, "noncommercial": True}}
+    assert run(content).licences == {str(folder): StatedLicence(name="cc-by-nc-4.0", link=None, noncommercial=True)}
     (tmp_path / "r.yaml").write_text(json.dumps(content))
     assert main(["run", str(tmp_path / "r.yaml"), "--overwrite"]) == 0
     warnings = [line for line in capsys.readouterr().err.splitlines() if "non-commercial" in line]

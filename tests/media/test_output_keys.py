@@ -5,7 +5,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pipeline.job.outputs import shape_of
 from pipeline.media.output_keys import OutputKey, Shape
+from pipeline.operators import Anagram, Interpolate, Operator, TileMorph
 
 ENDINGS = ("-0", "-19", "-00", "-image-2", "-view-0", "-view-1", "-view-10", "-low", "-", "--", ".png", "-٣", "/0")
 SHAPES = [
@@ -84,3 +86,16 @@ def test_what_a_job_does_not_make_has_no_key(key: OutputKey) -> None:
 def test_names_that_cannot_be_told_apart_are_refused(names: tuple[str, ...]) -> None:
     with pytest.raises(ValidationError):
         Shape(names=names)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        Anagram(views=({"name": "negate"},) * 12, conditions=("none",) * 12),
+        TileMorph(tiles=4, conditions=("none",) * 12),
+        Interpolate(path=12),
+    ],
+    ids=lambda operator: operator.name,
+)
+def test_further_images_of_operators_can_be_told_apart(operator: Operator) -> None:
+    assert shape_of(operator).names == operator.further_images != ()
