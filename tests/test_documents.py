@@ -192,8 +192,9 @@ def test_where_things_are_is_where_they_are() -> None:
     assert len(rows) > 10
     for file, names in rows:
         text = (ROOT / file).read_text()
-        for name in re.findall(r"`(\w+)`", names):
-            assert re.search(rf"^(?:def|class) {name}\b|^{name}\b.*=", text, re.MULTILINE), f"{file}: {name}"
+        for name in re.findall(r"`([\w.]+)`", names):
+            pattern = r"[\s\S]*?^    def ".join(name.split("."))
+            assert re.search(rf"^(?:def |class |){pattern}\b", text, re.MULTILINE), f"{file}: {name}"
 
 
 def test_the_citation_and_the_hooks_are_current() -> None:
