@@ -273,7 +273,9 @@ def audit_command(args: argparse.Namespace) -> int:
     for finding in results["findings"]:
         print(finding)
     print(f"{config.output}/report.html")
-    return 0
+    for failure in results["failed"]:
+        print(f"doppel: {failure}", file=sys.stderr)
+    return FAILED if results["failed"] else 0
 
 
 def audit_config(args: argparse.Namespace) -> AuditConfig:

@@ -65,7 +65,7 @@ def find_recipe(source: str, beside: Path | None = None) -> Path:
         return names[source]
     close = difflib.get_close_matches(Path(source).stem, names)
     hint = f" (did you mean {' or '.join(close)}?)" if close else ""
-    raise UserError(f'{source!r} is no file and no shipped recipe{hint}; "doppel recipes" lists those')
+    raise UserError(f'{source!r} is neither a file nor a shipped recipe{hint}; "doppel recipes" lists those')
 
 
 def read_recipe(path: Path, kind: str) -> Content:
@@ -103,7 +103,7 @@ def read_yaml(path: Path) -> Content:
     try:
         content = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: no valid YAML ({' '.join(str(error).split())})") from None
+        raise UserError(f"{path} is not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: a mapping of sections is expected, found {type(content).__name__}")
     return content
@@ -148,4 +148,4 @@ def set_key(content: Content, override: str) -> None:
     try:
         content[last] = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise UserError(f"--set {override!r}: {text!r} is no valid YAML") from None
+        raise UserError(f"--set {override!r}: {text!r} is not valid YAML") from None

@@ -32,7 +32,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "tiles that do not divide": ({"name": "tile_morph", "tiles": 3, **TWO}, "3 × 3 tiles don't divide"),
     "level out of range": ({"name": "sdedit", "t0": 1.2}, "a fraction of T lies in [0, 1]"),
-    "unknown class": ({"name": "boomerang", "condition": "cat"}, "condition 'cat' is no class of the model"),
+    "unknown class": ({"name": "boomerang", "condition": "cat"}, "condition 'cat' is not a class of the model"),
     "jumps without room": ({"name": "inpaint", "steps": 4, "jump_length": 9}, "jumps of 9 steps need more than 4"),
     "factor that does not divide": ({"name": "enhance", "factor": 3}, "factor 3 does not divide"),
     "no such operator": ({"name": "boomerangs"}, "'boomerang'"),

@@ -169,8 +169,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"judge": {"data": {"format": "webdataset", "urls": "HERE/unlabelled.tar"}}},
         "judge.data: 3 of 3 samples have no label",
     ),
-    "judge that is no classifier": ({"judge": {"file": "HERE/train.tar"}}, "train.tar' is no saved classifier"),
-    "judge that is not there": ({"judge": {"file": "HERE/none"}}, "none' is no saved classifier (FileNotFoundError)"),
+    "judge that is not a classifier": ({"judge": {"file": "HERE/train.tar"}}, "train.tar' is not a saved classifier"),
+    "judge that is not there": (
+        {"judge": {"file": "HERE/none"}},
+        "none' is not a saved classifier (FileNotFoundError)",
+    ),
     "two judges": (
         {"judge": {"file": "x", "data": {"format": "folder", "path": "y"}}},
         "judge: give file or data, and not both",

@@ -70,7 +70,7 @@ def test_a_sound_job(desk: Desk) -> None:
         ({"operator": None}, "model and operator belong together"),
         ({"source": "nowhere-*.tar"}, "input.urls: 'nowhere-*.tar' matches no file"),
         ({"source": "{a,b.tar"}, "input.urls: '{a,b.tar'"),
-        ({"model.path": "/no/such/model"}, "model.path: '/no/such/model' is no folder"),
+        ({"model.path": "/no/such/model"}, "model.path: '/no/such/model' is not a folder"),
         ({"output.path": "/dev/null/out"}, "/dev/null"),
     ],
 )
@@ -83,7 +83,7 @@ def test_mistakes_in_the_recipe(desk: Desk, changes: dict[str, Any], sentence: s
 
 def test_a_recipe_that_is_no_mapping_or_no_yaml(desk: Desk) -> None:
     assert "a mapping of sections is expected, found list" in desk.run(text="- a\n- b\n")[1]
-    assert "no valid YAML" in desk.run(text="input: {")[1]
+    assert "not valid YAML" in desk.run(text="input: {")[1]
 
 
 def test_an_unknown_option_is_refused() -> None:

@@ -155,13 +155,13 @@ def test_frames_of_a_clip_share_their_noise_and_flicker_is_reported(tmp_path: Pa
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"mask": {"shape": "half"}}, "operator boomerang has no use for the section mask"),
+        ({"mask": {"shape": "half"}}, "operator boomerang does not use the section mask"),
         ({"operator": {"name": "inpaint"}}, "operator inpaint needs a section mask"),
         ({"operator.name": "sdedit", "operator.t_boom": None, "mask": {}}, "exactly one of member, file, shape"),
         ({"mask": {"member": "m.png", "shape": "half"}}, "exactly one of"),
         ({"mask": {"shape": "star"}}, "'half', 'wide'"),
         ({"clip": "[0-9]+"}, "a group is missing"),
-        ({"clip": "("}, "no valid regular expression"),
+        ({"clip": "("}, "not a valid regular expression"),
     ],
 )
 def test_sections_that_do_not_fit(changes: dict[str, Any], sentence: str, tmp_path: Path, model: Path) -> None:
@@ -171,7 +171,7 @@ def test_sections_that_do_not_fit(changes: dict[str, Any], sentence: str, tmp_pa
 
 def test_operators_are_checked_against_the_model_before_anything_is_written(tmp_path: Path, model: Path) -> None:
     source = builders.shard(tmp_path / "in.tar", 2)
-    with pytest.raises(UserError, match="condition 7 is no class of the model: it knows 0 to 2"):
+    with pytest.raises(UserError, match="condition 7 is not a class of the model: it knows 0 to 2"):
         run(builders.recipe(source, tmp_path / "out", model, **{"operator.condition": 7}))
     assert not (tmp_path / "out").exists()
 

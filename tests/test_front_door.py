@@ -194,7 +194,7 @@ def test_another_training_is_one_sentence(command: str, theirs: str, tmp_path: P
 
 def test_a_folder_that_is_no_package_gives_way(tmp_path: Path) -> None:
     (tmp_path / "training").mkdir()
-    assert "'no_recipe' is no file" in python(tmp_path, "-m", "pipeline.cli", "compare", "no_recipe").stderr
+    assert "'no_recipe' is neither a file" in python(tmp_path, "-m", "pipeline.cli", "compare", "no_recipe").stderr
 
 
 def test_another_pipeline_is_one_sentence_where_training_is_ours(tmp_path: Path) -> None:

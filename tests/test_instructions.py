@@ -88,8 +88,8 @@ GOOD = {"id": "1", "caption": "a", "edited": "b", "instruction": "c"}
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        (b"{", "no JSON"),
-        (b"\xff", "no JSON"),
+        (b"{", "not valid JSON"),
+        (b"\xff", "not valid JSON"),
         (b"[1]", "JSON object is expected"),
         (json.dumps(GOOD).encode(), "id is '1'; text is expected that no line before has"),
         (json.dumps({k: v for k, v in GOOD.items() if k != "id"}).encode(), "id is ''"),

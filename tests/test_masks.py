@@ -56,7 +56,7 @@ def test_wide_strokes_are_wider() -> None:
 
 
 def test_what_is_no_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match="'third' is no mask shape: known are half, wide"):
+    with pytest.raises(ValueError, match="'third' is not a mask shape; allowed are half, wide"):
         mask_shape("third", (8, 8), generator())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="3 × 8 pixels: 4 × 4 are the smallest"):
         mask_shape("half", (3, 8), generator())

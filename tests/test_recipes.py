@@ -98,7 +98,7 @@ def of_audit(*arguments: str) -> AuditConfig:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["x.tar", "there", "--identity", "name"], "audit: identity: 'name' is no place of a name"),
+        (["x.tar", "there", "--identity", "name"], "audit: identity: 'name' does not say where a name is"),
         (
             ["x.tar", "there", "--set", "salt=hunter2hunter2hunter2"],
             "audit: unknown key 'salt' (did you mean 'salt_file'?)",
@@ -209,7 +209,7 @@ def test_extends_by_name_and_by_path(folder: Folder) -> None:
     ("extends", "said"),
     [
         ("ddip", "did you mean"),
-        ("nowhere.yaml", "'nowhere.yaml' is no file and no shipped recipe"),
+        ("nowhere.yaml", "'nowhere.yaml' is neither a file nor a shipped recipe"),
         ("compare_fashion", "which is of kind compare"),
         ("old.yaml", 'add the line "kind: job"'),
         ("odd.yaml", "circle"),

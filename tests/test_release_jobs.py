@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -28,6 +29,9 @@ from pipeline.commands import release as exporting
 from pipeline.engine import gate as verifying
 from pipeline.engine import local, planning
 from pipeline.errors import UserError
+from pipeline.media.output_keys import Shape
+from pipeline.release import publish
+from pipeline.release.sealing import ReleaseManifest
 from tests import builders
 from tests.anonymity import fakes
 
@@ -138,6 +142,45 @@ def test_a_job_ends_in_a_release_and_its_private_audit(finished: tuple[Path, str
     public = b"".join(path.read_bytes() for path in release.rglob("*") if path.is_file())
     for secret in (b"a secret of these tests", b"caption", str(folder).encode()):
         assert secret not in public
+
+
+OF_SEVERAL_IMAGES: dict[str, tuple[dict[str, Any], int]] = {
+    "20 copies": ({"name": "anagram", "views": ["identity"], "conditions": ["none"], "copies": 20}, 20),
+    "anagram": (
+        {"name": "anagram", "views": ["identity", "flip_vertical", "negate"], "conditions": ["none"] * 3, "copies": 2},
+        6,
+    ),
+    "two-image morph": ({"name": "tile_morph", "tiles": 2, "conditions": ["none"] * 2}, 2),
+}
+
+
+@pytest.mark.parametrize("name", OF_SEVERAL_IMAGES)
+def test_every_image_of_a_sample_is_paired_with_it(world: World, name: str) -> None:
+    operator, each = OF_SEVERAL_IMAGES[name]
+    world.content["operator"] = {"steps": 2, "guidance": 1, **operator}
+    world.content["anonymity"] |= {"ladder": [], "identity": "key:(.*)"}
+    builders.shard(world.folder / "in" / "a.tar", 14)  # few enough are nearest to their own source
+    assert world.run() == 0
+    counts = json.loads((world.folder / "audit" / "audit.json").read_text())["counts"]
+    assert counts["paired_with_source"] == counts["released"] > 0
+    assert counts["released"] % each == 0
+
+
+def test_a_release_that_cannot_be_paired_is_not_sealed(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As if it did not say how many copies there are of each."""
+
+    def silent(*given: Any, **named: Any) -> ReleaseManifest:
+        return publish(*given, **named).model_copy(update={"outputs": Shape()})
+
+    monkeypatch.setattr(exporting, "publish", silent)
+    world.content["operator"]["copies"] = 2
+    assert world.run() == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(r"the audit failed, and the release is not sealed: (\d+) of \1 released images are paired", said)
+    assert (world.folder / "audit" / "audit.json").exists()
+    assert not list(world.folder.rglob("RELEASE.json"))
 
 
 def test_without_the_package_for_its_plots_no_job_starts(

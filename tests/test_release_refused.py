@@ -221,7 +221,7 @@ def test_one_face_of_any_original_ends_it(tmp_path: Path, distance: float, refus
     else:
         job = finished_job(tmp_path / "job", [sources])
         manifest = publish(settings_of(tmp_path), job, salt=SALT, evidence=near, facts={})
-        assert manifest["scans"]["faces"]["Dlib"]["closest"] == pytest.approx(0.021, abs=1e-3)
+        assert manifest.scans.faces["Dlib"].closest == pytest.approx(0.021, abs=1e-3)
 
 
 @pytest.mark.parametrize(

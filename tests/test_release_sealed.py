@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def test_the_names_of_files_that_are_wrong(sound: Path, tmp_path: Path) -> None:
         "RELEASE.json.part is not listed",
         "data/more.tar is not listed",
         "empty is not listed",
-        "README.md is no regular file",
+        "README.md is not a regular file",
         "data/release-00000.tar is missing",
     ]
 
@@ -155,11 +156,18 @@ def test_one_altered_byte_is_found_wherever_it_is(sound: Path, data: st.DataObje
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", "null", "\xff", "[" * 100_000, '{"files": 7}', '{"version": 2}', '{"digest": "x"}']
-)
-def test_a_manifest_of_nonsense(tmp_path: Path, text: str) -> None:
+    ("text", "sentence"),
+    [
+        ("", "is no JSON"), ("\xff", "is no JSON"), ("[" * 100_000, "is no JSON"), ("[]", "found list"),
+        ("null", "found NoneType"), ("{}", "an older version"), ('{"files": 7}', "an older version"),
+        ('{"version": 1}', "another version of doppel, in schema 1"), ('{"version": 2}', "job: Field required"),
+    ],
+)  # fmt: skip
+def test_a_manifest_of_nonsense(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "RELEASE.json").write_bytes(text.encode("latin-1"))
-    assert "malformed" in verify(tmp_path)[0]
+    (problem,) = verify(tmp_path)
+    assert re.match(f"RELEASE.json.*{sentence}", problem)
+    assert "\n" not in problem
 
 
 def test_a_manifest_that_lists_files_elsewhere(sound: Path, tmp_path: Path) -> None:
@@ -171,4 +179,4 @@ def test_a_manifest_that_lists_files_elsewhere(sound: Path, tmp_path: Path) -> N
 
 
 def test_no_folder_at_all(tmp_path: Path) -> None:
-    assert "no finished release" in verify(tmp_path / "nowhere")[0]
+    assert "not a finished release" in verify(tmp_path / "nowhere")[0]

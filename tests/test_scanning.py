@@ -197,7 +197,7 @@ def test_a_member_without_a_name_is_of_nobody(tmp_path: Path, content: bytes) ->
         ("who", "allowed are json:FIELD and key:REGEX"),
         ("json:", "allowed are json:FIELD and key:REGEX"),
         ("exif:artist", "allowed are json:FIELD and key:REGEX"),
-        ("key:(", "no valid regular expression"),
+        ("key:(", "not a valid regular expression"),
         ("key:abc", "has no group"),
     ],
 )

@@ -12,6 +12,7 @@ from pipeline.config import validate
 from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
+from pipeline.streams.job_records import StatedLicence
 from tests import builders, tiny
 from tests.test_run import run
 
@@ -89,7 +90,7 @@ def test_missing_captions_end_the_job_take_the_default_or_are_skipped(shard: Pat
         ({"operator.condition": "x", "model.size": [33, 32]}, "model.size is 33 × 32; allowed are multiples of 2"),
         ({"operator.condition": "x", "model.offload": "model"}, "model.offload is model, and the device is the CPU"),
         ({"operator.condition": "x", "model.variant": "fp16"}, "no weights of variant 'fp16'"),
-        ({"operator.condition": "x", "model.lora": [{"path": "/no.bin"}]}, "model.lora: '/no.bin' is no file"),
+        ({"operator.condition": "x", "model.lora": [{"path": "/no.bin"}]}, "model.lora: '/no.bin' is not a file"),
     ],
 )
 def test_bad_recipes(changes: Any, sentence: str, shard: Path, sd: Path, tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_the_licence_stands_in_the_manifest(shard: Path, sd: Path, tmp_path: Pat
     folder = Path(shutil.copytree(sd, tmp_path / "sd"))
     card(folder, "cc-by-nc-4.0")
     content = recipe(shard, tmp_path / "out", folder, PROMPT, limit=1)
-    assert run(content)["licences"] == {str(folder): {"name": "cc-by-nc-4.0", "link": None, "noncommercial": True}}
+    assert run(content).licences == {str(folder): StatedLicence(name="cc-by-nc-4.0", link=None, noncommercial=True)}
     (tmp_path / "r.yaml").write_text(json.dumps(content))
     assert main(["run", str(tmp_path / "r.yaml"), "--overwrite"]) == 0
     warnings = [line for line in capsys.readouterr().err.splitlines() if "non-commercial" in line]

@@ -150,7 +150,7 @@ def test_a_broken_clip_is_one_quarantined_row(tmp_path: Path, model: Path) -> No
     members = [("a.gif", clip(frames(2, 3))), ("a.cls", b"0"), ("b.mp4", whole[: len(whole) // 2]), ("b.cls", b"0")]
     source = builders.tar(tmp_path / "in.tar", [*members, ("c.mp4", whole), ("c.cls", b"0")])
     counts = run(builders.recipe(source, tmp_path / "out", model, video={})).counts
-    assert counts == {"read": 3, "written": 2, "images": 2, "quarantined": 0, "undecodable": 1}
+    assert counts == Counts(read=3, written=2, images=2, quarantined=0, undecodable=1)
     kept = builders.members_of(tmp_path / "out" / "quarantine" / "in.tar")
     assert kept["000000.mp4"] == whole[: len(whole) // 2]
 
@@ -171,7 +171,7 @@ def test_a_bad_frame_takes_its_clip_along_once(tmp_path: Path, monkeypatch: pyte
         members += [(f"{key}.gif", clip(frames(i, 5))), (f"{key}.cls", b"0")]
     source = builders.tar(tmp_path / "in.tar", members)
     counts = run(builders.recipe(source, tmp_path / "out", model, video={})).counts
-    assert counts == {"read": 3, "written": 2, "images": 2, "quarantined": 1, "undecodable": 0}
+    assert counts == Counts(read=3, written=2, images=2, quarantined=1, undecodable=0)
     kept = builders.members_of(tmp_path / "out" / "quarantine" / "in.tar")
     assert json.loads(kept["000000.reason.json"])["reason"] == "frame 0: the model's output is not finite"
     assert [n for n in builders.members_of(tmp_path / "out" / "data" / "in.tar") if n.endswith("gif")] == [

@@ -15,11 +15,12 @@ from pipeline.anonymity.attacks.results import copies, findings, thresholds_of, 
 from pipeline.anonymity.faces.detect import FaceFinder
 from pipeline.anonymity.faces.recognise import load_recogniser
 from pipeline.audit.config import AuditConfig
-from pipeline.audit.looking import Held, OnImages, first_size, gather
+from pipeline.audit.looking import Held, OnImages, Seen, first_size, gather
 from pipeline.audit.pictures import draw
 from pipeline.audit.task import Audit, check
 from pipeline.audit.undoing import check_model, paired_again, undo
 from pipeline.audit.usefulness import useful
+from pipeline.release.sealing import text_of
 
 if TYPE_CHECKING:
     from pipeline.anonymity.faces.deepface_recognisers import Recogniser
@@ -59,12 +60,13 @@ def examine(
     thresholds = thresholds_of(seen.pairing, {one.name: one.threshold for one in recognisers})
     results: dict[str, Any] = {
         "version": VERSION,
-        "release": hashlib.sha256(task.manifest.encode()).hexdigest(),
+        "release": hashlib.sha256(text_of(task.manifest).encode()).hexdigest(),
         "made_with": {
             "detector": finder.detector, "detector_weights": finder.weights, "size": list(size), "fit": task.fit,
             "recognisers": {one.name: one.weights for one in recognisers},
         },
         "counts": counts(seen.pairing),
+        "failed": failures(seen),
     }  # fmt: skip
     for threat in THREATS:
         results[threat] = under(threat, seen.pairing, thresholds, lambda name: on_images(f"attacks by {name}", 0))
@@ -95,6 +97,15 @@ def counts(pairing: Pairing) -> dict[str, int]:
     }
 
 
+def failures(seen: Seen) -> list[str]:
+    """Why the audit proves nothing of some images: each that is paired with no original is attacked in part only."""
+    released = len(seen.pairing.released.keys)
+    return [
+        f"{count} of {released} released images are paired with no original: {reason}"
+        for reason, count in sorted(seen.unpaired.items())
+    ]
+
+
 def not_measured(task: Audit, pairing: Pairing, results: Mapping[str, Any]) -> list[str]:
     """What the audit says nothing of, and what it would need."""
     reasons = [f"{threat}: {results[threat]['reason']}" for threat in THREATS if results[threat]["recognisers"] is None]
@@ -107,9 +118,6 @@ def not_measured(task: Audit, pairing: Pairing, results: Mapping[str, Any]) -> l
     reasons += [
         f"attribute {name}: {why}" for name, why in results["utility"]["attributes"].items() if isinstance(why, str)
     ]
-    unpaired = int((pairing.source == UNKNOWN).sum())
-    if task.salt is not None and unpaired:
-        reasons.append(f"{unpaired} released images go back to none of these originals by this salt")
     return reasons
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,6 +15,7 @@ from pipeline.anonymity.attacks.photos import UNKNOWN, Indices, Pairing, Vectors
 from pipeline.anonymity.faces.scanning import image_stream, scan
 from pipeline.audit.task import Audit
 from pipeline.errors import UserError
+from pipeline.media.output_keys import Shape
 from pipeline.media.pixels import Fit, Undecodable, decode
 from pipeline.media.records import Rejected
 from pipeline.release.privacy import derive, release_key
@@ -31,8 +33,6 @@ OnImages = Callable[[str, int], None]
 """`on_images(what, count)`: what is being looked at, and how many more images of it were."""
 BATCH, HELD, HELD_BYTES = 256, 1000, 1 << 28
 """Images at a time; pairs whose pixels are held, and what each side of them may take."""
-SUFFIXES = ("", *(f"-{copy}" for copy in range(16)), *(f"-image-{number}" for number in range(2, 9)))
-"""What a job adds to the key of a sample that it makes several images of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,8 @@ class Seen:
     """All that an audit has read; images are numbered as in their face tables."""
 
     pairing: Pairing
+    unpaired: Mapping[str, int]
+    """Why released images have no original beside them, and how many."""
     pairs: Held
     labels: tuple[int | None, ...]
     """`[N]`: of the originals."""
@@ -88,7 +90,7 @@ def gather(
 
     originals = faces(task.originals, "originals", task.fit, task.identity)
     made = faces(released, "release", "resize", None)
-    source = sources_of(made.keys, originals.keys, task.salt)
+    source, unpaired = sources_of(made.keys, originals.keys, task.salt, task.manifest.outputs)
     held = np.flatnonzero(source != UNKNOWN)[: min(HELD, HELD_BYTES // (3 * size[0] * size[1]))]
     before = look(task.originals, size, task.fit, set(source[held].tolist()))
     after = look(released, size, "resize", set(held.tolist()))
@@ -99,6 +101,7 @@ def gather(
         outside, people = _outside(faces(task.others, "others", task.fit, task.identity), flat)
     return Seen(
         pairing=Pairing(originals=originals, released=made, source=source, layouts=sides),
+        unpaired=unpaired,
         pairs=Held(rows=held, released=[after.held[i] for i in held], sources=[before.held[i] for i in source[held]]),
         labels=before.labels,
         released_labels=after.labels,
@@ -138,13 +141,29 @@ def first_size(release: Path) -> tuple[int, int]:
     raise UserError(f"{release}: no image of it can be read")
 
 
-def sources_of(released: Sequence[str], originals: Sequence[str], salt: bytes | None) -> Indices:
-    """`[R]`: the original that each released key was made from by this salt; −1 where there is none."""
+def sources_of(
+    released: Sequence[str], originals: Sequence[str], salt: bytes | None, outputs: Shape
+) -> tuple[Indices, dict[str, int]]:
+    """`[R]`: the original that each released key was made from, −1 where there is none; and why, and how many.
+
+    All keys are tried that a job of the shape `outputs` can give what it makes of these originals.
+    """
     if salt is None:
-        return np.full(len(released), UNKNOWN, dtype=np.int64)
-    secret = derive(salt)
-    made = {release_key(secret, key + suffix): i for i, key in enumerate(originals) for suffix in SUFFIXES}
-    return np.array([made.get(key, UNKNOWN) for key in released], dtype=np.int64)
+        nowhere = np.full(len(released), UNKNOWN, dtype=np.int64)
+        return nowhere, {"no salt was given": len(released)} if released else {}
+    secret, wanted, times = derive(salt), set(released), Counter(originals)
+    found: dict[str, int] = {}
+    for number, key in enumerate(originals):
+        for output in outputs.keys(key):
+            name = release_key(secret, output.format(outputs))
+            if name in wanted:
+                found[name] = number if times[key] == 1 else UNKNOWN
+    reasons = Counter(
+        "several originals have one key" if name in found else "they go back to none of these originals by this salt"
+        for name in released
+        if found.get(name, UNKNOWN) == UNKNOWN
+    )
+    return np.array([found.get(name, UNKNOWN) for name in released], dtype=np.int64), dict(reasons)
 
 
 def _outside(table: FaceTable, flat: Mapping[str, Vectors]) -> tuple[dict[str, Vectors], dict[str, Indices]]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.media.pixels import Fit
 from pipeline.optional import require_package
-from pipeline.release.sealing import SEAL, text_of, verify
+from pipeline.release.sealing import ReleaseManifest, read_seal, verify
 from pipeline.streams import AnyInput
 
 
@@ -34,13 +32,13 @@ class Audit:
     """Images like the originals that were not in the input, to measure membership with."""
     model: str | None = None
     """The job's model, to go back along its ODE."""
-    unsealed: Mapping[str, Any] | None = None
+    unsealed: ReleaseManifest | None = None
     """What RELEASE.json will say, of a release that is audited before it is sealed."""
 
     @property
-    def manifest(self) -> str:
+    def manifest(self) -> ReleaseManifest:
         """RELEASE.json, as it is or will be."""
-        return text_of(self.unsealed) if self.unsealed is not None else (self.release / SEAL).read_text()
+        return self.unsealed or read_seal(self.release)
 
 
 def check(task: Audit) -> None:

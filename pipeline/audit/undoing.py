@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.anonymity.attacks.inversion import best_permutation, invert_ode
@@ -32,14 +31,13 @@ def undo(task: Audit, pairs: Held, device: str) -> Iterator[tuple[str, tuple[dic
     images = [found.undo(image) for image in pairs.released[tested]] if found else []
     yield "permutation of tiles", (figures, pairs.rows[tested], images)
     if task.model is not None:
-        level = usual_level(task.manifest)
+        level = usual_level(task.manifest.counts.released_by_level)
         images = back_along_the_ode(task.model, pairs.released[:UNDONE], level, device)
         yield "inverse ODE", ({"level": level, "images": len(images)}, pairs.rows[:UNDONE], images)
 
 
-def usual_level(manifest: str) -> float:
+def usual_level(by_level: Mapping[str, int]) -> float:
     """The level, fraction of T, that most released images started from, by RELEASE.json; .5 where it has none."""
-    by_level = json.loads(manifest)["counts"].get("released_by_level") or {}
     numbers = {level: count for level, count in by_level.items() if level.replace(".", "", 1).isdigit()}
     return float(max(numbers, key=lambda level: numbers[level])) if numbers else 0.5
 

@@ -116,7 +116,7 @@ def load_writer(name: str) -> Writer:
     """
     module, _, function = name.partition(":")
     if not module or module.startswith(".") or not function:
-        raise UserError(f"writer: {name!r} is no name of a function; package.module:function is expected")
+        raise UserError(f"writer: {name!r} is not the name of a function; package.module:function is expected")
     try:
         found: Writer | None = getattr(importlib.import_module(module), function, None)
     except ImportError as error:
@@ -156,7 +156,7 @@ def _from_file(file: Path) -> Iterator[Edit]:
             try:
                 content = json.loads(line.decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{where}: no JSON ({error})") from None
+                raise UserError(f"{where}: not valid JSON ({error})") from None
             if not isinstance(content, dict):
                 raise UserError(f"{where}: a JSON object is expected, found {repr(content)[:80]}")
             edit = validate(Edit, content, where)

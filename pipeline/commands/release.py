@@ -16,6 +16,7 @@ from pipeline.anonymity.gate.judges import judges_of
 from pipeline.audit import Audit, examine
 from pipeline.audit.looking import OnImages
 from pipeline.engine.gate import scan_originals
+from pipeline.errors import UserError
 from pipeline.job.plan import Plan
 from pipeline.media.pixels import decode
 from pipeline.optional import require_package
@@ -69,6 +70,8 @@ def export(plan: Plan, on_images: OnImages) -> dict[str, Any]:
         )  # fmt: skip
         others = [load_recogniser(name, device=device) for name in ATTACKERS if name not in anonymity.recognisers]
         results = examine(task, finder, [*recognisers, *others], device=device, on_images=on_images)
+    if results["failed"]:
+        raise UserError(f"{config.audit}: the audit failed, and the release is not sealed: {results['failed'][0]}")
     seal(release, manifest)
     return results
 

@@ -195,7 +195,7 @@ def scan(file: Path) -> Iterator[StoredImage]:
                     continue
                 yield StoredImage(key=made.source, copy=made.copy, name=name, offset=image.offset_data, size=image.size)
     except (tarfile.TarError, ValueError) as error:
-        raise UserError(f"{file} is no tar as doppel writes them ({error})") from None
+        raise UserError(f"{file} is not a tar that doppel wrote ({error})") from None
 
 
 def read_weights(file: Path | str) -> dict[str, float]:
@@ -205,7 +205,7 @@ def read_weights(file: Path | str) -> dict[str, float]:
     except OSError as error:
         raise UserError(f"weights: cannot read {str(file)!r} ({error.strerror})") from None
     except ValueError as error:
-        raise UserError(f"{file} is no JSON ({error})") from None
+        raise UserError(f"{file} is not valid JSON ({error})") from None
     if not isinstance(weights, dict) or not all(type(value) in (int, float) for value in weights.values()):
         raise UserError(f"{file}: a JSON object of numbers by output key is expected")
     return weights

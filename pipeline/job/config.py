@@ -117,7 +117,7 @@ class JobConfig(Recipe):
         if missing := needs - given:
             raise ValueError(f"operator {name} needs a section {' and a section '.join(sorted(missing))}")
         if useless := given - needs - accepts:
-            raise ValueError(f"operator {name} has no use for the section {', '.join(sorted(useless))}")
+            raise ValueError(f"operator {name} does not use the section {', '.join(sorted(useless))}")
         if self.operator and self.guide and (self.guide.previous or 1) > 1 and not self.operator.several_guides:
             raise ValueError(f"operator {name} takes one guide; guide.previous is {self.guide.previous}")
         return self
@@ -173,5 +173,5 @@ class JobConfig(Recipe):
             if clip is not None and re.compile(clip).groups < 1:
                 raise ValueError("a group is missing that names the clip, as in (.+)-[0-9]+")
         except re.error as error:
-            raise ValueError(f"no valid regular expression ({error})") from None
+            raise ValueError(f"not a valid regular expression ({error})") from None
         return clip

@@ -68,7 +68,7 @@ def read_clip(data: bytes, ext: str, most_frames: int = MOST_FRAMES) -> Clip:
     """
     container = ext.rpartition(".")[2].lower()
     if container not in CONTAINERS:
-        raise Undecodable(f".{ext} is no clip; allowed are {', '.join(CONTAINERS)}")
+        raise Undecodable(f".{ext} is not a clip; allowed are {', '.join(CONTAINERS)}")
     if not data:
         raise Undecodable("the file is empty")
     try:
@@ -279,7 +279,7 @@ BLOCK = re.compile(b"[!,;]")
 def _gif_frames(data: bytes, size: tuple[int, int], most_frames: int) -> int:
     """The number of frames, from the blocks alone; Pillow would take a file that breaks off for a shorter one."""
     if data[:6] not in (b"GIF87a", b"GIF89a"):
-        raise Undecodable("the file is no GIF")
+        raise Undecodable("the file is not a GIF")
     count, at = 0, 13 + _table(data[10]) if len(data) > 13 else len(data)
     while match := BLOCK.search(data, at):
         at = match.end()

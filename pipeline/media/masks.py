@@ -91,7 +91,7 @@ SHAPES: dict[Shape, Callable[[Size, np.random.Generator], Mask]] = {
 def mask_shape(name: Shape, size: Size, rng: np.random.Generator) -> Mask:
     """A mask by name. Only `wide` and `narrow` draw from `rng`. Raises `ValueError`."""
     if name not in SHAPES:
-        raise ValueError(f"{name!r} is no mask shape: known are {', '.join(SHAPES)}")
+        raise ValueError(f"{name!r} is not a mask shape; allowed are {', '.join(SHAPES)}")
     if min(size) < 4:
         raise ValueError(f"a mask of {size[0]} × {size[1]} pixels: 4 × 4 are the smallest")
     return SHAPES[name](size, rng)

@@ -78,5 +78,5 @@ class OutputKey:
             return cls(stem, 0, name)
         numbered = re.fullmatch(r"(.*)-(0|[1-9][0-9]*)", stem, re.DOTALL)
         if numbered is None or int(numbered[2]) >= shape.copies:
-            raise ValueError(f"{text!r} is no key of a job of {shape}")
+            raise ValueError(f"{text!r} is not a key of a job of {shape}")
         return cls(numbered[1], int(numbered[2]), name)

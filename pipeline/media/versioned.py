@@ -36,7 +36,7 @@ class Versioned(Section):
         try:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{where} is no JSON ({error})") from None
+            raise UserError(f"{where} is not valid JSON ({error})") from None
         if not isinstance(content, dict):
             raise UserError(f"{where}: a JSON object is expected, found {type(content).__name__}")
         expected, found = cls.model_fields["version"].default, content.get("version")

@@ -27,7 +27,9 @@ def find_model(config: ModelConfig) -> Path:
     folder = Path(resolve(path))
     if not folder.is_dir():
         if path.count("/") != 1 or path.startswith((".", "/", "~", PREFIX)):
-            raise UserError(f"model.path: {path!r} is no folder (a diffusers model folder, embedded:NAME or a hub id)")
+            raise UserError(
+                f"model.path: {path!r} is not a folder (a diffusers model folder, embedded:NAME or a hub id)"
+            )
         folder = _from_hub(config)
     if not any(folder.rglob("*.safetensors")):
         pickled = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.suffix in PICKLED)
@@ -41,9 +43,9 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text())
     except FileNotFoundError:
-        raise UserError(f"{file} is missing: the folder is no complete diffusers model") from None
+        raise UserError(f"{file} is missing: the folder is not a complete diffusers model") from None
     except ValueError as error:
-        raise UserError(f"{file} is no JSON ({error})") from None
+        raise UserError(f"{file} is not valid JSON ({error})") from None
     if not isinstance(content, dict):
         raise UserError(f"{file}: a JSON object is expected, found {str(content)[:40]!r}")
     return content
@@ -82,7 +84,7 @@ def _from_hub(config: ModelConfig) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"model.path: {config.path!r} is no local folder, and the hub did not give it ({why}); put "
+            f"model.path: {config.path!r} is not a local folder, and the hub did not give it ({why}); put "
             "model_index.json and each component's folder (config.json, .safetensors) into one folder and name that, "
             f"or bring the download of another machine to {constants.HF_HUB_CACHE}"
         ) from None

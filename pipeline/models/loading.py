@@ -150,7 +150,7 @@ def safetensors_file(path: str, option: str) -> Path:
     """
     file = Path(path).expanduser()
     if file.suffix != ".safetensors" or not file.is_file():
-        what = "no .safetensors file" if file.is_file() else "no file"
+        what = "not a .safetensors file" if file.is_file() else "not a file"
         raise UserError(f"{option}: {path!r} is {what}; a .safetensors file is expected")
     return file
 

@@ -198,7 +198,7 @@ def assemble(network: UNet2DModel, folder: Path, device: str, config: ModelConfi
     """Joins the network of a folder with the schedule, codec and labels that the folder states."""
     for option in OF_PIPELINES:
         if getattr(config, option) != ModelConfig.model_fields[option].default:
-            raise UserError(f"model.{option}: {folder} holds a single UNet2DModel, which has no use for it")
+            raise UserError(f"model.{option}: {folder} holds a single UNet2DModel, which does not use it")
     scheduler = read_scheduler(folder)
     codec = load_codec(folder)
     depth, side, embeddings = (network.config[key] for key in ("in_channels", "sample_size", "num_class_embeds"))

@@ -21,7 +21,7 @@ def image_size(
 ) -> tuple[int, int]:
     """Height and width in pixels: `model.size`, else `trained` cells of `cell` pixels a side.
 
-    Raises `UserError` where the recipe's is no multiple of `multiple`.
+    Raises `UserError` where the recipe's is not a multiple of `multiple`.
     """
     if config.size is not None:
         if any(side % multiple for side in config.size):

@@ -80,7 +80,7 @@ def row_of(model: Outline, condition: Condition) -> RowCondition:
     if isinstance(condition, int) and 0 <= condition < model.classes:
         return condition
     known = f"; names are {', '.join(names)}" if names else ""
-    raise UserError(f"condition {condition!r} is no class of the model: it knows 0 to {model.classes - 1}{known}")
+    raise UserError(f"condition {condition!r} is not a class of the model: it knows 0 to {model.classes - 1}{known}")
 
 
 def rows_for(model: Outline, condition: Condition, given: Given, count: int) -> list[RowCondition]:

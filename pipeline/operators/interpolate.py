@@ -78,7 +78,7 @@ class Interpolate(Bridge):
         if self.mix == "embeddings" and model.conditioning != "text":
             raise UserError("interpolate: mix embeddings: the model takes no prompts; mix estimates takes classes, too")
         if self.mix == "embeddings" and "none" in self.conditions_used()[:2]:
-            raise UserError("interpolate: mix embeddings: none is no prompt that has a place between prompts")
+            raise UserError("interpolate: mix embeddings: none is not a prompt, and has no place between prompts")
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         uniform = noise.uniform().to(z.device)

@@ -122,7 +122,7 @@ class PromptToPrompt(Descent):
             require_same_words(source, target)
         for word in self.reweight:
             if target is not None and not any(same_word(word, other) for other in target):
-                raise ValueError(f"reweight: {word!r} is no word of the target {self.target!r}")
+                raise ValueError(f"reweight: {word!r} is not a word of the target {self.target!r}")
         for word in self.blend:
             if source is not None and target is not None and not any(same_word(word, w) for w in [*source, *target]):
                 raise ValueError(f"blend: {word!r} is a word of neither {self.source!r} nor {self.target!r}")

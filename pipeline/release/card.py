@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
-from pipeline.release.sealing import Manifest
+from pipeline.release.sealing import ReleaseManifest, Scans
 
 THREAT_MODELS = {
     "T1": "The attacker holds other photographs of the person. This is what face recognition does and what the gate "
@@ -17,15 +16,15 @@ THREAT_MODELS = {
 }
 
 
-def card(manifest: Manifest) -> str:
+def card(manifest: ReleaseManifest) -> str:
     """Markdown; shows no image, and of originals nothing but how many there were."""
     counts = manifest.counts
-    held_back = sum(counts["quarantined"].values())
+    held_back = sum(counts.quarantined.values())
     labels = "none" if manifest.labels is None else ", ".join(map(str, manifest.labels))
     return f"""# Anonymised images
 
-{counts["released"]} images, each made from a photograph by a diffusion model and judged before it was written.
-{counts["read"]} photographs were read; {held_back} were withheld, because nothing could be proven of them.
+{counts.released} images, each made from a photograph by a diffusion model and judged before it was written.
+{counts.read} photographs were read; {held_back} were withheld, because nothing could be proven of them.
 
 - Names are keyed hashes, order and division into files are random, times are constant.
 - Image files hold pixels and nothing else. Further members: {", ".join(manifest.members) or "none"}. Labels: {labels}.
@@ -33,15 +32,15 @@ def card(manifest: Manifest) -> str:
 
 ## From which level the images were made
 
-{_table("t_boom/T", counts["released_by_level"])}
+{_table("t_boom/T", counts.released_by_level)}
 
 ## What the gate said of them
 
-{_table("verdict", counts["released_by_verdict"])}
+{_table("verdict", counts.released_by_verdict)}
 
 ## Why photographs were withheld
 
-{_table("reason", counts["quarantined"])}
+{_table("reason", counts.quarantined)}
 
 ## What was looked for before publication
 
@@ -75,15 +74,15 @@ def _table(heading: str, counts: Mapping[str, int]) -> str:
     return "\n".join(lines)
 
 
-def _scans(scans: Mapping[str, Any]) -> str:
-    copies = scans["near_copies"]
+def _scans(scans: Scans) -> str:
+    copies = scans.near_copies
     lines = [
-        f"- Near-copies: {copies['released']} images against {copies['originals']} originals by perceptual hash; the "
-        f"closest differ in {copies['closest_bits']} of 64 bits, and {copies['within_bits']} or fewer count as a copy."
+        f"- Near-copies: {copies.released} images against {copies.originals} originals by perceptual hash; the "
+        f"closest differ in {copies.closest_bits} of 64 bits, and {copies.within_bits} or fewer count as a copy."
     ]
-    for name, found in scans["faces"].items():
+    for name, found in scans.faces.items():
         lines.append(
-            f"- Faces ({name}): {found['faces']} against {found['originals']}; the closest are at cosine distance "
-            f"{found['closest']}, and the same face would be nearer than {found['nearer_than']:.4g}."
+            f"- Faces ({name}): {found.faces} against {found.originals}; the closest are at cosine distance "
+            f"{found.closest}, and the same face would be nearer than {found.nearer_than:.4g}."
         )
     return "\n".join(lines)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.anonymity.faces.gallery import nearest
 from pipeline.anonymity.faces.phash import hamming
 from pipeline.errors import UserError
+from pipeline.section import Section
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,6 +22,29 @@ CHUNK = 1 << 16
 BITS = 64
 
 
+class NearCopyScan(Section):
+    method: str = "perceptual hash (DCT, 64 bits) of each released image against all originals"
+    within_bits: int
+    """So few bits apart, or fewer, an image counts as a copy."""
+    released: int
+    originals: int
+    found: int
+    closest_bits: int
+    """The fewest bits that a released image and an original differ in."""
+
+
+class FaceScan(Section):
+    nearer_than: float
+    """Cosine distance below which two faces are the same one."""
+    faces: int
+    """Released."""
+    originals: int
+    """Faces of them."""
+    found: int
+    closest: float | None
+    """Cosine distance of the closest pair; None without faces on either side."""
+
+
 def closest(hashes: NDArray[np.uint64], originals: NDArray[np.uint64]) -> NDArray[np.uint8]:
     """For each hash `[Q]`, how many bits it differs in from the nearest of `[G]`, 0 to 64; 64 where there is none."""
     nearest_bits = np.full(len(hashes), BITS, dtype=np.uint8)
@@ -30,7 +54,7 @@ def closest(hashes: NDArray[np.uint64], originals: NDArray[np.uint64]) -> NDArra
     return nearest_bits
 
 
-def check_near_copies(bits: NDArray[np.uint8], originals: int, near_copy: int) -> dict[str, Any]:
+def check_near_copies(bits: NDArray[np.uint8], originals: int, near_copy: int) -> NearCopyScan:
     """What the scan found, for the manifest; `bits [M]` as `closest` gives them. Raises `UserError` for any near-copy.
 
     A pixel-exact original differs in no bit.
@@ -41,16 +65,15 @@ def check_near_copies(bits: NDArray[np.uint8], originals: int, near_copy: int) -
             f"{found} of {len(bits)} images to be released are near-copies of originals (pHash within {near_copy} "
             "bits): nothing was released; raise anonymity.near_copy above release.near_copy, or the operator's level"
         )
-    return {
-        "method": "perceptual hash (DCT, 64 bits) of each released image against all originals",
-        "within_bits": near_copy, "released": len(bits), "originals": originals, "found": found,
-        "closest_bits": int(bits.min(initial=BITS)),
-    }  # fmt: skip
+    return NearCopyScan(
+        within_bits=near_copy, released=len(bits), originals=originals, found=found,
+        closest_bits=int(bits.min(initial=BITS)),
+    )  # fmt: skip
 
 
 def check_faces(
     originals: FaceTable, outputs: FaceTable, released: Collection[str], copy_distance: Mapping[str, float]
-) -> dict[str, Any]:
+) -> dict[str, FaceScan]:
     """The same for faces, by recogniser: `copy_distance` is the cosine distance that no two people come as near as.
 
     `outputs` must hold all keys that are `released`. Raises `UserError` for any face that is nearer to an original's.
@@ -71,8 +94,8 @@ def check_faces(
                 f"{found} of {len(faces)} faces to be released are as near to an original's as only the same face is "
                 f"({name}: cosine distance below {least:.4g}): nothing was released"
             )
-        scans[name] = {
-            "nearer_than": least, "faces": len(faces), "originals": len(gallery), "found": found,
-            "closest": round(float(distances.min()), 4) if np.isfinite(distances).any() else None,
-        }  # fmt: skip
+        scans[name] = FaceScan(
+            nearer_than=least, faces=len(faces), originals=len(gallery), found=found,
+            closest=round(float(distances.min()), 4) if np.isfinite(distances).any() else None,
+        )  # fmt: skip
     return scans

@@ -20,7 +20,20 @@ from pipeline.release.config import ReleaseConfig, secret_of
 from pipeline.release.copies import check_faces, check_near_copies, closest
 from pipeline.release.made import Made, MadeImage
 from pipeline.release.privacy import check_labels, job_token
-from pipeline.release.sealing import CARD, DATA, MARK, SEAL, ListedFile, Manifest, remove, staging, verify
+from pipeline.release.sealing import (
+    CARD,
+    DATA,
+    MARK,
+    SEAL,
+    ListedFile,
+    ReleaseCounts,
+    ReleaseManifest,
+    Scans,
+    read_seal,
+    remove,
+    staging,
+    verify,
+)  # fmt: skip
 from pipeline.release.writing import Packer, write_shards
 from pipeline.sources import code_hash
 from pipeline.streams.files import sync_file, sync_folder
@@ -45,7 +58,7 @@ class Evidence:
 
 def publish(
     config: ReleaseConfig, job_output: Path, *, salt: bytes, evidence: Evidence, facts: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> ReleaseManifest:
     """Puts the release together beside its place, and returns what `seal` needs to finish it; RELEASE.json isn't there.
 
     `facts`: what the public may know of operator, model and gate, JSON, without names, keys and places. A sealed
@@ -74,37 +87,37 @@ def publish(
     files, hashes = write_shards(packer, entries, labels, data=staged / DATA, shard_size=config.shard_size)
     bits = closest(hashes, evidence.originals.phash)
     copies = check_near_copies(bits, len(evidence.originals.keys), config.near_copy)
-    manifest = Manifest(
+    manifest = ReleaseManifest(
         job=token,
         files=files,
-        counts={
-            "read": made.read,
-            "released": len(entries),
-            "quarantined": dict(made.quarantined),
-            "released_by_level": dict(sorted(Counter(entry.level for entry in entries).items())),
-            "released_by_verdict": dict(sorted(Counter(entry.verdict for entry in entries).items())),
-        },
+        outputs=made.job.outputs,
+        counts=ReleaseCounts(
+            read=made.read,
+            released=len(entries),
+            quarantined=dict(made.quarantined),
+            released_by_level=dict(sorted(Counter(entry.level for entry in entries).items())),
+            released_by_verdict=dict(sorted(Counter(entry.verdict for entry in entries).items())),
+        ),
         members=config.members,
         labels=config.labels,
         facts=json.loads(json.dumps(facts)),
-        scans={"faces": faces, "near_copies": copies},
+        scans=Scans(faces=faces, near_copies=copies),
         threat_models=THREAT_MODELS,
         code=f"{__version__}+{code_hash(__name__)[:12]}",
     )
     listed = {**files, CARD: write_card(staged, card(manifest))}
-    return manifest.model_copy(update={"files": listed}).model_dump(mode="json")
+    return manifest.model_copy(update={"files": listed})
 
 
-def sealed_before(release: Path, token: str) -> dict[str, Any]:
+def sealed_before(release: Path, token: str) -> ReleaseManifest:
     """The manifest of a release that is finished and sound. Raises `UserError` for another job's, or an altered one."""
     if problems := verify(release):
         raise UserError(f"release.path: {release} is no longer as it was sealed: {'; '.join(problems[:5])}")
-    manifest: dict[str, Any] = json.loads((release / SEAL).read_text())
-    if manifest["job"] != token:
+    manifest = read_seal(release)
+    if manifest.job != token:
         raise UserError(
             f"release.path: {release} holds a release of another job, or with another salt; name a new folder"
         )
-    del manifest["digest"]
     return manifest
 
 

@@ -13,13 +13,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import ValidationError
+from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.media.output_keys import Shape
+from pipeline.media.versioned import Versioned
+from pipeline.release.copies import FaceScan, NearCopyScan
 from pipeline.section import Section
 from pipeline.streams.files import content_hash, sync_folder
 
@@ -35,22 +35,45 @@ class ListedFile(Section):
     images: int
 
 
-class Manifest(Section):
+class ReleaseCounts(Section):
+    read: int
+    """Originals."""
+    released: int
+    quarantined: dict[str, int]
+    """Originals that were withheld, by reason."""
+    released_by_level: dict[str, int]
+    """By the fraction of T that the images started from, in tenths; `none` where the operator has no level."""
+    released_by_verdict: dict[str, int]
+    """Of the gate."""
+
+
+class Scans(Section):
+    """What was looked for among the released images, and how close the closest came."""
+
+    faces: dict[str, FaceScan]
+    """By recogniser."""
+    near_copies: NearCopyScan
+
+
+class ReleaseManifest(Versioned):
     """RELEASE.json: no names, keys, places or times, so that the same job gives the same bytes."""
 
-    version: Literal[1] = 1
+    version: int = 2
     job: str
     """Keyed hash of what it was made from: only who has the salt can compare it."""
     files: dict[str, ListedFile]
-    counts: dict[str, Any]
+    outputs: Shape
+    """What the job made of each original: who has these and the salt can pair every image with its source."""
+    counts: ReleaseCounts
     members: tuple[str, ...]
     labels: tuple[int, ...] | None
     facts: dict[str, Any]
     """Operator, model and licence, gate and certificates, as the job gives them."""
-    scans: dict[str, Any]
-    """What was looked for among the released images, and how close the closest came."""
+    scans: Scans
     threat_models: dict[str, str]
     code: str
+    digest: str = ""
+    """sha256 of all the rest, so that no byte of it can change unseen; see `text_of`."""
 
 
 def staging(release: Path) -> Path:
@@ -75,24 +98,33 @@ def remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def text_of(manifest: Mapping[str, Any]) -> str:
-    """RELEASE.json, with the sha256 of all that comes before added, so that no byte of it can change unseen."""
-    body = {key: value for key, value in manifest.items() if key != "digest"}
+def text_of(manifest: ReleaseManifest) -> str:
+    """RELEASE.json, with its digest."""
+    body = manifest.model_dump(mode="json", exclude={"digest"})
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return json.dumps({**body, "digest": digest}, sort_keys=True, indent=1) + "\n"
 
 
-def seal(release: Path, manifest: Mapping[str, Any]) -> None:
+def read_seal(release: Path) -> ReleaseManifest:
+    """RELEASE.json; whether it is as it was written, `verify` says. Raises `UserError` where there is none to read."""
+    try:
+        text = (release / SEAL).read_bytes()
+    except OSError as error:
+        raise UserError(f"{SEAL} cannot be read ({error.strerror}): this is not a finished release") from None
+    return ReleaseManifest.from_json(text, SEAL)
+
+
+def seal(release: Path, manifest: ReleaseManifest) -> None:
     """Moves what was published into place, and writes RELEASE.json last. Does nothing to a sealed release of the same.
 
     Raises `UserError` where the files are not as the manifest lists them, or the folder is in use.
     """
     release = release.expanduser().resolve()
-    staged, text = staging(release), text_of(Manifest.model_validate(manifest).model_dump(mode="json"))
+    staged, text = staging(release), text_of(manifest)
     if (release / SEAL).exists():
         _check_same(release, text)
         return
-    if problems := differing(staged, Manifest.model_validate(manifest), MARK):
+    if problems := differing(staged, manifest, MARK):
         raise UserError(f"release.path: {staged} is not as it was published: {'; '.join(problems[:5])}")
     with open(staged / MARK, "w") as file:
         file.write(text)
@@ -109,26 +141,24 @@ def seal(release: Path, manifest: Mapping[str, Any]) -> None:
 def verify(release: Path) -> list[str]:
     """What is wrong with a release, one sentence each: RELEASE.json itself, and files missing, extra or altered."""
     try:
-        text = (release / SEAL).read_bytes()
-    except OSError as error:
-        return [f"{SEAL} cannot be read ({error.strerror}): this is no finished release"]
-    try:
-        content = json.loads(text)
-        manifest = Manifest.model_validate({key: value for key, value in content.items() if key != "digest"})
-    except (ValueError, AttributeError, RecursionError, ValidationError) as error:
-        return [f"{SEAL} is malformed ({type(error).__name__})"]
-    altered = [] if text_of(content).encode() == text else [f"{SEAL} was altered: its own digest differs"]
+        manifest = read_seal(release)
+    except UserError as error:
+        return [str(error)]
+    same = text_of(manifest).encode() == (release / SEAL).read_bytes()
+    altered = [] if same else [f"{SEAL} was altered: its own digest differs"]
     return altered + differing(release, manifest, SEAL)
 
 
-def differing(folder: Path, manifest: Manifest, besides: str) -> list[str]:
+def differing(folder: Path, manifest: ReleaseManifest, besides: str) -> list[str]:
     """How the files in `folder` differ from the manifest's list and the file `besides`; links are never followed."""
     strange = [name for name in manifest.files if not FILE_NAME.fullmatch(name)]
     if strange:
         return [f"{SEAL} lists {len(strange)} files that no release has"]
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
     extra = [f"{name} is not listed" for name in found if name not in (*manifest.files, DATA, besides)]
-    extra += [f"{DATA} is no folder" for path in [found.get(DATA)] if path and (path.is_symlink() or not path.is_dir())]
+    extra += [
+        f"{DATA} is not a folder" for path in [found.get(DATA)] if path and (path.is_symlink() or not path.is_dir())
+    ]
     return extra + [
         f"{name} {problem}"
         for name, listed in sorted(manifest.files.items())
@@ -140,7 +170,7 @@ def _problem(path: Path | None, listed: ListedFile) -> str | None:
     if path is None:
         return "is missing"
     if path.is_symlink() or not path.is_file():
-        return "is no regular file"
+        return "is not a regular file"
     if path.stat().st_size != listed.bytes:
         return f"was altered: {path.stat().st_size} bytes, {listed.bytes} are listed"
     return "was altered: its sha256 differs" if content_hash(str(path)) != listed.sha256 else None

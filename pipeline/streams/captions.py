@@ -86,7 +86,7 @@ class CaptionShard:
         try:
             content = json.loads(line.start.decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
-            return self._reject(number, f"the line is no JSON ({error})", "undecodable", kept)
+            return self._reject(number, f"the line is not valid JSON ({error})", "undecodable", kept)
         if not isinstance(content, dict):
             return self._reject(number, f"a JSON object is expected, found {line.start[:40]!r}", "undecodable", kept)
         key = content.get(self.options.id, self._key(number))
@@ -127,7 +127,7 @@ def _caption_problem(content: dict[str, Any], field: str) -> str | None:
         return f"field {field!r} must be text, found {repr(caption)[:80]}"
     if not caption.strip():
         return f"field {field!r} is empty"
-    return None if _encodable(caption) else f"field {field!r} holds half a surrogate pair, which is no text"
+    return None if _encodable(caption) else f"field {field!r} holds half a surrogate pair, which is not text"
 
 
 def _encodable(text: str) -> bool:

@@ -50,7 +50,7 @@ class FolderInput(Section):
     def open(self) -> InputStream:
         root = Path(self.path).expanduser()
         if not root.is_dir():
-            raise UserError(f"input.path: {self.path!r} is no folder; a folder of images is expected")
+            raise UserError(f"input.path: {self.path!r} is not a folder; a folder of images is expected")
         entries = _entries(list(_files(root)), self.extensions)
         if not entries:
             known = ", ".join(self.extensions)

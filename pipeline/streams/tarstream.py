@@ -100,7 +100,7 @@ def _member_problem(info: tarfile.TarInfo, key: str, extension: str) -> str | No
     if unsafe(info.name):
         return f"unsafe member name {info.name!r}"
     if not info.isreg() or info.sparse is not None:
-        return f"member {info.name!r} is no regular file"
+        return f"member {info.name!r} is not a regular file"
     if info.size > LARGEST_MEMBER:
         return f"member {info.name!r} has {info.size} bytes; {LARGEST_MEMBER} are allowed"
     if not extension or not key.rpartition("/")[2]:

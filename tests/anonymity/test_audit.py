@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,16 @@ from PIL import Image
 from pipeline.anonymity.attacks import attackers, utility
 from pipeline.anonymity.attacks.inversion import laid, tiles_of
 from pipeline.anonymity.faces.detect import Face
-from pipeline.audit import Audit, AuditConfig, audit, examine
+from pipeline.audit import Audit, AuditConfig, audit, examine, examining
+from pipeline.audit.looking import sources_of
 from pipeline.audit.task import check
+from pipeline.cli import main
 from pipeline.errors import UserError
+from pipeline.media.output_keys import Shape
 from pipeline.release.card import THREAT_MODELS
+from pipeline.release.copies import NearCopyScan
 from pipeline.release.privacy import derive, release_key
-from pipeline.release.sealing import CARD, MARK, ListedFile, Manifest, seal, staging
+from pipeline.release.sealing import CARD, MARK, ListedFile, ReleaseCounts, ReleaseManifest, Scans, seal, staging
 from pipeline.report.audit_page import html_report
 from pipeline.report.audit_plots import (
     AttackAtLevel,
@@ -42,6 +47,7 @@ Pixels8 = NDArray[np.uint8]
 SALT = b"the secret of these tests"
 SIDE = 32
 PEOPLE, EACH = 24, 3
+ONE = Shape()
 
 
 class Finder(WholeFinder):
@@ -103,15 +109,17 @@ def originals(
     return builders.tar(folder / f"in-{first}.tar", members)
 
 
-def release(folder: Path, operator: Operator, *, key: Name = key_of, suffixes: tuple[str, ...] = ("",)) -> Path:
-    """A sealed release of all originals, in the order of their hashes."""
+def release(folder: Path, operator: Operator, *, key: Name = key_of, shape: Shape = ONE, stray: bool = False) -> Path:
+    """A sealed release of all originals, in the order of their hashes; with `stray`, one image is of none of them."""
     secret, place = derive(SALT), folder / "release"
     made = {
-        release_key(secret, key(person, number) + suffix): (operator(person, number), person % 2)
+        release_key(secret, output.format(shape)): (operator(person, number), person % 2)
         for person in range(PEOPLE)
         for number in range(EACH)
-        for suffix in suffixes
+        for output in shape.keys(key(person, number))
     }
+    if stray:
+        made[release_key(secret, "stray")] = (photo(0, 0), 0)
     staged = staging(place)
     members = [(f"{name}.{ext}", content) for name in sorted(made)
                for ext, content in (("png", png(made[name][0])), ("cls", str(made[name][1]).encode()))]  # fmt: skip
@@ -122,11 +130,15 @@ def release(folder: Path, operator: Operator, *, key: Name = key_of, suffixes: t
         name: ListedFile(sha256=content_hash(str(staged / name)), bytes=(staged / name).stat().st_size, images=images)
         for name, images in ((f"data/{tar.name}", len(made)), (CARD, 0))
     }
-    manifest = Manifest(
-        job="", files=files, counts={"released_by_level": {"0.5": 3, "none": 9}}, members=(), labels=(0, 1), facts={},
-        scans={}, threat_models=THREAT_MODELS, code="",
+    counts = ReleaseCounts(
+        read=12, released=12, quarantined={}, released_by_level={"0.5": 3, "none": 9}, released_by_verdict={}
+    )
+    scans = Scans(faces={}, near_copies=NearCopyScan(within_bits=4, released=12, originals=12, found=0, closest_bits=9))
+    manifest = ReleaseManifest(
+        job="", files=files, outputs=shape, counts=counts, members=(), labels=(0, 1), facts={}, scans=scans,
+        threat_models=THREAT_MODELS, code="",
     )  # fmt: skip
-    seal(place, manifest.model_dump(mode="json"))
+    seal(place, manifest)
     return place
 
 
@@ -275,7 +287,9 @@ def test_without_a_salt_only_what_needs_no_pairs(tmp_path: Path) -> None:
     assert any("near-copies" in finding for finding in results["findings"])
     wrong = examined(task(tmp_path / "wrong", photo, salt=b"not the secret of these tests"))
     assert wrong["counts"]["paired_with_source"] == 0
-    assert any("72 released images go back to none" in reason for reason in wrong["not_measured"])
+    why = "72 of 72 released images are paired with no original: "
+    assert wrong["failed"] == [f"{why}they go back to none of these originals by this salt"]
+    assert results["failed"] == [f"{why}no salt was given"]
 
 
 def test_without_identities_there_is_no_t1(tmp_path: Path) -> None:
@@ -288,14 +302,48 @@ def test_without_identities_there_is_no_t1(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_copies_of_a_sample_go_back_to_it(tmp_path: Path) -> None:
-    made = release(tmp_path, photo, suffixes=("-0", "-1"))
+@pytest.mark.parametrize(
+    ("keys", "released", "salt", "source", "unpaired"),
+    [
+        (["a", "b"], ["b", "a", "c"], SALT, [1, 0, -1], {"they go back to none of these originals by this salt": 1}),
+        (["a", "b", "a"], ["a", "b"], SALT, [-1, 1], {"several originals have one key": 1}),
+        (["a"], ["a"], None, [-1], {"no salt was given": 1}),
+        ([], [], SALT, [], {}),
+    ],
+)
+def test_why_images_are_paired_with_no_original(
+    keys: list[str], released: list[str], salt: bytes | None, source: list[int], unpaired: dict[str, int]
+) -> None:
+    names = [release_key(derive(SALT), key) for key in released]
+    found, why = sources_of(names, keys, salt, Shape())
+    assert (found.tolist(), why) == (source, unpaired)
+
+
+def test_one_image_of_no_original_fails_the_audit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, source = release(tmp_path, photo, stray=True), originals(tmp_path)
+    monkeypatch.setattr(examining, "FaceFinder", lambda *_, **__: nullcontext(Finder()))
+    monkeypatch.setattr(examining, "load_recogniser", lambda *_, **__: Recogniser())
+    monkeypatch.setenv("DOPPEL_SALT", SALT.decode())
+    assert main(["audit", str(source), str(made), "--recognisers", "fake", "--out", str(tmp_path / "audit")]) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    why = "1 of 73 released images are paired with no original: they go back to none of these originals by this salt"
+    assert said == f"doppel: {why}"
+    assert json.loads((tmp_path / "audit" / "audit.json").read_text())["failed"] == [why]
+    assert f"<h2>Failed</h2>\n<ul><li>{why}" in (tmp_path / "audit" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("shape", [Shape(copies=20), Shape(copies=2, names=("view-1", "view-2", "image-2"))], ids=str)
+def test_all_that_a_job_made_of_a_sample_goes_back_to_it(tmp_path: Path, shape: Shape) -> None:
+    made = release(tmp_path, photo, shape=shape)
     one = Audit(
         originals=WebDatasetInput(urls=(str(originals(tmp_path)),)), release=made, out=tmp_path / "audit",
         salt=SALT, identity="key:Secretkey_(..)_.",
     )  # fmt: skip
     results = examined(one)
-    assert results["counts"]["paired_with_source"] == 2 * PEOPLE * EACH
+    assert results["counts"]["paired_with_source"] == len(list(shape.keys(""))) * PEOPLE * EACH
+    assert results["failed"] == []
     assert first(results, "T2", "fake", "parrot")["share"] == 1
 
 
@@ -374,11 +422,11 @@ def test_pictures_of_nothing_and_of_levels() -> None:
 
 def test_the_page_escapes_what_it_shows() -> None:
     results = {
-        "findings": ["<script>"], "counts": {"<b>": 1}, "utility": {"x": None}, "not_measured": [],
+        "failed": ["<s>"], "findings": ["<script>"], "counts": {"<b>": 1}, "utility": {"x": None}, "not_measured": [],
         "T1": {"statement": "a < b", "recognisers": None, "reason": "<none>"},
         "T2": {"statement": "", "recognisers": {}, "near_copies": {"<i>": "<u>"}},
     }  # fmt: skip
     page = html_report(results, {"<img>": b"png"})
-    for tag in ("<script>", "<b>", "<none>", "<i>", "<u>", "<img>"):
+    for tag in ("<s>", "<script>", "<b>", "<none>", "<i>", "<u>", "<img>"):
         assert tag not in page
     assert "a &lt; b" in page

@@ -219,7 +219,10 @@ def test_sizes_that_do_not_fit(written: Any, size: tuple[int, int], sentence: st
 @pytest.mark.parametrize(
     ("written", "sentence"),
     [
-        ({"name": "rotate", "degrees": 30}, r"rotation by 30° is no view, it is not orthogonal: ‖AAᵀ − I‖ = [01]\.\d+"),
+        (
+            {"name": "rotate", "degrees": 30},
+            r"rotation by 30° is not a view, it is not orthogonal: ‖AAᵀ − I‖ = [01]\.\d+",
+        ),
         ({"name": "rotate", "degrees": float("nan")}, "finite number"),
         ({"name": "jigsaw", "pieces": 3}, "multiple of 2"),
         ("swirl", "'swirl'.*identity.*block_flips"),
@@ -250,7 +253,7 @@ def test_orthogonality_error_against_svd() -> None:
     ],
 )
 def test_what_ships_upstream_as_failures(linear_map: Any, what: str) -> None:
-    with pytest.raises(ValueError, match=rf"{what} is no view.*= [01]\.\d{{3}} on 9×9"):
+    with pytest.raises(ValueError, match=rf"{what} is not a view.*= [01]\.\d{{3}} on 9×9"):
         require_orthogonal(linear_map, (1, 9, 9), what)
 
 

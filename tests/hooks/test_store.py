@@ -183,7 +183,7 @@ def test_damage_is_told_where_it_lies(job: JobConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.tar: the neighbour of '0001' cannot be read"):
         store.get("0001", 0)
     (folder / "data" / "a.tar").write_bytes(b"x" * 2000)
-    with pytest.raises(UserError, match=r"a\.tar is no tar as doppel writes them"):
+    with pytest.raises(UserError, match=r"a\.tar is not a tar that doppel wrote"):
         NeighbourStore.open(folder)
 
 
@@ -218,7 +218,7 @@ def test_weights_of_something_else_are_refused(job: JobConfig, tmp_path: Path) -
     with pytest.raises(UserError, match="a JSON object of numbers"):
         read_weights(tmp_path / "w.json")
     (tmp_path / "w.json").write_text("{")
-    with pytest.raises(UserError, match="is no JSON"):
+    with pytest.raises(UserError, match="is not valid JSON"):
         read_weights(tmp_path / "w.json")
 
 

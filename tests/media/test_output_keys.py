@@ -5,7 +5,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pipeline.job.outputs import shape_of
 from pipeline.media.output_keys import OutputKey, Shape
+from pipeline.operators import Anagram, Interpolate, Operator, TileMorph
 
 ENDINGS = ("-0", "-19", "-00", "-image-2", "-view-0", "-view-1", "-view-10", "-low", "-", "--", ".png", "-٣", "/0")
 SHAPES = [
@@ -70,7 +72,7 @@ def test_keys_are_plain_but_for_samples_that_are_called_like_a_further_image() -
     [("a", Shape(copies=2)), ("a-2", Shape(copies=2)), ("a-00", Shape(copies=2)), ("a-٣", Shape(copies=9))],
 )
 def test_other_keys_are_none_of_the_job(text: str, shape: Shape) -> None:
-    with pytest.raises(ValueError, match="is no key of a job"):
+    with pytest.raises(ValueError, match="is not a key of a job"):
         OutputKey.parse(text, shape)
 
 
@@ -84,3 +86,16 @@ def test_what_a_job_does_not_make_has_no_key(key: OutputKey) -> None:
 def test_names_that_cannot_be_told_apart_are_refused(names: tuple[str, ...]) -> None:
     with pytest.raises(ValidationError):
         Shape(names=names)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        Anagram(views=({"name": "negate"},) * 12, conditions=("none",) * 12),
+        TileMorph(tiles=4, conditions=("none",) * 12),
+        Interpolate(path=12),
+    ],
+    ids=lambda operator: operator.name,
+)
+def test_further_images_of_operators_can_be_told_apart(operator: Operator) -> None:
+    assert shape_of(operator).names == operator.further_images != ()

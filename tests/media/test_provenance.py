@@ -43,8 +43,8 @@ def test_provenance_is_read_back_as_it_was_written(made: Provenance) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("{", "a.tar is no JSON"),
-        ("[" * 100_000, "a.tar is no JSON"),
+        ("{", "a.tar is not valid JSON"),
+        ("[" * 100_000, "a.tar is not valid JSON"),
         ("[]", "a.tar: a JSON object is expected, found list"),
         ('{"operator": "boomerang", "copy": 0}', "a.tar was written by an older version of doppel; this one reads"),
         ('{"version": 2}', "a.tar was written by another version of doppel, in schema 2; this one reads schema 1"),

@@ -219,7 +219,7 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Path]], ModelConfig], str]] = {
         lambda f: config_of(f, {"path": str(f["IF-I"])}),
         r"upscalers\[0\].*'IFPipeline'; known are IFSuperResolutionPipeline, StableDiffusionUpscalePipeline",
     ),
-    "nowhere": (lambda f: config_of(f, {"path": "/nowhere"}), r"upscalers\[0\].*'/nowhere' is no folder"),
+    "nowhere": (lambda f: config_of(f, {"path": "/nowhere"}), r"upscalers\[0\].*'/nowhere' is not a folder"),
     "noise": (
         lambda f: config_of(f, {"path": str(f["x4"]), "noise_level": 351}),
         "noise_level is 351; allowed are 0 to 350",

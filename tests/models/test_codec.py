@@ -148,7 +148,7 @@ def test_saved_codecs_come_back(images: Tensor, tmp_path: Path) -> None:
         ('{"patch": 2}', "kind is None"),
         ('{"kind": "space_to_depth"}', "patch is None"),
         ('{"kind": "space_to_depth", "patch": 0}', "patch is 0"),
-        ('{"kind": ', "is no JSON"),
+        ('{"kind": ', "is not valid JSON"),
         ("[1]", "a JSON object is expected"),
         (None, "config.json is missing"),
     ],

@@ -85,13 +85,13 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "time in integers": (state(UNET, time_embedding_type="learned"), UNET, "time_embedding_type is 'learned'"),
     "class embedding": (state(UNET, class_embed_type="timestep"), UNET, "class_embed_type is 'timestep'"),
     "no network": (remove(UNET), UNET, "is missing"),
-    "network: no JSON": (write(UNET, '{"a": '), UNET, "is no JSON"),
-    "network: not text": (write(UNET, b"\xff\xfe\x00"), UNET, "is no JSON"),
+    "network: no JSON": (write(UNET, '{"a": '), UNET, "is not valid JSON"),
+    "network: not text": (write(UNET, b"\xff\xfe\x00"), UNET, "is not valid JSON"),
     "network: a list": (write(UNET, "[]"), UNET, "a JSON object is expected"),
     "no size": (state(UNET, sample_size=None), "", "states no sample_size"),
     "four channels": (patched, "", "3 channels in patches of 2 are neither grey nor RGB"),
     "no scheduler": (remove(SCHEDULER), "scheduler_config.json", "is missing"),
-    "scheduler: no JSON": (write(SCHEDULER, "beta: 1"), SCHEDULER, "is no JSON"),
+    "scheduler: no JSON": (write(SCHEDULER, "beta: 1"), SCHEDULER, "is not valid JSON"),
     "scheduler: unknown class": (
         state(SCHEDULER, _class_name="EDMEulerScheduler"), SCHEDULER,
         "_class_name is 'EDMEulerScheduler'; known are DDPMScheduler, DDIMScheduler",
@@ -103,7 +103,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "scheduler: unknown prediction": (
         state(SCHEDULER, prediction_type="noise"), "", "prediction_type is 'noise'; known are epsilon",
     ),
-    "card: no JSON": (write("doppel.json", "{"), "doppel.json", "is no JSON"),
+    "card: no JSON": (write("doppel.json", "{"), "doppel.json", "is not valid JSON"),
     "card: null label inside": (state("doppel.json", null_label=0), "doppel.json", "null_label is 0"),
     "card: too many names": (state("doppel.json", class_names=["a"] * 5), "doppel.json", "5 class_names"),
 }  # fmt: skip
@@ -127,7 +127,7 @@ def test_a_broken_folder_is_one_sentence(make_folder: MakeFolder, case: str) -> 
 @pytest.mark.parametrize("path", ["./missing", "/nowhere/at/all", "one", "a/b/c", "~/no-such-folder", "embedded:x/y"])
 def test_a_path_that_is_no_folder_never_reaches_the_hub(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: pytest.fail("the hub was asked"))
-    with pytest.raises(UserError, match="is no folder") as caught:
+    with pytest.raises(UserError, match="is not a folder") as caught:
         find_model(ModelConfig(path=path))
     assert repr(path) in str(caught.value)
 

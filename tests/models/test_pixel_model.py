@@ -328,7 +328,7 @@ def test_the_model_states_its_hash(make_folder: MakeFolder) -> None:
 def test_options_of_pipelines_are_refused(make_folder: MakeFolder, option: dict[str, Any]) -> None:
     folder = make_folder()
     config = ModelConfig(path=str(folder), **option)
-    with pytest.raises(UserError, match=f"model.{next(iter(option))}: .* single UNet2DModel, which has no use for it"):
+    with pytest.raises(UserError, match=f"model.{next(iter(option))}: .* single UNet2DModel, which does not use it"):
         sketch_model(config)
-    with pytest.raises(UserError, match="has no use for it"):
+    with pytest.raises(UserError, match="does not use it"):
         load_model(config, "cpu")

@@ -126,7 +126,7 @@ def test_configurations_that_cannot_work(settings: dict[str, Any], sentence: str
     [
         ("rotate_90", "x", {"size": (6, 7)}, "anagram: view rotate needs a square for a quarter turn, .*6×7"),
         ("jigsaw", "x", {}, r"anagram: view jigsaw needs a square whose side divides by 4 \(pieces\)"),
-        ("negate", "w", {}, "condition 'w' is no class.*x, y, z"),
+        ("negate", "w", {}, "condition 'w' is not a class.*x, y, z"),
         ("negate", "x", {"space": "latent"}, "anagram: view negate changes the sign of pixels, and the model works on"),
         ("negate", "x", {"by_class": ()}, "the model has no classes"),
     ],

@@ -84,7 +84,7 @@ def test_bad_input() -> None:
         Compose(terms=[])
     with pytest.raises(UserError, match="condition none: the model was trained with labels only"):
         Compose(terms=[{"condition": "a"}]).check(replace(MODEL, unconditional=False), None)
-    with pytest.raises(UserError, match="'d' is no class of the model: it knows 0 to 2; names are a, b, c"):
+    with pytest.raises(UserError, match="'d' is not a class of the model: it knows 0 to 2; names are a, b, c"):
         Compose(terms=[{"condition": "d"}]).check(MODEL, None)
     with pytest.raises(UserError, match="compose: second_model works on 9×8 pixels, the model on 7×5"):
         Compose(terms=[{"condition": "a"}]).check(MODEL, replace(MODEL, size=(8, 9)))

@@ -182,7 +182,7 @@ def test_models_of_different_depth() -> None:
 def test_conditions_are_asked_of_the_model_they_are_for() -> None:
     second = replace(MODEL, class_names=("x", "y"))
     DDIB(source="a", target="y").check(MODEL, second)
-    with pytest.raises(UserError, match="'y' is no class"):
+    with pytest.raises(UserError, match="'y' is not a class"):
         DDIB(source="y", target="y").check(MODEL, second)
-    with pytest.raises(UserError, match="'a' is no class"):
+    with pytest.raises(UserError, match="'a' is not a class"):
         DDIB(source="a", target="a").check(MODEL, second)

@@ -160,6 +160,6 @@ def test_models_that_do_not_fit() -> None:
         Factorized(components="colour", conditions=["none", "none"], guidance=1).check(Grey(**options), None)
     with pytest.raises(UserError, match="factorized takes the colours of pixels apart, and the model works on latents"):
         Factorized(components="colour", conditions=[0, 1]).check(model(0.5, space="latent"), None)
-    with pytest.raises(UserError, match="condition 3 is no class"):
+    with pytest.raises(UserError, match="condition 3 is not a class"):
         Factorized(components="hybrid", conditions=[0, 3]).check(model(0.5), None)
     Factorized(components="colour", conditions=[0, 1]).check(model(0.5), None)

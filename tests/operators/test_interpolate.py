@@ -102,7 +102,7 @@ def test_bad_input() -> None:
     for share in (1.2, [0.8, 1.2], [-0.1, 0.5], [0.1, 0.2, 0.3]):
         with pytest.raises(ValidationError, match="share"):
             Interpolate(share=share)
-    with pytest.raises(UserError, match="'c' is no class"):
+    with pytest.raises(UserError, match="'c' is not a class"):
         Interpolate(towards="c").check(MODEL, None)
     assert Interpolate().needs == {"guide"}
     assert Interpolate(towards="a").needs == frozenset()
@@ -156,7 +156,7 @@ def test_embeddings_need_two_prompts() -> None:
         Interpolate(mix="embeddings")
     for model, settings, why in (
         (MODEL, {"condition": "a", "towards": "b"}, "mix embeddings: the model takes no prompts"),
-        (PROMPTED, {"towards": "none"}, "mix embeddings: none is no prompt"),
+        (PROMPTED, {"towards": "none"}, "mix embeddings: none is not a prompt"),
     ):
         with pytest.raises(UserError, match=why):
             Interpolate(mix="embeddings", **settings).check(model, None)  # type: ignore[arg-type]

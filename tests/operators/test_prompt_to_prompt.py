@@ -223,7 +223,7 @@ def test_words_that_do_not_pair_up_are_refused(model: Backbone) -> None:
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"target": "a dog", "reweight": {"cat": 2}}, "reweight: 'cat' is no word of the target 'a dog'"),
+        ({"target": "a dog", "reweight": {"cat": 2}}, "reweight: 'cat' is not a word of the target 'a dog'"),
         ({"source": "a fox", "target": "a dog", "blend": ["cat"]}, "blend: 'cat' is a word of neither"),
     ],
 )

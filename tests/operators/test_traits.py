@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
+from pipeline.job.outputs import shape_of
 from pipeline.models.gaussian import ClosedForm
 from pipeline.operators import DDIB, OPERATORS, Given, Interpolate, Mosaic, Operator, PromptToPrompt, TileMorph
 from tests import test_operators as contract
@@ -47,6 +48,11 @@ def refusal(operator: Operator, model: Any) -> str | None:
 def test_what_draws_nothing_is_declared_invertible(operator: Operator) -> None:
     """The gate refuses invertible operators: a map without noise is never taken for anonymous."""
     assert operator.stochastic or operator.invertible
+
+
+@every_setting
+def test_keys_of_further_images_can_be_told_apart(operator: Operator) -> None:
+    assert shape_of(operator).names == operator.further_images
 
 
 @every_setting

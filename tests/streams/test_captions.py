@@ -79,10 +79,10 @@ def test_the_fields_have_other_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason", "kind"),
     [
-        (b"{", "no JSON", "undecodable"),
-        (b'{"caption": "\xff"}', "no JSON", "undecodable"),
-        (b"[" * 100_000, "no JSON", "undecodable"),
-        (b'{"caption": "x", "id": ' + b"9" * 5000 + b"}", "no JSON", "undecodable"),
+        (b"{", "not valid JSON", "undecodable"),
+        (b'{"caption": "\xff"}', "not valid JSON", "undecodable"),
+        (b"[" * 100_000, "not valid JSON", "undecodable"),
+        (b'{"caption": "x", "id": ' + b"9" * 5000 + b"}", "not valid JSON", "undecodable"),
         (b'["caption"]', "JSON object", "undecodable"),
         (b'"caption"', "JSON object", "undecodable"),
         (b"{}", "'caption' is missing", "refused"),

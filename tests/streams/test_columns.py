@@ -88,7 +88,7 @@ def test_members_hold_all_of_a_row(made: tuple[dict[str, Any], Features, str | N
     assert same(members_to_row(members, features, "the image", label), row)
     for name, content in members.items():
         if name.endswith(".json"):
-            json.loads(content, parse_constant=lambda c: pytest.fail(f"{c} is no JSON"))
+            json.loads(content, parse_constant=lambda c: pytest.fail(f"{c} is not valid JSON"))
 
 
 @given(rows())

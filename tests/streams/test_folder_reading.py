@@ -114,7 +114,7 @@ def test_extensions_are_a_choice(tmp_path: Path) -> None:
     assert [s.key for s in everything(FolderInput(path=str(tmp_path), extensions=(".pgm",)).open())] == ["a"]
     with pytest.raises(UserError, match=r"no image in .* \(extensions: jxl\)"):
         FolderInput(path=str(tmp_path), extensions=("jxl",)).open()
-    with pytest.raises(UserError, match="'/no/where' is no folder"):
+    with pytest.raises(UserError, match="'/no/where' is not a folder"):
         FolderInput(path="/no/where").open()
 
 

@@ -51,7 +51,7 @@ def test_members_that_are_no_files_are_rejected_with_their_sample(tmp_path: Path
         tar.addfile(special)
     items = read(tmp_path, buffer.getvalue())
     assert [item.key for item in items if isinstance(item, Sample)] == ["a"]
-    assert "no regular file" in rejected(items)[0].reason
+    assert "not a regular file" in rejected(items)[0].reason
 
 
 def test_directories_are_passed_over(tmp_path: Path) -> None:

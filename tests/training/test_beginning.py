@@ -59,7 +59,7 @@ def test_weights_that_would_mean_something_else_are_refused(
 
 
 def test_no_model_is_said(configure: Configure, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         train_denoiser(configure(start=str(tmp_path / "nowhere")))
 
 

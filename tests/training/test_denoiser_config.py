@@ -14,10 +14,10 @@ from training.denoiser.config import DenoiserConfig
 from training.denoiser.network import build_network, fit_codec
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "size and patch": ({"size": [8, 10], "codec": {"kind": "space_to_depth", "patch": 4}}, "is no multiple of 4"),
+    "size and patch": ({"size": [8, 10], "codec": {"kind": "space_to_depth", "patch": 4}}, "is not a multiple of 4"),
     "size and halvings": (
         {"size": [8, 6], "network": {"channels": [32, 32, 32], "attention": [False] * 3}},
-        "8 × 6 is no multiple of 4: patches of 1, halved 2 times",
+        "8 × 6 is not a multiple of 4: patches of 1, halved 2 times",
     ),
     "no size": ({"size": [0, 8]}, "greater than 0"),
     "components without linear_patch": ({"codec": {"kind": "none", "components": 3}}, "components belongs to"),
@@ -48,7 +48,7 @@ def test_senseless_recipes_are_refused(configure: Configure, case: str) -> None:
 
 
 def test_the_command_line_tells_it_in_one_sentence() -> None:
-    with pytest.raises(UserError, match="28 × 28 is no multiple of 6") as caught:
+    with pytest.raises(UserError, match="28 × 28 is not a multiple of 6") as caught:
         load_config(DenoiserConfig, "train_fashion_mnist", ["codec.patch=3"])
     assert "\n" not in str(caught.value)
 

@@ -106,7 +106,7 @@ def judge_for(
         try:
             return load_classifier(Path(resolve(judge.file)))
         except Exception as error:  # whatever the reader makes of a file that is something else
-            raise UserError(f"judge.file: {judge.file!r} is no saved classifier ({type(error).__name__})") from None
+            raise UserError(f"judge.file: {judge.file!r} is not a saved classifier ({type(error).__name__})") from None
     known = load_images(judge.data, output / "cache" / "judge", size, fit, name="judge.data")
     if unseen is not None:
         refuse_overlap("the judge", marks_of(known.keys, known.pixels), {"data": unseen})

@@ -193,7 +193,7 @@ class DenoiserConfig(Recipe):
         if any(side % smallest for side in self.size):
             halvings = len(self.network.channels) - 1
             raise ValueError(
-                f"size {self.size[0]} × {self.size[1]} is no multiple of {smallest}: "
+                f"size {self.size[0]} × {self.size[1]} is not a multiple of {smallest}: "
                 f"patches of {self.codec.patch}, halved {halvings} times"
             )
         return self

@@ -44,13 +44,13 @@ def identity_reader(spec: str | None) -> Callable[[Sample], str | None]:
     if spec is None:
         return lambda sample: None
     if kind not in ("json", "key") or not rest:
-        raise UserError(f"identity: {spec!r} is no place of a name; allowed are json:FIELD and key:REGEX")
+        raise UserError(f"identity: {spec!r} does not say where a name is; allowed are json:FIELD and key:REGEX")
     if kind == "json":
         return lambda sample: _field(sample.members.get("json"), rest)
     try:
         pattern = re.compile(rest)
     except re.error as error:
-        raise UserError(f"identity: {rest!r} is no valid regular expression ({error})") from None
+        raise UserError(f"identity: {rest!r} is not a valid regular expression ({error})") from None
     if pattern.groups < 1:
         raise UserError(f"identity: {rest!r} has no group that would be the person, as in (.+)_[0-9]+")
 

@@ -75,5 +75,5 @@ class AnonymityConfig(Section):
                 if re.compile(rest).groups != 1:
                     raise ValueError("key:REGEX needs exactly one group, the identity")
             except re.error as error:
-                raise ValueError(f"no valid regular expression ({error})") from None
+                raise ValueError(f"not a valid regular expression ({error})") from None
         return value

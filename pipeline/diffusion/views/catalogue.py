@@ -46,7 +46,7 @@ class Rotate(View):
     def _orthogonal(cls, degrees: float) -> float:
         if degrees % 90:
             require_orthogonal(lambda x: bilinear_rotation(x, degrees), (1, 16, 16), f"a rotation by {degrees:g}°")
-            raise ValueError(f"a rotation by {degrees:g}° is no multiple of 90°")
+            raise ValueError(f"a rotation by {degrees:g}° is not a multiple of 90°")
         return degrees
 
     def move(self, grid: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def require_orthogonal(linear_map: LinearMap, shape: tuple[int, int, int], what:
     error = orthogonality_error(linear_map, shape)
     if error > 1e-6:
         raise ValueError(
-            f"{what} is no view, it is not orthogonal: ‖AAᵀ − I‖ = {error:.3f} on {shape[1]}×{shape[2]} pixels"
+            f"{what} is not a view, it is not orthogonal: ‖AAᵀ − I‖ = {error:.3f} on {shape[1]}×{shape[2]} pixels"
         )
 
 
