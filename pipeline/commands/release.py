@@ -108,7 +108,7 @@ def facts_of(plan: Plan, judges: Sequence[Judge], originals: FaceTable) -> dict[
         "undecided": config.anonymity.undecided.model_dump(mode="json"),
         "model": plan.hashes["model"],
         "licences": sorted({licence.name for licence in plan.licences.values()}),
-        "gate": plan.gate,
+        "gate": plan.gate.model_dump(mode="json") if plan.gate else None,
         "matches_with_other_people": matches,
     }
 

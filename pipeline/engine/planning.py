@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pipeline.anonymity.faces.detect import FaceFinder
-from pipeline.anonymity.gate.gate import gate_facts
+from pipeline.anonymity.gate.gate import GateFacts, gate_facts
 from pipeline.anonymity.gate.judges import judges_of
 from pipeline.diffusion.model import Outline
 from pipeline.engine.batch_size import free, remembered
@@ -37,7 +36,7 @@ def make_plan(config: JobConfig, batch_size: int | None = None) -> Plan:
         )
     devices = resolve_devices(config.run.devices)
     gate = None if model is None else facts_of_gate(config, model, devices[0])
-    parts = hashes(config, model, second, salt) | ({} if gate is None else {"gate": hash_json(gate)})
+    parts = hashes(config, model, second, salt) | ({} if gate is None else {"gate": hash_json(gate.model_dump())})
     plan = Plan(
         config=config, salt=salt, outline=model, batch_size=1, devices=devices, hashes=parts,
         licences=licences(config), gate=gate,
@@ -45,7 +44,7 @@ def make_plan(config: JobConfig, batch_size: int | None = None) -> Plan:
     return replace(plan, batch_size=batch_size or batch_size_of(plan))
 
 
-def facts_of_gate(config: JobConfig, model: Outline, device: str) -> dict[str, Any] | None:
+def facts_of_gate(config: JobConfig, model: Outline, device: str) -> GateFacts | None:
     """What the gate judges by; None where the recipe asks for none.
 
     Raises `UserError` for all that would keep it from proving anything: a missing recogniser, or one without a

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline import __version__
 from pipeline.diffusion.model import Outline
@@ -18,6 +18,9 @@ from pipeline.models.families import sketch_model
 from pipeline.models.folder import find_model
 from pipeline.models.licence import Licence, read_licence
 from pipeline.operators.on_cascades import check
+
+if TYPE_CHECKING:
+    from pipeline.anonymity.gate.gate import GateFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,7 @@ class Plan:
     `pipeline.job.hashes`."""
     licences: dict[str, Licence]
     """The licence of each model's weights, by the model's path."""
-    gate: dict[str, Any] | None
+    gate: GateFacts | None
     """What the gate judges by; None where the recipe asks for none."""
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
+from typing import ClassVar, Literal, NamedTuple, Protocol, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -18,6 +18,7 @@ from pipeline.diffusion.model import Model, OfClips, Outline
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.solvers import SOLVERS, Ancestral, Solver
 from pipeline.errors import UserError
+from pipeline.media.provenance import Details
 from pipeline.section import Section
 
 Condition = int | str
@@ -77,7 +78,7 @@ class Transformed(NamedTuple):
     """The noise levels σ that each row went through, float64 `[B, n+1]`; the first is where it began."""
     others: Mapping[str, Tensor] = {}
     """Further images of the same shape as `pixels`, by name. Each becomes a sample of its own, KEY-NAME."""
-    details: Sequence[Mapping[str, Any]] | None = None
+    details: Sequence[Details] | None = None
     """What the provenance of each row shall also say, B mappings of JSON values; None where there is nothing to say."""
     beside: Mapping[str, Tensor] = {}
     """Further images of the same shape, by name, that lie in the same sample as `pixels`: members NAME.png."""
@@ -227,7 +228,7 @@ class Operator(Section):
         """How the upper stages of a cascade sample, where the operator does not run on them itself."""
         return Descent(name=self.name)
 
-    def choose(self, copies: Sequence[Mapping[str, Any]]) -> list[int] | str:
+    def choose(self, copies: Sequence[Details]) -> list[int] | str:
         """Which copies of a sample to keep, by the `details` of each: their numbers, the best first, or the reason why
         none is kept.
         """

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from pipeline.diffusion.model import Model, Outline
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.pairing import mismatch
 from pipeline.errors import UserError
+from pipeline.media.provenance import Details
 from pipeline.operators.conditions import Guidance, check_conditions, conditioned
 from pipeline.operators.contract import Bridge, Condition, Extra, Given, Transformed
 
@@ -76,7 +76,7 @@ class DDIB(Bridge):
         return Transformed(second.decode(self.walk(target, latent, down)), down, details=details)
 
 
-def trip_error(difference: Tensor) -> list[Mapping[str, Any]]:
+def trip_error(difference: Tensor) -> list[Details]:
     """The root mean square and the largest absolute value of each row of `[B, ...]`, in units of z, for the
     provenance.
     """

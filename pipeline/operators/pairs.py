@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -22,6 +22,7 @@ from pipeline.diffusion.editing import (
 from pipeline.diffusion.model import Model, Outline
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.solvers import add_noise, integrate
+from pipeline.media.provenance import Details
 from pipeline.operators.conditions import check_conditions, rows_for, together
 from pipeline.operators.contract import Condition, Descent, Extra, Given, Transformed
 from pipeline.operators.edit_scores import EditScores, Thresholds, edit_scores, passes
@@ -130,7 +131,7 @@ class Pairs(Descent):
         scores = edit_scores(images[0], images[1], texts[0], texts[1])
         return {name: values.tolist() for name, values in vars(scores).items()}
 
-    def choose(self, copies: Sequence[Mapping[str, Any]]) -> list[int] | str:
+    def choose(self, copies: Sequence[Details]) -> list[int] | str:
         found = [copy["scores"] for copy in copies]
         scores = EditScores(**{name: torch.tensor([one[name] for one in found]) for name in found[0]})
         good = [i for i, passed in enumerate(passes(scores, self.thresholds).tolist()) if passed]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipeline.diffusion.tiles.regions import Ints, from_details, origins, outlines
 from pipeline.errors import UserError
+from pipeline.media.provenance import Details
 
 if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
@@ -24,7 +25,7 @@ ENLARGED = 256
 """Small pictures are enlarged to about this side, without smoothing."""
 
 
-def reassemble(details: Mapping[str, Any], sources: Sequence[Pixels8], image: str | None = None) -> Pixels8:
+def reassemble(details: Details, sources: Sequence[Pixels8], image: str | None = None) -> Pixels8:
     """Makes a picture again, bit for bit, from the provenance of its row and the source pictures, uint8 `[H, W, 3]`."""
     tiles, assembly = from_details(details, image or next(iter(details["made"])))
     pixels = np.concatenate([source.reshape(-1, 3) for source in sources])
@@ -32,7 +33,7 @@ def reassemble(details: Mapping[str, Any], sources: Sequence[Pixels8], image: st
 
 
 def animate(
-    details: Mapping[str, Any],
+    details: Details,
     sources: Sequence[Pixels8],
     path: str | Path,
     *,
@@ -62,7 +63,7 @@ def animate(
         write_mp4([moving[0]] * hold + moving + [moving[-1]] * hold, path, fps)
 
 
-def frames(details: Mapping[str, Any], sources: Sequence[Pixels8], image: str, zoom: int, count: int) -> list[Pixels8]:
+def frames(details: Details, sources: Sequence[Pixels8], image: str, zoom: int, count: int) -> list[Pixels8]:
     """The `count` frames of the animation, uint8 `[H·zoom, S·W·zoom, 3]` for S sources."""
     height, width = sources[0].shape[:2]
     tiles, assembly = from_details(details, image)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.anonymity.gate.face_masks import FaceBox
 from pipeline.errors import UserError
 from pipeline.media.provenance import GateVerdict
+from pipeline.section import Section
 
 if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
@@ -267,18 +268,43 @@ WORDS: dict[Doubt, str] = {
 """The sentence for each doubt."""
 
 
-def gate_facts(config: AnonymityConfig, finder: FaceFinder, judges: Sequence[Judge]) -> dict[str, Any]:
-    """Everything that an auditor must know to run the gate again, ready for JSON."""
-    return {
-        "detector": finder.detector, "detector_weights": finder.weights,
-        "identities_known": config.identity is not None,
-        "smallest_face": config.smallest_face, "near_copy": config.near_copy,
-        "recognisers": [
-            {
-                "name": judge.recogniser.name, "weights": judge.recogniser.weights, "threshold": judge.threshold,
-                "far_at_threshold": judge.far, "chance_of_another": CHANCE,
-                "tar_at_far_1e-2": judge.certificate.tar["1e-2"], "certificate_data": judge.certificate.data,
-            }
+class JudgeFacts(Section):
+    """A recogniser of the gate, and what it has shown."""
+
+    name: str
+    weights: str
+    """Hash."""
+    threshold: float
+    """Cosine distance up to which two faces are one person's."""
+    far_at_threshold: float
+    """Share of pairs of two people at or below it, on the certificate's data."""
+    chance_of_another: float
+    tar: float
+    """Share of pairs of one person that are recognised where one in a hundred pairs of two people is."""
+    certificate_data: str
+
+
+class GateFacts(Section):
+    """Everything that an auditor must know to run the gate again."""
+
+    detector: str
+    detector_weights: str
+    identities_known: bool
+    smallest_face: int
+    near_copy: int
+    recognisers: tuple[JudgeFacts, ...]
+
+
+def gate_facts(config: AnonymityConfig, finder: FaceFinder, judges: Sequence[Judge]) -> GateFacts:
+    return GateFacts(
+        detector=finder.detector, detector_weights=finder.weights, identities_known=config.identity is not None,
+        smallest_face=config.smallest_face, near_copy=config.near_copy,
+        recognisers=tuple(
+            JudgeFacts(
+                name=judge.recogniser.name, weights=judge.recogniser.weights, threshold=judge.threshold,
+                far_at_threshold=judge.far, chance_of_another=CHANCE, tar=judge.certificate.tar["1e-2"],
+                certificate_data=judge.certificate.data,
+            )
             for judge in judges
-        ],
-    }  # fmt: skip
+        ),
+    )  # fmt: skip

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from pipeline.media.provenance import Details
 from pipeline.section import Section
 
 Ints = NDArray[np.int64]
-Details = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +204,7 @@ def to_details(cut: Cut, size: tuple[int, int], sources: Sequence[str], made: Ma
     ]
 
 
-def from_details(details: Mapping[str, Any], image: str) -> tuple[tuple[Tiles, ...], Assembly]:
+def from_details(details: Details, image: str) -> tuple[tuple[Tiles, ...], Assembly]:
     """The tiles, and the assembly of one row."""
     made = details["made"][image]
     tile = np.array([made["tile"]])
