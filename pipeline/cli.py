@@ -17,10 +17,15 @@ if TYPE_CHECKING:
     from pipeline.streams.ledger import OnChange
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+"""Exit codes."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 the job failed, 2 bad input (one sentence on stderr), 130 interrupted."""
+    """Runs the command and returns its exit code.
+
+    The codes are 0 for done, 1 where the job failed, 2 for bad input (one sentence on stderr), and 130 where it was
+    interrupted.
+    """
     args = build_parser().parse_args(arguments)
     try:
         return args.command(args)
@@ -43,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands and their options."""
     parser = argparse.ArgumentParser(prog="doppel", description="Stream image data sets through diffusion operators.")
     parser.add_argument("--version", action="version", version=f"doppel {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -126,6 +132,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run_command(args: argparse.Namespace) -> int:
+    """`doppel run`: runs a job, and makes a release where the recipe asks for one."""
     if args.dry_run:
         return dry_run(args)
     plan = plan_of(job_config(args), forbid_noncommercial=args.forbid_noncommercial)
@@ -148,7 +155,7 @@ def run_command(args: argparse.Namespace) -> int:
 
 
 def dry_run(args: argparse.Namespace) -> int:
-    """Prints all as soon as it is known: torch and diffusers take seconds to load."""
+    """`doppel run --dry-run`: prints each part as soon as it is known, since torch and diffusers load slowly."""
     from pipeline.config import dump
     from pipeline.recipes import find_recipe
 
@@ -163,6 +170,7 @@ def dry_run(args: argparse.Namespace) -> int:
 
 
 def job_config(args: argparse.Namespace) -> JobConfig:
+    """The configuration of a job, from the recipe and the options."""
     from pipeline.config import load_config
     from pipeline.job.config import JobConfig
 
@@ -171,6 +179,7 @@ def job_config(args: argparse.Namespace) -> JobConfig:
 
 
 def plan_of(config: JobConfig, *, forbid_noncommercial: bool) -> Plan:
+    """The plan of a job. Raises `UserError` where licences forbid it."""
     from pipeline.engine.planning import make_plan
 
     plan = make_plan(config)
@@ -179,6 +188,7 @@ def plan_of(config: JobConfig, *, forbid_noncommercial: bool) -> Plan:
 
 
 def release_job(plan: Plan) -> int:
+    """Makes the release of a finished job and prints what came of it."""
     from pipeline.commands.release import export
     from pipeline.report.progress import looking
 
@@ -193,7 +203,10 @@ def release_job(plan: Plan) -> int:
 
 
 def mind_licences(plan: Plan, *, forbid: bool) -> None:
-    """One line for weights that must not be used commercially. Raises `UserError` where the user forbids them."""
+    """Prints one line for weights that must not be used commercially.
+
+    Raises `UserError` where the user forbids them.
+    """
     for path, licence in plan.licences.items():
         if licence.noncommercial and forbid:
             raise UserError(f"{path}: its licence is {licence.name}, and --forbid-noncommercial was given")
@@ -204,6 +217,7 @@ def mind_licences(plan: Plan, *, forbid: bool) -> None:
 
 
 def preview_command(args: argparse.Namespace) -> int:
+    """`doppel preview`: draws a contact sheet."""
     from pipeline.commands.preview import preview
 
     rejected = preview(
@@ -216,12 +230,14 @@ def preview_command(args: argparse.Namespace) -> int:
 
 
 def demo_command(args: argparse.Namespace) -> int:
+    """`doppel demo`: runs the demonstration."""
     from pipeline.commands.demo import demo
 
     return outcome(demo(args.out, run_with_progress))
 
 
 def edits_command(args: argparse.Namespace) -> int:
+    """`doppel edits`: writes a file of edits."""
     from pipeline.commands.edits import EditsConfig, edits
     from pipeline.config import load_config
 
@@ -231,6 +247,7 @@ def edits_command(args: argparse.Namespace) -> int:
 
 
 def calibrate_faces_command(args: argparse.Namespace) -> int:
+    """`doppel calibrate-faces`: writes certificates and prints their figures."""
     from pipeline.commands.calibrate_faces import CalibrateConfig, calibrate_faces
     from pipeline.config import load_config
 
@@ -246,6 +263,7 @@ def calibrate_faces_command(args: argparse.Namespace) -> int:
 
 
 def audit_command(args: argparse.Namespace) -> int:
+    """`doppel audit`: verifies and attacks a release."""
     from pipeline.audit import audit
     from pipeline.report.progress import looking
 
@@ -261,7 +279,7 @@ def audit_command(args: argparse.Namespace) -> int:
 
 
 def audit_config(args: argparse.Namespace) -> AuditConfig:
-    """Of a recipe, or of originals and a release; options and `--set` come on top."""
+    """The configuration of an audit: from a recipe, or from originals and a release, with options on top."""
     from pipeline.audit import AuditConfig
     from pipeline.config import configured
     from pipeline.recipes import find_recipe, merge, read_recipe
@@ -278,6 +296,7 @@ def audit_config(args: argparse.Namespace) -> AuditConfig:
 
 
 def recipes_command(args: argparse.Namespace) -> int:
+    """`doppel recipes`: lists the recipes that ship, by kind."""
     from pipeline.recipes import KINDS, description, shipped
 
     if args.kind not in (None, *KINDS):
@@ -293,6 +312,7 @@ def recipes_command(args: argparse.Namespace) -> int:
 
 
 def train_command(args: argparse.Namespace) -> int:
+    """`doppel train-denoiser`: trains a diffusion model."""
     check_training()
     from pipeline.config import load_config
     from training.denoiser.config import DenoiserConfig
@@ -304,6 +324,7 @@ def train_command(args: argparse.Namespace) -> int:
 
 
 def calibrate_command(args: argparse.Namespace) -> int:
+    """`doppel calibrate`: measures how far an operator may go; it fails where no level holds."""
     check_training()
     from pipeline.config import load_config
     from training.calibrate.calibrate import calibrate
@@ -328,6 +349,7 @@ def calibrate_command(args: argparse.Namespace) -> int:
 
 
 def filter_command(args: argparse.Namespace) -> int:
+    """`doppel filter`: weighs stored neighbours; it fails where none is kept."""
     check_training()
     from pipeline.config import load_config
     from training.filter.config import StoreFilterConfig
@@ -346,6 +368,7 @@ def filter_command(args: argparse.Namespace) -> int:
 
 
 def compare_command(args: argparse.Namespace) -> int:
+    """`doppel compare`: trains classifiers with and without neighbours; it fails where a run failed."""
     check_training()
     from pathlib import Path
 
@@ -377,7 +400,10 @@ def compare_command(args: argparse.Namespace) -> int:
 
 
 def check_training() -> None:
-    """Raises `UserError` where the package `training` is another's: `python -m` looks into the working folder first."""
+    """Raises `UserError` where the package `training` is not ours.
+
+    With `python -m`, Python looks into the working folder first, where there may be another one.
+    """
     from importlib.util import find_spec
     from pathlib import Path
 
@@ -391,6 +417,7 @@ def check_training() -> None:
 
 
 def run_with_progress(plan: Plan, on_change: OnChange) -> Manifest:
+    """Runs a job with a progress bar, and returns its manifest."""
     from pipeline.engine.events import Event, Progress, Scanned
     from pipeline.engine.local import run_job
     from pipeline.report.progress import JobProgress
@@ -409,7 +436,7 @@ def run_with_progress(plan: Plan, on_change: OnChange) -> Manifest:
 
 
 def outcome(manifest: Manifest) -> int:
-    """A job that read samples and could write none of them has failed."""
+    """The exit code of a job: it has failed where it read samples and could write none of them."""
     if manifest.counts.read and not manifest.counts.written:
         print("doppel: no image was written; quarantine/ holds every sample and the reason", file=sys.stderr)
         return FAILED

@@ -1,4 +1,4 @@
-"""YAML → strict configuration: a misspelt key is one sentence with the allowed ones, never silence."""
+"""Strict configuration from YAML: a misspelt key is one sentence with the allowed keys, and is never passed over."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 
 def load_config(recipe: type[AnyRecipe], source: str, overrides: Sequence[str] = ()) -> AnyRecipe:
-    """Reads `source` (a YAML file, or the name of a shipped recipe), applies `a.b=value` overrides, validates.
+    """Reads `source` (a YAML file, or the name of a shipped recipe), applies `a.b=value` overrides, and validates it.
 
-    Raises `UserError` naming the file and the key, and for a file of another kind.
+    Raises `UserError` that names the file and the key, also for a file of another kind.
     """
     path = find_recipe(source)
     return configured(recipe, read_recipe(path, recipe.model_fields["kind"].default), overrides, str(path))
 
 
 def configured(recipe: type[AnyRecipe], content: Content, overrides: Sequence[str], where: str) -> AnyRecipe:
-    """`content` with `a.b=value` overrides, validated. Raises `UserError` naming `where` and the key."""
+    """Validates `content` with `a.b=value` overrides. Raises `UserError` that names `where` and the key."""
     for override in overrides:
         set_key(content, override)
     return validate(recipe, content, where)
 
 
 def validate(kind: type[Config], content: dict[str, Any], where: str) -> Config:
+    """Makes a configuration of `content`. Raises `UserError` that names `where` and everything that is wrong."""
     try:
         return kind.model_validate(content)
     except ValidationError as error:

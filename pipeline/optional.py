@@ -1,4 +1,4 @@
-"""Packages that only some uses need: they come with an extra, and a missing one is one sentence."""
+"""Packages that only some uses need. They come with an extra, and a missing one is reported in one sentence."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pipeline.errors import UserError
 
 
 def installed(package: str) -> bool:
+    """Whether a package can be imported."""
     return find_spec(package) is not None
 
 

@@ -1,4 +1,4 @@
-"""Worker processes end with the process that started them, however that ends."""
+"""Worker processes end with the process that started them, in whatever way it ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import threading
 
 
 def follow_parent() -> None:
-    """Comes first in a worker. Ctrl-C reaches the whole group, and is left to the parent, which ends its workers."""
+    """To be called first in a worker: it then ends with its parent, and ignores Ctrl-C.
+
+    Ctrl-C reaches the whole group of processes, and is left to the parent, which ends its workers.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 

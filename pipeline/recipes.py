@@ -1,4 +1,7 @@
-"""Recipes as files: where they lie, what kind each is, and what it extends. Content is a plain mapping here."""
+"""Recipes as files: where they lie, of what kind each is, and what it extends.
+
+Their content is a plain mapping here.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,18 @@ import yaml
 from pipeline.errors import UserError
 
 SHIPPED = Path(__file__).parent.parent / "datasets_cfg"
-"""One folder for each kind, named like it."""
+"""The folder of shipped recipes, with one folder for each kind, named like it."""
 Content = dict[str, Any]
+"""What a recipe file holds, before validation."""
 
 
 class Kind(NamedTuple):
+    """What is known of a kind of recipes."""
+
     command: str
-    """Of `doppel`, that takes recipes of this kind."""
+    """The subcommand of `doppel` that takes recipes of this kind."""
     sections: frozenset[str]
-    """By which an older recipe, which states no kind, is recognised."""
+    """The sections by which an older recipe, which states no kind, is recognised."""
 
 
 KINDS = {
@@ -33,6 +39,7 @@ KINDS = {
     "calibrate-faces": Kind("calibrate-faces", frozenset({"data", "identity"})),
     "audit": Kind("audit", frozenset({"originals", "release"})),
 }
+"""All kinds of recipes, by their names."""
 
 
 def shipped() -> dict[str, Path]:
@@ -48,7 +55,7 @@ def description(recipe: Path) -> str:
 def find_recipe(source: str, beside: Path | None = None) -> Path:
     """The file at the path `source`, which may be relative to the folder `beside`, or the shipped recipe of that name.
 
-    Raises `UserError` where there is neither, with the names that come close.
+    Raises `UserError` where there is neither, with shipped names that are similar.
     """
     path = Path(beside or "", Path(source).expanduser())
     if path.is_file():
@@ -62,9 +69,9 @@ def find_recipe(source: str, beside: Path | None = None) -> Path:
 
 
 def read_recipe(path: Path, kind: str) -> Content:
-    """The content of a recipe of a `kind`, laid over the content of what it extends.
+    """The content of a recipe of a `kind`, laid over the content of the recipe that it extends.
 
-    Raises `UserError` naming the file where it is no YAML, of another kind, or extends what it can't.
+    Raises `UserError` that names the file where it is not YAML, is of another kind, or extends what it can't.
     """
     content = read_yaml(path)
     if (found := kind_of(path, content)) != kind:
@@ -92,7 +99,7 @@ def _base(files: list[Path], name: Any) -> Path:
 
 
 def read_yaml(path: Path) -> Content:
-    """Raises `UserError` where the file holds no mapping."""
+    """The content of a YAML file. Raises `UserError` where it holds no mapping."""
     try:
         content = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -103,7 +110,7 @@ def read_yaml(path: Path) -> Content:
 
 
 def kind_of(path: Path, content: Content) -> str:
-    """Raises `UserError` for an unknown kind, and for a recipe that states none."""
+    """The kind that a recipe states. Raises `UserError` for an unknown kind, and for a recipe that states none."""
     found = content.get("kind")
     if found is None:
         seems = next((name for name, it in reversed(KINDS.items()) if it.sections <= content.keys()), None)
@@ -126,7 +133,10 @@ def merge(base: Content, delta: Content) -> Content:
 
 
 def set_key(content: Content, override: str) -> None:
-    """Applies `a.b.c=value` in place; the value is read as YAML."""
+    """Applies an override `a.b.c=value` to the content in place; the value is read as YAML.
+
+    Raises `UserError` for an override of another form.
+    """
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
         raise UserError(f"--set {override!r}: expected the form section.key=value")

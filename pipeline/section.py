@@ -1,4 +1,4 @@
-"""What recipes are made of: sections with known keys, and numbers that stand in many."""
+"""What recipes are made of: sections with known keys, and a type of number that many of them have."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+"""A number in [0, 1]."""
 
 
 class Section(BaseModel):
-    """A part of a recipe: unknown keys are errors, values never change."""
+    """A part of a recipe. Unknown keys are errors, and values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Recipe(Section):
-    """What one command reads: a file says of which kind it is, in code that is known."""
+    """Everything that one command reads from a file."""
 
     kind: str
+    """The kind of the recipe, by which a command knows its own."""
 
 
 class OneOf(Section):

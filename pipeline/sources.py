@@ -1,7 +1,7 @@
-"""Which of our source files a result hangs on, derived from their imports, and their hash.
+"""The source files that a result depends on, derived from their imports, and a hash of their code.
 
-A result is what it is by the module that makes it and all that this imports. So a sentence mended in a report leaves
-a half-done job alone, and a changed solver does not. Comments, docstrings and blank lines don't count.
+A result depends on the module that makes it and on all that this imports. So a sentence corrected in a report leaves a
+half-done job alone, and a changed solver does not. Comments, docstrings and blank lines don't count.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STARTS = (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 
 @cache
 def code_hash(*modules: str, root: Path = ROOT) -> str:
-    """sha256, in hexadecimal, over the code of `modules` and of all our modules that they import, however far away."""
+    """sha256, in hexadecimal, over the code of `modules` and of all our modules that they import, directly or not."""
     digest = hashlib.sha256()
     for file in sources(*modules, root=root):
         digest.update(str(file.relative_to(root)).encode() + b"\0" + code(file.read_text()).encode() + b"\0")
@@ -30,7 +30,7 @@ def code_hash(*modules: str, root: Path = ROOT) -> str:
 
 
 def sources(*modules: str, root: Path = ROOT) -> list[Path]:
-    """The files of `modules` and of all that they import of ours, in functions too, sorted.
+    """The files of `modules` and of all our modules that they import, in functions too, sorted.
 
     What is imported for annotations only (`if TYPE_CHECKING:`) does not count, and neither do the front doors
     `pipeline` and `training`. Raises `ModuleNotFoundError` for a module that is not there.
@@ -48,7 +48,7 @@ def sources(*modules: str, root: Path = ROOT) -> list[Path]:
 
 
 def imported(node: ast.AST) -> Iterator[str]:
-    """What is imported below `node`, as `module` or `module.name`."""
+    """Yields what is imported below `node`, as `module` or `module.name`."""
     for child in ast.iter_child_nodes(node):
         match child:
             case ast.Import(names):
@@ -63,7 +63,7 @@ def imported(node: ast.AST) -> Iterator[str]:
 
 
 def file_of(name: str, root: Path) -> Path:
-    """The file of module `name`, or of the module that `name` is something in."""
+    """The file of module `name`, or of the module that defines `name`. Raises `ModuleNotFoundError`."""
     for path in (root.joinpath(*name.split(".")), root.joinpath(*name.split(".")[:-1])):
         for file in (path.with_suffix(".py"), path / "__init__.py"):
             if file.is_file():

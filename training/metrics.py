@@ -1,6 +1,6 @@
-"""How made images differ from real ones in a feature space, which is named beside every number.
+"""How generated images differ from real ones in a feature space, which is named beside every number.
 
-Features are float `[N, D]`, one row an image, on one device; all sums run in float64.
+Features are float `[N, D]`, one row for each image, on one device; all sums run in float64.
 """
 
 from __future__ import annotations
@@ -14,37 +14,44 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 BLOCK = 1 << 24
-"""Distances held at once."""
+"""Distances that are held at once."""
 SUBSETS, SUBSET_SIZE, NEIGHBOURS, TAIL = 100, 1000, 5, 0.01
+"""Subsets of KID and images in each, k of precision and recall, and the tail of held-out distances that counts as a
+copy."""
 
 
 class Network(Protocol):
+    """Anything that makes features of images."""
+
     def features(self, pixels: Tensor, /) -> Tensor:
-        """`pixels` float `[B, 3, H, W]` in [-1, 1]; returns `[B, D]`."""
+        """Features `[B, D]` of `pixels`, float `[B, 3, H, W]` in [-1, 1]."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpace:
-    """uint8 images `[N, 3, H, W]` → features float `[N, D]` on the CPU; numbers of two spaces cannot be compared."""
+    """Maps uint8 images `[N, 3, H, W]` to features float `[N, D]`; numbers of two spaces cannot be compared."""
 
     name: str
-    """What the network is and what it learnt from: "small CNN trained on Fashion-MNIST"."""
+    """What the network is and what it was trained on, such as "small CNN trained on Fashion-MNIST"."""
     network: Network
-    """In evaluation mode, on `device`."""
+    """The network, in evaluation mode, on `device`."""
     device: str = "cpu"
     batch_size: int = 500
+    """Images that the network sees at once."""
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
+        """Features of uint8 images `[N, 3, H, W]`: float32 `[N, D]` on the CPU."""
         parts = (part.to(self.device).float() / 127.5 - 1 for part in images.split(self.batch_size))
         return torch.cat([self.network.features(pixels).float().cpu() for pixels in parts])
 
 
 def fid(real: Tensor, fake: Tensor) -> float:
-    """Squared Fréchet distance of the Gaussians with the sets' means and covariances (1706.08500, eq. 6; ddof 1).
+    """The squared Fréchet distance of Gaussians with the sets' means and covariances (1706.08500, eq. 6; ddof 1).
 
-    With S = RᵀR, tr (S₁S₂)^½ is the sum of the singular values of R₁R₂ᵀ: no matrix root, no complex numbers.
+    With S = RᵀR, tr (S₁S₂)^½ is the sum of the singular values of R₁R₂ᵀ, which needs no matrix root and no complex
+    numbers. Raises `ValueError` for features that are not finite, or fewer than two rows.
     """
     real, fake = _checked(real, fake)
     roots = [torch.linalg.qr((x - x.mean(0)) / (len(x) - 1) ** 0.5, mode="r")[1] for x in (real, fake)]
@@ -56,9 +63,9 @@ def fid(real: Tensor, fake: Tensor) -> float:
 def kid(
     real: Tensor, fake: Tensor, *, generator: torch.Generator, subsets: int = SUBSETS, subset_size: int = SUBSET_SIZE
 ) -> tuple[float, float]:
-    """Mean and standard deviation over subsets of the unbiased MMD², kernel (xᵀy/D + 1)³ (1801.01401).
+    """The mean and standard deviation over subsets of the unbiased MMD² with kernel (xᵀy/D + 1)³ (1801.01401).
 
-    Subsets are no larger than the smaller set, which they then hold whole; the mean may fall below 0.
+    Subsets are no larger than the smaller set. The mean may fall below 0. Raises `ValueError` as `fid` does.
     """
     real, fake = _checked(real, fake)
     size = min(subset_size, len(real), len(fake))
@@ -77,7 +84,7 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Prdc:
-    """`precision`, `recall` and `coverage` in [0, 1]; `density` ≥ 0, and 1 for images from the real distribution."""
+    """Four figures: `precision`, `recall` and `coverage` in [0, 1]; `density` ≥ 0, about 1 for real images."""
 
     precision: float
     recall: float
@@ -86,9 +93,10 @@ class Prdc:
 
 
 def prdc(real: Tensor, fake: Tensor, k: int = NEIGHBOURS) -> Prdc:
-    """Precision and recall (1904.06991), density and coverage (2002.09797): balls reach to the `k`-th neighbour.
+    """Precision and recall (1904.06991), density and coverage (2002.09797).
 
-    As in the latter's code a point on the rim is outside. Wants more than `k` images on either side.
+    Balls around images reach to the `k`-th neighbour. As in the code of the latter paper, a point on the rim is
+    outside. Raises `ValueError` for `k` images or fewer on either side.
     """
     real, fake = _checked(real, fake, least=k + 1)
     reach_real, reach_fake = (
@@ -105,9 +113,10 @@ def prdc(real: Tensor, fake: Tensor, k: int = NEIGHBOURS) -> Prdc:
 
 
 def vendi(features: Tensor) -> float:
-    """exp of the entropy of the eigenvalues of K/N, K the cosine kernel (2210.02410): 1 (all alike) to N.
+    """The Vendi score (2210.02410), from 1 (all images alike) to N.
 
-    K/N has the squared singular values of the normalised rows over √N.
+    It is exp of the entropy of the eigenvalues of K/N, where K is the cosine kernel. These are the squared singular
+    values of the normalised rows over √N.
     """
     (rows,) = _checked(features, least=1)
     shares = torch.linalg.svdvals(normalize(rows) / len(rows) ** 0.5).square()
@@ -122,22 +131,23 @@ def nearest_training(images: Tensor, train: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Memorised:
-    """How near the fakes are to training images, against real images that were held out of the training."""
+    """How near generated images are to training images, compared with real images that were not trained on."""
 
     distance: float
-    """Median over the fakes."""
+    """Median distance of generated images to the nearest training image."""
     distance_held_out: float
-    """The same over the held-out images."""
+    """The same of the held-out images."""
     nearer: float
-    """Chance that a fake is nearer than a held-out image: .5 for fresh images, 1 for copies (2004.05675)."""
+    """The probability that a generated image is nearer than a held-out one: .5 for fresh images, 1 for copies
+    (2004.05675)."""
     copies: float
-    """Share of fakes nearer than all but 1 % of the held-out images are: .01 for fresh images."""
+    """The fraction of generated images that are nearer than 99 % of the held-out images are: .01 for fresh images."""
 
 
 def memorised(fake: Tensor, train: Tensor, held_out: Tensor) -> Memorised:
-    """The data-copying statistic of Meehan et al. (2004.05675), ties counted half, and the tail below 1 %.
+    """The data-copying statistic of Meehan et al. (2004.05675), with ties counted half, and the tail below 1 %.
 
-    What an operator makes *from* training images is near them by design: for it this measures novelty.
+    Images that an operator makes *from* training images are near them by design; for these it measures novelty.
     """
     made, held = (nearest_training(x, train) for x in (fake, held_out))
     ranks = [torch.searchsorted(held.sort().values, made, right=right) for right in (False, True)]
@@ -150,7 +160,10 @@ def memorised(fake: Tensor, train: Tensor, held_out: Tensor) -> Memorised:
 
 
 def describe(real: Tensor, fake: Tensor, train: Tensor, name: str, *, generator: torch.Generator) -> dict[str, Any]:
-    """All of the above as JSON, with the `name` of the feature space; `real` images were held out of `train`."""
+    """All figures of this module, ready for JSON; `name` is that of the feature space.
+
+    The `real` images must not be among `train`.
+    """
     mean, std = kid(real, fake, generator=generator)
     return {
         "features": name,

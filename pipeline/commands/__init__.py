@@ -1,1 +1,1 @@
-"""What only one command does."""
+"""The parts of doppel that belong to one command each."""

@@ -24,36 +24,41 @@ from pipeline.section import Recipe
 from pipeline.streams import AnyInput
 
 PICTURE = "roc.png"
+"""File name of the curves, in the output folder."""
 Chosen = Mapping[str, frozenset[str]]
-"""Keys by shard."""
+"""The keys of the chosen images, by the name of their shard."""
 
 
 class CalibrateConfig(Recipe):
-    """What `doppel calibrate-faces` reads."""
+    """The recipe of `doppel calibrate-faces`."""
 
     kind: Literal["calibrate-faces"] = "calibrate-faces"
     data: AnyInput
+    """The photographs, at least some of known people."""
     name: str
     """What the certificates call the photographs."""
     identity: str
-    """Who is in an image: `json:FIELD` of a member, or `key:REGEX`, whose first group is the person."""
+    """How to tell who is in an image: `json:FIELD` of a member, or `key:REGEX`, whose first group is the person."""
     sizes: tuple[PositiveInt, ...] = Field(min_length=1)
-    """Sides of the square images in pixels; one certificate each."""
+    """Sides of the square images in pixels; each gets certificates of its own."""
     fit: Fit = "resize"
+    """How images of other sizes become square."""
     detector: str = "dlib"
+    """Name of the detector, one of `DETECTORS`."""
     recognisers: tuple[str, ...] = Field(default=("Dlib",), min_length=1)
+    """Names of the recognisers that are to be certified."""
     output: str
-    """Folder of the certificates, `RECOGNISER_SIZE.json`, and the picture."""
+    """Folder of the certificates, named `RECOGNISER_SIZE.json`, and of the picture."""
     people: int | None = Field(default=None, ge=2)
-    """At most so many, the first of those with two images or more."""
+    """Takes at most so many people, the first of those with two images or more."""
     per_person: int | None = Field(default=None, ge=2)
-    """At most so many images of each."""
+    """Takes at most so many images of each person."""
     limit: int | None = Field(default=None, ge=1)
-    """Only the first N samples of the stream."""
+    """Reads only the first N samples of the stream."""
     floor: float = Field(default=FLOOR, ge=0, le=1)
-    """The least TAR at FAR 1e-2 with which a recogniser may certify anything."""
+    """A recogniser whose true acceptance rate at FAR 1e-2 is below this may certify nothing."""
     workers: int = Field(default=2, ge=0)
-    """Processes that detect faces; 0: none but this one."""
+    """Processes that detect faces; with 0, this process does it."""
 
     @field_validator("identity")
     @classmethod
@@ -66,10 +71,10 @@ class CalibrateConfig(Recipe):
 
 
 def calibrate_faces(config: CalibrateConfig) -> list[Certificate]:
-    """Certifies each recogniser at each size, and writes certificates and picture; a size is written once it is done.
+    """Certifies each recogniser at each size, and writes certificates and the picture of their curves.
 
-    Raises `UserError` for unknown recognisers, missing weights or packages, and data with too few people or images of
-    them.
+    The certificates of a size are written as soon as it is done. Raises `UserError` for unknown recognisers, missing
+    weights or packages, and data with too few people or images of them.
     """
     require_package("matplotlib", "the picture of a calibration", extra="plots")
     output, made = Path(config.output), list[Certificate]()
@@ -88,7 +93,10 @@ def calibrate_faces(config: CalibrateConfig) -> list[Certificate]:
 
 
 def choose(config: CalibrateConfig) -> Chosen:
-    """The images to compare: of people with at least two, within the limits of the recipe, in the stream's order."""
+    """Chooses the images to compare: those of people with two or more, within the recipe's limits, in order.
+
+    Raises `UserError` where nobody has two images.
+    """
     who, images = identity_reader(config.identity), dict[str, list[tuple[str, str]]]()
     samples = ((shard.name, sample) for shard in config.data.open().shards for sample in shard.read())
     for shard, sample in islice(samples, config.limit):
@@ -106,6 +114,7 @@ def choose(config: CalibrateConfig) -> Chosen:
 
 
 def chosen_images(config: CalibrateConfig, chosen: Chosen, size: tuple[int, int]) -> Iterator[Named]:
+    """Yields the chosen images at `size` (height, width), with key and identity."""
     who = identity_reader(config.identity)
     for shard in config.data.open().shards:
         if shard.name in chosen:
@@ -114,7 +123,7 @@ def chosen_images(config: CalibrateConfig, chosen: Chosen, size: tuple[int, int]
 
 @contextmanager
 def image_progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar over images at all sizes; call the result with how many more are done."""
+    """Shows a progress bar over the images at all sizes; yields a function that is told how many more are done."""
     columns = (
         TextColumn("faces"), BarColumn(), MofNCompleteColumn(), TextColumn("images"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
@@ -125,12 +134,14 @@ def image_progress(total: int) -> Iterator[Callable[[int], None]]:
 
 
 def described(config: CalibrateConfig) -> str:
+    """The photographs and how they were chosen, in words, for the certificates."""
     people = "" if config.people is None else f" the first {config.people}"
     each = "" if config.per_person is None else f", up to {config.per_person} images each"
     return f"{config.name}:{people} people with two images or more{each}; fit {config.fit}"
 
 
 def write_certificate(certificate: Certificate, folder: Path) -> Path:
+    """Writes a certificate into `folder`, completely or not at all, and returns its file."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{certificate.recogniser}_{certificate.size[0]}.json"
     part = file.with_suffix(".part")
@@ -139,7 +150,7 @@ def write_certificate(certificate: Certificate, folder: Path) -> Path:
 
 
 def draw_roc(certificates: Sequence[Certificate], file: Path) -> None:
-    """TAR against log FAR, a panel for each recogniser, a line for each size; marked are the thresholds."""
+    """Draws TAR against log FAR: a panel for each recogniser, a line for each size, with the thresholds marked."""
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(certificate.recogniser for certificate in certificates))

@@ -29,7 +29,9 @@ from pipeline.streams.ledger import OnChange
 from pipeline.streams.shards import WebDatasetInput
 
 LEVELS = (0.2, 0.4, 0.6, 0.8)
+"""Levels of Boomerang on the contact sheet, as fractions of T."""
 SHEET = "contact_sheet.png"
+"""File name of the contact sheet."""
 
 
 def demo(out: str, run: Callable[[Plan, OnChange], Manifest]) -> Manifest:
@@ -49,13 +51,14 @@ def demo(out: str, run: Callable[[Plan, OnChange], Manifest]) -> Manifest:
 
 
 def samples_by_key(source: AnyInput) -> dict[str, Sample]:
+    """All usable samples of a source, by their keys."""
     rows = (sample for shard in source.open().shards for sample in shard.read())
     return {sample.key: sample for sample in rows if isinstance(sample, Sample)}
 
 
 @torch.inference_mode()
 def draw_sheet(plan: Plan, model: Model, originals: Sequence[Sample], outputs: dict[str, Sample], file: Path) -> None:
-    """One column a class: the original above, then Boomerang at several levels with the same noise.
+    """Draws a column for each class: the original above, then Boomerang at several levels with the same noise.
 
     The row at the job's own level shows the images that the job wrote.
     """
@@ -79,6 +82,7 @@ def draw_sheet(plan: Plan, model: Model, originals: Sequence[Sample], outputs: d
 def print_table(
     out: str, manifest: Manifest, seconds: float, originals: Sequence[Sample], outputs: Sequence[Sample]
 ) -> None:
+    """Prints how originals and outputs compare: counts, speed, labels of nearest neighbours, and PSNR."""
     before, after = (to_pixels([decode(s.image)[0] for s in group], "cpu") for group in (originals, outputs))
     labels = torch.tensor([s.label for s in originals])
     real, made = neighbours(before, before, labels), neighbours(after, before, labels)

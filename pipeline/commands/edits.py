@@ -1,4 +1,4 @@
-"""`doppel edits`: the captions of a stream, turned into a jsonl file of edits that paired data are made from."""
+"""`doppel edits`: turns the captions of a stream into a jsonl file of edits, from which paired data are made."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from pipeline.streams.contract import InputStream
 
 
 class EditsConfig(Recipe):
-    """What `doppel edits` reads."""
+    """The recipe of `doppel edits`."""
 
     kind: Literal["edits"] = "edits"
     input: AnyInput
-    """Any: images with captions, or captions alone."""
+    """Any input: images with captions, or captions alone."""
     caption: CaptionConfig = CaptionConfig(template="{txt}")
-    """As in a job; samples without one are passed over."""
+    """The template of a sample's caption, as in a job; samples without a caption are left out."""
     edits: Edits
+    """Where the edits come from."""
     output: str
-    """A jsonl file; written when complete."""
+    """A jsonl file, which appears when it is complete."""
 
 
 def edits(config: EditsConfig) -> int:
-    """Writes the file and returns how many edits it holds. Raises `UserError`."""
+    """Writes the file of edits and returns how many it holds. Raises `UserError` as `write_edits` does."""
     output = Path(config.output).expanduser()
     output.parent.mkdir(parents=True, exist_ok=True)
     part, count = output.with_name(f".{output.name}.part"), 0
@@ -42,6 +43,7 @@ def edits(config: EditsConfig) -> int:
 
 
 def captions(stream: InputStream, config: CaptionConfig) -> Iterator[tuple[str, str]]:
+    """Yields (key, caption) of every sample that has a caption."""
     for shard in stream.shards:
         for sample in shard.read():
             try:

@@ -1,4 +1,4 @@
-"""What a job would do and cost, from one probe batch."""
+"""What a job would do and what it would cost, measured on one batch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pipeline.job.plan import Plan
 
 
 def estimate(plan: Plan) -> str:
-    """Shards, images and time, as comments that follow a recipe; writes nothing.
+    """Shards, images and time as comment lines that follow a recipe; writes nothing.
 
-    Images are counted in the first shard and assumed alike in the others; the first call of the network is not
-    timed.
+    Images are counted in the first shard, and the other shards are assumed to be like it. The first call of the network
+    is not timed.
     """
     config, stream = plan.config, open_input(plan)
     lines = [f"# shards: {len(stream.shards)}, device: {', '.join(plan.devices)}"]

@@ -1,7 +1,7 @@
-"""From captions to edits (caption, edited caption, instruction): by rules, from a file, or by a function of the user's.
+"""Edits (caption, edited caption, instruction) from captions: by rules, from a file, or by a function of the user's.
 
-The triples of InstructPix2Pix (2211.09800, section 3.1.1), there written by a language model. As lines of a jsonl file
-they are what the input format `captions` reads.
+They are the triples of InstructPix2Pix (2211.09800, section 3.1.1), where a language model writes them. As lines of a
+jsonl file they are what the input format `captions` reads.
 """
 
 from __future__ import annotations
@@ -21,18 +21,22 @@ from pipeline.errors import UserError
 from pipeline.section import OneOf, Section
 
 Text = Annotated[str, Field(pattern=r"\S")]
+"""A text that is not blank."""
 
 
 class Edit(BaseModel):
-    """Made by keyword; other fields are passed over."""
+    """One edit; made by keyword, and unknown fields are ignored."""
 
     model_config = ConfigDict(frozen=True)
 
     id: str = Field(default="", coerce_numbers_to_str=True)
-    """Unique, as `write_edits` gives it; a writer's own is replaced."""
+    """Unique, as given by `write_edits`; what a writer puts here is replaced."""
     caption: Text
+    """What the image shows before."""
     edited: Text
+    """What the image shows after; it differs from `caption`."""
     instruction: Text
+    """What is to be done to the image."""
 
     @model_validator(mode="after")
     def _changes_something(self) -> Edit:
@@ -42,17 +46,18 @@ class Edit(BaseModel):
 
 
 Writer = Callable[[str], Iterable[Edit]]
-"""Caption → its edits, none or many, the same each time it is asked."""
+"""Makes the edits of a caption, none or many, and the same ones each time it is asked."""
 
 
 class Rule(Section):
-    """Exchanges a word, or several in a row, wherever it stands alone, in any case."""
+    """Exchanges a word, or several in a row, wherever it stands alone, in upper or lower case."""
 
     find: str = Field(pattern=r"^\S(.*\S)?$")
+    """The word to exchange."""
     replace: tuple[Text, ...] = Field(min_length=1)
-    """One or many; each gives an edit of its own."""
+    """One word or many; each gives an edit of its own."""
     instruction: str = "turn the {find} into a {replace}"
-    """With the rule's own words for {find} and {replace}."""
+    """The instruction, in which {find} and {replace} stand for the rule's own words."""
 
     @field_validator("replace", mode="before")
     @classmethod
@@ -73,19 +78,21 @@ class Rule(Section):
 
 
 class Edits(OneOf):
-    """Where edits come from: exactly one of the three."""
+    """The source of edits: exactly one of the three."""
 
     rules: tuple[Rule, ...] | None = Field(default=None, min_length=1)
+    """Rules that are applied to each caption."""
     file: str | None = None
-    """jsonl of edits that are ready, `id`, `caption`, `edited` and `instruction` in each; no captions are read."""
+    """A jsonl file of finished edits, with `id`, `caption`, `edited` and `instruction` in each line; captions are not
+    read."""
     writer: str | None = None
-    """`package.module:function`, a `Writer`: code of the recipe's owner, which is run."""
+    """A `Writer` as `package.module:function`. It is code of the recipe's owner, and is run."""
 
 
 def write_edits(config: Edits, captions: Iterable[tuple[str, str]]) -> Iterator[Edit]:
-    """The edits of all (id, caption), in order, one at a time; an edit's id is its caption's with numbers behind it.
+    """Yields the edits of all (id, caption), in order; an edit's id is that of its caption with numbers behind it.
 
-    Raises `UserError` at once for a file or function that is not there, and on the way for bad lines or edits.
+    Raises `UserError` at once for a file or a function that is not there, and later for bad lines or edits.
     """
     if config.rules is not None:
         return _by_rules(config.rules, captions)
@@ -98,12 +105,15 @@ def write_edits(config: Edits, captions: Iterable[tuple[str, str]]) -> Iterator[
 
 
 def to_line(edit: Edit) -> bytes:
-    """One line of jsonl, with its end."""
+    """An edit as one line of jsonl, with its line end."""
     return json.dumps(edit.model_dump(), ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 def load_writer(name: str) -> Writer:
-    """Imports `package.module:function`. What the module itself raises is not caught."""
+    """Imports `package.module:function`. Raises `UserError` where there is no such function.
+
+    Other errors that importing the module raises are not caught.
+    """
     module, _, function = name.partition(":")
     if not module or module.startswith(".") or not function:
         raise UserError(f"writer: {name!r} is not the name of a function; package.module:function is expected")

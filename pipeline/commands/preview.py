@@ -1,4 +1,4 @@
-"""A recipe tried on its first samples: a contact sheet of what goes in beside what comes out. Writes no shards."""
+"""Trying a recipe on its first samples: a contact sheet of inputs beside outputs. It writes no shards."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def preview(
     sheet: str | os.PathLike[str] = "sheet.png",
     animation: str | os.PathLike[str] | None = None,
 ) -> list[Rejected]:
-    """Draws into the file `sheet` the inputs and outputs of the first `count` usable samples of a recipe.
+    """Draws the inputs and outputs of the first `count` usable samples of a recipe into the file `sheet`.
 
-    Returns the samples that were refused before them. `recipe` and `overrides` as in `pipeline.run`. `animation` (.gif
-    or .mp4): the tiles of the first sample slide from picture to picture. Raises `UserError` for bad input, where no
-    sample is usable, and for an animation of an operator that moves no tiles.
+    Returns the samples that were refused on the way. `recipe` and `overrides` are as in `pipeline.run`. With
+    `animation`, a file .gif or .mp4, the tiles of the first sample slide from picture to picture. Raises `UserError`
+    for bad input, where no sample is usable, and for an animation of an operator that moves no tiles.
     """
     if count < 1:
         raise UserError(f"{count} samples cannot be shown; at least 1 is needed")
@@ -63,7 +63,7 @@ def preview(
 def try_out(config: JobConfig, count: int) -> tuple[list[list[Output]], list[Rejected]]:
     """All outputs of each of the first `count` usable samples, and the samples that were refused on the way.
 
-    Nothing is verified: a gate would have to know all originals. Of clips, each frame counts.
+    Nothing is verified, because a gate would have to know all originals. Each frame of a clip counts as a sample.
     """
     plan = make_plan(config.model_copy(update={"anonymity": None, "release": None}), batch_size=count)
     if plan.outline is not None and frames_at_once(config, plan.outline) is not None:
@@ -86,6 +86,7 @@ def try_out(config: JobConfig, count: int) -> tuple[list[list[Output]], list[Rej
 
 
 def animate_first(made: list[Output], path: Path) -> None:
+    """Writes the animation of the first sample's tiles, from the pictures that they come from to its outputs."""
     row, details = made[0].row, made[0].provenance.details
     assert isinstance(details, Mapping)
     pictures = {"input": row.image} | {guide_name(i): guide for i, guide in enumerate(row.guides, 1)}
@@ -94,7 +95,7 @@ def animate_first(made: list[Output], path: Path) -> None:
 
 
 def sheet_rows(outputs: list[list[Output]]) -> Mapping[str, list[Pixels8]]:
-    """One column a sample: what it is, its mask and guide, then each of its outputs."""
+    """The rows of the contact sheet by name, a column for each sample: input, mask, guides, and all its outputs."""
     rows: dict[str, list[Pixels8]] = {"input": [made[0].row.image for made in outputs]}
     masks = [made[0].row.mask for made in outputs]
     if masks[0] is not None:

@@ -1,4 +1,4 @@
-"""From a finished, verified job to a release: put together, looked at once more, attacked, and only then sealed."""
+"""Making a release of a finished, verified job: put together, looked at once more, attacked, and only then sealed."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ from pipeline.release.sealing import staging
 from pipeline.streams.ledger import Ledger
 
 ATTACKERS = ("lbph", "small")
-"""Recognisers of the audit beside the gate's: by the gate's own alone, the evidence would be circular."""
+"""Recognisers of the audit in addition to the gate's: with the gate's own alone, the evidence would be circular."""
 STRICTLY = 0.9
-"""Of the gate's distance below which a face is another's: encoding moves faces a little, and one ends the release."""
+"""An output counts as another person's face below this fraction of the gate's distance. It is less than 1 because
+encoding moves faces a little, and a single such face ends the release."""
 
 
 def check_export(plan: Plan) -> None:
@@ -44,7 +45,7 @@ def check_export(plan: Plan) -> None:
 def export(plan: Plan, on_images: OnImages) -> AuditResults:
     """Publishes what a finished job wrote, audits it, and seals it; returns the audit.
 
-    Whatever cannot be completed raises, and leaves a folder without RELEASE.json. Raises `UserError`.
+    Raises `UserError` for whatever cannot be completed, and leaves a folder without RELEASE.json then.
     """
     config, anonymity = plan.config.release, plan.config.anonymity
     assert config is not None
@@ -77,14 +78,17 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
 
 
 def written(plan: Plan) -> Iterator[Named]:
-    """The images as they were written, read back from the job's tars."""
+    """The key and the pixels of each image as it was written, read back from the job's tars."""
     for entry in Made.by(Path(plan.config.output.path)).entries(()):
         with open(entry.tar, "rb") as tar:
             yield entry.key, None, decode(read(tar, entry.image), plan.size)[0]
 
 
 def facts_of(plan: Plan, judges: Sequence[Judge], originals: FaceTable) -> dict[str, Any]:
-    """What the public may know of how the release was made. Matches with other people are set beside chance's."""
+    """What the public may know about how the release was made.
+
+    Matches with other people are given together with the number that chance would give.
+    """
     config = plan.config
     assert config.operator is not None
     assert config.anonymity is not None
@@ -111,7 +115,7 @@ def facts_of(plan: Plan, judges: Sequence[Judge], originals: FaceTable) -> dict[
 
 
 def tally(root: Path) -> tuple[Counter[int], Counter[str], int]:
-    """Over all finished shards: images by attempt, matches with other people by recogniser, faces."""
+    """Sums over all finished shards: images by attempt, matches with other people by recogniser, and faces."""
     attempts, others, faces = Counter[int](), Counter[str](), 0
     for record in Ledger(root).records():
         if record.anonymity is not None:

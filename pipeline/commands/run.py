@@ -28,8 +28,9 @@ def run(
 
     `recipe` is a YAML file, or the name of a shipped recipe; `overrides` are what `--set` takes, such as `"limit=100"`
     or `"output.path=/data/out"`. `on_change` says what happens where the recipe, model or code differs from those of
-    the finished shards: "refuse", "keep" them, or "overwrite" them. `observe` is told whatever happens. Prints nothing.
-    A script that runs a job on several devices needs `if __name__ == "__main__":`, since their processes import it.
+    the finished shards: "refuse" to go on, "keep" them, or "overwrite" them. `observe` is told whatever happens.
+    Nothing is printed. A script that runs a job on several devices needs `if __name__ == "__main__":`, because their
+    processes import it.
 
     Raises `UserError` for bad input, and where the recipe asks for a release and the job could not be finished.
     """

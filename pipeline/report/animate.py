@@ -1,4 +1,4 @@
-"""The tiles of one picture slide, turn and flip to their places in another, as the provenance says: GIF or MP4."""
+"""Animations of tiles that slide, turn and flip to their places in a new picture, as the provenance says."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 Points = NDArray[np.float64]
 """`[n, 2]`, (y, x) in pixels."""
 BACKGROUND = 40
+"""Grey level of the background, 0 to 255."""
 ENLARGED = 256
 """Small pictures are enlarged to about this side, without smoothing."""
 
 
 def reassemble(details: Details, sources: Sequence[Pixels8], image: str | None = None) -> Pixels8:
-    """The picture again, bit for bit, from the provenance of its row and the source pictures (uint8 `[H, W, 3]`)."""
+    """Makes a picture again, bit for bit, from the provenance of its row and the source pictures, uint8 `[H, W, 3]`."""
     tiles, assembly = from_details(details, image or next(iter(details["made"])))
     pixels = np.concatenate([source.reshape(-1, 3) for source in sources])
     return pixels[origins(tiles, assembly)[0]].reshape(sources[0].shape)
@@ -43,8 +44,9 @@ def animate(
 ) -> None:
     """Writes `path` (.gif or .mp4): first the sources beside one another, then the tiles on their way, then `image`.
 
-    `details` of one row; `sources` in the order of `details["sources"]`, uint8 `[H, W, 3]`; `image` is one of
-    `details["made"]`, the first by default. Raises `UserError` for another ending, or MP4 without OpenCV.
+    `details` are those of one row; `sources` are uint8 `[H, W, 3]`, in the order of `details["sources"]`; `image` is
+    one of `details["made"]`, the first by default. `zoom` enlarges each pixel, and the tiles move for `seconds` at
+    `fps` frames a second. Raises `UserError` for another ending, or MP4 without OpenCV.
     """
     path = Path(path)
     if path.suffix.lower() not in (".gif", ".mp4"):
@@ -62,6 +64,7 @@ def animate(
 
 
 def frames(details: Details, sources: Sequence[Pixels8], image: str, zoom: int, count: int) -> list[Pixels8]:
+    """The `count` frames of the animation, uint8 `[H·zoom, S·W·zoom, 3]` for S sources."""
     height, width = sources[0].shape[:2]
     tiles, assembly = from_details(details, image)
     origin = origins(tiles, assembly)[0]
@@ -87,13 +90,16 @@ def frames(details: Details, sources: Sequence[Pixels8], image: str, zoom: int, 
 
 
 def places(pixels: Ints, height: int, width: int) -> Points:
-    """Pixel numbers as points, the pictures side by side."""
+    """The points of pixel numbers, with the pictures side by side."""
     picture, pixel = np.divmod(pixels, height * width)
     return np.stack([pixel // width, pixel % width + picture * width], -1).astype(float)
 
 
 def turning(start: Points, end: Points, tiles: Sequence[Ints]) -> Any:
-    """Tiles slide in straight lines and turn around their centres; mirrored ones flip over like a card."""
+    """Moves tiles in straight lines while they turn around their centres; mirrored ones flip over like a card.
+
+    Returns a function from time in [0, 1] to the points of all pixels.
+    """
     pixels = np.concatenate(tiles)
     a, b = start[pixels], end[pixels]
     from_, to = a.mean(1, keepdims=True), b.mean(1, keepdims=True)
@@ -114,7 +120,10 @@ def turning(start: Points, end: Points, tiles: Sequence[Ints]) -> Any:
 
 
 def rolling(start: Points, end: Points, origin: Ints, size: tuple[int, int]) -> Any:
-    """Rings roll along their own lines (from picture to picture on the way); mirrored ones cross the middle."""
+    """Rolls rings along their own lines, from picture to picture on the way; mirrored ones cross the middle.
+
+    Returns a function from time in [0, 1] to the points of all pixels.
+    """
     area = size[0] * size[1]
     rolls = []
     for line in outlines(size):
@@ -138,7 +147,10 @@ def rolling(start: Points, end: Points, origin: Ints, size: tuple[int, int]) -> 
 
 
 def draw(canvas: Pixels8, points: Points, colours: NDArray[Any], zoom: int, bleed: int) -> None:
-    """Each pixel as a square, larger by `bleed` on all sides: turned ones would leave gaps. The last lies on top."""
+    """Draws each pixel as a square, larger by `bleed` on all sides, because turned ones would leave gaps.
+
+    Pixels that are drawn later lie on top.
+    """
     side = np.arange(-bleed, zoom + bleed)
     y, x = (np.round(points[:, axis] * zoom).astype(np.int64)[:, None, None] for axis in (0, 1))
     y, x = np.broadcast_arrays(y + side[:, None], x + side)
@@ -147,6 +159,7 @@ def draw(canvas: Pixels8, points: Points, colours: NDArray[Any], zoom: int, blee
 
 
 def write_mp4(pictures: Sequence[Pixels8], path: Path, fps: int) -> None:
+    """Writes the pictures as an MP4. Raises `UserError` without OpenCV, or where it cannot write MP4."""
     try:
         import cv2
     except ImportError:

@@ -15,10 +15,14 @@ th:first-child, td:first-child, th.text, td.text { text-align: left } img { max-
 .threat { border-left: 4px solid #3b6fb6; padding-left: 1em } .T2 { border-color: #d1622b }
 .note { color: #666 } li { margin: .2em 0 }
 """
+"""The style sheet of reports."""
 
 
 def html_report(results: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
-    """`results` as `audit.json` has them; `pictures`: caption → PNG. Everything is escaped and inlined."""
+    """The report as HTML, from `results` as in `audit.json` and `pictures` as PNG by caption.
+
+    Everything is escaped and inlined.
+    """
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>Audit of a release</title>",
         f"<style>{STYLE}</style><h1>Audit of a release</h1>",

@@ -15,41 +15,49 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Curve = NDArray[np.floating]
+"""Numbers along an axis, `[n]`."""
 Panels = Mapping[str, Mapping[str, Any]]
-"""Title of a panel → name of a curve → its data."""
+"""The data of each curve, by the title of its panel and then by its name."""
 COLOURS = ("#3b6fb6", "#d1622b", "#3f8f4f", "#8a5fb0", "#b0903a", "#5f6b73", "#c2437f", "#2a9d9d", "#7a4b2a", "#999999")
+"""Colours of curves, in order."""
 BINS, FIRST_FAR = 60, 1e-4
+"""Bins of a histogram, and the smallest false acceptance rate that is drawn."""
 WIDTH, HEIGHT = 4.6, 3.4
-"""Of a panel in inches."""
+"""Size of a panel in inches."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttackAtLevel:
-    """What came of one level of noise, means over images with their standard errors."""
+    """What came of one level of noise: means over images, with their standard errors."""
 
     level: float
-    """t_boom, fraction of T."""
+    """The level t_boom, as a fraction of T."""
     distance: float
+    """Mean cosine distance from image to source."""
     distance_error: float
+    """Standard error of the distance."""
     over: float
-    """Share of images farther from their source than the threshold."""
+    """The fraction of images that are farther from their source than the threshold."""
     over_error: float
+    """Standard error of that fraction."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tradeoff:
-    """One release in the plane of privacy and utility, each with the ends of its 95 % interval."""
+    """The privacy and the utility of one release, each as the value between the ends of its 95 % interval."""
 
     name: str
     privacy: tuple[float, float, float]
-    """Share of queries *not* found first: low, value, high."""
+    """The fraction of queries that were *not* found first: low, value, high."""
     utility: tuple[float, float, float]
+    """Low, value, high, in the unit of the vertical axis."""
 
 
 def distance_histograms(panels: Panels, thresholds: Mapping[str, Mapping[str, float]]) -> Figure:
-    """`panels`: title, recogniser and threat model, → series (`one person`, …) → distances `[n]`, as shares.
+    """Draws histograms of distances, as fractions of the pairs, in a panel for each recogniser and threat model.
 
-    `thresholds`: title → name → distance, as dashed lines.
+    `panels` holds distances `[n]` by title and series (`one person`, …); `thresholds` holds distances by title and
+    name, which are drawn as dashed lines.
     """
     figure, axes = _panels(list(panels))
     for (title, series), axis in zip(panels.items(), axes, strict=True):
@@ -69,9 +77,9 @@ def distance_histograms(panels: Panels, thresholds: Mapping[str, Mapping[str, fl
 
 
 def against_level(panels: Mapping[str, Sequence[AttackAtLevel]]) -> Figure:
-    """Mean distance and share over the threshold against t_boom, as figure 5 of Boomerang (2210.12100).
+    """Draws mean distance and fraction over the threshold against t_boom, as figure 5 of Boomerang (2210.12100).
 
-    `panels`: recogniser → its levels, ascending; error bars are standard errors.
+    `panels` holds the levels of each recogniser, ascending; error bars are standard errors.
     """
     figure, (left, right) = _panels(["distance to the source", "share over the threshold"])
     for colour, (name, points) in zip(COLOURS, panels.items(), strict=False):
@@ -86,7 +94,11 @@ def against_level(panels: Mapping[str, Sequence[AttackAtLevel]]) -> Figure:
 
 
 def roc_curves(panels: Panels) -> Figure:
-    """`panels`: threat model → attack → (FAR `[n]`, TAR `[n]`); FAR is logarithmic, the dotted line is guessing."""
+    """Draws the receiver operating characteristic of each attack, in a panel for each threat model.
+
+    `panels` holds (FAR `[n]`, TAR `[n]`) by threat model and attack. FAR is logarithmic, and the dotted line is
+    guessing.
+    """
     figure, axes = _panels(list(panels))
     guess = np.geomspace(FIRST_FAR, 1, 200)
     for curves, axis in zip(panels.values(), axes, strict=True):
@@ -101,9 +113,10 @@ def roc_curves(panels: Panels) -> Figure:
 
 
 def match_curves(panels: Panels, chance: Mapping[str, Curve]) -> Figure:
-    """Cumulative match characteristic. `panels`: threat model → attack → share found by rank 1, 2, … `[R]`.
+    """Draws the cumulative match characteristic of each attack, in a panel for each threat model.
 
-    `chance`: threat model → the same by guessing, dotted.
+    `panels` holds the fractions found by rank 1, 2, … `[R]` by threat model and attack; `chance` holds those of
+    guessing by threat model, drawn as a dotted line.
     """
     figure, axes = _panels(list(panels))
     for (title, curves), axis in zip(panels.items(), axes, strict=True):
@@ -117,7 +130,10 @@ def match_curves(panels: Panels, chance: Mapping[str, Curve]) -> Figure:
 
 
 def privacy_utility(panels: Mapping[str, Sequence[Tradeoff]], *, utility: str) -> Figure:
-    """`panels`: threat model → releases; up and right is better. `utility` says what the vertical axis measures."""
+    """Draws releases by privacy and utility, in a panel for each threat model; up and right is better.
+
+    `utility` says what the vertical axis measures.
+    """
     figure, axes = _panels(list(panels))
     for points, axis in zip(panels.values(), axes, strict=True):
         for colour, point in zip(COLOURS * (len(points) // len(COLOURS) + 1), points, strict=False):
@@ -145,7 +161,7 @@ def _width(i: int) -> dict[str, Any]:
 
 
 def png(figure: Figure) -> bytes:
-    """Without date and software, so that the same figures give the same bytes."""
+    """A figure as PNG, without date and software, so that the same figures give the same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     return buffer.getvalue()

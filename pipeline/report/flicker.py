@@ -1,4 +1,4 @@
-"""How much the frames of a clip flicker: the mean difference from one frame to the next, before and after."""
+"""How much the frames of a clip flicker: the mean difference from one frame to the next, before and after a job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Flicker:
-    """Fed one frame after another; remembers the last one of each clip. Clips may interleave."""
+    """Takes one frame after another and remembers the last one of each clip; clips may interleave."""
 
     def __init__(self) -> None:
         self.pairs = 0
@@ -21,7 +21,10 @@ class Flicker:
         self._last: dict[Hashable, tuple[Pixels8, Pixels8]] = {}
 
     def add(self, clip: Hashable, before: Pixels8, after: Pixels8) -> None:
-        """The next frame of `clip`, as it came and as it went: uint8 `[H, W, 3]`. Raises `ValueError`."""
+        """Takes the next frame of `clip`, before and after: uint8 `[H, W, 3]`.
+
+        Raises `ValueError` where its shape differs from the last one's.
+        """
         now = before, after
         last = self._last.get(clip, now)
         for frame, frame_before in zip(now, last, strict=True):
@@ -34,10 +37,10 @@ class Flicker:
 
     @property
     def inputs(self) -> float | None:
-        """mean |frame_t − frame_{t−1}| of what came, in grey levels (0 to 255); None without two frames."""
+        """The mean |frame_t − frame_{t−1}| of inputs, in grey levels (0 to 255); None where no clip has two frames."""
         return float(self._sums[0]) / self.pairs if self.pairs else None
 
     @property
     def outputs(self) -> float | None:
-        """The same of what went."""
+        """The same of outputs."""
         return float(self._sums[1]) / self.pairs if self.pairs else None

@@ -1,4 +1,4 @@
-"""How near the outputs are to the originals, by the plainest judge there is: the nearest neighbour in pixels."""
+"""How near outputs are to originals, by the simplest judge there is: the nearest neighbour in pixels."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class NearestShares:
-    """Shares in [0, 1] over all images."""
+    """Two fractions of all images, in [0, 1]."""
 
     label_agreement: float
-    """The nearest *other* original has the same label."""
+    """Images whose nearest *other* original has the same label."""
     finds_source: float
-    """The nearest original of all is the image's own source."""
+    """Images whose nearest original of all is their own source."""
 
 
 def neighbours(images: Tensor, originals: Tensor, labels: Tensor) -> NearestShares:
-    """`images [N, ...]` made from `originals [N, ...]` row by row, float; `labels [N]`. Euclidean distance."""
+    """Finds the nearest originals of each image by Euclidean distance, and says how often they are the right ones.
+
+    `images [N, ...]` were made from `originals [N, ...]` row by row, both float; `labels [N]` are those of the
+    originals.
+    """
     distances = torch.cdist(images.flatten(1), originals.flatten(1))
     rows = torch.arange(len(images))
     finds_source = (distances.argmin(1) == rows).float().mean().item()

@@ -1,4 +1,4 @@
-"""Progress bars: what is done, how fast, how long it will take."""
+"""Progress bars: what is done, how fast, and how long the rest will take."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 @contextmanager
 def training_progress(batch_size: int, *, enabled: bool) -> Iterator[Callable[[int, float, float | None], None]]:
-    """A bar over the budget; call the result with (step, share of the budget spent, last loss)."""
+    """Shows a bar over the budget of a training.
+
+    Yields a function that takes (step, fraction of the budget spent, last loss).
+    """
     columns = (
         TextColumn("training"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
         TextColumn("step {task.fields[step]}  loss {task.fields[loss]}  {task.fields[rate]} images/s"),
@@ -35,7 +38,10 @@ def training_progress(batch_size: int, *, enabled: bool) -> Iterator[Callable[[i
 
 @contextmanager
 def looking() -> Iterator[Callable[[str, int], None]]:
-    """A line for each thing that is looked at, with images so far and images/s; call the result with (what, more)."""
+    """Shows a line for each kind of image that is looked at, with images so far and images/s.
+
+    Yields a function that takes (kind, how many more).
+    """
     columns = (
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} images"),
         TextColumn("{task.fields[rate]} images/s"), TimeElapsedColumn(),
@@ -55,7 +61,10 @@ def looking() -> Iterator[Callable[[str, int], None]]:
 
 @contextmanager
 def comparing() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar over the runs of a comparison; call the result with (what was done last, runs so far, runs in all)."""
+    """Shows a bar over the runs of a comparison.
+
+    Yields a function that takes (what was done last, runs so far, runs in all).
+    """
     columns = (
         TextColumn("comparing"), BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f} runs"),
         TextColumn("{task.description}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
@@ -66,7 +75,7 @@ def comparing() -> Iterator[Callable[[str, int, int], None]]:
 
 
 class JobProgress:
-    """A bar over shards, with images, images/s, time left and quarantined samples."""
+    """A bar over shards, with images, images/s, time left and quarantined samples; a context manager."""
 
     def __init__(self) -> None:
         self.originals = self.images = self.rejected = self.shards = 0
@@ -88,23 +97,26 @@ class JobProgress:
         self._bar.stop()
 
     def begin(self, finished: int, total: int) -> None:
+        """Starts the clock of the job: `finished` of `total` shards are already there."""
         self.started = time.monotonic()
         self._finished, self._total = finished, total
         self._show()
 
     def add(self, images: int, rejected: int) -> None:
+        """Counts images that were written, and samples that were rejected."""
         self.images += images
         self.rejected += rejected
         self._show()
 
     def scanned(self, images: int) -> None:
-        """Originals whose faces were looked for, before the job itself."""
+        """Counts originals whose faces were looked for, before the job itself."""
         self.originals += images
         self.started = time.monotonic()
         rate = self.originals / max(self.started - self._opened, 1e-9)
         self._bar.update(self._task, images=f"{self.originals} originals scanned,", rate=f"{rate:.1f}")
 
     def shard_done(self) -> None:
+        """Counts a shard that is complete."""
         self.shards += 1
         self._at_last_shard = self.images
         self._show()

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 GAP, INK, PAPER = 4, (30, 30, 30), (255, 255, 255)
+"""Pixels between pictures, and the colours (RGB) of text and background."""
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Pixels8]]], cell: int = 84) -> Image.Image:
-    """`rows`: (name, uint8 `[H, W, 3]` pictures). Each picture is scaled to fit a `cell` × `cell` square.
+    """Draws a sheet of `rows`: (name, uint8 `[H, W, 3]` pictures).
 
-    Small ones are enlarged without smoothing, so that single pixels stay visible.
+    Each picture fits a square of `cell` × `cell` pixels. Small pictures are enlarged without smoothing, so that single
+    pixels stay visible.
     """
     font = ImageFont.load_default(size=13)
     margin = int(max(font.getlength(name) for name, _ in rows)) + 3 * GAP

@@ -18,13 +18,13 @@ from pipeline.streams.shards import WebDatasetInput
 from tests.builders import SHARED
 
 pytestmark = pytest.mark.skipif(not (SHARED / "lfw").exists(), reason="needs ../shared/data/lfw")
-PEOPLE, SIZE = 24, (64, 64)
+PEOPLE, SIZE = 12, (64, 64)
 Pixels = np.ndarray
 
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[tuple[Gate, dict[str, Pixels]]]:
-    """The gate over one photograph of each of 24 people."""
+    """The gate over one photograph of each of 12 people."""
     source = WebDatasetInput(urls=(str(SHARED / "lfw" / "dev-00000.tar"),))
     with FaceFinder("dlib", workers=0) as finder:
         dlib = load_recogniser("Dlib", workers=0)

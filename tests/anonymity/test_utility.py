@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pipeline.anonymity.attacks import utility
 from pipeline.anonymity.attacks.photos import Pairing
 from pipeline.anonymity.attacks.utility import (
     ATTRIBUTES,
@@ -77,7 +78,9 @@ def test_psnr_by_hand() -> None:
     assert psnr(a + 5, a) == psnr(a, a + 5)  # uint8 would wrap around
 
 
-def test_a_label_that_shows_is_learnt_and_one_that_does_not_is_not() -> None:
+@pytest.mark.parametrize("steps", [100, pytest.param(utility.STEPS, marks=pytest.mark.slow)])
+def test_a_label_that_shows_is_learnt_and_one_that_does_not_is_not(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(utility, "STEPS", steps)
     rng = np.random.default_rng(0)
     label = rng.integers(0, 2, 240)
     images = [np.clip(rng.normal(90 + 60 * one, 40, (16, 16, 3)), 0, 255).astype(np.uint8) for one in label]

@@ -292,7 +292,7 @@ class Reading(Dataset[bool]):
         return self.store.get(self.keys[index]) is not None
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_read_and_their_counts_arrive(start: Start, data: InMemory, tmp_path: Path, context: str) -> None:
     store = start()
     until(store, lambda status: status.made == COUNT)

@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def model(folder: Any) -> Backbone:
-    loaded = load_model(ModelConfig(path=str(folder)), "cpu")
+    loaded = load_model(ModelConfig(path=str(folder), size=(16, 16)), "cpu")
     assert isinstance(loaded, Backbone)
     return loaded
 
@@ -279,16 +279,16 @@ def test_below_1_both_start_from_the_image(model: Backbone) -> None:
 
 
 def test_outside_of_its_words_the_target_is_its_source(model: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    left = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
-    left[..., :8] = True
+    left = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    left[..., :4] = True
     monkeypatch.setattr(Blend, "mask", lambda self, size: left)
     ends: list[Tensor] = []
     decode = type(model).decode
     monkeypatch.setattr(type(model), "decode", lambda self, z: (ends.append(z), decode(self, z))[1])
     apply(model, {"blend": ["cat"], "cross_share": 0.0, "self_share": 0.0})
     source, target = ends
-    assert torch.equal(source[..., 8:], target[..., 8:])
-    assert apart(source[..., :8], target[..., :8]) > 1e-3
+    assert torch.equal(source[..., 4:], target[..., 4:])
+    assert apart(source[..., :4], target[..., :4]) > 1e-3
 
 
 def test_the_blend_s_mask() -> None:

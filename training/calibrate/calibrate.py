@@ -38,15 +38,16 @@ from training.data.images import Images, load_images
 from training.data.overlap import marks_of, read_training_set, refuse_overlap
 
 RESULTS, CURVE, SHEET, JUDGE = "calibration.json", "locality.png", "neighbours.png", "judge.safetensors"
+"""The files that a calibration writes."""
 COLUMNS = 10
-"""Of the contact sheet."""
+"""Columns of the contact sheet."""
 
 
 def calibrate(config: CalibrationConfig) -> Calibration:
     """Measures every level, and writes numbers, curve and contact sheet into `config.output`.
 
-    Raises `UserError` where slice, model and judge don't fit, one of the two was trained on the slice, or matplotlib is
-    missing.
+    Raises `UserError` where slice, model and judge don't fit together, model or judge was trained on the slice, or
+    matplotlib is missing.
     """
     require_package("matplotlib", "the curve of a calibration", extra="plots")
     output, device = Path(config.output), "cuda" if torch.cuda.is_available() else "cpu"
@@ -86,6 +87,7 @@ def calibrate(config: CalibrationConfig) -> Calibration:
 
 
 def held_out(config: CalibrationConfig, size: tuple[int, int]) -> Images:
+    """The images to measure on, at `size` (height, width): all of `data`, or `limit` of them drawn by `seed`."""
     images = load_images(config.data, Path(config.output) / "cache" / "data", size, config.fit, name="data")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
     return images.take(order[: config.limit].sort().values)
@@ -94,7 +96,11 @@ def held_out(config: CalibrationConfig, size: tuple[int, int]) -> Images:
 def judge_for(
     judge: LabelJudgeConfig, output: Path, size: tuple[int, int], fit: Fit, *, unseen: Images | None = None
 ) -> SmallCNN:
-    """One that is trained here stays in the output folder, to be used again; never on what must stay `unseen`."""
+    """The classifier that judges.
+
+    One that is trained here is kept in `output`, and never trained on images of `unseen`. Raises `UserError` where the
+    file holds no classifier, or `unseen` images are among those it would be trained on.
+    """
     if judge.data is None:
         assert judge.file is not None
         try:
@@ -112,6 +118,7 @@ def judge_for(
 def generate(
     near: Neighbours, images: Images, copies: int, device: str, on_images: Callable[[int], None]
 ) -> MadeNeighbours:
+    """Makes `copies` neighbours of each image; `on_images` is told how many more are done."""
     pixels = torch.empty(copies, *images.pixels.shape, dtype=torch.uint8)
     sound = torch.empty(copies, len(images), dtype=torch.bool)
     begun = time.monotonic()
@@ -126,7 +133,10 @@ def generate(
 
 
 def sheet(rows: Sequence[tuple[str, Tensor]], labels: Tensor) -> Image.Image:
-    """Rows of (name, uint8 `[N, 3, H, W]`); of each class the same number of columns, as far as the images go."""
+    """Draws the contact sheet of rows (name, uint8 `[N, 3, H, W]`).
+
+    Each class gets the same number of columns, as far as there are images.
+    """
     seen = one_hot(labels).cumsum(0).gather(1, labels[:, None])[:, 0]  # of its class, up to here
     first = torch.argsort(seen * (int(labels.max()) + 1) + labels)[:COLUMNS]
     shown = first[torch.argsort(labels[first], stable=True)]
@@ -134,7 +144,7 @@ def sheet(rows: Sequence[tuple[str, Tensor]], labels: Tensor) -> Image.Image:
 
 
 def write(file: Path, content: bytes) -> None:
-    """Complete or not at all."""
+    """Writes a file, completely or not at all."""
     part = file.with_name(f".{file.name}.part")
     part.write_bytes(content)
     publish(part, file)

@@ -1,4 +1,4 @@
-"""What `doppel calibrate` reads; everything that can be wrong with it alone is said when it is read."""
+"""The recipe of `doppel calibrate`; everything that can be wrong with it alone is found when it is read."""
 
 from __future__ import annotations
 
@@ -15,17 +15,22 @@ from pipeline.streams import AnyInput
 from training.classifier.filtering import FilterConfig
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Levels that are measured by default, as fractions of T."""
 EPOCHS = 3.0
+"""Epochs that a judge is trained for by default."""
 
 
 class LabelJudgeConfig(Section):
-    """The classifier that judges: read from a file, or trained on the spot on images that are not in the slice."""
+    """The classifier that judges: read from a file, or trained here on images that are not in the slice."""
 
     file: str | None = None
-    """Of `training.classifier.judge.save_classifier`. What it was trained on cannot be checked."""
+    """A file that `training.classifier.judge.save_classifier` wrote. What it was trained on cannot be checked."""
     data: AnyInput | None = None
+    """Labelled images to train the judge on."""
     epochs: float = Field(default=EPOCHS, gt=0)
+    """How long it is trained."""
     seed: int = 0
+    """Decides its initial weights and the order of the images."""
 
     @model_validator(mode="after")
     def _one_source(self) -> LabelJudgeConfig:
@@ -37,42 +42,48 @@ class LabelJudgeConfig(Section):
 
 
 class FacesConfig(Section):
-    """Who is to recognise whom, for the distance between the face of an original and that of its neighbour."""
+    """Measures the distance between the face of an original and that of its neighbour."""
 
     recogniser: str = "Dlib"
-    """By deepface's name, or `dlib-chip`, `lbph`, `small`."""
+    """Name of deepface's recogniser, or `dlib-chip`, `lbph`, `small`."""
     detector: str = "dlib"
+    """Name of deepface's detector."""
     threshold: float | None = Field(default=None, gt=0)
-    """Cosine distance beyond which two faces are two people; deepface's, where it has one."""
+    """Two faces at a larger cosine distance are two people; by default deepface's threshold, where it has one."""
     workers: int = Field(default=2, ge=0)
-    """Processes that detect faces; 0: none but this one."""
+    """Processes that detect faces; with 0, this process does it."""
 
 
 class CalibrationConfig(Recipe):
-    """What `doppel calibrate` reads."""
+    """The recipe of `doppel calibrate`."""
 
     kind: Literal["calibrate"] = "calibrate"
     data: AnyInput
-    """Labelled images that neither the model nor the judge was trained on."""
+    """Labelled images that neither model nor judge was trained on."""
     limit: int | None = Field(default=None, ge=1)
-    """Only N of them, drawn by `seed`."""
+    """Takes only N of them, drawn by `seed`."""
     fit: Fit = "resize"
+    """How images of other sizes are brought to the model's."""
     model: ModelConfig
+    """The diffusion model, with a number as its batch_size."""
     operator: AnyOperator
-    """Its level is what is swept, whatever it says of it; so are its copies."""
+    """The operator. Its level is varied and its copies are those below, whatever it says itself."""
     levels: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(default=LEVELS, min_length=1)
-    """Fractions of T, ascending."""
+    """The levels to measure, as fractions of T, ascending."""
     copies: int = Field(default=2, ge=1)
     """Neighbours of each image at each level; the distance between them needs 2."""
     target: float = Field(default=0.95, gt=0, le=1)
-    """The least share of neighbours that must show the label, of originals on which the judge sees it."""
+    """The fraction of neighbours that must at least show the label, among neighbours of originals in which the judge
+    sees it."""
     judge: LabelJudgeConfig
     filter: FilterConfig | None = None
-    """To report what share of the neighbours it would reject, the judge being the baseline classifier."""
+    """Reports the fraction of the neighbours that this filter would reject, with the judge as baseline classifier."""
     faces: FacesConfig | None = None
+    """Measures faces, too."""
     salt_file: str | None = None
-    """The job's secret, to look at the very neighbours that it will make."""
+    """The secret of a job, for measuring exactly the neighbours that the job will make."""
     output: str
+    """Folder of the results."""
     seed: int = 0
 
     @field_validator("levels")

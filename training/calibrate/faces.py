@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 def identity_meter(
     config: FacesConfig | None, originals: Tensor, device: str
 ) -> Iterator[Callable[[MadeNeighbours], FacesAtLevel] | None]:
-    """Measures neighbours by the faces of their originals, uint8 `[N, 3, H, W]`; None without `config`.
+    """Yields a function that measures neighbours by the faces of their originals, uint8 `[N, 3, H, W]`.
 
-    Raises `UserError` for what is unknown or missing, for a recogniser without threshold, and for images without faces.
+    Yields None without `config`. Raises `UserError` for a recogniser, detector or weights that are unknown or missing,
+    for a recogniser without a threshold, and for images without faces.
     """
     if config is None:
         yield None
@@ -58,7 +59,10 @@ def identity_meter(
 def face_distance(
     before: FaceTable, after: FaceTable, sound: NDArray[np.bool_], recogniser: str, threshold: float
 ) -> FacesAtLevel:
-    """Of the largest faces of N originals and of their C·N neighbours, copy by copy, as far as `sound [C, N]`."""
+    """Compares the largest faces of N originals with those of their C·N neighbours, given copy by copy.
+
+    Only neighbours with a finite output count, those where `sound [C, N]` is true.
+    """
     own, theirs = before.first_faces(), after.first_faces()
     row = np.full(len(before.keys), -1)  # of each original's face
     row[before.image[own]] = own

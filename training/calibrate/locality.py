@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from training.data.images import Images
 
 JUDGED_AT_ONCE = 500
-"""Images."""
+"""Images that the judge sees at a time."""
 Z = 1.96
-"""Of a normal 95 % interval."""
+"""Half the width of a normal 95 % interval, in standard deviations."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MadeNeighbours:
-    """C copies of the neighbours of N images."""
+    """C neighbours of each of N images."""
 
     pixels: Tensor
-    """uint8 `[C, N, 3, H, W]`"""
+    """uint8 `[C, N, 3, H, W]`."""
     sound: Tensor
-    """bool `[C, N]`: the output was finite; else it is the original."""
+    """bool `[C, N]`: whether the output was finite; where it was not, the pixels are those of the original."""
     rate: float
-    """Images that the model took through in a second, those counted that fill up a batch."""
+    """Images a second that went through the model, including those that fill up a batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class JudgedImages:
 
 @torch.inference_mode()
 def judged(judge: SmallCNN, pixels: Tensor) -> JudgedImages:
-    """`pixels` uint8 `[N, 3, H, W]`."""
+    """What the judge sees in `pixels`, uint8 `[N, 3, H, W]`."""
     device = judge.head.weight.device
     parts = [judge.features(part.to(device).float() / 127.5 - 1) for part in pixels.split(JUDGED_AT_ONCE)]
     features = torch.cat(parts)
@@ -55,9 +55,10 @@ def judged(judge: SmallCNN, pixels: Tensor) -> JudgedImages:
 
 
 def count_right(before: JudgedImages, labels: Tensor) -> int:
-    """Originals in which the judge sees the label.
+    """Counts the originals in which the judge sees the label.
 
-    Raises `UserError` for a label that it does not know, and for no more than one that never looks would see.
+    Raises `UserError` for a label that it does not know, and where always answering the commonest label would do as
+    well.
     """
     check_labels(labels, before.logits.shape[1])
     right, counts = int((before.logits.argmax(1) == labels).sum()), labels.bincount()
@@ -73,11 +74,12 @@ def measure(
     level: float, made: MadeNeighbours, images: Images, before: JudgedImages, after: JudgedImages, unit: float,
     filtered: FilterConfig | None = None,
 ) -> LevelFound:  # fmt: skip
-    """`after` is of the C·N neighbours, copy by copy; `unit` of `class_spread`.
+    """Measures one level from what the judge sees `before` in the N originals and `after` in their C·N neighbours.
 
-    The target is for originals in which the judge sees the label: of the others it cannot tell what a neighbour
-    shows, and even perfect neighbours would never come above its own accuracy. Copies of one image hang together,
-    so the interval counts images. Raises `UserError` where no output is finite, or the judge sees no label.
+    Neighbours are given copy by copy; `unit` comes from `class_spread`. The target concerns originals in which the
+    judge sees the label. In the others it cannot tell what a neighbour shows, so that even perfect neighbours would
+    never exceed its own accuracy. Copies of one image are not independent, so that the interval counts images. Raises
+    `UserError` where no output is finite, or the judge sees the label in no original.
     """
     sound, labels, copies = made.sound, images.labels, len(made.pixels)
     right = before.logits.argmax(1) == labels
@@ -112,14 +114,17 @@ def measure(
 
 
 def wilson(share: float, count: int) -> Interval:
-    """The 95 % interval of a share of `count` trials (Wilson 1927), with the share itself between its ends."""
+    """The 95 % interval of a fraction `share` of `count` trials (Wilson 1927): low, the fraction itself, high."""
     middle = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
     half = Z / (1 + Z**2 / count) * math.sqrt(share * (1 - share) / count + (Z / (2 * count)) ** 2)
     return max(0.0, min(share, middle - half)), share, min(1.0, max(share, middle + half))
 
 
 def class_spread(features: Tensor, labels: Tensor) -> float:
-    """Mean distance of all pairs of one class, of `[N, D]` and int64 `[N]`. Raises `UserError` where there is none."""
+    """The mean distance of all pairs in one class, of features `[N, D]` and labels int64 `[N]`.
+
+    Raises `UserError` where there is no such pair, or none that differs.
+    """
     pairs = torch.cat([torch.pdist(features[labels == label]) for label in labels.unique()])
     if not len(pairs) or not pairs.any():
         raise UserError(f"data: in {len(features)} images no two of one class differ, so distances have no unit")
@@ -127,6 +132,9 @@ def class_spread(features: Tensor, labels: Tensor) -> float:
 
 
 def pick(agreement: Sequence[tuple[float, float]], target: float) -> float | None:
-    """Of (level, agreement), ascending: the last level before the first that misses the target."""
+    """The last level before the first that misses the target; None where already the first one misses it.
+
+    `agreement` holds (level, agreement), ascending.
+    """
     held = [level for level, _ in takewhile(lambda at: at[1] >= target, agreement)]
     return held[-1] if held else None

@@ -1,4 +1,4 @@
-"""What came of a calibration, and how people see it: table, curve, contact sheet and the lines for the recipe."""
+"""The results of a calibration, and how people see them: table, curve, and the lines for a recipe."""
 
 from __future__ import annotations
 
@@ -19,66 +19,76 @@ if TYPE_CHECKING:
     from pipeline.operators import Operator
 
 Interval = tuple[float, float, float]
-"""Low, value, high: of 95 %."""
+"""A value between the ends of its 95 % interval: low, value, high."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FacesAtLevel:
-    """Of the neighbours of originals with a face."""
+    """The faces in neighbours of originals with a face, at one level."""
 
     distance: float | None
-    """Mean cosine distance of the largest faces; None where no neighbour has a face."""
+    """Mean cosine distance between the largest faces of neighbour and original; None where no neighbour has a face."""
     beyond: float | None
-    """Share of them at a distance beyond the threshold: another person."""
+    """The fraction of these faces that are farther than the threshold, and so another person's."""
     lost: float
-    """Share of neighbours without a face, which are in neither figure."""
+    """The fraction of the neighbours that have no face, and are in neither figure."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LevelFound:
-    """What came of one level. Feature distances: 1 is the mean distance of two originals of one class."""
+    """The figures of one level.
+
+    Distances are between features; 1 is the mean distance of two originals of one class.
+    """
 
     level: float
-    """Fraction of T."""
+    """The level as a fraction of T."""
     agreement: Interval
-    """Share of neighbours in which the judge sees the label, of originals in which it does: what the target is for."""
+    """The fraction of neighbours in which the judge sees the label, among those of originals in which it does. The
+    target concerns this figure."""
     agreement_of_all: float
-    """The same of all originals; the judge's own accuracy on originals is what it begins with."""
+    """The same fraction among the neighbours of all originals. At level 0 it is the judge's own accuracy."""
     confidence_drop: float
-    """How much the probability of the label falls from original to neighbour, mean."""
+    """How much the probability of the label falls from original to neighbour, on average."""
     distance: float
-    """From original to neighbour."""
+    """Mean distance from original to neighbour."""
     diversity: float | None
-    """Between two copies of one original; None where there are no two."""
+    """Mean distance between two neighbours of one original; None where there are no two."""
     rmse: float
-    """From original to neighbour, in grey levels of 255."""
+    """Root mean square difference between original and neighbour, in grey levels (0 to 255)."""
     images_per_second: float
+    """Images a second that went through the model."""
     unsound: int
-    """Outputs that were not finite: left out of all figures."""
+    """How many outputs were not finite; they are left out of all figures."""
     rejected: float | None
-    """Share of the neighbours that the filter takes away; None without a filter."""
+    """The fraction of the neighbours that the filter takes away; None without a filter."""
     faces: FacesAtLevel | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
+    """The results at all levels."""
+
     images: int
+    """How many originals were measured."""
     right: int
-    """Originals in which the judge sees the label."""
+    """In how many of them the judge sees the label."""
     target: float
+    """The agreement that is asked for, in (0, 1]."""
     levels: tuple[LevelFound, ...]
     pick: float | None
-    """The largest level at which, and below which, the target holds; None where it does at none."""
+    """The largest level such that the target holds there and at all lower levels; None where it holds at none."""
 
 
 def recipe_lines(operator: Operator, level: float) -> str:
-    """The section of a recipe, with what the operator's configuration says beside its level."""
+    """The section `operator:` of a recipe at this level, with everything else that its configuration says."""
     said = operator.model_dump(mode="json", exclude_unset=True) | {"name": operator.name, str(operator.dial): level}
     first = {name: said.pop(name) for name in ("name", str(operator.dial))}
     return yaml.safe_dump({"operator": first | said}, sort_keys=False, allow_unicode=True).rstrip()
 
 
 def print_table(found: Calibration) -> None:
+    """Prints the figures of all levels, with the picked level in bold."""
     accuracy = f"{found.right / found.images:.1%}"
     title = f"{found.images} originals; the judge sees the label in {found.right} ({accuracy})"
     caption = "agreement: of originals with the label seen; distances: 1 is two originals of one class"
@@ -113,7 +123,7 @@ def _or_dash(value: float | None, form: str) -> str:
 
 
 def locality_curve(found: Calibration) -> Figure:
-    """Agreement with its band and the target; beside it how far neighbours, copies and faces are apart."""
+    """Draws agreement with its band and the target, and beside it how far neighbours, copies and faces are apart."""
     from matplotlib.figure import Figure
 
     at = [one.level for one in found.levels]

@@ -1,1 +1,1 @@
-"""Classifiers: networks, augmentations, one fit, and which neighbours a baseline keeps."""
+"""Classifiers: networks, augmentations, their training, and which neighbours a baseline keeps."""

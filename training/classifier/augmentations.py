@@ -1,5 +1,8 @@
-"""Classical augmentations of whole batches. Each takes float `[B, 3, H, W]` in [-1, 1], soft targets `[B, K]` and a
-generator, and gives both back; all but `none` crop and flip first, as the field's baselines do."""
+"""Classical augmentations of whole batches.
+
+Each takes float `[B, 3, H, W]` in [-1, 1], soft targets `[B, K]` and a generator, and gives images and targets back.
+All but `none` first crop and flip, as the field's baselines do.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,23 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 Augmentation = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+"""Images `[B, 3, H, W]`, targets `[B, K]` and a generator → images and targets."""
 
 PADDING = 8
-"""The crop moves by up to a PADDING-th of the side: 4 of 32 pixels (1512.03385, section 4.2)."""
+"""The crop moves by at most the side divided by this: 4 of 32 pixels (1512.03385, section 4.2)."""
 MIXUP_ALPHA = 0.2
-"""1710.09412, section 3.1"""
+"""Both parameters of mixup's Beta distribution (1710.09412, section 3.1)."""
 CUTMIX_ALPHA = 1.0
-"""1905.04899, section 3.1"""
+"""Both parameters of CutMix's Beta distribution (1905.04899, section 3.1)."""
 
 
 def none(pixels: Tensor, targets: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Changes nothing."""
     return pixels, targets
 
 
 def flip_crop(pixels: Tensor, targets: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Each image mirrored with probability ½ and moved, black coming in at the border."""
+    """Mirrors each image with probability ½ and moves it, filling with black."""
     count, _, height, width = pixels.shape
     flipped = torch.rand(count, generator=rng).to(pixels.device) < 0.5
     pixels = torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels)
@@ -40,28 +45,28 @@ def flip_crop(pixels: Tensor, targets: Tensor, rng: torch.Generator) -> tuple[Te
 
 
 def randaugment(pixels: Tensor, targets: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """1909.13719, torchvision's defaults"""
+    """RandAugment (1909.13719) with torchvision's defaults, each image drawing its own operations."""
     from torchvision.transforms.v2 import RandAugment
 
     return _each(RandAugment(), *flip_crop(pixels, targets, rng), rng)
 
 
 def trivialaugment(pixels: Tensor, targets: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """2103.10158"""
+    """TrivialAugment (2103.10158) with torchvision's defaults, each image drawing its own operation."""
     from torchvision.transforms.v2 import TrivialAugmentWide
 
     return _each(TrivialAugmentWide(), *flip_crop(pixels, targets, rng), rng)
 
 
 def mixup(pixels: Tensor, targets: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Convex combinations with another image of the batch (1710.09412, eq. 1)."""
+    """Blends each image and its target with those of another image in the batch (1710.09412, eq. 1)."""
     pixels, targets = flip_crop(pixels, targets, rng)
     share = _beta(MIXUP_ALPHA, rng)
     return share * pixels + (1 - share) * pixels.roll(1, 0), share * targets + (1 - share) * targets.roll(1, 0)
 
 
 def cutmix(pixels: Tensor, targets: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A rectangle from another image of the batch, labels by its area (1905.04899, eq. 1 and 2)."""
+    """Pastes a rectangle of another image in the batch; targets mix by its area (1905.04899, eq. 1 and 2)."""
     pixels, targets = flip_crop(pixels, targets, rng)
     height, width = pixels.shape[2:]
     cut = (1 - _beta(CUTMIX_ALPHA, rng)) ** 0.5
@@ -82,6 +87,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "mixup": mixup,
     "cutmix": cutmix,
 }
+"""All augmentations, by the names that recipes use."""
 
 
 def _each(transform: torch.nn.Module, pixels: Tensor, targets: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:

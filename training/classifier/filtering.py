@@ -1,6 +1,6 @@
-"""Which neighbours to train on: those on which a baseline classifier, trained on originals, still sees the label.
+"""Choosing neighbours to train on: those in which a baseline classifier, trained on originals, still sees the label.
 
-The confidence filters of ALIA (2305.16289) and SaSPA (2406.14551), as pure functions of two tables of logits.
+These are the confidence filters of ALIA (2305.16289) and SaSPA (2406.14551), as pure functions of two tables of logits.
 """
 
 from __future__ import annotations
@@ -16,20 +16,24 @@ from pipeline.section import Section
 
 
 class FilterConfig(Section):
-    """`threshold`: confidence in the label on the neighbour is `at` or more; `margin`: it fell by `at` or less."""
+    """A bar that the classifier's confidence in a neighbour's label must reach."""
 
     kind: Literal["threshold", "margin"]
+    """With `threshold`, the confidence must be at least `at`; with `margin`, it may be at most `at` lower than in the
+    original."""
     at: float = Field(ge=0, le=1)
+    """A probability, or a difference of two, in [0, 1]."""
     mode: Literal["drop", "weight"] = "drop"
-    """What becomes of a neighbour that fails: none of it counts, or less the further it is off the bar."""
+    """What becomes of a neighbour that fails: with `drop` it does not count, with `weight` it counts less the farther
+    it is below the bar."""
 
 
 def weights(config: FilterConfig, before: Tensor, after: Tensor, labels: Tensor) -> Tensor:
     """How much each neighbour counts: float32 `[N]` in [0, 1].
 
-    `before` and `after`: logits `[N, K]` of the original and its neighbour; `labels` int64 `[N]`. What is kept of the
-    confidence, the neighbour's own or 1 − its fall, is compared with the bar; `weight` takes their ratio, which falls
-    from 1 at the bar to 0. Raises `UserError` for labels that the classifier does not know.
+    `before` and `after` are logits `[N, K]` of original and neighbour; `labels` are int64 `[N]`. The confidence that is
+    kept is the neighbour's own, or 1 − its fall. It is compared with the bar, and `weight` takes their ratio, which
+    goes from 1 at the bar down to 0. Raises `UserError` for labels that the classifier does not know.
     """
     kept, bar = confidence(after, labels), config.at
     if config.kind == "margin":
@@ -40,12 +44,12 @@ def weights(config: FilterConfig, before: Tensor, after: Tensor, labels: Tensor)
 
 
 def rejected_share(weights: Tensor) -> float:
-    """The share of all weight that a filter took away, in [0, 1]: of dropped neighbours, where it drops them."""
+    """The fraction of all weight that a filter took away, in [0, 1]; for `drop`, the fraction of neighbours."""
     return 1 - weights.double().mean().item() if len(weights) else 0.0
 
 
 def confidence(logits: Tensor, labels: Tensor) -> Tensor:
-    """Probability of the label: float64 `[N]`. Raises `UserError` as `check_labels`."""
+    """The probability of each label, float64 `[N]` in [0, 1]. Raises `UserError` as `check_labels` does."""
     check_labels(labels, logits.shape[1])
     return logits.double().softmax(1).gather(1, labels[:, None])[:, 0]
 

@@ -1,6 +1,6 @@
-"""One classifier trained for a fixed number of steps on originals and neighbours; read top to bottom.
+"""Training one classifier for a fixed number of steps on originals and neighbours; to be read from top to bottom.
 
-Everything random (order, neighbours, augmentation) is a function of the seed, and the same for all arms that draw it.
+Everything random (order, neighbours, augmentation) is a function of the seed, and is the same in all arms that draw it.
 """
 
 from __future__ import annotations
@@ -17,34 +17,41 @@ from torch import Tensor, nn
 from training.classifier.augmentations import Augmentation
 
 FIRST_LR = 0.05
-"""Share of the steps that warm the learning rate up."""
+"""The fraction of the steps in which the learning rate warms up."""
 EVALUATED = 500
-"""Images at once."""
+"""Images that are evaluated at once."""
 
 
 class NotFinite(Exception):
-    """The loss is not a number any more; the message says at which step."""
+    """Raised where the loss is no longer a finite number; the message says at which step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """What all arms of a comparison share."""
+    """What all arms of a comparison have in common."""
 
     steps: int
+    """Optimiser steps."""
     batch_size: int
+    """Images in a step."""
     lr: float
+    """The largest learning rate."""
     weight_decay: float
+    """AdamW's weight decay."""
     bf16: bool
+    """Whether the forward pass runs in bfloat16."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NeighbourPool:
-    """Neighbours of N originals: `pixels` uint8 `[C, N, 3, H, W]`, soft `targets` `[C, N, K]`, `weights` `[C, N]`: 0 is
-    never drawn."""
+    """C neighbours of each of N originals."""
 
     pixels: Tensor
+    """uint8 `[C, N, 3, H, W]`."""
     targets: Tensor
+    """float `[C, N, K]`: the probability of each class."""
     weights: Tensor
+    """float `[C, N]` in [0, 1]; a neighbour of weight 0 is never drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +59,12 @@ class Mixing:
     """How neighbours come into batches."""
 
     p: float
-    """Probability that an image is replaced by one of its neighbours."""
+    """The probability that an image is replaced by one of its neighbours."""
     until: float = 1.0
-    """Share of the training after which only originals come."""
+    """The fraction of the training after which only originals come."""
     batch_norm: Literal["shared", "separate"] = "shared"
-    """`separate`: neighbours are normalised by their own statistics, and leave no trace in those that testing uses
-    (1911.09665, section 4), but for batches with fewer than two of either kind."""
+    """With `separate`, neighbours are normalised by their own statistics, and do not change those that testing uses
+    (1911.09665, section 4). Batches with fewer than two originals or two neighbours are not separated."""
 
 
 def fit(
@@ -73,9 +80,10 @@ def fit(
     mixing: Mixing | None = None,
     repeat: int = 1,
 ) -> nn.Module:
-    """Trains on `images` uint8 `[N, 3, H, W]` with soft `targets` `[N, K]`; AdamW, one cycle. In place.
+    """Trains `network` in place on `images`, uint8 `[N, 3, H, W]`, with soft `targets` `[N, K]`, and returns it.
 
-    `repeat`: times that an epoch holds each image. Raises `NotFinite`.
+    The optimiser is AdamW with one cycle of the learning rate. Each epoch holds every image `repeat` times. Raises
+    `NotFinite`.
     """
     orders, rng = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
     draws = torch.Generator().manual_seed(seed + 2)
@@ -103,12 +111,15 @@ def fit(
 
 
 def cycle(step: int, steps: int) -> float:
-    """Linear warm-up, then half a cosine down to 0."""
+    """The factor of the learning rate, in [0, 1]: a linear warm-up, then half a cosine down to 0."""
     return min(1.0, (step + 1) / max(1.0, FIRST_LR * steps)) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def epochs(count: int, repeat: int, batch_size: int, rng: torch.Generator) -> Iterator[Tensor]:
-    """Batches of rows, endlessly: each epoch holds every row `repeat` times, in another order; no batch is short."""
+    """Yields batches of rows, int64 `[batch_size]`, without end.
+
+    Each epoch holds every row `repeat` times, in another order, and no batch is short.
+    """
     left = torch.empty(0, dtype=torch.int64)
     while True:
         while len(left) < batch_size:
@@ -120,9 +131,10 @@ def epochs(count: int, repeat: int, batch_size: int, rng: torch.Generator) -> It
 def mixed(
     pixels: Tensor, targets: Tensor, rows: Tensor, pool: NeighbourPool, p: float, rng: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Some images replaced by one of their neighbours, drawn by weight; and bool `[B]`, which.
+    """Replaces some images by one of their neighbours, drawn by weight; also returns bool `[B]`: which were replaced.
 
-    An image is replaced as often as its best neighbour weighs: with one left as often as with all, with none never.
+    An image is replaced as often as its best neighbour weighs. So one neighbour that is left does as well as all, and
+    an image that has none left is never replaced.
     """
     weights = pool.weights[:, rows].T
     near = torch.rand(len(rows), generator=rng) < p * weights.amax(1)
@@ -132,7 +144,10 @@ def mixed(
 
 
 def forward(network: nn.Module, x: Tensor, separate: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Logits, and the rows that they belong to: with `separate`, neighbours (bool `[B]`) go apart, after originals."""
+    """The logits, and the rows that they belong to.
+
+    Where `separate`, bool `[B]`, is given, the neighbours that it marks go through apart, after the originals.
+    """
     everything = torch.arange(len(x))
     if separate is None or not bool(separate.any()):
         return network(x.contiguous(memory_format=torch.channels_last)), everything
@@ -147,7 +162,7 @@ def forward(network: nn.Module, x: Tensor, separate: Tensor | None) -> tuple[Ten
 
 @contextmanager
 def running_statistics_kept(network: nn.Module) -> Iterator[None]:
-    """Batch norms normalise by the batch, and remember nothing of it."""
+    """While it is open, batch norms normalise by the batch and do not remember it."""
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     before = [norm.momentum for norm in norms]
     for norm in norms:
@@ -160,29 +175,34 @@ def running_statistics_kept(network: nn.Module) -> Iterator[None]:
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """The mean cross entropy of logits `[B, K]` with soft targets `[B, K]`."""
     return -(targets * logits.log_softmax(1)).sum(1).mean()
 
 
 @torch.inference_mode()
 def logits_of(network: nn.Module, images: Tensor, device: str) -> Tensor:
-    """float32 `[N, K]` on the CPU, of uint8 `[N, 3, H, W]`; never in half precision, whose logits tie."""
+    """The logits of uint8 images `[N, 3, H, W]`: float32 `[N, K]` on the CPU.
+
+    They are never computed in half precision, which would make ties.
+    """
     network.eval()
     parts = [network(part.to(device).float() / 127.5 - 1).cpu() for part in images.split(EVALUATED)]
     return torch.cat(parts)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """The fraction of images whose largest logit is at their label, in [0, 1]."""
     return float((logits.argmax(1) == labels).double().mean())
 
 
 def accuracy_by_class(logits: Tensor, labels: Tensor, classes: int) -> list[float | None]:
-    """None for a class without images."""
+    """The accuracy in each class; None for a class without images."""
     right = logits.argmax(1) == labels
     return [float(right[labels == c].double().mean()) if bool((labels == c).any()) else None for c in range(classes)]
 
 
 def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Expected calibration error (1706.04599, eq. 3)."""
+    """The expected calibration error, in [0, 1] (1706.04599, eq. 3), with bins of equal width."""
     confidence, predicted = logits.softmax(1).max(1)
     right = (predicted == labels).double()
     which = (confidence * bins).long().clamp(max=bins - 1)

@@ -1,4 +1,4 @@
-"""A small classifier for judging generated images: it must not be the model that made them."""
+"""A small classifier that judges generated images; it must not be the model that made them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from pipeline.report.progress import training_progress
 
 LAST_STEPS = 20
-"""That the progress bar's loss is the mean of."""
+"""The progress bar shows the mean loss over so many steps."""
 
 
 class SmallCNN(nn.Module):
@@ -31,16 +31,21 @@ class SmallCNN(nn.Module):
         self.head = nn.Linear(128, classes)
 
     def features(self, pixels: Tensor) -> Tensor:
+        """Maps `[B, 3, H, W]` in [-1, 1] to features `[B, 128]`."""
         return self.body(pixels).amax((2, 3))
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Maps `[B, 3, H, W]` in [-1, 1] to logits `[B, classes]`."""
         return self.head(self.features(pixels))
 
 
 def train_classifier(
     images: Tensor, labels: Tensor, *, epochs: float = 3, batch_size: int = 128, lr: float = 2e-3, seed: int = 0
 ) -> SmallCNN:
-    """`images` uint8 `[N, 3, H, W]`, `labels` int64 `[N]`; AdamW, one cycle, shifts of up to 2 pixels."""
+    """Trains a `SmallCNN` on `images` uint8 `[N, 3, H, W]` and `labels` int64 `[N]`.
+
+    AdamW with one cycle of the learning rate; each batch is moved by up to 2 pixels.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = SmallCNN(int(labels.max()) + 1)
@@ -64,7 +69,7 @@ def train_classifier(
 
 
 def shifted(pixels: Tensor, rng: torch.Generator, most: int = 2) -> Tensor:
-    """The batch moved by up to `most` pixels in each direction, filled with black."""
+    """Moves the batch by up to `most` pixels in each direction, filling with black."""
     across, down = (int(torch.randint(-most, most + 1, (), generator=rng)) for _ in range(2))
     padded = nn.functional.pad(pixels, (most, most, most, most), value=-1)
     height, width = pixels.shape[2:]
@@ -73,12 +78,13 @@ def shifted(pixels: Tensor, rng: torch.Generator, most: int = 2) -> Tensor:
 
 @torch.inference_mode()
 def evaluate(network: SmallCNN, images: Tensor, batch_size: int = 500) -> Tensor:
-    """Logits `[N, classes]` of uint8 or [-1, 1] float images `[N, 3, H, W]`."""
+    """The logits `[N, classes]` of images `[N, 3, H, W]`, uint8 or float in [-1, 1]."""
     parts = images.split(batch_size)
     return torch.cat([network(p.float() / 127.5 - 1 if p.dtype == torch.uint8 else p) for p in parts])
 
 
 def save_classifier(network: SmallCNN, file: Path) -> None:
+    """Writes the weights as safetensors."""
     from safetensors.torch import save_file
 
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -86,6 +92,7 @@ def save_classifier(network: SmallCNN, file: Path) -> None:
 
 
 def load_classifier(file: Path) -> SmallCNN:
+    """Reads a classifier that `save_classifier` wrote; it is in evaluation mode and cannot be trained further."""
     from safetensors.torch import load_file
 
     weights = load_file(file)

@@ -1,4 +1,4 @@
-"""Classifiers by name: what is compared must not hang on one architecture."""
+"""Classifiers by name, so that a comparison does not depend on one architecture."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pipeline.optional import require_package
 from training.classifier.judge import SmallCNN
 
 TIMM = "timm:"
+"""What begins the names of timm's models."""
 
 
 class ResNet18(nn.Module):
@@ -29,14 +30,16 @@ class ResNet18(nn.Module):
         self.body = body
 
     def features(self, pixels: Tensor) -> Tensor:
+        """Maps `[B, 3, H, W]` in [-1, 1] to features `[B, 512]`."""
         return self.body(pixels)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Maps `[B, 3, H, W]` in [-1, 1] to logits `[B, classes]`."""
         return self.head(self.features(pixels))
 
 
 class Timm(nn.Module):
-    """Any classifier that timm knows, with random weights."""
+    """Any classifier that timm has, with random weights. Raises `UserError` for an unknown name, or without timm."""
 
     def __init__(self, name: str, classes: int) -> None:
         require_package("timm", f"classifier {TIMM}{name}", extra="timm")
@@ -48,17 +51,20 @@ class Timm(nn.Module):
         self.body: Any = timm.create_model(name, pretrained=False, num_classes=classes)
 
     def features(self, pixels: Tensor) -> Tensor:
+        """Maps `[B, 3, H, W]` in [-1, 1] to features `[B, D]`, those before the last layer."""
         return self.body.forward_head(self.body.forward_features(pixels), pre_logits=True)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Maps `[B, 3, H, W]` in [-1, 1] to logits `[B, classes]`."""
         return self.body(pixels)
 
 
 CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {"small_cnn": SmallCNN, "resnet18": ResNet18}
+"""What builds a classifier, given the number of classes."""
 
 
 def build_classifier(name: str, classes: int, seed: int) -> nn.Module:
-    """Fresh weights, a function of the seed. Raises `UserError` for an unknown name."""
+    """Builds a classifier with random weights, which the seed decides. Raises `UserError` for an unknown name."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name.startswith(TIMM):

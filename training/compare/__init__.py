@@ -1,1 +1,1 @@
-"""`doppel compare`: classifiers with and without neighbours, and what the difference can show."""
+"""`doppel compare`: classifiers trained with and without neighbours, and what their difference can show."""

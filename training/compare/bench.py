@@ -1,4 +1,4 @@
-"""Where one run of a comparison happens: the data, the files of earlier runs, one classifier after the other."""
+"""The place of the runs of a comparison: the data, the files of earlier runs, and the training of one classifier."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from training.data.overlap import marks_of, read_training_set, refuse_overlap
 from training.data.subsets import draw_subset
 
 SEED_STRIDE = 1000
-"""Between the seeds of two runs: each run uses a few from its own on."""
+"""The distance between the seeds of two runs, because each run uses several seeds from its own on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,13 @@ class Task:
     """One run: an arm, with the classical augmentation that it stands for, on one subset."""
 
     arm: str
+    """Name of the arm."""
     classical: str
+    """Name of its augmentation, never `best`."""
     size: int | str
+    """Images in the training set, or `all`."""
     seed: int
+    """The number of the run, from 0."""
 
 
 class Bench:
@@ -112,14 +116,19 @@ class Bench:
         refuse_overlap(f"the denoiser of neighbours.{name}", marks, splits)
 
     def subset(self, size: int | str, seed: int) -> Images:
+        """The training images of a run."""
         wanted = None if size == ALL else int(size)
         return self.train.take(draw_subset(self.train.labels, wanted, self.config.classes, seed))
 
     def file(self, task: Task) -> Path:
+        """Where the record of a run lies."""
         return self.folder / "runs" / str(task.size) / str(task.seed) / f"{task.arm}-{task.classical}.json"
 
     def finished(self, task: Task) -> dict[str, Any] | None:
-        """What an earlier run of the same task left. Raises `UserError` where it was of another configuration."""
+        """The record of an earlier run of the same task; None where there is none.
+
+        Raises `UserError` where it belongs to another configuration.
+        """
         file = self.file(task)
         if not file.exists():
             return None
@@ -132,7 +141,7 @@ class Bench:
         return None if lost else record
 
     def hash(self, task: Task) -> str:
-        """Of all that decides the numbers of a run."""
+        """A hash of everything that decides the numbers of a run."""
         config, arm = self.config, self.config.arms[task.arm]
         how = config.model_dump(mode="json", include={"size", "fit", "classes", "classifier", "schedule"})
         made: list[Any] = []
@@ -144,10 +153,11 @@ class Bench:
         return hash_json([self.contents, how, arm.model_dump(mode="json"), task.classical, made])[:16]
 
     def make_pool(self, near: NearConfig, size: int | str, seed: int) -> None:
-        """The neighbours' pixels, for all arms that use them."""
+        """Makes the pixels of the neighbours, for all arms that use them."""
         made(near, self.subset(size, seed), self.device, self.folder / "pools")
 
     def baseline(self, size: int | str, seed: int) -> nn.Module:
+        """The trained baseline classifier of this size and seed."""
         from safetensors.torch import load_file
 
         name = self.config.baseline
@@ -160,7 +170,7 @@ class Bench:
         return self.file(task).with_suffix(".safetensors")
 
     def perform(self, task: Task) -> dict[str, Any]:
-        """Trains, measures, and writes down one run; an earlier one of the same task is not repeated."""
+        """Trains and measures one run, and returns the record that it writes; a finished run is not repeated."""
         if (record := self.finished(task)) is not None:
             return record
         config, arm, started = self.config, self.config.arms[task.arm], time.monotonic()
@@ -227,4 +237,5 @@ class Bench:
 
 
 def with_best(task: Task, best: str) -> Task:
+    """The task with the best augmentation in place of `best`."""
     return replace(task, classical=best) if task.classical == "best" else task

@@ -1,6 +1,7 @@
-"""`doppel compare`: arms × seeds × training-set sizes, at equal steps, with paired intervals; a loss reads like a gain.
+"""`doppel compare`: arms × seeds × training-set sizes, at equal steps, with paired intervals.
 
-baselines → other arms without neighbours → the best of them by validation → neighbours → all other arms → summary
+Losses are shown like gains. The order is: baselines → other arms without neighbours → the best of them by validation →
+neighbours → all other arms → summary.
 """
 
 from __future__ import annotations
@@ -26,16 +27,17 @@ from training.compare.intervals import holm, paired
 from training.compare.pools import pool_hash
 
 Observe = Callable[[str, int, int], None]
-"""Told (what was done, runs so far, runs in all)."""
+"""Is told (what was done, runs so far, runs in all)."""
 Run = dict[str, Any]
+"""The record of a run."""
 
 
 def compare(
     config: CompareConfig, *, overwrite: bool = False, observe: Observe = lambda what, done, total: None
 ) -> dict[str, Any]:
-    """Does the runs that are not done yet, and returns the results: `runs`, `summary` and what they rest on.
+    """Does the runs that are not done yet, and returns the results: `runs`, their `summary`, and what they rest on.
 
-    Raises `UserError` for bad input before anything is trained.
+    `overwrite` starts anew. Raises `UserError` for bad input before anything is trained.
     """
     device = found_device(config.device)
     bench = Bench(config, device=device)
@@ -74,11 +76,12 @@ def compare(
 
 
 def found_device(name: str) -> str:
+    """The device by torch's name; `auto` is the GPU, or the CPU where there is none."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def pools_of(config: CompareConfig, bench: Bench, tasks: Sequence[Task]) -> list[tuple[str, int | str, int]]:
-    """(neighbours, size, seed) of each pool of pixels that is to be made, once."""
+    """(neighbours, size, seed) of each pool of pixels that is still to be made, each pool once."""
     wanted: dict[str, tuple[str, int | str, int]] = {}
     for task in tasks:
         name = config.arms[task.arm].near
@@ -89,6 +92,7 @@ def pools_of(config: CompareConfig, bench: Bench, tasks: Sequence[Task]) -> list
 
 
 def without_baseline(task: Task, config: CompareConfig) -> Run:
+    """The record of a run that cannot be done because its baseline failed."""
     return {
         "arm": task.arm, "classical": task.classical, "size": task.size, "seed": task.seed, "seconds": 0.0,
         "steps": config.schedule.steps, "failed": f"the baseline {config.baseline} failed, which weighs the neighbours",
@@ -96,13 +100,17 @@ def without_baseline(task: Task, config: CompareConfig) -> Run:
 
 
 Work = Task | tuple[str, int | str, int]
+"""A run, or (neighbours, size, seed) of a pool to make."""
 _bench: Bench | None = None
-"""Of a worker process."""
+"""The bench of this worker process."""
 
 
 @contextmanager
 def workers(config: CompareConfig, bench: Bench, device: str) -> Iterator[Callable[[Sequence[Any]], Iterator[Any]]]:
-    """A function that performs tasks, and yields what comes of each as it is finished."""
+    """Yields a function that performs tasks, and yields the result of each as it is finished.
+
+    Raises `UserError` where a process dies.
+    """
     if config.workers == 1:
         yield lambda tasks: (perform(bench, task) for task in tasks)
         return
@@ -120,6 +128,7 @@ def workers(config: CompareConfig, bench: Bench, device: str) -> Iterator[Callab
 
 
 def perform(bench: Bench, work: Work) -> Run | None:
+    """Does a run, or makes a pool, for which it returns None."""
     if isinstance(work, Task):
         return bench.perform(work)
     name, size, seed = work
@@ -142,7 +151,7 @@ def _perform(work: Work) -> Run | None:
 def best_classical(config: CompareConfig, runs: Sequence[Run], size: int | str) -> str:
     """The arm without neighbours with the best mean validation accuracy, among those that failed least.
 
-    Raises `UserError` where all failed.
+    Raises `UserError` where all of them failed in every run.
     """
     scores = {
         name: [r["validation"] for r in runs if r["arm"] == name and r["size"] == size and r["failed"] is None]
@@ -155,6 +164,7 @@ def best_classical(config: CompareConfig, runs: Sequence[Run], size: int | str) 
 
 
 def results(config: CompareConfig, runs: Sequence[Run], best: dict[str, str], device: str) -> dict[str, Any]:
+    """Everything that `results.json` holds."""
     equal_steps(runs)
     order = {name: i for i, name in enumerate(config.arms)}
     runs = sorted(runs, key=lambda r: (config.sizes.index(r["size"]), r["seed"], order[r["arm"]]))
@@ -171,7 +181,7 @@ def results(config: CompareConfig, runs: Sequence[Run], best: dict[str, str], de
 
 
 def equal_steps(runs: Sequence[Run]) -> None:
-    """Raises `UserError` where one arm was trained longer than another."""
+    """Raises `UserError` where one arm was trained for more steps than another."""
     steps = {run["steps"]: run["arm"] for run in runs}
     if len(steps) > 1:
         found = ", ".join(f"{arm} {count}" for count, arm in sorted(steps.items()))
@@ -179,7 +189,10 @@ def equal_steps(runs: Sequence[Run]) -> None:
 
 
 def summary(config: CompareConfig, runs: Sequence[Run], best: str) -> dict[str, Any]:
-    """Each arm of one size: mean and standard deviation over seeds, paired differences, Holm over the arms."""
+    """The figures of each arm at one size.
+
+    They are mean and standard deviation over seeds, and paired differences with Holm's correction over the arms.
+    """
     scores = {
         name: {r["seed"]: r["accuracy"] for r in runs if r["arm"] == name and r["failed"] is None}
         for name in config.arms
@@ -208,10 +221,11 @@ def summary(config: CompareConfig, runs: Sequence[Run], best: str) -> dict[str, 
 
 
 def plain(value: float) -> float | None:
-    """JSON has no nan."""
+    """The value, or None for nan, which JSON does not have."""
     return None if value != value else value
 
 
 def machine(config: CompareConfig, device: str) -> str:
+    """The machine and the software, in words."""
     name = torch.cuda.get_device_name() if device.startswith("cuda") else f"{platform.machine()} CPU"
     return f"{name}, {config.workers} at a time, torch {torch.__version__}"

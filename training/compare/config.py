@@ -1,4 +1,4 @@
-"""What `doppel compare` reads; everything that can be wrong with it alone is said when it is read."""
+"""The recipe of `doppel compare`; everything that can be wrong with it alone is found when it is read."""
 
 from __future__ import annotations
 
@@ -14,52 +14,69 @@ from pipeline.streams import AnyInput
 from training.classifier.filtering import FilterConfig
 
 Classical = Literal["none", "flip_crop", "randaugment", "trivialaugment", "mixup", "cutmix"]
+"""The name of a classical augmentation."""
 ALL = "all"
+"""The size that takes the whole training set."""
 
 
 class DataConfig(Section):
-    """All labelled. What is trained on is drawn from `train`; arms are chosen by `validation`; `test` is read once."""
+    """Three sets of labelled images."""
 
     train: AnyInput
+    """The images from which training sets are drawn."""
     validation: AnyInput
+    """The images by which the best arm is chosen."""
     test: AnyInput | None = None
-    """Without it, the results are those on the validation images: an ablation."""
+    """The images on which results are measured, once. Without them, results are those on the validation images: an
+    ablation."""
 
 
 class ScheduleConfig(Section):
-    """The same for every arm."""
+    """How classifiers are trained, which is the same for every arm."""
 
     steps: int = Field(ge=1)
+    """Optimiser steps."""
     batch_size: int = Field(default=64, ge=2)
+    """Images in a step."""
     lr: float = Field(default=2e-3, gt=0)
+    """The largest learning rate."""
     weight_decay: float = Field(default=0.05, ge=0)
+    """AdamW's weight decay."""
     bf16: bool = True
+    """Whether the forward pass runs in bfloat16."""
 
 
 class NearConfig(Section):
-    """Where neighbours come from (`model` and `operator`, or `retrieve`), and how they come into training."""
+    """The source of neighbours (`model` and `operator`, or `retrieve`), and how they come into the training."""
 
     model: ModelConfig | None = None
+    """The diffusion model that makes them."""
     operator: AnyOperator | None = None
+    """The operator that makes them, with one copy."""
     trained_on: AnyInput | None = None
-    """What else the denoiser was trained on: all of it, where its folder does not say so."""
+    """What the denoiser was trained on in addition to what its folder says; all of it, where its folder says
+    nothing."""
     retrieve: AnyInput | None = None
-    """Instead of making any: the nearest images from here, by the baseline's features, with the original's label."""
+    """Takes neighbours from these images instead of making any: the nearest by the baseline's features, with the
+    original's label."""
     copies: int = Field(default=4, ge=1)
     """Neighbours of each image."""
     p: Fraction = 0.5
-    """Probability that an image in a batch is replaced by one of its neighbours."""
+    """The probability that an image in a batch is replaced by one of its neighbours."""
     until: Fraction = 1.0
-    """Share of the training after which only originals come."""
+    """The fraction of the training after which only originals come."""
     labels: Literal["source", "baseline"] = "source"
-    """`baseline`: what the baseline classifier predicts for the neighbour, as a distribution."""
+    """With `source`, a neighbour has its original's label; with `baseline`, the distribution that the baseline
+    classifier predicts for it."""
     gamma: float | None = Field(default=None, gt=0)
-    """Soft labels: 1 − s^γ for the source's class (Diff-Mix, 2403.19600), s the level as a fraction of T."""
+    """Makes soft labels: the source's class keeps 1 − s^γ (Diff-Mix, 2403.19600), where s is the level as a fraction of
+    T."""
     filter: FilterConfig | None = None
-    """By the baseline's confidence."""
+    """Weighs neighbours by the baseline's confidence in their label."""
     batch_norm: Literal["shared", "separate"] = "shared"
+    """With `separate`, neighbours are normalised by their own statistics; see `Mixing.batch_norm`."""
     blend: tuple[Fraction, Fraction] | None = None
-    """Noise a blend of two images of one class: the first's share is drawn from this range."""
+    """Adds noise to a blend of two images of one class, in which the first has a fraction drawn from this range."""
 
     @model_validator(mode="after")
     def _one_source(self) -> NearConfig:
@@ -76,51 +93,60 @@ class NearConfig(Section):
 
     @property
     def judged(self) -> bool:
-        """The baseline classifier has a say."""
+        """Whether the baseline classifier is needed to retrieve, label or filter the neighbours."""
         return self.retrieve is not None or self.labels == "baseline" or self.filter is not None
 
 
 class ArmConfig(Section):
+    """One way of training, to be compared with others."""
+
     classical: Classical | Literal["best"] = "none"
-    """`best`: the one without neighbours that validates best at this size."""
+    """The augmentation; `best` is the one without neighbours that validates best at this size."""
     near: str | None = None
-    """One of `neighbours`."""
+    """The name of one of the `neighbours`; None trains on originals alone."""
     repeat: int = Field(default=1, ge=1)
-    """An epoch holds each image so many times."""
+    """How often an epoch holds each image."""
 
     @property
     def plain(self) -> bool:
-        """Without neighbours, so that it is itself what `best` chooses from."""
+        """Whether the arm has no neighbours, so that it is one of those that `best` chooses from."""
         return self.near is None and self.classical != "best"
 
 
 class CompareConfig(Recipe):
-    """What `doppel compare` reads."""
+    """The recipe of `doppel compare`."""
 
     kind: Literal["compare"] = "compare"
     data: DataConfig
     size: tuple[int, int]
-    """Height and width."""
+    """Height and width of the images in pixels."""
     fit: Fit = "resize"
+    """How images of other sizes are brought to this one."""
     classes: int = Field(ge=2)
+    """Number of classes; labels are 0 … classes − 1."""
     class_names: tuple[str, ...] | None = None
+    """The name of each class, for the report."""
     sizes: tuple[Annotated[int, Field(ge=1)] | Literal["all"], ...] = Field(min_length=1)
-    """Labelled images in the training set."""
+    """Numbers of labelled images in the training set; `all` takes the whole set."""
     seeds: int = Field(default=5, ge=1)
-    """Each draws its subset, initial weights and order anew, the same for all arms."""
+    """Runs of each arm and size. Each seed draws subset, initial weights and order anew, the same for all arms."""
     classifier: str = "small_cnn"
-    """small_cnn, resnet18 or timm:NAME."""
+    """The network: small_cnn, resnet18 or timm:NAME."""
     schedule: ScheduleConfig
     neighbours: dict[str, NearConfig] = Field(default={})
+    """Sources of neighbours, by names that arms refer to."""
     arms: dict[str, ArmConfig] = Field(min_length=1)
+    """The arms, by name."""
     reference: str = "real"
-    """The arm that all are compared with, beside the best classical one."""
+    """The arm that all others are compared with, in addition to the best classical one."""
     baseline: str = "flip_crop"
     """The arm whose classifier filters, labels and retrieves neighbours."""
     output: str
+    """Folder of runs, caches and report."""
     device: str = "auto"
+    """The device by torch's name; `auto` is the GPU, or the CPU where there is none."""
     workers: int = Field(default=1, ge=1)
-    """Processes that train at the same time, with a thread each where they are several."""
+    """Processes that train at the same time; where there are several, each has one thread."""
 
     @model_validator(mode="after")
     def _known(self) -> CompareConfig:

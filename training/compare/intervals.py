@@ -1,4 +1,4 @@
-"""What paired runs can show: the mean difference with its 95 % interval, and Holm's correction for many questions."""
+"""What paired runs can show: the mean difference with its 95 % interval, and Holm's correction for many tests."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from dataclasses import dataclass
 import numpy as np
 
 LEVEL = 0.95
+"""Confidence level of all intervals."""
 
 
 @dataclass(frozen=True)
 class Paired:
-    """`mean` with its interval, in the unit of the differences; `low`, `high` and `p` are nan for n = 1."""
+    """A mean difference with its interval, in the unit of the differences; `low`, `high` and `p` are nan for n = 1."""
 
     mean: float
     low: float
     high: float
     p: float
-    """Two-sided, of no difference."""
+    """The two-sided p-value of there being no difference."""
     n: int
+    """How many differences there are."""
 
 
 def paired(differences: Sequence[float]) -> Paired:
-    """Student's t over `differences [S]`, one a seed. Differences that are all alike are taken at their word.
+    """Student's t test over `differences [S]`, one for each seed; equal differences have an interval of width 0.
 
-    Raises `ValueError` without differences, or if one is not finite: the caller leaves failed pairs out.
+    Raises `ValueError` where there are none, or one is not finite: the caller leaves failed pairs out.
     """
     from scipy.stats import ttest_1samp
 
@@ -43,9 +45,9 @@ def paired(differences: Sequence[float]) -> Paired:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p in the order given (Holm 1979, step-down); nan, which is no test, stays nan and is not counted.
+    """Adjusts p-values, in the order given (Holm 1979, step-down); nan is no test, stays nan and is not counted.
 
-    Raises `ValueError` outside [0, 1].
+    Raises `ValueError` for values outside [0, 1].
     """
     p = np.asarray(p_values, dtype=np.float64)
     if ((p < 0) | (p > 1)).any():

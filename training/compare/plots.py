@@ -1,4 +1,4 @@
-"""Pictures of a comparison of arms: accuracy and gain against size, gain per class, calibration."""
+"""Pictures of a comparison: accuracy and gain against training-set size, gain in each class, calibration."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Results = Mapping[str, Any]
-"""What `results.json` holds: `runs`, and their `summary` by size and arm; accuracies and differences in [0, 1]."""
+"""The content of `results.json`: `runs`, and their `summary` by size and arm; accuracies and differences in [0, 1]."""
 Size = int | str
+"""Images in the training set, or `all`."""
 MARKERS = "osD^vPX<>*"
+"""Markers of arms, in order."""
 NUMBERED = 20
-"""Classes up to which the cells of the picture hold numbers."""
+"""With more classes than this, the cells of the picture hold no numbers."""
 
 
 def accuracy_plot(results: Results) -> Figure:
-    """Accuracy, and the paired gain over the reference, against training-set size; bands are 95 % intervals."""
+    """Draws accuracy, and the paired gain over the reference, against training-set size; bands are 95 % intervals."""
     reference = results["reference"]
     sizes = [_images(results, size) for size in results["sizes"]]
     figure = _figure(11, 4.8)
@@ -76,7 +78,10 @@ def _style(results: Results, arm: str) -> dict[str, Any]:
 
 
 def gain_per_class_plot(results: Results, size: Size) -> Figure:
-    """Gain of every arm over the reference in each class; bold where the 95 % interval, uncorrected, leaves out 0."""
+    """Draws the gain of every arm over the reference in each class.
+
+    It is bold where its 95 % interval, uncorrected, leaves out 0.
+    """
     arms = [arm for arm in results["arms"] if arm != results["reference"] and _class_gains(results, arm, size)]
     names = results["classes"]
     figure = _figure(2.6 + 0.55 * max(min(len(names), NUMBERED), 8), 1.9 + 0.32 * len(arms))
@@ -115,7 +120,7 @@ def _class_gains(results: Results, arm: str, size: Size) -> list[Paired | None]:
 
 
 def calibration_plot(results: Results) -> Figure:
-    """Expected calibration error of each arm, a marker for each size, with 95 % intervals over seeds."""
+    """Draws the expected calibration error of each arm, a marker for each size, with 95 % intervals over seeds."""
     arms, sizes = results["arms"], results["sizes"]
     figure = _figure(7, 1.4 + 0.34 * len(arms))
     axes = figure.subplots()
@@ -164,11 +169,13 @@ def _gain(results: Results, arm: str, size: Size) -> Paired | None:
 
 
 def headline(results: Results) -> str:
+    """The title of a report: its name, the split, and the number of seeds."""
     seeds = len(results["seeds"])
     return f"{results['name']}, {results['split']} split, {seeds} seed{'s' if seeds > 1 else ''}"
 
 
 def labels(results: Results, size: Size) -> str:
+    """A size in words."""
     return f"{_images(results, size):,} labels"
 
 
@@ -179,6 +186,6 @@ def _images(results: Results, size: Size) -> int:
 
 
 def figures_of(results: Results, arm: str, size: Size) -> dict[str, Any] | None:
-    """None where no run of the arm has come to an end."""
+    """The summary of an arm at one size; None where none of its runs has finished."""
     found = results["summary"].get(str(size), {}).get(arm)
     return found if found and found["n"] else None

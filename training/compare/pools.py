@@ -1,4 +1,4 @@
-"""Neighbours of a labelled subset: made or retrieved, labelled, weighed by the baseline classifier."""
+"""Neighbours of a labelled subset: made or retrieved, labelled, and weighed by the baseline classifier."""
 
 from __future__ import annotations
 
@@ -23,14 +23,18 @@ from training.data.cache import PixelCache
 from training.data.images import Images, pixel_marks
 
 BATCH = 64
-"""Of a model whose batch size is auto."""
+"""Images in one call of a model whose batch size is auto."""
 
 
 def pool_of(
     near: NearConfig, subset: Images, baseline: nn.Module | None, classes: int, device: str, folder: Path,
     others: PixelCache | None,
 ) -> NeighbourPool:  # fmt: skip
-    """`others`: to retrieve from; `baseline`: where `near.judged`. Pixels are kept in `folder`, and found again."""
+    """The neighbours of a subset, with targets and weights.
+
+    `others` are the images to retrieve from, and `baseline` is the classifier where `near.judged`. Pixels that were
+    made are kept in `folder` and found again.
+    """
     own = one_hot(subset.labels, classes).float()
     if others is not None and baseline is not None:
         pixels = retrieved(subset, others, baseline, near.copies, device)
@@ -54,9 +58,10 @@ def pool_of(
 
 
 def made(near: NearConfig, subset: Images, device: str, folder: Path) -> tuple[Tensor, Tensor]:
-    """uint8 `[C, N, 3, H, W]`, and bool `[C, N]`: what is not the original for want of a finite output.
+    """Makes the neighbours' pixels, uint8 `[C, N, 3, H, W]`, and bool `[C, N]`: whether the output was finite.
 
-    Copy c of a key has the pixels that the offline job with the public salt writes.
+    Where it was not, the pixels are those of the original. Copy c of a key has the pixels that an offline job with the
+    public salt writes.
     """
     from safetensors.torch import load_file, save_file
 
@@ -80,7 +85,7 @@ def made(near: NearConfig, subset: Images, device: str, folder: Path) -> tuple[T
 
 
 def making_seconds(near: NearConfig, subset: Images, folder: Path) -> float:
-    """That the pixels of `made` took, in one process."""
+    """The seconds that `made` took for these pixels, in one process."""
     from safetensors import safe_open
 
     with safe_open(folder / f"{pool_hash(near, subset)}.safetensors", "pt") as file:
@@ -88,13 +93,13 @@ def making_seconds(near: NearConfig, subset: Images, folder: Path) -> float:
 
 
 def pool_hash(near: NearConfig, subset: Images) -> str:
-    """Of all that decides the pixels of `made`."""
+    """A hash of everything that decides the pixels of `made`."""
     what = [subset.keys, pixel_marks(subset.pixels).tolist(), subset.labels.tolist()]
     return hash_json([code_hash(__name__), source_hash(near), *what])[:32]
 
 
 def source_hash(near: NearConfig) -> str:
-    """Of model, operator, copies and blend."""
+    """A hash of model, operator, copies and blend."""
     assert near.model is not None
     assert near.operator is not None
     places = {"path", "revision", "local_files_only"}
@@ -108,7 +113,10 @@ def source_hash(near: NearConfig) -> str:
 
 
 def blended(subset: Images, shares: tuple[float, float], copy: int) -> Tensor:
-    """Each image with another of its class, uint8 `[N, 3, H, W]`; alone in its class, with itself."""
+    """Blends each image with another one of its class, where there is one: uint8 `[N, 3, H, W]`.
+
+    The fraction of the image itself is drawn from the range `shares`.
+    """
     rng = torch.Generator().manual_seed(copy)
     partners = torch.arange(len(subset))
     for label in subset.labels.unique():
@@ -121,19 +129,23 @@ def blended(subset: Images, shares: tuple[float, float], copy: int) -> Tensor:
 
 
 def neighbours(near: NearConfig, model: Model) -> Neighbours:
-    """`near` as the offline job with the public salt would make it; a sketch of the model is enough to know levels."""
+    """What makes the neighbours, just as an offline job with the public salt does.
+
+    A sketch of the model is enough where only the levels are asked for.
+    """
     assert near.operator is not None
     return Neighbours(operator=near.operator, model=model, salt=PUBLIC_SALT, batch_size=batch_size(near))
 
 
 def batch_size(near: NearConfig) -> int:
+    """Images in one call of the model."""
     assert near.model is not None
     return BATCH if near.model.batch_size == "auto" else near.model.batch_size
 
 
 @torch.inference_mode()
 def retrieved(subset: Images, others: PixelCache, baseline: nn.Module, copies: int, device: str) -> Tensor:
-    """The nearest of `others` by the baseline's features (L2), never the image itself: uint8 `[C, N, 3, H, W]`."""
+    """The nearest of `others` by the baseline's features (Euclidean), without the image: uint8 `[C, N, 3, H, W]`."""
     pool = others.images()
     own, known = features_of(baseline, subset.pixels, device), features_of(baseline, pool, device)
     marks, keys = pixel_marks(subset.pixels), {key: i for i, key in enumerate(others.keys)}
@@ -151,5 +163,6 @@ def retrieved(subset: Images, others: PixelCache, baseline: nn.Module, copies: i
 
 @torch.inference_mode()
 def features_of(network: nn.Module, images: Tensor, device: str) -> Tensor:
+    """The features of uint8 images `[N, 3, H, W]`: float32 `[N, D]` on the CPU."""
     parts = (part.to(device).float() / 127.5 - 1 for part in images.split(EVALUATED))
     return torch.cat([network.features(part).float().cpu() for part in parts])  # type: ignore[operator]

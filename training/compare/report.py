@@ -1,4 +1,4 @@
-"""A comparison of arms for people: tables with intervals, pictures, and one HTML page with all of it."""
+"""A comparison of arms for people to read: tables with intervals, pictures, and one HTML page with all of it."""
 
 from __future__ import annotations
 
@@ -29,22 +29,27 @@ from training.compare.plots import (
 )
 
 ALPHA = 0.05
+"""A gain or a loss is called so where its corrected p-value is below this."""
 GAIN, LOSS, UNSHOWN, ONE_SEED = "gain", "loss", "no difference shown", "one seed, no interval"
+"""What may be said of a difference."""
 HOW_TO_READ = (
     "Accuracy: mean ± standard deviation over seeds. Differences in points, paired by seed, with 95 % intervals; "
     "p by Student's paired t, two-sided, with Holm's correction. "
     f"Gain and loss are said where that p is below {ALPHA}; otherwise no difference is shown, which is no proof that "
     "there is none."
 )
+"""The explanation that stands over every table."""
 HEADS = ("arm", "accuracy, %", "over {reference}", "p", "verdict", "over {best}", "p", "verdict", "s/run", "remarks")
+"""The heads of a table's columns."""
 WIDER = """
 body { max-width: 1250px } td { white-space: nowrap } td:last-child { white-space: normal; text-align: left }
 .gain { color: #2b7a3d; font-weight: 600 } .loss { color: #b3362b; font-weight: 600 } pre { color: #666 }
 """
+"""A style sheet that follows `STYLE`."""
 
 
 def table(results: Results) -> Table:
-    """For the terminal, 120 columns or more: a block for each size, two lines for each arm."""
+    """The table for the terminal, 120 columns or more wide: a block for each size, two lines for each arm."""
     heads = ("arm", "accuracy, %", f"over {results['reference']}", "over best classical")
     shown = Table(
         *(Column(Text(head)) for head in heads), Column("s/run", justify="right"), title=Text(headline(results))
@@ -65,7 +70,7 @@ def _two_lines(difference: str, p: str, verdict: str) -> Text:
 
 
 def markdown(results: Results) -> str:
-    """The same in Markdown: a table for each size."""
+    """The same in Markdown, with a table for each size."""
     parts = [f"{headline(results)}. {HOW_TO_READ}"]
     for size in results["sizes"]:
         rows = [_heads(results, size), [":--", *["--:"] * (len(HEADS) - 2), ":--"], *_rows(results, size)]
@@ -116,7 +121,7 @@ def _difference(figures: Mapping[str, Any] | None) -> list[str]:
 
 
 def verdict(mean: float, p: float | None) -> str:
-    """What may be said of a difference whose adjusted `p` is given; None or nan where there was one seed."""
+    """What may be said of a difference with the adjusted p-value `p`; it is None or nan where there was one seed."""
     if p is None or math.isnan(p):
         return ONE_SEED
     if p >= ALPHA:
@@ -141,7 +146,7 @@ def _remarks(results: Results, arm: str, size: Size) -> str:
 
 
 def write_report(results: Results, folder: Path) -> None:
-    """Pictures, `table.md`, `report.html` and, last, `results.json`; each file complete or not at all."""
+    """Writes pictures, `table.md`, `report.html` and, last, `results.json`; each file completely or not at all."""
     pictures = {
         "accuracy.png": ("Accuracy and gain against training-set size", png(accuracy_plot(results))),
         **{
@@ -175,7 +180,7 @@ def _strict(value: Any) -> Any:
 
 
 def html_report(results: Results, pictures: Mapping[str, bytes]) -> str:
-    """One page that loads nothing; `pictures`: caption → PNG. Everything is escaped and inlined."""
+    """The report as one HTML page, with `pictures` as PNG by caption; everything is escaped and inlined."""
     title = escape(headline(results))
     parts = [
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>",

@@ -1,1 +1,1 @@
-"""Labelled images in memory or on disk, and who must not be in both of two sets."""
+"""Labelled images in memory or on disk, and checks that no image is in two sets that must be apart."""

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 CHUNK = 1024
+"""Samples that are decoded at a time."""
 FACTS, PIXELS, LABELS, KEYS = "cache.json", "pixels.raw", "labels.npy", "keys.json"
+"""The files of a cache."""
 
 
 class PixelCache:
-    """`pixels` uint8 `[N, H, W, 3]` (mapped from disk), `labels` int64 `[N]`, −1 where there is none, `keys` N."""
+    """N images as `pixels` uint8 `[N, H, W, 3]` (mapped from disk), `labels` int64 `[N]`, −1 for none, and `keys`."""
 
     def __init__(self, folder: Path) -> None:
         self.facts = json.loads((folder / FACTS).read_text())
@@ -41,16 +43,16 @@ class PixelCache:
         return len(self.labels)
 
     def images(self) -> Tensor:
-        """All of them in memory, uint8 `[N, 3, H, W]`."""
+        """All images in memory, uint8 `[N, 3, H, W]`."""
         import torch
 
         return torch.from_numpy(self.pixels.transpose(0, 3, 1, 2).copy())
 
 
 def build_cache(source: AnyInput, folder: Path, size: tuple[int, int], fit: Fit) -> PixelCache:
-    """Decodes `source` into `folder`, or opens what an earlier run left there for the same content and size.
+    """Decodes `source` into `folder`, or opens what an earlier run left there for the same content, size and fit.
 
-    Raises `UserError` where no image can be read.
+    `size` is (height, width). Raises `UserError` where no image can be read.
     """
     stream = source.open()
     marks = [shard.fingerprint() for shard in stream.shards]

@@ -1,4 +1,4 @@
-"""A labelled data set in memory: keys, uint8 images and labels side by side, with hashes that tell images apart."""
+"""A labelled data set in memory: keys, uint8 images and labels, with hashes that tell images apart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from training.data.cache import build_cache
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """`keys` N, `pixels` uint8 `[N, 3, H, W]`, `labels` int64 `[N]`."""
+    """N images: `keys`, `pixels` uint8 `[N, 3, H, W]`, `labels` int64 `[N]`."""
 
     keys: tuple[str, ...]
     pixels: Tensor
@@ -35,7 +35,10 @@ class Images:
 
 
 def load_images(source: AnyInput, folder: Path, size: tuple[int, int], fit: Fit, *, name: str) -> Images:
-    """Decodes `source` (`name` in messages) by way of a cache in `folder`. Raises `UserError` without labels."""
+    """Decodes `source` by way of a cache in `folder`, at `size` (height, width); `name` is what messages call it.
+
+    Raises `UserError` where a sample has no label, or no image can be read.
+    """
     cache = build_cache(source, folder, size, fit)
     labels = torch.from_numpy(cache.labels.copy())
     if bool((labels < 0).any()):
@@ -44,12 +47,12 @@ def load_images(source: AnyInput, folder: Path, size: tuple[int, int], fit: Fit,
 
 
 def key_marks(keys: Iterable[str]) -> Tensor:
-    """64 bits of each key's hash, int64 `[N]`."""
+    """Hashes each key to 64 bits, int64 `[N]`."""
     return _marks(key.encode() for key in keys)
 
 
 def pixel_marks(pixels: Tensor) -> Tensor:
-    """64 bits of the hash of each image uint8 `[N, 3, H, W]`, int64 `[N]`."""
+    """Hashes each image of uint8 `[N, 3, H, W]` to 64 bits, int64 `[N]`."""
     return _marks(image.tobytes() for image in pixels.permute(0, 2, 3, 1).contiguous().numpy())
 
 

@@ -1,4 +1,4 @@
-"""What a denoiser was trained on must be neither validated nor tested on: keys and contents are compared."""
+"""Images that a denoiser was trained on must be neither validated nor tested on: keys and contents are compared."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from training.data.cache import PixelCache
 from training.data.images import Images, key_marks, pixel_marks
 
 FILE = "training_set.safetensors"
+"""The file in a model's folder that tells its training images."""
 
 
 def write_training_set(cache: PixelCache, folder: Path) -> None:
-    """64-bit hashes of each training image's key and decoded content, int64 `[N]` each."""
+    """Writes 64-bit hashes of each training image's key and decoded content, int64 `[N]` each, into `folder`."""
     from safetensors.torch import save_file
 
     save_file(marks_of(cache.keys, cache.images()), folder / FILE)
 
 
 def marks_of(keys: Sequence[str], pixels: Tensor) -> dict[str, Tensor]:
-    """Of images uint8 `[N, 3, H, W]`."""
+    """The hashes of keys and contents of images uint8 `[N, 3, H, W]`, int64 `[N]` each."""
     return {"keys": key_marks(keys), "contents": pixel_marks(pixels)}
 
 
 def read_training_set(folder: Path) -> dict[str, Tensor] | None:
-    """None where the model's folder says nothing of it."""
+    """The hashes of a model's training images; None where its folder says nothing of them."""
     from safetensors.torch import load_file
 
     return load_file(folder / FILE) if (folder / FILE).exists() else None

@@ -1,4 +1,4 @@
-"""Labelled subsets: every class its share, a function of the seed."""
+"""Labelled subsets with equally many images of each class, drawn by a seed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pipeline.errors import UserError
 
 
 def draw_subset(labels: Tensor, size: int | None, classes: int, seed: int) -> Tensor:
-    """Rows int64 `[size]` of `labels [N]`: each class as often as any other, or once more; None takes all.
+    """Draws rows int64 `[size]` of `labels [N]`, with each class as often as any other, or once more.
 
-    Raises `UserError` where a class has too few images.
+    With `size` None, all rows are taken. Raises `UserError` where a class has too few images.
     """
     counts = torch.bincount(labels, minlength=classes)
     if size is None or size == len(labels):

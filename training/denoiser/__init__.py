@@ -1,1 +1,1 @@
-"""`doppel train-denoiser`: a diffusion model on any configured data set."""
+"""`doppel train-denoiser`: trains a diffusion model on any configured data set."""

@@ -1,4 +1,4 @@
-"""Where a training begins: a new network with a codec of the data's own, or the weights of a finished model."""
+"""The beginning of a training: a new network with a codec fitted to the data, or the weights of a finished model."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def begin(config: DenoiserConfig, cache: PixelCache) -> tuple[UNet2DModel, Patch
 
 
 def compared(config: DenoiserConfig, folder: Path, codec: PatchCodec) -> dict[str, tuple[object, object]]:
-    """What the model has and what the recipe asks for, by name."""
+    """What the model has and what the recipe asks for, by the name of the property."""
     from pipeline.diffusion.levels import levels_from_scheduler
 
     fractions = torch.tensor([0.1, 0.5, 1.0], dtype=torch.float64)
@@ -65,8 +65,10 @@ def compared(config: DenoiserConfig, folder: Path, codec: PatchCodec) -> dict[st
 
 
 def rounded(values: torch.Tensor) -> list[float]:
+    """The values to five significant digits."""
     return [float(f"{value:.5g}") for value in values.tolist()]
 
 
 def shape(tensor: torch.Tensor | None) -> object:
+    """The shape of a tensor; None for None."""
     return None if tensor is None else tuple(tensor.shape)

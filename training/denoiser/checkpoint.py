@@ -1,4 +1,4 @@
-"""Checkpoints without pickles: one safetensors file and one JSON file (the last), swapped into place together."""
+"""Checkpoints without pickles: one safetensors file and one JSON file, swapped into place together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from pipeline.streams.files import sync_file, sync_folder
 from pipeline.streams.ledger import flatten
 
 FOLDER = "checkpoint"
+"""The folder of the checkpoint, below the run's output."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What AdamW remembers of each parameter."""
 
 
 @dataclass
@@ -25,11 +27,13 @@ class RunState:
     """How far a run has come."""
 
     step: int = 0
+    """Steps that are done."""
     seconds: float = 0.0
+    """Seconds that they took."""
     losses: list[tuple[int, float]] = field(default_factory=list)
-    """(step, mean loss since the entry before)."""
+    """Points of the training curve: (step, mean loss since the point before)."""
     validation: list[tuple[int, float]] = field(default_factory=list)
-    """(step, loss of the average on the validation images)."""
+    """Points of the validation curve: (step, loss of the averaged network on the validation images)."""
 
 
 def save_checkpoint(
@@ -41,7 +45,11 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: RunState,
 ) -> None:
-    """Codec, network, average, moments and position; the old checkpoint stays until the new one is complete."""
+    """Writes codec, networks, optimiser and state; the old checkpoint stays until the new one is complete.
+
+    `ema` is the averaged network; `identity` is what a run that goes on from the checkpoint must have in common with
+    it.
+    """
     from safetensors.torch import save_file
 
     part = output / f"{FOLDER}.part"
@@ -62,7 +70,7 @@ def load_checkpoint(
     ema: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> tuple[RunState, PatchCodec] | None:
-    """Restores networks and optimiser in place; None where there is no checkpoint.
+    """Restores networks and optimiser in place, and returns state and codec; None where there is no checkpoint.
 
     Raises `UserError` where the checkpoint belongs to a run with another configuration.
     """
@@ -92,12 +100,13 @@ def load_checkpoint(
 
 
 def remove_checkpoint(output: Path) -> None:
+    """Removes the checkpoint of a run, whether it is complete or not."""
     for folder in (FOLDER, f"{FOLDER}.part"):
         shutil.rmtree(output / folder, ignore_errors=True)
 
 
 def swap(part: Path, final: Path) -> None:
-    """Puts a finished folder into place. At every moment one of `final` and `part` is there, and complete."""
+    """Puts a finished folder into place. At every moment `final` or `part` is there and complete."""
     old = final.with_name(f"{final.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():

@@ -1,4 +1,4 @@
-"""What `doppel train-denoiser` reads; everything that can be wrong with it alone is said when it is read."""
+"""The recipe of `doppel train-denoiser`; everything that can be wrong with it alone is found when it is read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.section import Recipe, Section
 from pipeline.streams import AnyInput
 
 GROUPS = 32
-"""Of channels, in the norm layers."""
+"""The number of channel groups in the norm layers, at most."""
 NOT_IDENTITY: dict[str, bool | set[str]] = {
     **dict.fromkeys(("output", "validation", "budget", "checkpoint_minutes", "export_minutes", "licence"), True),
     **dict.fromkeys(("kind", "class_names", "channels_last", "compile", "log_every"), True),
@@ -21,10 +21,15 @@ NOT_IDENTITY: dict[str, bool | set[str]] = {
 
 
 class CodecConfig(Section):
+    """The codec between pixels and what the network sees."""
+
     kind: Literal["none", "space_to_depth", "linear_patch"] = "none"
+    """`none` leaves pixels as they are, `space_to_depth` turns patches into channels, and `linear_patch` keeps the main
+    directions of patches."""
     patch: int = Field(default=1, ge=1)
+    """Side of a patch in pixels."""
     components: int | None = Field(default=None, ge=1)
-    """Directions kept by `linear_patch`."""
+    """How many directions `linear_patch` keeps."""
 
     @model_validator(mode="after")
     def _complete(self) -> CodecConfig:
@@ -36,14 +41,22 @@ class CodecConfig(Section):
 
 
 class NetworkConfig(Section):
+    """The shape of the U-Net."""
+
     channels: tuple[int, ...] = (64, 128)
+    """Channels at each resolution, from the finest to the coarsest; multiples of 32."""
     attention: tuple[bool, ...] = (False, True)
+    """Whether there is attention at each resolution."""
     layers: int = Field(default=1, ge=1)
+    """Residual blocks at each resolution."""
     head_dim: int = Field(default=32, ge=1)
+    """Channels of an attention head."""
     time_scale_shift: bool = False
-    """Level and class scale and shift the features of a block (ADM, 2105.05233), instead of being added to them."""
+    """Whether level and class scale and shift the features of a block (ADM, 2105.05233), instead of being added to
+    them."""
     zero_init: bool = True
-    """Residual branches and the output begin at zero, as in DDPM's and ADM's code: the first steps learn faster."""
+    """Whether residual branches and the output begin at zero, as in the code of DDPM and ADM, which makes the first
+    steps learn faster."""
 
     @model_validator(mode="after")
     def _buildable(self) -> NetworkConfig:
@@ -58,18 +71,26 @@ class NetworkConfig(Section):
 
 
 class LognormalConfig(Section):
-    """ln σ is normal: most steps go to the levels where images take shape (2206.00364, table 1, noise distribution)."""
+    """Draws σ such that ln σ is normal: most steps go to levels where images take shape (2206.00364, table 1)."""
 
     mean: float = -0.5
-    """EDM's −1.2 is for data of deviation .5; patch latents have deviation 1, and ln(1/.5) = .7 is added."""
+    """Mean of ln σ. EDM's −1.2 is for data of deviation .5; patch latents have deviation 1, so ln(1/.5) = .7 is
+    added."""
     std: float = Field(default=1.2, gt=0)
+    """Standard deviation of ln σ."""
 
 
 class DiffusionConfig(Section):
+    """The noise that the network learns to remove."""
+
     schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"] = "squaredcos_cap_v2"
+    """Name of the schedule of β in diffusers."""
     prediction: Literal["epsilon", "v_prediction"] = "v_prediction"
+    """What the network predicts: the noise ε, or v (2202.00512)."""
     steps: int = Field(default=1000, ge=2)
+    """T, the number of training levels."""
     zero_terminal_snr: bool = False
+    """Whether the schedule is rescaled such that nothing is left of the image at the last level."""
     lognormal: LognormalConfig | None = None
     """How levels are drawn for training; by default t is uniform."""
 
@@ -81,20 +102,32 @@ class DiffusionConfig(Section):
 
 
 class OptimizerConfig(Section):
+    """AdamW and its learning rate."""
+
     batch_size: int = Field(default=96, ge=1)
     """Images in a step, over all devices."""
     lr: float = Field(default=6e-4, gt=0)
+    """Learning rate after the warm-up."""
     lr_end: float = Field(default=1e-5, ge=0)
+    """Learning rate at the end of the budget."""
     warmup: int = Field(default=200, ge=0)
+    """Steps in which the learning rate rises linearly."""
     betas: tuple[float, float] = (0.9, 0.99)
+    """AdamW's β₁ and β₂."""
     weight_decay: float = 0.01
     clip: float = 1.0
+    """Largest norm of the gradient."""
     ema: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of the averaged network in each step."""
     bf16: bool = True
+    """Whether the forward pass runs in bfloat16."""
 
 
 class BudgetConfig(Section):
-    """Training ends at whichever limit comes first; the learning rate decays over the same budget."""
+    """How long to train.
+
+    Training ends at whichever limit comes first, and the learning rate decays over the same budget.
+    """
 
     steps: int | None = Field(default=None, ge=1)
     minutes: float | None = Field(default=None, gt=0)
@@ -107,44 +140,50 @@ class BudgetConfig(Section):
 
 
 class DenoiserConfig(Recipe):
-    """What `doppel train-denoiser` reads."""
+    """The recipe of `doppel train-denoiser`."""
 
     kind: Literal["denoiser"] = "denoiser"
     data: AnyInput
+    """The training images."""
     validation: AnyInput | None = None
-    """Images that are not trained on: the loss on them is logged, at the same noise every time."""
+    """Images that are not trained on. The loss on them is logged, with the same noise every time."""
     output: str
+    """Folder of checkpoint, cache and finished model."""
     size: tuple[PositiveInt, PositiveInt]
-    """Height and width in pixels."""
+    """Height and width of the images in pixels."""
     channels: Literal[1, 3] = 3
+    """1 trains on grey images, 3 on RGB."""
     fit: Fit = "resize"
+    """How images of other sizes are brought to this one."""
     flip: bool = False
-    """Mirror half of the images left to right."""
+    """Whether half of the images are mirrored left to right."""
     classes: int | None = Field(default=None, ge=1)
-    """Class-conditional with labels 0 … classes − 1; None trains an unconditional model."""
+    """Number of classes, with labels 0 … classes − 1; None trains an unconditional model."""
     class_names: tuple[str, ...] | None = None
-    """By label; by default what the data set calls them."""
+    """The name of each class; by default those of the data set."""
     class_dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Share of samples trained without their label, for guidance; 0 trains no unconditional estimate."""
+    """The fraction of samples that are trained without their label, for guidance; with 0 there is no unconditional
+    estimate."""
     codec: CodecConfig = CodecConfig()
     network: NetworkConfig = NetworkConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     budget: BudgetConfig
     channels_last: bool = False
-    """How the network's tensors lie in memory; faster on GPUs in bf16."""
+    """Whether the network's tensors lie in memory with channels last, which is faster on GPUs in bfloat16."""
     compile: bool = False
-    """By torch.compile: faster steps after a minute or so of compiling."""
+    """Whether torch.compile is used: steps are faster after a minute or so of compiling."""
     start: str | None = None
     """A finished model to begin with: a folder, `embedded:NAME` or a hub id. Its codec is kept."""
     seed: int = 0
     log_every: int = Field(default=50, ge=1)
     """Steps between two points of the loss curves."""
     checkpoint_minutes: float = 5
+    """Minutes between two checkpoints."""
     export_minutes: float = 15
-    """How often the model folder, with samples and loss curve, is written while training."""
+    """Minutes between two exports of the model folder, with samples and loss curve, while training goes on."""
     licence: str = "unknown"
-    """Of the weights, for their card."""
+    """Licence of the weights, for their card."""
 
     @model_validator(mode="after")
     def _fitting(self) -> DenoiserConfig:

@@ -1,4 +1,4 @@
-"""What a training run leaves behind: the model folder with its card, a grid of samples and the loss curve."""
+"""What a training leaves behind: the model folder with its card, a grid of samples and the loss curve."""
 
 from __future__ import annotations
 
@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from training.denoiser.config import DenoiserConfig
 
 FOLDER = "model"
+"""The folder of the model, below the run's output."""
 LOG = "training.json"
-"""Beside the model: steps, seconds, and both loss curves as (step, loss)."""
+"""The file beside the model's folder with steps, seconds, and both loss curves as (step, loss)."""
 COLUMNS, ROWS, ROWS_WITHOUT_CLASSES, STEPS = 10, 20, 4, 40
+"""Columns and largest number of rows of the sample grid, its rows without classes, and the steps of each sample."""
 
 
 def export_model(
@@ -45,7 +47,7 @@ def export_model(
     state: RunState,
     cache: PixelCache,
 ) -> None:
-    """Writes `output/model`, complete or not at all: fp16 safetensors in the diffusers layout, card and pictures."""
+    """Writes `output/model`, completely or not at all: fp16 safetensors in the diffusers layout, card and pictures."""
     part, final = output / f"{FOLDER}.part", output / FOLDER
     shutil.rmtree(part, ignore_errors=True)
     write_weights(part, ema, scheduler, codec, config, config.class_names or cache.facts["label_names"])
@@ -69,7 +71,7 @@ def write_weights(
     config: DenoiserConfig,
     class_names: Sequence[str] | None,
 ) -> None:
-    """The diffusers layout, plus the codec and the class names that diffusers has no place for."""
+    """Writes the diffusers layout, and the codec and the class names, for which diffusers has no place."""
     from diffusers import UNet2DModel
 
     half = UNet2DModel.from_config(ema.config).half()
@@ -92,7 +94,7 @@ def write_weights(
 
 @torch.inference_mode()
 def sample_grid(model: Model, file: Path, device: str) -> None:
-    """Samples from pure noise, a row for each class (the first twenty; or four rows), ancestral, 40 steps."""
+    """Draws samples from pure noise, a row for each of the first twenty classes, or four rows; ancestral, 40 steps."""
     names = model.class_names or [str(row) for row in range(model.classes or ROWS_WITHOUT_CLASSES)]
     like = model.encode(torch.zeros(COLUMNS, 3, *model.size, device=device))
     sigmas = grid(model.levels, model.levels.sigma(torch.ones(COLUMNS, device=device)), STEPS, "trailing").to(like)
@@ -107,7 +109,7 @@ def sample_grid(model: Model, file: Path, device: str) -> None:
 
 
 def loss_curve(state: RunState, batch_size: int, file: Path) -> None:
-    """Training and validation loss by images seen."""
+    """Draws training and validation loss against images seen."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.2), layout="constrained")
@@ -124,6 +126,7 @@ def loss_curve(state: RunState, batch_size: int, file: Path) -> None:
 
 
 def card(config: DenoiserConfig, state: RunState, data: Mapping[str, Any], *, parameters: int) -> str:
+    """The text of the model's card."""
     import platform
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"

@@ -1,4 +1,4 @@
-"""The loss on images that are not trained on: one measure for all recipes, at the same noise every time."""
+"""The loss on images that are not trained on: one measure for all recipes, with the same noise every time."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from training.denoiser.loss import predict, to_training_range
 from training.denoiser.network import check_labels
 
 IMAGES, BATCH, LEVELS = 512, 128, 64
-"""The first images of the split; their levels are spread over t as evenly as 64 can be."""
+"""How many images are used (the first of the split), images in a batch, and how many values of t they are spread
+over."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """Images in the codec's space `[N, …]` with their labels, levels and noise, all on the training's device."""
+    """Images in the codec's space `[N, …]` with labels, levels and noise, all on the training's device."""
 
     config: DenoiserConfig
     levels: Levels
@@ -35,10 +36,10 @@ class HeldOut:
 
     @torch.no_grad()
     def loss(self, network: nn.Module) -> float:
-        """Mean of `‖D(x0 + σ·noise; σ) − x0‖²·(1 + σ²)/σ²` over images and values, with t uniform.
+        """The mean of `‖D(x0 + σ·noise; σ) − x0‖²·(1 + σ²)/σ²` over images and values, with t uniform.
 
-        That is the error of v, whatever the network predicts: 1 for an estimate that says nothing, where the data
-        have unit variance. Comparable between recipes with the same codec.
+        This is the error of v, whatever the network predicts. On data of unit variance it is 1 for an estimate that
+        says nothing. It can be compared between recipes with the same codec.
         """
         sums = []
         for i in range(0, len(self.x0), BATCH):
@@ -55,7 +56,7 @@ class HeldOut:
 def open_validation(
     config: DenoiserConfig, trained_on: PixelCache, codec: PatchCodec, levels: Levels, device: torch.device
 ) -> HeldOut | None:
-    """None where the recipe names no validation images.
+    """The validation images, encoded, with their noise; None where the recipe names none.
 
     Raises `UserError` where one of them is trained on, and where a class-conditional model gets one without a label.
     """

@@ -1,4 +1,4 @@
-"""One batch of a training: which images, at which noise, and what the network should have said of them."""
+"""One batch of a training: which images, at which noise, and what the network should say about them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 def draw_batch(
     images: ResidentImages, config: DenoiserConfig, rng: torch.Generator, count: int
 ) -> tuple[Tensor, Tensor | None]:
-    """Random rows, on the device of `images` and `rng`: pixels `[count, C, H, W]` in [-1, 1], and labels `[count]`.
+    """Draws random rows: pixels `[count, C, H, W]` in [-1, 1] and labels `[count]`, on the device of `rng`.
 
-    Of the labels, a share of `class_dropout` is replaced by "no class".
+    A fraction `class_dropout` of the labels is replaced by "no class".
     """
     rows = torch.randint(len(images), (count,), generator=rng, device=rng.device)
     pixels = to_training_range(images.pixels(rows), config.channels)
@@ -37,13 +37,13 @@ def draw_batch(
 
 
 def to_training_range(images: Tensor, channels: int) -> Tensor:
-    """uint8 `[B, 3, H, W]` → float `[B, channels, H, W]` in [-1, 1], as the finished model's `encode` sees them."""
+    """Turns uint8 `[B, 3, H, W]` into float `[B, channels, H, W]` in [-1, 1], as the finished model's `encode` does."""
     pixels = images.float() / 127.5 - 1
     return luma(pixels) if channels == 1 else pixels
 
 
 def draw_sigmas(config: DiffusionConfig, levels: Levels, rng: torch.Generator, count: int) -> Tensor:
-    """The levels of a batch, σ float64 `[count]`, within those of the schedule: t uniform, or ln σ normal."""
+    """Draws the levels of a batch, σ float64 `[count]`, within those of the schedule: t uniform, or ln σ normal."""
     device = rng.device
     if config.lognormal is None:
         t = torch.randint(config.steps, (count,), generator=rng, device=device)
@@ -63,11 +63,11 @@ def denoising_loss(
     pixels: Tensor,
     labels: Tensor | None,
 ) -> Tensor:
-    """Mean squared error of the prediction (2006.11239, eq. 14; v: 2202.00512), all on one device.
+    """The mean squared error of the prediction (2006.11239, eq. 14; for v: 2202.00512); all tensors are on one device.
 
-    On data of unit variance, as patch latents are, the error of v is EDM's loss: input, output and skip are scaled by
-    1/√(1+σ²), −σ/√(1+σ²) and 1/(1+σ²), and the weight of each level makes its error 1 at the start (2206.00364,
-    eq. 7 and 8 and table 1, with σ_data = 1).
+    On data of unit variance, such as patch latents, the error of v is EDM's loss. There input, output and skip are
+    scaled by 1/√(1+σ²), −σ/√(1+σ²) and 1/(1+σ²), and each level is weighted such that its error is 1 at the start
+    (2206.00364, eq. 7 and 8 and table 1, with σ_data = 1).
     """
     x0 = codec.encode(pixels)
     sigma = draw_sigmas(config.diffusion, levels, rng, len(x0))
@@ -85,7 +85,7 @@ def predict(
     noise: Tensor,
     labels: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """What the network says of `x0 + sigma·noise`, and what it should have said: ε or v, float32 `[B, …]`."""
+    """What the network says of `x0 + sigma·noise`, and what it should say: ε or v, float32 `[B, …]`."""
     scale, s = per_row(levels.scale(sigma), x0), per_row(sigma, x0)
     target = noise if config.diffusion.prediction == "epsilon" else scale * (noise - s * x0)
     given = scale * (x0 + s * noise)

@@ -1,4 +1,4 @@
-"""What a training begins with: the codec of the data, the schedule of the levels, and the network."""
+"""The parts that a training begins with: the codec of the data, the schedule of the levels, and the network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from training.data.cache import PixelCache
 
 CODEC_SAMPLE = 4096
-"""Images that the patch codec is fitted on."""
+"""The patch codec is fitted on so many images."""
 
 
 def check_labels(config: DenoiserConfig, cache: PixelCache, name: str) -> None:
@@ -36,6 +36,7 @@ def check_labels(config: DenoiserConfig, cache: PixelCache, name: str) -> None:
 
 
 def fit_codec(config: DenoiserConfig, cache: PixelCache) -> PatchCodec:
+    """The codec of the recipe, fitted to the data where it has parameters."""
     if config.codec.components is None:
         return SpaceToDepth(patch=config.codec.patch)
     rows = torch.randperm(len(cache), generator=torch.Generator().manual_seed(config.seed))[:CODEC_SAMPLE].numpy()
@@ -44,6 +45,7 @@ def fit_codec(config: DenoiserConfig, cache: PixelCache) -> PatchCodec:
 
 
 def build_scheduler(config: DenoiserConfig) -> DDPMScheduler:
+    """The schedule of the levels, as diffusers stores it."""
     from diffusers import DDPMScheduler
 
     return DDPMScheduler(
@@ -57,6 +59,7 @@ def build_scheduler(config: DenoiserConfig) -> DDPMScheduler:
 
 
 def build_network(config: DenoiserConfig, codec: PatchCodec) -> UNet2DModel:
+    """The U-Net of the recipe with random weights, which the recipe's seed decides."""
     from diffusers import UNet2DModel
 
     net = config.network
@@ -84,11 +87,11 @@ def build_network(config: DenoiserConfig, codec: PatchCodec) -> UNet2DModel:
 
 
 LAST = ("conv2", "to_out.0", "conv_out")
-"""What a residual block, an attention and the network itself end with."""
+"""The names of the layers that a residual block, an attention and the network itself end with."""
 
 
 def start_at_zero(network: nn.Module) -> None:
-    """Every residual branch adds nothing, and the output is 0, until training moves them."""
+    """Sets the last layers to zero, so that at first every residual branch adds nothing, and the output is 0."""
     for name, module in network.named_modules():
         if name.endswith(LAST):
             for parameter in module.parameters():

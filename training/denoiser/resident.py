@@ -1,4 +1,4 @@
-"""Training images where the steps read them: on the device, where they fit, so that no step waits for the host."""
+"""Training images at hand: on the device where they fit, so that no step waits for the host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from training.data.cache import PixelCache
 
 SHARE = 0.25
-"""Of a device's free memory that the images may take. Larger sets stay on disk, and each batch is copied over."""
+"""The fraction of a device's free memory that images may take. Larger sets stay on disk, and each batch is copied."""
 
 
 class ResidentImages:
@@ -28,7 +28,7 @@ class ResidentImages:
         return len(self._cache)
 
     def pixels(self, rows: Tensor) -> Tensor:
-        """uint8 `[B, 3, H, W]` of the given rows, int64 `[B]`."""
+        """The images of the given rows, int64 `[B]`: uint8 `[B, 3, H, W]`."""
         if self._pixels is not None:
             return self._pixels[rows]
         return torch.from_numpy(self._cache.pixels[rows.cpu().numpy()]).to(self.device).permute(0, 3, 1, 2)

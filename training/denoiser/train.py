@@ -1,8 +1,8 @@
-"""Train a pixel denoiser on any configured data set; read top to bottom. Writes a diffusers-layout folder.
+"""Training a pixel denoiser on any configured data set; to be read from top to bottom.
 
-Everything random in step n (rows, timesteps, noise, flips, label dropout) is a function of (seed, n, rank), so a
-run that resumes from a checkpoint walks exactly the path of one that never stopped (with a budget in minutes, as far
-as the learning rate follows the same clock).
+Writes a diffusers-layout folder. Everything random in step n (rows, timesteps, noise, flips, label dropout) is a
+function of (seed, n, rank). So a run that resumes from a checkpoint goes exactly the way of one that never stopped;
+with a budget in minutes, as far as the learning rate follows the same clock.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 def train_denoiser(
     config: DenoiserConfig, *, overwrite: bool = False, exported: Callable[[Path], None] = lambda output: None
 ) -> Path:
-    """Trains, or goes on from the last checkpoint in `config.output`; returns `config.output`, with `model` in it.
+    """Trains a denoiser, or goes on from the last checkpoint; returns `config.output`, which holds the folder `model`.
 
-    `exported(output)` is called whenever `model` and the log beside it are new. Raises `UserError` where the data and
-    the configuration don't fit, the folder holds another run, or a package is missing.
+    `exported(output)` is called whenever `model` and the log beside it are new. Raises `UserError` where data and
+    configuration don't fit, the folder holds another run, or a package is missing.
     """
     require_package("accelerate", "training a denoiser", extra="train")
     require_package("matplotlib", "the loss curve of a denoiser", extra="train")
@@ -125,7 +125,10 @@ def train_denoiser(
 
 
 def agree(seconds: float, accelerator: Accelerator) -> float:
-    """The main process's clock: all must decay the learning rate alike, and stop at the same step."""
+    """The seconds of the main process, for all of them.
+
+    They must decay the learning rate alike, and stop at the same step.
+    """
     if accelerator.num_processes == 1:
         return seconds
     from accelerate.utils import broadcast
@@ -144,23 +147,27 @@ def log(state: RunState, losses: list[Tensor]) -> None:
 
 @torch.no_grad()
 def update_ema(ema: nn.Module, network: nn.Module, decay: float) -> None:
+    """Moves the averaged network towards the network: it keeps a fraction `decay` of itself."""
     torch._foreach_lerp_(list(ema.parameters()), [p.detach() for p in network.parameters()], 1 - decay)
 
 
 def spent(budget: BudgetConfig, state: RunState) -> float:
-    """Share of the budget used so far."""
+    """The fraction of the budget used so far."""
     by_steps = state.step / budget.steps if budget.steps else 0.0
     by_time = state.seconds / (60 * budget.minutes) if budget.minutes else 0.0
     return max(by_steps, by_time)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, config: OptimizerConfig, step: int, share: float) -> None:
-    """Linear warm-up, then a half cosine from `lr` to `lr_end` over the budget."""
+    """Sets the learning rate: a linear warm-up, then half a cosine from `lr` to `lr_end` over the budget.
+
+    `share` is the fraction of the budget that is spent.
+    """
     decayed = config.lr_end + (config.lr - config.lr_end) * (1 + math.cos(math.pi * min(share, 1))) / 2
     for group in optimizer.param_groups:
         group["lr"] = decayed * min(1.0, (step + 1) / max(config.warmup, 1))
 
 
 def hash_seed(*numbers: int) -> int:
-    """Distinct seeds for distinct (seed, step, rank)."""
+    """A seed of 63 bits that differs for each (seed, step, rank)."""
     return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "big") >> 1

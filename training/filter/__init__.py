@@ -1,1 +1,1 @@
-"""`doppel filter`: how much each stored neighbour counts."""
+"""`doppel filter`: weighs each stored neighbour."""

@@ -1,4 +1,4 @@
-"""What `doppel filter` reads."""
+"""The recipe of `doppel filter`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ from training.classifier.filtering import FilterConfig
 
 
 class StoreFilterConfig(Recipe):
+    """The recipe of `doppel filter`."""
+
     kind: Literal["filter"] = "filter"
     store: str
     """The output.path of a doppel run, in format webdataset."""
     data: AnyInput
-    """The originals, with labels, by the keys of that run."""
+    """The originals, with labels, under the keys that they have in that run."""
     size: tuple[PositiveInt, PositiveInt]
-    """Height and width that the judge sees."""
+    """Height and width of the images that the judge sees, in pixels."""
     fit: Fit = "resize"
+    """How images of other sizes are brought to this one."""
     judge: LabelJudgeConfig
-    """The baseline. It may have been trained on the originals themselves."""
+    """The baseline classifier. It may have been trained on the originals themselves."""
     filter: FilterConfig
+    """The bar that neighbours must reach."""
     output: str
+    """Folder of weights and report."""

@@ -24,6 +24,7 @@ from training.data.images import load_images
 from training.filter.config import StoreFilterConfig
 
 WEIGHTS, REPORT = "weights.json", "filter.json"
+"""The files that it writes."""
 
 
 class NamedStore(NeighbourStore):
@@ -40,10 +41,10 @@ class NamedStore(NeighbourStore):
 
 
 def filter_store(config: StoreFilterConfig) -> dict[str, Any]:
-    """Writes the weights that `NeighbourStore.open` takes, and a report, which it returns, into `config.output`.
+    """Writes the weights that `NeighbourStore.open` takes, and a report, into `config.output`; returns the report.
 
-    Neighbours without an original in `data` are not judged: they have no weight there, which counts as 1. Raises
-    `UserError` where store, data and judge don't fit.
+    Neighbours without an original in `data` are not judged: they get no weight there, and so count in full. Raises
+    `UserError` where store, data and judge don't fit together.
     """
     output, device = Path(config.output), "cuda" if torch.cuda.is_available() else "cpu"
     store = NamedStore.open(config.store)
@@ -88,11 +89,11 @@ def filter_store(config: StoreFilterConfig) -> dict[str, Any]:
 
 
 def pixels_of(images: Sequence[Image.Image | None], size: tuple[int, int], fit: Fit) -> Tensor:
-    """uint8 `[N, 3, H, W]`, brought to size as originals are."""
+    """The images as uint8 `[N, 3, H, W]`, brought to `size` (height, width) just as originals are."""
     pixels = [fitted(image, size, fit, Image.Resampling.BICUBIC)[0] for image in images if image is not None]
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
 
 
 def by(groups: Tensor, kept: Tensor) -> dict[str, float]:
-    """The rejected share in each group, `groups` int64 `[N]`."""
+    """The rejected fraction in each group, by its number; `groups` are int64 `[N]`."""
     return {str(group): rejected_share(kept[groups == group]) for group in groups.unique().tolist()}
