@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.anonymity.faces.deepface_recognisers import Recogniser
 
 VERSION = 1
+"""Number of the schema of `audit.json`."""
 
 
 def silent(what: str, count: int) -> None:
@@ -33,10 +34,10 @@ def silent(what: str, count: int) -> None:
 
 
 def audit(config: AuditConfig, on_images: OnImages = silent) -> dict[str, Any]:
-    """Writes `audit.json`, `report.html` and pictures into `config.output`, and returns what is in the first.
+    """Audits a release: writes `audit.json`, `report.html` and pictures into `config.output`, and returns the first.
 
-    Raises `UserError` naming the file where the release is not as it was sealed, for folders that lie in each other,
-    and for a missing recogniser.
+    Raises `UserError` that names the file where the release is not as it was sealed, and also for folders that lie in
+    each other and for a missing recogniser.
     """
     task = config.task()
     check(task)
@@ -53,7 +54,7 @@ def examine(
     device: str = "cpu",
     on_images: OnImages = silent,
 ) -> dict[str, Any]:
-    """`audit` with detector and recognisers at hand, of a release that was checked."""
+    """Does the work of `audit` with a given detector and recognisers, on a release that has been checked."""
     size = task.size or first_size(task.release)
     check_model(task.model, size)
     seen = gather(task, size, finder, recognisers, on_images)
@@ -85,6 +86,7 @@ def examine(
 
 
 def counts(pairing: Pairing) -> dict[str, int]:
+    """How many images, faces and people there are on both sides, and how many images are paired with their source."""
     people, each = np.unique(pairing.person[pairing.person != UNKNOWN], return_counts=True)
     return {
         "originals": len(pairing.originals.keys),
@@ -98,7 +100,10 @@ def counts(pairing: Pairing) -> dict[str, int]:
 
 
 def failures(seen: Seen) -> list[str]:
-    """Why the audit proves nothing of some images: each that is paired with no original is attacked in part only."""
+    """Sentences that say for how many images the audit proves nothing, and why.
+
+    An image that is paired with no original is attacked only in part.
+    """
     released = len(seen.pairing.released.keys)
     return [
         f"{count} of {released} released images are paired with no original: {reason}"
@@ -107,7 +112,7 @@ def failures(seen: Seen) -> list[str]:
 
 
 def not_measured(task: Audit, pairing: Pairing, results: Mapping[str, Any]) -> list[str]:
-    """What the audit says nothing of, and what it would need."""
+    """Sentences that say what the audit leaves open, and what it would need for it."""
     reasons = [f"{threat}: {results[threat]['reason']}" for threat in THREATS if results[threat]["recognisers"] is None]
     if task.others is None:
         reasons.append("T2, membership: no images were given that were not in the input")
@@ -122,7 +127,10 @@ def not_measured(task: Audit, pairing: Pairing, results: Mapping[str, Any]) -> l
 
 
 def write(out: Path, results: Mapping[str, Any], pictures: Mapping[str, tuple[str, bytes]], pairs: Held) -> None:
-    """`audit.json`, `report.html`, one PNG a picture, and `before_after.png`; `pictures`: file name → caption, PNG."""
+    """Writes `audit.json`, `report.html`, the pictures, and `before_after.png`.
+
+    `pictures` holds (caption, PNG) by file name.
+    """
     from pipeline.report.audit_page import html_report
     from pipeline.report.sheet import contact_sheet
 
