@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from pipeline import __version__
 from pipeline.cli import build_parser
 from pipeline.config import load_config
 from pipeline.operators import OPERATORS
@@ -115,6 +116,16 @@ def test_operators_in_code_run() -> None:
     assert names["near"].shape == (2, 3, 28, 28)
 
 
+def test_a_job_from_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code,) = blocks("docs/recipes.md", "python")
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace('"limit=100"', '"limit=8", "operator.steps=1"'), {"__name__": "__main__"})
+    assert "8 of 8 samples were written" in capsys.readouterr().out
+    assert (tmp_path / "look.png").is_file()
+
+
 def test_tables_are_those_of_the_evidence() -> None:
     made = runpy.run_path(str(ROOT / "scripts" / "evidence_tables.py"))
     results = made["read_results"]()
@@ -181,8 +192,18 @@ def test_where_things_are_is_where_they_are() -> None:
     assert len(rows) > 10
     for file, names in rows:
         text = (ROOT / file).read_text()
-        for name in re.findall(r"`(\w+)`", names):
-            assert re.search(rf"^(?:def|class) {name}\b|^{name}\b.*=", text, re.MULTILINE), f"{file}: {name}"
+        for name in re.findall(r"`([\w.]+)`", names):
+            pattern = r"[\s\S]*?^    def ".join(name.split("."))
+            assert re.search(rf"^(?:def |class |){pattern}\b", text, re.MULTILINE), f"{file}: {name}"
+
+
+def test_the_citation_and_the_hooks_are_current() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (__version__, "Apache-2.0")
+    assert f"## {__version__}\n" in TEXTS["CHANGELOG.md"]
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert {repo["repo"] for repo in hooks} == {"local"}
+    assert all(hook["entry"].startswith("uv run ") for repo in hooks for hook in repo["hooks"])
 
 
 @pytest.mark.parametrize("page", PAGES)
