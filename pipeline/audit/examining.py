@@ -33,10 +33,10 @@ def silent(what: str, count: int) -> None:
 
 
 def audit(config: AuditConfig, on_images: OnImages = silent) -> AuditResults:
-    """Writes `audit.json`, `report.html` and pictures into `config.output`, and returns what is in the first.
+    """Audits a release: writes `audit.json`, `report.html` and pictures into `config.output`, and returns the first.
 
-    Raises `UserError` naming the file where the release is not as it was sealed, for folders that lie in each other,
-    and for a missing recogniser.
+    Raises `UserError` that names the file where the release is not as it was sealed, and also for folders that lie in
+    each other and for a missing recogniser.
     """
     task = config.task()
     check(task)
@@ -53,7 +53,7 @@ def examine(
     device: str = "cpu",
     on_images: OnImages = silent,
 ) -> AuditResults:
-    """`audit` with detector and recognisers at hand, of a release that was checked."""
+    """Does the work of `audit` with a given detector and recognisers, on a release that has been checked."""
     size = task.size or first_size(task.release)
     check_model(task.model, size)
     seen = gather(task, size, finder, recognisers, on_images)
@@ -91,6 +91,7 @@ def examine(
 
 
 def counts(pairing: Pairing) -> AuditCounts:
+    """How many images, faces and people there are on both sides, and how many images are paired with their source."""
     people, each = np.unique(pairing.person[pairing.person != UNKNOWN], return_counts=True)
     return AuditCounts(
         originals=len(pairing.originals.keys),
@@ -104,7 +105,10 @@ def counts(pairing: Pairing) -> AuditCounts:
 
 
 def failures(seen: Seen) -> tuple[str, ...]:
-    """Why the audit proves nothing of some images: each that is paired with no original is attacked in part only."""
+    """Sentences that say for how many images the audit proves nothing, and why.
+
+    An image that is paired with no original is attacked only in part.
+    """
     released = len(seen.pairing.released.keys)
     return tuple(
         f"{count} of {released} released images are paired with no original: {reason}"
@@ -113,7 +117,7 @@ def failures(seen: Seen) -> tuple[str, ...]:
 
 
 def not_measured(task: Audit, t1: ThreatFigures, t2: ThreatFigures, utility: UtilityFigures) -> tuple[str, ...]:
-    """What the audit says nothing of, and what it would need."""
+    """Sentences that say what the audit leaves open, and what it would need for it."""
     reasons = [f"{name}: {figures.reason}" for name, figures in (("T1", t1), ("T2", t2)) if figures.reason]
     if task.others is None:
         reasons.append("T2, membership: no images were given that were not in the input")
@@ -126,7 +130,10 @@ def not_measured(task: Audit, t1: ThreatFigures, t2: ThreatFigures, utility: Uti
 
 
 def write(out: Path, results: AuditResults, pictures: Mapping[str, tuple[str, bytes]], pairs: Held) -> None:
-    """`audit.json`, `report.html`, one PNG a picture, and `before_after.png`; `pictures`: file name → caption, PNG."""
+    """Writes `audit.json`, `report.html`, the pictures, and `before_after.png`.
+
+    `pictures` holds (caption, PNG) by file name.
+    """
     from pipeline.report.audit_page import html_report
     from pipeline.report.sheet import contact_sheet
 

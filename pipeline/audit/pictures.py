@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RANKS = 20
+"""The largest rank that is drawn."""
 
 
 def draw(pairing: Pairing, thresholds: ThresholdsByRecogniser) -> dict[str, tuple[str, bytes]]:
-    """File name → (caption, PNG); what a threat model has no pairs for is left out."""
+    """(caption, PNG) by file name; what a threat model has no pairs for is left out."""
     measured = [threat for threat in THREATS if missing(threat, pairing) is None]
     if not measured:
         return {}

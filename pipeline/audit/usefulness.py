@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 JUDGED = 300
-"""Pairs whose attributes are compared."""
+"""Pairs whose attributes are compared, at most."""
 
 
 def useful(seen: Seen, finder: FaceFinder) -> UtilityFigures:
-    """Faces and pose of all, likeness and labels of the pairs that are held."""
+    """Measures faces and pose on all images, and likeness and labels on the pairs with pixels."""
     pairs = seen.pairs
     likeness = [utility.psnr(a, b) for a, b in zip(pairs.released, pairs.sources, strict=True)]
     finite = [value for value in likeness if np.isfinite(value)]

@@ -68,6 +68,7 @@ class OpenShard:
 
 
 def means_of(flicker: Flicker) -> FlickerMeans | None:
+    """The record of a shard's flicker; None where no clip has two frames."""
     if flicker.inputs is None or flicker.outputs is None:
         return None
     return FlickerMeans(inputs=flicker.inputs, outputs=flicker.outputs)
