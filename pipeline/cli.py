@@ -357,11 +357,11 @@ def filter_command(args: argparse.Namespace) -> int:
 
     config = load_config(StoreFilterConfig, args.recipe, args.set)
     found = filter_store(config)
-    print(f"{found['rejected']:.1%} of {found['neighbours']} neighbours rejected")
-    if others := found["neighbours_without_original"]:
+    print(f"{found.rejected:.1%} of {found.neighbours} neighbours rejected")
+    if others := found.neighbours_without_original:
         print(f"{others} more have no original in data: they are not judged, and count in full")
     print(f"{config.output}: weights.json and filter.json")
-    if found["rejected"] == 1:
+    if found.rejected == 1:
         print("doppel: no neighbour was kept; lower the bar, or the level of the job", file=sys.stderr)
         return FAILED
     return 0

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.hooks.store import NeighbourStore, StoredImage
 from pipeline.media.pixels import Fit, fitted
 from pipeline.report.progress import looking
+from pipeline.section import Section
 from training.calibrate.calibrate import judge_for, write
 from training.calibrate.locality import JUDGED_AT_ONCE, count_right, judged
 from training.classifier.filtering import rejected_share, weights
@@ -40,7 +40,22 @@ class NamedStore(NeighbourStore):
             self.entries.setdefault(entry.key, []).append(entry)
 
 
-def filter_store(config: StoreFilterConfig) -> dict[str, Any]:
+class FilterReport(Section):
+    """filter.json; shares are of the neighbours that were judged."""
+
+    rejected: float
+    rejected_by_class: dict[str, float]
+    rejected_by_copy: dict[str, float]
+    neighbours: int
+    """That were judged."""
+    neighbours_without_original: int
+    originals: int
+    originals_without_neighbour: int
+    originals_that_the_judge_sees_right: float
+    config: StoreFilterConfig
+
+
+def filter_store(config: StoreFilterConfig) -> FilterReport:
     """Writes the weights that `NeighbourStore.open` takes, and a report, into `config.output`; returns the report.
 
     Neighbours without an original in `data` are not judged: they get no weight there, and so count in full. Raises
@@ -71,20 +86,20 @@ def filter_store(config: StoreFilterConfig) -> dict[str, Any]:
     rows = torch.tensor([row for row, _ in found])
     labels = images.labels[rows]
     kept = weights(config.filter, before.logits[rows], torch.cat(after), labels)
-    report = {
-        "rejected": rejected_share(kept),
-        "rejected_by_class": by(labels, kept),
-        "rejected_by_copy": by(torch.tensor([entry.copy for _, (_, entry) in found]), kept),
-        "neighbours": len(found),
-        "neighbours_without_original": len(store) - len(found),
-        "originals": len(images),
-        "originals_without_neighbour": len(images) - len(rows.unique()),
-        "originals_that_the_judge_sees_right": right,
-        "config": config.model_dump(mode="json"),
-    }
+    report = FilterReport(
+        rejected=rejected_share(kept),
+        rejected_by_class=by(labels, kept),
+        rejected_by_copy=by(torch.tensor([entry.copy for _, (_, entry) in found]), kept),
+        neighbours=len(found),
+        neighbours_without_original=len(store) - len(found),
+        originals=len(images),
+        originals_without_neighbour=len(images) - len(rows.unique()),
+        originals_that_the_judge_sees_right=right,
+        config=config,
+    )
     by_name = {entry.name: weight for (_, (_, entry)), weight in zip(found, kept.tolist(), strict=True)}
     write(output / WEIGHTS, json.dumps(by_name, ensure_ascii=False).encode())
-    write(output / REPORT, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
+    write(output / REPORT, (json.dumps(report.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n").encode())
     return report
 
 
