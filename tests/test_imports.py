@@ -56,7 +56,7 @@ ALLOWED: dict[str, str] = {
     "operators": "errors section media diffusion.views diffusion diffusion.tiles models",
     "anonymity.faces": "errors sources section assets optional media diffusion streams",
     "anonymity.gate": "errors section assets media diffusion streams anonymity.faces",
-    "anonymity.attacks": "media diffusion anonymity.faces",
+    "anonymity.attacks": "section media diffusion anonymity.faces",
     "release": "errors sources section identity media streams anonymity.faces",
     "job": "errors sources section identity media diffusion streams models operators anonymity.gate release",
     "audit": "errors section optional identity media streams report models anonymity.faces anonymity.attacks release",

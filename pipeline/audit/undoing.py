@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pipeline.anonymity.attacks.figures import OdeFigures, PermutationFigures
 from pipeline.anonymity.attacks.inversion import best_permutation, invert_ode
 from pipeline.anonymity.attacks.photos import Indices, Pairing, layouts
 from pipeline.anonymity.faces.table import tabulate
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
     from pipeline.anonymity.faces.detect import FaceFinder
     from pipeline.media.records import Pixels8
 
+Attempt = tuple[PermutationFigures | OdeFigures, Indices, list["Pixels8"]]
+"""Figures, rows of the release, and what was made of these; no images where a way leads nowhere."""
 UNDONE, BATCH = 300, 16
 """Released images that are undone and looked at again, and how many at a time."""
 
 
-def undo(task: Audit, pairs: Held, device: str) -> Iterator[tuple[str, tuple[dict[str, Any], Indices, list[Pixels8]]]]:
+def undo(task: Audit, pairs: Held, device: str) -> Iterator[tuple[str, Attempt]]:
     """Yields the ways back: (name, (figures, rows of the release, images made of them)).
 
     There are no images where a way leads nowhere.
@@ -36,7 +39,7 @@ def undo(task: Audit, pairs: Held, device: str) -> Iterator[tuple[str, tuple[dic
     if task.model is not None:
         level = usual_level(task.manifest.counts.released_by_level)
         images = back_along_the_ode(task.model, pairs.released[:UNDONE], level, device)
-        yield "inverse ODE", ({"level": level, "images": len(images)}, pairs.rows[:UNDONE], images)
+        yield "inverse ODE", (OdeFigures(level=level, images=len(images)), pairs.rows[:UNDONE], images)
 
 
 def usual_level(by_level: Mapping[str, int]) -> float:

@@ -161,7 +161,8 @@ def stranger(person: int, number: int) -> Pixels8:
 
 def examined(one: Audit) -> dict[str, Any]:
     check(one)
-    return examine(one, Finder(), [Recogniser()])  # type: ignore[arg-type]
+    found: dict[str, Any] = examine(one, Finder(), [Recogniser()]).model_dump(mode="json")  # type: ignore[arg-type]
+    return found
 
 
 @pytest.fixture(scope="module", autouse=True)
