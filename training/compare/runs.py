@@ -121,7 +121,7 @@ class Bench:
         return self.train.take(draw_subset(self.train.labels, wanted, self.config.classes, seed))
 
     def file(self, task: Task) -> Path:
-        """Where the record of a run lies."""
+        """The file with the record of a run."""
         return self.folder / "runs" / str(task.size) / str(task.seed) / f"{task.arm}-{task.classical}.json"
 
     def finished(self, task: Task) -> dict[str, Any] | None:
