@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.streams.ledger import OnChange
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-"""Exit codes."""
+"""The exit codes for failures; 0 stands for success."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -195,9 +195,9 @@ def release_job(plan: Plan) -> int:
     assert plan.config.release is not None
     with looking() as on_images:
         results = export(plan, on_images)
-    print(f"{plan.config.release.path}: {results['counts']['released']} images released; RELEASE.json lists every file")
+    print(f"{plan.config.release.path}: {results.counts.released} images released; RELEASE.json lists every file")
     print(f"{plan.config.release.audit}/report.html: the private audit")
-    for finding in results["findings"]:
+    for finding in results.findings:
         print(f"  {finding}")
     return 0
 
@@ -270,12 +270,12 @@ def audit_command(args: argparse.Namespace) -> int:
     config = audit_config(args)
     with looking() as on_images:
         results = audit(config, on_images)
-    for finding in results["findings"]:
+    for finding in results.findings:
         print(finding)
     print(f"{config.output}/report.html")
-    for failure in results["failed"]:
+    for failure in results.failed:
         print(f"doppel: {failure}", file=sys.stderr)
-    return FAILED if results["failed"] else 0
+    return FAILED if results.failed else 0
 
 
 def audit_config(args: argparse.Namespace) -> AuditConfig:

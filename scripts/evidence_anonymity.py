@@ -52,6 +52,7 @@ from pipeline.models.families import load_model
 from pipeline.operators import DDIB, Boomerang, Given, Operator
 from pipeline.report.audit_plots import AttackAtLevel, against_level, png
 from pipeline.report.sheet import contact_sheet
+from pipeline.section import Section
 from pipeline.streams.job_records import Counts
 from pipeline.streams.shards import WebDatasetInput
 
@@ -140,7 +141,7 @@ def levels(faces: Faces) -> dict[str, Any]:
         thresholds = thresholds_of(pairing, {r.name: r.threshold for r in faces.recognisers})
         row: dict[str, Any] = {
             "images_per_second": round(len(images) / seconds, 1),
-            "faces": utility.detector_recall(pairing), "pose": utility.pose_error(pairing),
+            "faces": utility.detector_recall(pairing).model_dump(), "pose": dumped(utility.pose_error(pairing)),
             "psnr": mean([utility.psnr(a, b) for a, b in zip(images, faces.images, strict=True)]),
             "verdicts": faces.verdicts(images),
         }  # fmt: skip
@@ -195,7 +196,7 @@ def compare(
         "read": counts.read, "released": counts.written / counts.read,
         "mean_level": sum(used[a] * n for a, n in attempts.items()) / max(sum(attempts.values()), 1),
         "seconds": round(seconds, 1), "images_per_second": round(counts.read / seconds, 2),
-        "psnr": mean(likeness), "pose": utility.pose_error(pairing), "rank_1": ranks_of(pairing),
+        "psnr": mean(likeness), "pose": dumped(utility.pose_error(pairing)), "rank_1": ranks_of(pairing),
     }  # fmt: skip
 
 
@@ -300,7 +301,11 @@ def ranks_of(pairing: Pairing) -> dict[str, dict[str, float]]:
         for threat in THREATS
         for name in pairing.recognisers
     }
-    return {name: figures["rank"]["1"] for name, figures in found.items() if figures}
+    return {name: figures.rank["1"].model_dump() for name, figures in found.items() if figures}
+
+
+def dumped(figures: Section | None) -> dict[str, Any] | None:
+    return figures.model_dump() if figures else None
 
 
 def mean(values: Sequence[float] | Any) -> float:

@@ -1,4 +1,4 @@
-"""What ships with the package: a small denoiser and a sample of real images, both under free licences."""
+"""What ships with the package: small denoisers, samples of real images, certificates and a face recogniser."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).parent
+"""The folder of all that ships."""
 PREFIX = "embedded:"
+"""What begins the path of something that ships."""
 
 
 def resolve(path: str) -> str:
-    """`embedded:fashion_mnist/model` → where it was installed; any other path or URL as it is, `~` expanded."""
+    """The path of `embedded:fashion_mnist/model` as installed; other paths and URLs as they are, `~` expanded."""
     if path.startswith(PREFIX):
         return str(ROOT / path.removeprefix(PREFIX))
     return os.path.expanduser(path)

@@ -1,4 +1,7 @@
-"""`doppel audit`: is the release as it was sealed, and how far does every attack get? All it writes is private."""
+"""`doppel audit`: is the release as it was sealed, and how far does every attack get?
+
+Everything it writes is private.
+"""
 
 from pipeline.audit.config import AuditConfig
 from pipeline.audit.examining import audit, examine

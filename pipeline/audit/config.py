@@ -1,4 +1,4 @@
-"""What `doppel audit` reads; everything that can be wrong with it alone is said when it is read."""
+"""The recipe of `doppel audit`; everything that can be wrong with it alone is found when it is read."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ Images = Annotated[AnyInput, BeforeValidator(_at)]
 
 
 class AuditConfig(Recipe):
-    """What `doppel audit` reads. The secret itself has no place here."""
+    """The recipe of `doppel audit`. The secret itself has no place in it."""
 
     kind: Literal["audit"] = "audit"
     originals: Images
-    """What the release was made from."""
+    """The images that the release was made from."""
     release: str
     """The folder with RELEASE.json."""
     output: str = "audit"
     """Private folder of the evidence: it shows originals."""
     salt_file: str | None = None
-    """File with the job's secret (or the variable DOPPEL_SALT); without it no release is paired with its original."""
+    """A file with the job's secret; else the variable DOPPEL_SALT. Without it, no image is paired with its original."""
     identity: str | None = None
-    """Who is in an original: `json:FIELD` of a member, or `key:REGEX`, whose first group is the person."""
+    """How to tell who is in an original: `json:FIELD` of a member, or `key:REGEX`, whose first group is the person."""
     fit: Fit = "resize"
     """How the job fitted the originals to its model."""
     others: Images | None = None
-    """Images like the originals that were not in the input, to measure membership with."""
+    """Images like the originals that were not in the input, for measuring membership."""
     model: str | None = None
-    """The job's model: the attacker goes back along its ODE."""
+    """The job's model, with which the attacker goes back along its ODE."""
     detector: str = "dlib"
-    """By deepface's name."""
+    """Name of deepface's detector."""
     recognisers: tuple[str, ...] = Field(default=("Dlib", "lbph", "small"), min_length=1)
-    """By deepface's names, or `dlib-chip`, `lbph`, `small`."""
+    """Names of deepface's recognisers, or `dlib-chip`, `lbph`, `small`."""
     workers: int = Field(default=2, ge=0)
-    """Processes that detect faces; 0: none but this one."""
+    """Processes that detect faces; with 0, this process does it."""
 
     @field_validator("identity")
     @classmethod
@@ -61,7 +61,10 @@ class AuditConfig(Recipe):
         return identity
 
     def task(self) -> Audit:
-        """Reads the secret. Raises `UserError` where it cannot be read, or is too short."""
+        """What is to be audited, with the secret.
+
+        Raises `UserError` where the secret cannot be read, or is too short.
+        """
         return Audit(
             originals=self.originals, release=Path(self.release), out=Path(self.output),
             salt=given_salt(self.salt_file, "salt_file"), identity=self.identity, fit=self.fit, others=self.others,

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RANKS = 20
+"""The largest rank that is drawn."""
 
 
 def draw(pairing: Pairing, thresholds: ThresholdsByRecogniser) -> dict[str, tuple[str, bytes]]:
-    """File name → (caption, PNG); what a threat model has no pairs for is left out."""
+    """(caption, PNG) by file name; what a threat model has no pairs for is left out."""
     measured = [threat for threat in THREATS if missing(threat, pairing) is None]
     if not measured:
         return {}
@@ -80,13 +81,13 @@ def _matches(found: Mapping[Threat, Mapping[str, SearchResult | None]]) -> Figur
 def _plane(pairing: Pairing, found: Mapping[Threat, Mapping[str, SearchResult | None]]) -> Figure:
     with_face = np.bincount(pairing.released.image, minlength=len(pairing.released.keys)) > 0
     faces = share(with_face, np.arange(len(with_face)))
-    height = (faces["low"], faces["share"], faces["high"])
+    height = (faces.low, faces.share, faces.high)
     panels: dict[str, list[Tradeoff]] = {threat: [] for threat in found}
     for threat, by_name in found.items():
         for name, one in by_name.items():
             if one:
                 hidden = share(one.rank > 1, one.person)
                 panels[threat].append(
-                    Tradeoff(name=name, privacy=(hidden["low"], hidden["share"], hidden["high"]), utility=height)
+                    Tradeoff(name=name, privacy=(hidden.low, hidden.share, hidden.high), utility=height)
                 )
     return privacy_utility(panels, utility="share of releases with a face")

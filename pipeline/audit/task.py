@@ -1,4 +1,4 @@
-"""What an audit compares with what, and what must hold before it may say anything."""
+"""What an audit compares, and what must hold before it may say anything."""
 
 from __future__ import annotations
 
@@ -14,35 +14,40 @@ from pipeline.streams import AnyInput
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What is compared with what, and how it is read."""
+    """What is compared, and how it is read."""
 
     originals: AnyInput
+    """The images that the release was made from."""
     release: Path
+    """The folder with RELEASE.json."""
     out: Path
     """Private folder of the evidence: it shows originals."""
     salt: bytes | None = field(default=None, repr=False)
-    """The job's secret; without it nobody knows which release was made from which original."""
+    """The job's secret. Without it, nobody knows which image was made from which original."""
     identity: str | None = None
-    """Who is in an original: `json:FIELD` or `key:REGEX`."""
+    """How to tell who is in an original: `json:FIELD` or `key:REGEX`."""
     size: tuple[int, int] | None = None
-    """Height and width at which all is compared; by default that of the first released image."""
+    """Height and width at which everything is compared; by default those of the first released image."""
     fit: Fit = "resize"
     """How the job fitted the originals to its model."""
     others: AnyInput | None = None
-    """Images like the originals that were not in the input, to measure membership with."""
+    """Images like the originals that were not in the input, for measuring membership."""
     model: str | None = None
-    """The job's model, to go back along its ODE."""
+    """The path of the job's model, for going back along its ODE."""
     unsealed: ReleaseManifest | None = None
-    """What RELEASE.json will say, of a release that is audited before it is sealed."""
+    """What RELEASE.json will say, where a release is audited before it is sealed."""
 
     @property
     def manifest(self) -> ReleaseManifest:
-        """RELEASE.json, as it is or will be."""
+        """The content of RELEASE.json, as it is or will be."""
         return self.unsealed or read_seal(self.release)
 
 
 def check(task: Audit) -> None:
-    """The release is whole, its folder and the private one lie apart, and the report can be drawn."""
+    """Checks that the release is whole, and that the report can be drawn and will lie outside the release.
+
+    Raises `UserError` where it is not so.
+    """
     require_package("matplotlib", "the report of an audit", extra="plots")
     if problems := verify(task.release):
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

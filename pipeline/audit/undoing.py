@@ -1,14 +1,15 @@
-"""Attempts to undo the operator of a release, from what an attacker may know: some pairs, or the model."""
+"""Attempts to undo the operator of a release with what an attacker may know: some pairs, or the model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pipeline.anonymity.attacks.figures import OdeFigures, PermutationFigures
 from pipeline.anonymity.attacks.inversion import best_permutation, invert_ode
 from pipeline.anonymity.attacks.photos import Indices, Pairing, layouts
 from pipeline.anonymity.faces.table import tabulate
-from pipeline.audit.looking import Held
+from pipeline.audit.gathering import Held
 from pipeline.audit.task import Audit
 from pipeline.errors import UserError
 from pipeline.media.pixels import from_pixels, to_pixels
@@ -18,12 +19,17 @@ if TYPE_CHECKING:
     from pipeline.anonymity.faces.detect import FaceFinder
     from pipeline.media.records import Pixels8
 
+Attempt = tuple[PermutationFigures | OdeFigures, Indices, list["Pixels8"]]
+"""Figures, rows of the release, and what was made of these; no images where a way leads nowhere."""
 UNDONE, BATCH = 300, 16
-"""Released images that are undone and looked at again; how many at a time."""
+"""Released images that are undone and looked at again, and how many at a time."""
 
 
-def undo(task: Audit, pairs: Held, device: str) -> Iterator[tuple[str, tuple[dict[str, Any], Indices, list[Pixels8]]]]:
-    """Ways back: (name, (figures, rows of the release, what was made of them)); no images where a way leads nowhere."""
+def undo(task: Audit, pairs: Held, device: str) -> Iterator[tuple[str, Attempt]]:
+    """Yields the ways back: (name, (figures, rows of the release, images made of them)).
+
+    There are no images where a way leads nowhere.
+    """
     if not len(pairs.rows):
         return
     found, figures = best_permutation(list(zip(pairs.sources, pairs.released, strict=True)))
@@ -33,17 +39,17 @@ def undo(task: Audit, pairs: Held, device: str) -> Iterator[tuple[str, tuple[dic
     if task.model is not None:
         level = usual_level(task.manifest.counts.released_by_level)
         images = back_along_the_ode(task.model, pairs.released[:UNDONE], level, device)
-        yield "inverse ODE", ({"level": level, "images": len(images)}, pairs.rows[:UNDONE], images)
+        yield "inverse ODE", (OdeFigures(level=level, images=len(images)), pairs.rows[:UNDONE], images)
 
 
 def usual_level(by_level: Mapping[str, int]) -> float:
-    """The level, fraction of T, that most released images started from, by RELEASE.json; .5 where it has none."""
+    """The level, as a fraction of T, that most released images started from by RELEASE.json; .5 where it has none."""
     numbers = {level: count for level, count in by_level.items() if level.replace(".", "", 1).isdigit()}
     return float(max(numbers, key=lambda level: numbers[level])) if numbers else 0.5
 
 
 def check_model(path: str | None, size: tuple[int, int]) -> None:
-    """Raises `UserError` for a model that isn't there, or works on another size (height, width)."""
+    """Raises `UserError` for a model that isn't there, or that works on another size (height, width)."""
     from pipeline.models.config import ModelConfig
     from pipeline.models.families import sketch_model
 
@@ -52,6 +58,7 @@ def check_model(path: str | None, size: tuple[int, int]) -> None:
 
 
 def back_along_the_ode(path: str, images: Sequence[Pixels8], level: float, device: str) -> list[Pixels8]:
+    """The images that the inverse ODE makes of released ones, uint8 `[H, W, 3]`."""
     from pipeline.models.config import ModelConfig
     from pipeline.models.families import load_model
 
@@ -63,6 +70,7 @@ def back_along_the_ode(path: str, images: Sequence[Pixels8], level: float, devic
 def paired_again(
     pairing: Pairing, rows: Indices, images: Sequence[Pixels8], finder: FaceFinder, recognisers: Sequence[Recogniser]
 ) -> Pairing:
+    """Pairs images that an attacker made of the released `rows` with the same originals."""
     nobody: list[str | None] = [None] * len(images)
     table = tabulate(images, [pairing.released.keys[i] for i in rows], nobody, finder, recognisers)
     flat = layouts(images)

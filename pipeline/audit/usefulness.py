@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.anonymity.attacks import utility
-from pipeline.audit.looking import Held, Seen
+from pipeline.anonymity.attacks.figures import TaskFigures
+from pipeline.audit.gathering import Held, Seen
+from pipeline.audit.results import Likeness, UtilityFigures
 
 if TYPE_CHECKING:
     from pipeline.anonymity.faces.detect import FaceFinder
     from pipeline.media.records import Pixels8
 
 JUDGED = 300
-"""Pairs whose attributes are compared."""
+"""Pairs whose attributes are compared, at most."""
 
 
-def useful(seen: Seen, finder: FaceFinder) -> dict[str, Any]:
-    """Faces and pose of all, likeness and labels of the pairs that are held."""
+def useful(seen: Seen, finder: FaceFinder) -> UtilityFigures:
+    """Measures faces and pose on all images, and likeness and labels on the pairs with pixels."""
     pairs = seen.pairs
     likeness = [utility.psnr(a, b) for a, b in zip(pairs.released, pairs.sources, strict=True)]
     finite = [value for value in likeness if np.isfinite(value)]
-    attributes: dict[str, Any] = utility.attribute_agreement([], [])
+    attributes = utility.attribute_agreement([], [])
     if any(utility.present(file) for file in utility.ATTRIBUTES.values()):
         attributes = utility.attribute_agreement(*_crops(pairs, finder))
-    return {
-        "faces": utility.detector_recall(seen.pairing),
-        "pose": utility.pose_error(seen.pairing),
-        "psnr": {"pairs": len(likeness), "mean": float(np.mean(finite)) if finite else None,
-                 "unchanged": len(likeness) - len(finite)},
-        "attributes": attributes,
-        "task": _task(seen),
-    }  # fmt: skip
+    mean = float(np.mean(finite)) if finite else None
+    return UtilityFigures(
+        faces=utility.detector_recall(seen.pairing),
+        pose=utility.pose_error(seen.pairing),
+        psnr=Likeness(pairs=len(likeness), mean=mean, unchanged=len(likeness) - len(finite)),
+        attributes=attributes,
+        task=_task(seen),
+    )
 
 
-def _task(seen: Seen) -> dict[str, Any] | None:
+def _task(seen: Seen) -> TaskFigures | None:
     """Trained on releases of every other original, tested on the originals between them."""
     rows, pairs = seen.pairs.rows, seen.pairs
     sources = seen.pairing.source[rows]

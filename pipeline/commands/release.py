@@ -14,14 +14,15 @@ from pipeline.anonymity.faces.table import FaceTable
 from pipeline.anonymity.gate.gate import Judge
 from pipeline.anonymity.gate.judges import judges_of
 from pipeline.audit import Audit, examine
-from pipeline.audit.looking import OnImages
+from pipeline.audit.gathering import OnImages
+from pipeline.audit.results import AuditResults
 from pipeline.engine.gate import scan_originals
 from pipeline.errors import UserError
 from pipeline.job.plan import Plan
 from pipeline.media.pixels import decode
 from pipeline.optional import require_package
 from pipeline.release import Evidence, check_release, publish, seal
-from pipeline.release.made import Made, read
+from pipeline.release.finished_job import Made, read
 from pipeline.release.sealing import staging
 from pipeline.streams.ledger import Ledger
 
@@ -41,7 +42,7 @@ def check_export(plan: Plan) -> None:
             load_recogniser(name, device=plan.devices[0])
 
 
-def export(plan: Plan, on_images: OnImages) -> dict[str, Any]:
+def export(plan: Plan, on_images: OnImages) -> AuditResults:
     """Publishes what a finished job wrote, audits it, and seals it; returns the audit.
 
     Raises `UserError` for whatever cannot be completed, and leaves a folder without RELEASE.json then.
@@ -70,8 +71,8 @@ def export(plan: Plan, on_images: OnImages) -> dict[str, Any]:
         )  # fmt: skip
         others = [load_recogniser(name, device=device) for name in ATTACKERS if name not in anonymity.recognisers]
         results = examine(task, finder, [*recognisers, *others], device=device, on_images=on_images)
-    if results["failed"]:
-        raise UserError(f"{config.audit}: the audit failed, and the release is not sealed: {results['failed'][0]}")
+    if results.failed:
+        raise UserError(f"{config.audit}: the audit failed, and the release is not sealed: {results.failed[0]}")
     seal(release, manifest)
     return results
 

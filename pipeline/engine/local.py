@@ -68,6 +68,7 @@ def run_job(
 
 
 def job_of(plan: Plan) -> Job:
+    """The record of a plan's job."""
     licences = {path: StatedLicence(**asdict(licence)) for path, licence in plan.licences.items()}
     shape = shape_of(plan.config.operator)
     return Job(config=identity(plan.config), hashes=plan.hashes, outputs=shape, licences=licences)

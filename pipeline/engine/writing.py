@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from pipeline.anonymity.gate.judged import Judged
+from pipeline.anonymity.gate.verdict_counts import Judged
 from pipeline.engine.events import Event, Progress, ShardDone
 from pipeline.engine.windows import Done
 from pipeline.errors import UserError
@@ -68,6 +68,7 @@ class OpenShard:
 
 
 def means_of(flicker: Flicker) -> FlickerMeans | None:
+    """The record of a shard's flicker; None where no clip has two frames."""
     if flicker.inputs is None or flicker.outputs is None:
         return None
     return FlickerMeans(inputs=flicker.inputs, outputs=flicker.outputs)

@@ -1,1 +1,1 @@
-"""What travels, and how it is decoded and encoded: samples, pixels, masks, stroke paintings, clips."""
+"""What travels through a job, and how it is decoded and encoded: samples, pixels, masks, stroke paintings, clips."""

@@ -25,17 +25,21 @@ if TYPE_CHECKING:
 
 Container = Literal["mp4", "gif"]
 CONTAINERS: tuple[Container, ...] = ("mp4", "gif")
+"""The kinds of files that hold clips."""
 LARGEST_CLIP = 2 * LARGEST_IMAGE
-"""Pixels of all frames together: 0.5 GB decoded; 86 frames of 1080p, 682 of 512 × 512."""
+"""Pixels of all frames together, at most: 0.5 GB decoded; 86 frames of 1080p, 682 of 512 × 512."""
 LONGEST_SIDE = 16_384
-"""Pixels; the H.264 encoder's own limit."""
+"""Pixels a side, at most; this is the H.264 encoder's own limit."""
 MOST_FRAMES = 1000
+"""Frames of a clip, at most, by default."""
 MOST_ENTRIES = 1_000_000
-"""Entries in the tables of an MP4, edits times samples. In 2 kB, 50 million can be claimed: 3.6 GB as an index."""
+"""Entries in the tables of an MP4, edits times samples, at most. A file of 2 kB can claim 50 million: 3.6 GB as an
+index."""
 LONGEST_FRAME = 3600
-"""Seconds."""
+"""Seconds that a frame may be shown, at most."""
 FINEST_CLOCK = 60_000
-"""Ticks a second: 24, 25, 30 and 60 frames a second fit, also those of 1000/1001; MPEG-4 Part 2 ends at 65,535."""
+"""Ticks a second, at most: 24, 25, 30 and 60 frames a second fit, also those of 1000/1001; MPEG-4 Part 2 ends at
+65,535."""
 CRF = "16"
 """x264's quality: 18 is said to look like the original, 0 is lossless."""
 
@@ -45,12 +49,12 @@ class Clip:
     """A decoded clip, upright and opaque."""
 
     frames: Pixels8
-    """uint8 `[F, H, W, 3]`, F ≥ 1."""
+    """uint8 RGB `[F, H, W, 3]`, F ≥ 1."""
     seconds: tuple[float, ...]
     """How long each of the F frames is shown, > 0."""
     container: Container
     loop: int | None = None
-    """GIF: how often it is played again (0: for ever, None: not at all). MP4 has no such field."""
+    """How often a GIF is played again (0: for ever, None: not at all). MP4 has no such field."""
 
 
 def is_clip(ext: str) -> bool:
@@ -59,12 +63,12 @@ def is_clip(ext: str) -> bool:
 
 
 def read_clip(data: bytes, ext: str, most_frames: int = MOST_FRAMES) -> Clip:
-    """The bytes of a member with the extension `ext` → all frames of its (first) video, fully composed.
+    """Decodes all frames of the (first) video in the bytes of a member with the extension `ext`, fully composed.
 
-    The rotation in an MP4 is applied, its sound left out, its pixels taken as square; transparency in a GIF is laid
-    over white, and a duration of 0 read as the 0.1 s that browsers make of it. Raises `Undecodable` for damaged or
-    incomplete bytes, another kind of file than `ext` says, and more than `most_frames` frames or `LARGEST_CLIP`
-    pixels: as far as the headers tell, before anything is decoded. Raises `UserError` where MP4 cannot be read here.
+    The rotation in an MP4 is applied, its sound left out, and its pixels taken as square. Transparency in a GIF is laid
+    over white, and a duration of 0 is read as 0.1 s, as browsers do. Raises `Undecodable` for damaged or incomplete
+    bytes, another kind of file than `ext` says, and more than `most_frames` frames or `LARGEST_CLIP` pixels; as far as
+    the headers tell, before anything is decoded. Raises `UserError` where MP4 cannot be read here.
     """
     container = ext.rpartition(".")[2].lower()
     if container not in CONTAINERS:
@@ -81,12 +85,13 @@ def read_clip(data: bytes, ext: str, most_frames: int = MOST_FRAMES) -> Clip:
 
 
 def write_clip(clip: Clip) -> bytes:
-    """The clip in its container; the same clip gives the same bytes. No metadata is written.
+    """Encodes the clip in its container; the same clip gives the same bytes. No metadata is written.
 
-    MP4: H.264 with chroma halved (4:2:0) where both sides are even; an odd side takes 4:4:4, which keeps the size
-    exactly but is not played by every browser. Without libx264: MPEG-4 Part 2, 4:2:0, any size. Durations are
-    exact up to `FINEST_CLOCK`. GIF: exact colours for frames of up to 256, else the median cut of each frame;
-    durations are rounded to 1/100 s, without drift.
+    An MP4 is H.264 with chroma halved (4:2:0) where both sides are even. An odd side takes 4:4:4, which keeps the size
+    exactly but is not played by every browser. Without libx264 it is MPEG-4 Part 2, 4:2:0, of any size. Durations are
+    exact up to `FINEST_CLOCK`. A GIF has exact colours where a frame has at most 256, and otherwise the median cut of
+    each frame; its durations are rounded to 1/100 s, without drift. Raises `UserError` where MP4 cannot be written
+    here.
     """
     return _write_gif(clip) if clip.container == "gif" else _write_mp4(clip)
 
@@ -169,6 +174,7 @@ def _durations(starts: Sequence[int], last: int, clock: Fraction | None) -> tupl
 
 
 TABLES = re.compile(rb"stsz|stz2|stts|ctts|trun|elst|cmov")
+"""The boxes of an MP4 that hold tables, and the one of a compressed header."""
 
 
 def _check_tables(data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""A frame of a clip brought to a model's size, and back."""
+"""Bringing a frame of a clip to a model's size, and back."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def fit_frame(picture: Pixels8, size: tuple[int, int] | None, fit: Fit) -> tuple[Pixels8, Frame]:
-    """A frame uint8 `[H, W, 3]` as `pipeline.media.pixels.decode` gives an image."""
+    """Fits a frame uint8 `[H, W, 3]` to `size` (height, width), just as `pixels.decode` fits an image."""
     image = Image.fromarray(picture)
     pixels, seen, box = fitted(image, size, fit, Image.Resampling.BICUBIC)
     return pixels, Frame(mode="RGB", full=image.size, size=seen, box=box)
 
 
 def unfit_frame(pixels: Pixels8, frame: Frame, restore_size: bool) -> Pixels8:
-    """The way back, as in `pipeline.media.pixels.encode`."""
+    """Brings a frame back, just as `pipeline.media.pixels.encode` does with an image."""
     left, top, right, bottom = frame.box
     image = Image.fromarray(pixels[top:bottom, left:right])
     return np.asarray(resized(image, frame.size) if restore_size else image)

@@ -1,4 +1,4 @@
-"""What to repaint: the mask shapes of RePaint (2201.09865, section 5.1), for any size, and masks from images."""
+"""Masks of what is to be repainted: the shapes of RePaint (2201.09865, section 5.1), and masks from images."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ Mask: TypeAlias = NDArray[np.bool_]
 Size: TypeAlias = tuple[int, int]
 """Height and width."""
 Shape = Literal["half", "wide", "narrow", "lines", "expand", "super_resolution", "centre"]
+"""The name of a shape."""
 
 
 def half(size: Size, rng: np.random.Generator) -> Mask:
-    """The right half."""
+    """Changes the right half."""
     mask = np.zeros(size, bool)
     mask[:, size[1] // 2 :] = True
     return mask
 
 
 def lines(size: Size, rng: np.random.Generator) -> Mask:
-    """Every second row, from the second on."""
+    """Changes every second row, from the second on."""
     mask = np.zeros(size, bool)
     mask[1::2] = True
     return mask
 
 
 def super_resolution(size: Size, rng: np.random.Generator) -> Mask:
-    """All but every second pixel in both directions."""
+    """Changes all but every second pixel in both directions."""
     mask = np.ones(size, bool)
     mask[::2, ::2] = False
     return mask
 
 
 def box(size: Size, share: float) -> Mask:
-    """A box in the middle, of `share` of either side."""
+    """Changes a box in the middle that spans a fraction `share` of either side."""
     inner = [max(1, round(side * share)) for side in size]
     top, left = ((side - part) // 2 for side, part in zip(size, inner, strict=True))
     mask = np.zeros(size, bool)
@@ -49,17 +50,20 @@ def box(size: Size, share: float) -> Mask:
 
 
 def expand(size: Size, rng: np.random.Generator) -> Mask:
-    """All but the middle quarter of either side."""
+    """Changes all but the middle quarter of either side."""
     return ~box(size, 1 / 4)
 
 
 def centre(size: Size, rng: np.random.Generator) -> Mask:
-    """The middle half of either side."""
+    """Changes the middle half of either side."""
     return box(size, 1 / 2)
 
 
 def strokes(size: Size, rng: np.random.Generator, *, width: float, share: float) -> Mask:
-    """Bent strokes as in LaMa (2109.07161), `width` of the shorter side thick, until `share` of all is covered."""
+    """Changes bent strokes as in LaMa (2109.07161), until they cover a fraction `share` of all pixels.
+
+    They are as thick as a fraction `width` of the shorter side.
+    """
     height, breadth = size
     side = min(size)
     thick = max(1, round(width * side))
@@ -86,10 +90,14 @@ SHAPES: dict[Shape, Callable[[Size, np.random.Generator], Mask]] = {
     "super_resolution": super_resolution,
     "centre": centre,
 }
+"""What draws each shape, given height, width and a random generator."""
 
 
 def mask_shape(name: Shape, size: Size, rng: np.random.Generator) -> Mask:
-    """A mask by name. Only `wide` and `narrow` draw from `rng`. Raises `ValueError`."""
+    """Draws a mask by name; only `wide` and `narrow` take random numbers from `rng`.
+
+    Raises `ValueError` for an unknown name, and for less than 4 × 4 pixels.
+    """
     if name not in SHAPES:
         raise ValueError(f"{name!r} is not a mask shape; allowed are {', '.join(SHAPES)}")
     if min(size) < 4:
@@ -98,7 +106,10 @@ def mask_shape(name: Shape, size: Size, rng: np.random.Generator) -> Mask:
 
 
 def read_mask(image: NDArray[np.uint8]) -> Mask:
-    """uint8 `[H, W]`, of 0 and 255 or of 0 and 1 → True where it is not 0. Raises `ValueError` for other values."""
+    """The mask of a uint8 image `[H, W]` of 0 and 255, or of 0 and 1: True where it is not 0.
+
+    Raises `ValueError` for other shapes and values.
+    """
     values = np.unique(image)
     if image.ndim != 2:
         raise ValueError(f"a mask has one channel, this image has shape {' × '.join(map(str, image.shape))}")

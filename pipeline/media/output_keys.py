@@ -1,9 +1,10 @@
-"""The one grammar of keys: what the outputs of a sample are called, and whose output a key belongs to.
+"""The one grammar of keys: what the outputs of a sample are called, and to which output a key belongs.
 
-KEY[-COPY][-NAME] as in `0007-3-view-1`: the number only in jobs that make several copies, the name only of further
-images. So a key can't be read without the shape of its job: `a-0` may be the first copy of `a`, or the one output of
-`a-0`. With the shape it can, but for one case: `a-view-1` may be the view of `a`, or the output of a sample of that
-name, and one tar may hold both. Then the output's own, empty name is written out: `a-view-1-`. No other key changes.
+A key is KEY[-COPY][-NAME], such as `0007-3-view-1`. The number appears only in jobs that make several copies, and the
+name only in further images. So a key can't be read without the shape of its job: `a-0` may be the first copy of `a`, or
+the one output of `a-0`. With the shape it can, except in one case: `a-view-1` may be the view of `a`, or the output of
+a sample of that name, and one tar may hold both. Then the output's own, empty name is written out: `a-view-1-`. No
+other key changes.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from pipeline.section import Section
 
 
 class Shape(Section):
-    """What a job makes of each sample."""
+    """The outputs that a job makes of each sample."""
 
     copies: int = Field(default=1, ge=1)
+    """How many copies it makes."""
     names: tuple[str, ...] = ()
-    """Of the further images of each copy: `view-1`, `image-2`."""
+    """Names of the further images of each copy, such as `view-1` and `image-2`."""
 
     @field_validator("names")
     @classmethod
@@ -39,27 +41,31 @@ class Shape(Section):
         return names
 
     def keys(self, source: str) -> Iterator[OutputKey]:
-        """All that the job can make of the sample `source`."""
+        """Yields the keys of all outputs that the job can make of the sample `source`."""
         for copy, name in product(range(self.copies), ("", *self.names)):
             yield OutputKey(source, copy, name)
 
     def ending(self, text: str) -> str:
-        """The name that `text` ends in; "" for none."""
+        """The name of a further image that `text` ends in; "" where there is none."""
         return next((name for name in self.names if text.endswith(f"-{name}")), "")
 
 
 @dataclass(frozen=True)
 class OutputKey:
-    """Which output of which sample it is."""
+    """One output of one sample."""
 
     source: Text
     """Key of the sample, as its reader gave it."""
     copy: int = 0
+    """Number of the copy, from 0."""
     name: str = ""
-    """Of a further image; the output itself has none."""
+    """Name of a further image; empty for the output itself."""
 
     def format(self, shape: Shape) -> str:
-        """The key in the output of a job of this shape. Raises `ValueError` for what such a job doesn't make."""
+        """The key as text, in the output of a job of this shape.
+
+        Raises `ValueError` for an output that it doesn't make.
+        """
         if not 0 <= self.copy < shape.copies or self.name not in ("", *shape.names):
             raise ValueError(f"a job of {shape} makes no {self}")
         stem = f"{self.source}-{self.copy}" if shape.copies > 1 else self.source
@@ -68,7 +74,7 @@ class OutputKey:
 
     @classmethod
     def parse(cls, text: str, shape: Shape) -> OutputKey:
-        """The inverse of `format`. Raises `ValueError` for a key that no such job gives."""
+        """Reads a key; the inverse of `format`. Raises `ValueError` for a key that no job of this shape gives."""
         name = shape.ending(text)
         if name or (text.endswith("-") and shape.ending(text.rstrip("-"))):
             stem = text[: len(text) - len(name) - 1]

@@ -27,26 +27,31 @@ def _known_fit(fit: str) -> str:
 
 
 Fit = Annotated[str, AfterValidator(_known_fit)]
-"""How an image is brought to another size; see `decode`."""
+"""How an image is brought to another size: `resize`, `crop`, `pad` or `centre PIXELS`; see `decode`."""
 Codec = Literal["png", "jpeg", "webp"]
+"""The kinds of image files that can be written."""
 EXTENSIONS: dict[Codec, tuple[str, ...]] = {"png": ("png",), "jpeg": ("jpg", "jpeg"), "webp": ("webp",)}
+"""The extensions of each codec, the usual one first."""
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+"""The kinds of image files that can be read, by Pillow's names."""
 LARGEST_IMAGE = 89_478_485
-"""Pixels, Pillow's own limit. A larger image is refused before it is decoded: 30,000 × 30,000 would take 2.7 GB."""
+"""Pixels of an image, at most, which is Pillow's own limit. A larger one is refused before it is decoded: 30,000 ×
+30,000 pixels would take 2.7 GB."""
 SMALL = 128
-"""Below this many pixels a side, PNG costs little and loses nothing; above it JPEG or WebP save the core."""
+"""Below this many pixels a side, PNG costs little and loses nothing; above it, JPEG and WebP save time."""
 
 
 class Undecodable(Exception):
-    """The bytes are no complete image of an allowed kind and size; the message says why."""
+    """Raised where bytes are no complete image of an allowed kind and size; the message says why."""
 
 
 def decode(data: bytes, size: tuple[int, int] | None = None, fit: Fit = "resize") -> tuple[Pixels8, Frame]:
-    """Image bytes → uint8 `[H, W, 3]`, fitted to `size` (height, width) or left as it is (None), and its frame.
+    """Decodes image bytes to uint8 RGB `[H, W, 3]`, fitted to `size`, and says in a `Frame` how it was fitted.
 
-    The EXIF orientation is applied; transparency is laid over white; 16-bit grey is scaled to 8; of an animation,
-    the first frame counts. `resize` stretches; `crop` keeps the centre; `centre 128` keeps 128
-    pixels (of the shorter side of `size`) around it, or all there are; `pad` repeats the border. Raises `Undecodable`.
+    `size` is (height, width); None leaves the image as it is. The EXIF orientation is applied, transparency is laid
+    over white, 16-bit grey is scaled to 8 bits, and of an animation the first frame is taken. `resize` stretches the
+    image; `crop` keeps its centre; `centre 128` keeps 128 pixels (of the shorter side of `size`) around the centre, or
+    all there are; `pad` repeats the border. Raises `Undecodable`.
     """
     image = _open(data)
     pixels, seen, box = fitted(image, size, fit, Image.Resampling.BICUBIC)
@@ -55,10 +60,10 @@ def decode(data: bytes, size: tuple[int, int] | None = None, fit: Fit = "resize"
 
 
 def decode_mask(data: bytes, full: tuple[int, int], size: tuple[int, int], fit: Fit = "resize") -> Pixels8:
-    """The mask of an image that measures `full` (width, height) → uint8 0 or 1 `[H, W]`, fitted to `size` like it.
+    """Decodes the mask of an image to uint8 `[H, W]` of 0 and 1, fitted to `size` (height, width) like the image.
 
-    A mask may also have the model's size (height, width) already. Raises `Undecodable` for another size, or where
-    other values than black and white are in it.
+    The mask has the size of the image, `full` (width, height), or the model's `size`. Raises `Undecodable` for another
+    size, and for values other than black and white.
     """
     image = _open(data).convert("L")
     if image.size not in (full, size[::-1]):
@@ -72,12 +77,16 @@ def decode_mask(data: bytes, full: tuple[int, int], size: tuple[int, int], fit: 
 
 
 Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels."""
 
 
 def fitted(
     image: Image.Image, size: tuple[int, int] | None, fit: Fit, resampling: Image.Resampling
 ) -> tuple[Pixels8, tuple[int, int], Box]:
-    """uint8 `[H, W, 3]`, the size of the part that is seen, and where it lies; see `Frame`."""
+    """Fits an image to `size` (height, width): uint8 RGB `[H, W, 3]`, the size of the part seen, and its place.
+
+    The last two are as in `Frame`.
+    """
     if size is None:
         return _rgb(image), image.size, (0, 0, *image.size)
     target, seen = (size[1], size[0]), image.size
@@ -103,10 +112,11 @@ def fitted(
 def encode(
     pixels: Pixels8, frame: Frame, *, codec: Codec | None, quality: int, restore_size: bool
 ) -> tuple[bytes, Codec]:
-    """uint8 `[H, W, 3]` → image bytes in the mode the source had, and the codec used.
+    """Encodes uint8 RGB `[H, W, 3]` in the mode that the source had; returns the bytes and the codec used.
 
-    The margin of a padded image is cut off; `restore_size` scales back to what the source measured. `codec` None
-    takes PNG below 128 pixels a side, else JPEG. `quality` is for JPEG and WebP. No metadata is written.
+    The margin of a padded image is cut off. `restore_size` scales back to the size in the source. Where `codec` is
+    None, it is PNG below 128 pixels a side, else JPEG. `quality`, 1 to 100, is for JPEG and WebP. No metadata is
+    written.
     """
     left, top, right, bottom = frame.box
     image = Image.fromarray(pixels[top:bottom, left:right])
@@ -126,13 +136,13 @@ def encode(
 
 
 def image_ext(source_ext: str, codec: Codec) -> str:
-    """The member extension of the output: the source's where it fits the codec, else with its last part replaced."""
+    """The extension of the output's member: the source's where it fits the codec, else with its last part replaced."""
     prefix, dot, last = source_ext.rpartition(".")
     return source_ext if last.lower() in EXTENSIONS[codec] else prefix + dot + EXTENSIONS[codec][0]
 
 
 def to_pixels(images: Sequence[Pixels8], device: str) -> Tensor:
-    """uint8 `[H, W, 3]` images of one size → float32 `[B, 3, H, W]` in [-1, 1] on `device`."""
+    """Turns uint8 images `[H, W, 3]` of one size into float32 `[B, 3, H, W]` in [-1, 1] on `device`."""
     import torch
 
     batch = torch.from_numpy(np.stack(images)).to(device)
@@ -140,7 +150,10 @@ def to_pixels(images: Sequence[Pixels8], device: str) -> Tensor:
 
 
 def from_pixels(pixels: Tensor) -> Pixels8:
-    """Float `[B, 3, H, W]` in [-1, 1] → uint8 `[B, H, W, 3]`. Rounds: truncation would change 63 of 256 levels."""
+    """Turns float `[B, 3, H, W]` in [-1, 1] into uint8 `[B, H, W, 3]`.
+
+    It rounds: truncation would change 63 of 256 levels.
+    """
     import torch
 
     levels = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
@@ -200,6 +213,7 @@ def _plain(image: Image.Image) -> Image.Image:
 def resized(
     image: Image.Image, size: tuple[int, int], resampling: Image.Resampling = Image.Resampling.BICUBIC
 ) -> Image.Image:
+    """The image at `size` (width, height); itself where it has that size."""
     return image if image.size == size else image.resize(size, resampling)
 
 

@@ -12,47 +12,53 @@ from pipeline.section import Section
 PROVENANCE = "doppel.json"
 """Member of every output sample that says how it was made."""
 Details = Mapping[str, Any]
-"""What an operator says beside the image; JSON, and the operator's own."""
+"""What an operator reports in addition to the image, as JSON; each operator has its own fields."""
 
 
 class GateVerdict(Section):
-    """What the gate said of an image; no names, no keys."""
+    """The gate's verdict on an image, without names and keys."""
 
     attempt: int
-    """0 is the operator's own level, 1 the first of the ladder."""
+    """The round that passed: 0 is the operator's own level, 1 the first of the ladder."""
     verdict: Literal["anonymous", "recognisable", "undecided"]
     why: str
+    """A sentence; empty where the image is anonymous."""
     distances: tuple[dict[str, float], ...]
-    """Of each face, by recogniser, to the nearest face of its source."""
+    """For each face, its cosine distance to the nearest face of its source, by recogniser."""
     others_within: dict[str, int]
-    """By recogniser, how many faces of other originals are nearer than its threshold."""
+    """By recogniser, how many faces of other originals are within its threshold."""
 
 
 class Provenance(Versioned):
-    """Of one image, or of one clip. What is None did not apply."""
+    """How one image, or one clip, was made. A field that does not apply is None."""
 
     key: OutputKey
+    """Which output of which sample it is."""
     code: str
-    """Version and source hash, for people."""
+    """doppel's version and the beginning of the code's hash, for people to read."""
     config: str
     """Hash of the configuration, without the places of input and output."""
     operator: str | None = None
+    """Name of the operator."""
     parameters: dict[str, Any] | None = None
-    """The operator's section of the recipe."""
+    """The section `operator:` of the recipe."""
     level: dict[str, float | None] | None = None
-    """That the image started from: `fraction` of T, `sigma` and `log_snr`."""
+    """The level that the image started from: `fraction` of T, `sigma` and `log_snr`."""
     sigmas: tuple[float, ...] = ()
-    """All levels that it went through."""
+    """All levels that it went through, as σ."""
     model: str | None = None
-    """Hash of its weights, as of the next."""
+    """Hash of the model's weights."""
     second_model: str | None = None
+    """Hash of the second model's weights."""
     batch_size: int | None = None
+    """Images, or windows of frames, that went through the model together."""
     frames: int | None = None
-    """That the model saw at once."""
+    """Frames that the model saw at once."""
     clip: Text | None = None
     """The clip that the image is a frame of, or that it is: the key of its noise."""
     details: Details | tuple[Details, ...] | None = None
-    """Of a clip, one for each frame."""
+    """What the operator reports; for a clip, one entry for each frame."""
     anonymity: GateVerdict | None = None
+    """The gate's verdict, where there was a gate."""
     before: str | None = None
     """The provenance of the sample that it was made from, as it was there."""

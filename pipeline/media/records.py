@@ -17,38 +17,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One image with everything that belongs to it, still encoded.
-
-    `members` holds every other member of the sample byte for byte, by extension (`cls`, `json`, `txt`,
-    `seg.png`, …), in the order they were read.
-    """
+    """One image with everything that belongs to it, still encoded."""
 
     key: str
+    """The name of the sample in its data set."""
     image: bytes
+    """The bytes of the image member."""
     image_ext: str
     """Extension of the image member as found, without the leading dot: `jpg`, `left.png`."""
     label: int | None = None
+    """Number of the class, where there is one."""
     members: Mapping[str, bytes] = field(default_factory=dict)
+    """Every other member of the sample byte for byte, by extension (`cls`, `json`, `txt`, `seg.png`, …), in the order
+    they were read."""
     origin: str = ""
-    """Where it was read, for people: `shard.tar:member.jpg`, `part.parquet:row 17`, `cat/001.jpg`."""
+    """The place where it was read, for people: `shard.tar:member.jpg`, `part.parquet:row 17`, `cat/001.jpg`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rejected:
-    """A sample that will not be written, why, and its original bytes, which go to the quarantine.
-
-    `undecodable`: the bytes are no complete, safe image or sample. `refused`: the image is sound, but the job
-    cannot use it (label missing or out of range, duplicate key, …).
-    """
+    """A sample that will not be written, the reason, and its original bytes, which go to the quarantine."""
 
     key: str
     reason: str
     kind: Literal["undecodable", "refused"]
+    """With `undecodable`, the bytes are no complete, safe image or sample. With `refused`, the image is sound, but the
+    job cannot use it (label missing or out of range, duplicate key, …)."""
     origin: str
     members: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def reject(sample: Sample, reason: str, *, undecodable: bool) -> Rejected:
+    """The rejection of a sample, with all its members."""
     return Rejected(
         key=sample.key,
         reason=reason,
@@ -66,46 +66,50 @@ class Reel:
     seconds: tuple[float, ...]
     """How long each frame is shown."""
     loop: int | None = None
+    """How often a GIF is played again; see `Clip.loop`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """How an image was fitted to the model's size, so that it can be undone (sizes are width, height)."""
+    """How an image was fitted to the model's size, so that this can be undone. Sizes are width and height."""
 
     mode: Literal["L", "RGB"]
+    """Whether the original was grey (L) or in colour."""
     full: tuple[int, int]
     """Size of the original."""
     size: tuple[int, int]
     """Size, in the original, of the part that the model sees."""
     box: tuple[int, int, int, int]
-    """Where that part lies in what the model sees: left, top, right, bottom."""
+    """Left, top, right and bottom of that part in what the model sees."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A sample and its decoded image, uint8 `[H, W, 3]`; of a sample that is a clip, one of its frames."""
+    """A sample and its decoded image, uint8 RGB `[H, W, 3]`; where the sample is a clip, one of its frames."""
 
     sample: Sample
     frame: Frame
+    """How the image was fitted."""
     image: Pixels8
+    """uint8 RGB `[H, W, 3]`, in the model's size where there is a model."""
     noise_key: str
-    """What its noise is derived from: its own key, or that of its clip."""
+    """The text that its noise is derived from: its own key, or that of its clip."""
     mask: Pixels8 | None = None
-    """0 or 1, `[H, W]`; 1 where the image is to change."""
+    """uint8 `[H, W]` of 0 and 1; 1 where the image is to change."""
     caption: str | None = None
-    """Its prompt, where the model takes one."""
+    """The prompt of the sample, where the model takes one."""
     edited: str | None = None
-    """The same of what it is to become."""
+    """The caption of the image as it is to become."""
     guides: tuple[Pixels8, ...] = ()
-    """`[H, W, 3]` each."""
+    """uint8 RGB `[H, W, 3]` each."""
     reel: Reel | None = None
-    """Of the clip that the sample is."""
+    """The clip that the sample is; None for a single image."""
     index: int = 0
-    """Of the frame in its clip."""
+    """Number of the frame in its clip, from 0."""
 
     @property
     def ends(self) -> bool:
-        """It is the last of its sample."""
+        """Whether this is the last row of its sample."""
         return self.reel is None or self.index == len(self.reel.seconds) - 1
 
 
@@ -117,14 +121,15 @@ class Batch:
     """
 
     shard: str
+    """Name of the shard."""
     fingerprint: str
-    """Of the shard, taken before it was read."""
+    """Fingerprint of the shard, taken before it was read."""
     rows: list[Row]
     rejected: list[Rejected] = field(default_factory=list)
     read: int
-    """Samples that came out of the shard for this batch, good or bad."""
+    """How many samples came out of the shard for this batch, good or bad."""
     last: bool
-    """The shard ends with this batch, which may have no rows."""
+    """Whether the shard ends with this batch, which may have no rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +140,7 @@ class Output:
     image: Pixels8
     provenance: Provenance
     beside: Mapping[str, Pixels8] = field(default_factory=dict)
-    """Further images of the same sample, by name."""
+    """Further images that lie in the same sample, by name."""
 
 
 Result = list[Output] | str

@@ -1,4 +1,4 @@
-"""A stroke painting out of a photograph: what SDEdit (2108.01073) simulates its users' guides with."""
+"""Stroke paintings of photographs, by which SDEdit (2108.01073) simulates its users' guides."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 REFERENCE_SIDE = 256
-"""Pixels a side of the images that `kernel` is stated for."""
+"""Side, in pixels, of the images that `kernel` is stated for."""
 
 
 def stroke_painting(image: Pixels8, colours: int = 6, kernel: int = 23) -> Pixels8:
-    """Median filter, then an adaptive palette of `colours`: uint8 `[H, W, 3]` → the same.
+    """Paints uint8 RGB `[H, W, 3]` in a few strokes: a median filter, then an adaptive palette of `colours`.
 
-    `kernel` is the filter's side in an image of 256 pixels; in others it scales with the shorter side, to the
-    nearest odd number, 3 at least: 28-pixel images take 3, 512-pixel ones 47. Raises `ValueError`.
+    `kernel` is the filter's side in an image of 256 pixels. In others it scales with the shorter side, to the nearest
+    odd number and at least 3: images of 28 pixels take 3, those of 512 take 47. Raises `ValueError` unless there are 2
+    to 256 colours and the kernel is at least 1.
     """
     if not 2 <= colours <= 256:
         raise ValueError(f"a stroke painting of {colours} colours: 2 to 256 are possible")
@@ -30,4 +31,5 @@ def stroke_painting(image: Pixels8, colours: int = 6, kernel: int = 23) -> Pixel
 
 
 def round_to_odd(value: float) -> int:
+    """The odd number nearest to `value`."""
     return 2 * round((value - 1) / 2) + 1

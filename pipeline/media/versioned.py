@@ -1,4 +1,7 @@
-"""Records that are written as JSON and read again: one schema each, with a version, read whole or not at all."""
+"""Records that are written as JSON and read again.
+
+Each has one schema with a version, and is read whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +21,27 @@ def _text(value: object) -> str:
 
 
 Text = Annotated[str, PlainValidator(_text)]
-"""Text that need not be Unicode: names in tars may hold any bytes (lone surrogates, PEP 383); pydantic's `str` must."""
+"""Text that need not be Unicode: names in tars may hold any bytes (lone surrogates, PEP 383), which pydantic's `str`
+refuses."""
 
 
 class Versioned(Section):
-    """A record that says by which version of its schema it was written: the default of `version`."""
+    """A record that states the version of the schema it was written by, which is the default of `version`."""
 
     version: int = 1
+    """Number of the schema."""
 
     def to_json(self, indent: int | None = None) -> str:
-        """In ASCII; `from_json` gives the same record back."""
+        """The record as JSON in ASCII; `from_json` gives the same record back."""
         return json.dumps(self.model_dump(), indent=indent)
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> Self:
-        """Raises `UserError`, one sentence that begins with `where`, also for what another version of doppel wrote."""
+        """Reads a record from JSON.
+
+        Raises `UserError`, one sentence that begins with `where`, for what is no such record, or is by another version
+        of doppel.
+        """
         try:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:

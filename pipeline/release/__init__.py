@@ -1,4 +1,4 @@
-"""From a verified job to a public folder: what may be published, in what order it appears, and its seal."""
+"""Making a public folder of a verified job: what may be published, in what order it appears, and its seal."""
 
 from pipeline.release.config import ReleaseConfig, check_release
 from pipeline.release.publishing import Evidence, publish

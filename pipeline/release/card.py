@@ -1,4 +1,4 @@
-"""The data card of a release: what it is, how it was made and verified, and what it doesn't protect from."""
+"""The data card of a release: what it is, how it was made and verified, and what it does not protect from."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ THREAT_MODELS = {
     "T2": "The attacker holds the very source photograph. Not solved: layout, pose, clothes and background link an "
     "image to its source, whatever the face. That no near-copy of an original was found says nothing against it.",
 }
+"""What both threat models mean, in the words of the card."""
 
 
 def card(manifest: ReleaseManifest) -> str:
-    """Markdown; shows no image, and of originals nothing but how many there were."""
+    """The card as Markdown. It shows no image, and says nothing about originals except how many there were."""
     counts = manifest.counts
     held_back = sum(counts.quarantined.values())
     labels = "none" if manifest.labels is None else ", ".join(map(str, manifest.labels))

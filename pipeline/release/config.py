@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from pipeline.errors import UserError
 from pipeline.identity import PUBLIC_SALT, SALT_VARIABLE, SHORTEST_SALT
 from pipeline.media.provenance import PROVENANCE
-from pipeline.release.made import LABEL
+from pipeline.release.finished_job import LABEL
 from pipeline.release.privacy import derive
 from pipeline.release.sealing import SEAL, is_ours, staging
 from pipeline.section import Section
@@ -18,21 +18,21 @@ from pipeline.streams.shards import CLIP_EXTENSIONS, IMAGE_EXTENSIONS
 
 
 class ReleaseConfig(Section):
-    """What of a verified job is published, and where; all that isn't named here stays in the job's own folder."""
+    """Publishes a verified job; everything that isn't named here stays in the job's own folder."""
 
     path: str
-    """Of the public folder; absent or empty."""
+    """The public folder, which must be absent or empty."""
     audit: str
-    """Of the private folder with the evidence, which shows originals."""
+    """The private folder with the evidence, which shows originals."""
     shard_size: int = Field(default=1000, ge=1)
     """Images in a tar."""
     members: tuple[str, ...] = ()
-    """Extensions of further members to publish byte for byte; images are never among them."""
+    """Extensions of further members to publish, byte for byte; images are never among them."""
     labels: tuple[int, ...] | None = None
-    """Class numbers to publish as member `cls`; by default none. A label of fewer than 5 people is refused."""
+    """Class numbers to publish as member `cls`; by default none. A label that fewer than 5 people hold is refused."""
     near_copy: int = Field(default=4, ge=0, lt=32)
-    """Perceptual hashes (64 bits) of a released image and an original that differ in so few bits end the release. Of
-    1.1 million pairs of photographs of different people of LFW the closest differ in 6."""
+    """The release ends where the perceptual hashes of a released image and an original differ in at most so many of 64
+    bits. Among 1.1 million pairs of photographs of different people in LFW, the closest differ in 6."""
 
     @field_validator("members")
     @classmethod
@@ -50,9 +50,9 @@ class ReleaseConfig(Section):
 
 
 def check_release(config: ReleaseConfig, output_path: str, salt: bytes) -> None:
-    """Raises `UserError` where the salt is no secret, folders lie in each other, or the release's is not free.
+    """Checks the section before a job starts. A folder that an earlier attempt of the same job left is free.
 
-    A folder that an earlier attempt of the same job left is free; publishing looks at it again.
+    Raises `UserError` where the salt is no secret, folders lie in each other, or the release's folder is not free.
     """
     secret_of(salt)
     release, output, audit = (_place(path) for path in (config.path, output_path, config.audit))
@@ -72,7 +72,10 @@ def check_release(config: ReleaseConfig, output_path: str, salt: bytes) -> None:
 
 
 def secret_of(salt: bytes) -> bytes:
-    """What release keys are hashed with. Raises `UserError` for a salt that everybody knows, or too short a one."""
+    """The key that release keys are hashed with, derived from the salt.
+
+    Raises `UserError` for a salt that everybody knows, or one that is too short.
+    """
     if salt == PUBLIC_SALT:
         raise UserError(
             f"release needs a secret salt of at least {SHORTEST_SALT} bytes: name run.salt_file, or set the variable "

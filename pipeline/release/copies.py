@@ -18,35 +18,45 @@ if TYPE_CHECKING:
     from pipeline.anonymity.faces.table import FaceTable
 
 CHUNK = 1 << 16
-"""Originals compared at a time."""
+"""Originals that are compared at a time."""
 BITS = 64
+"""Bits of a perceptual hash."""
 
 
 class NearCopyScan(Section):
+    """What a search for near-copies has found."""
+
     method: str = "perceptual hash (DCT, 64 bits) of each released image against all originals"
+    """How images were compared, in words."""
     within_bits: int
-    """So few bits apart, or fewer, an image counts as a copy."""
+    """An image counts as a copy where it differs in at most so many of 64 bits."""
     released: int
+    """Released images that were compared."""
     originals: int
+    """Originals that they were compared with."""
     found: int
+    """Copies that were found: 0 in a release."""
     closest_bits: int
-    """The fewest bits that a released image and an original differ in."""
+    """The smallest number of bits in which a released image and an original differ."""
 
 
 class FaceScan(Section):
+    """What a search for copied faces has found with one recogniser."""
+
     nearer_than: float
-    """Cosine distance below which two faces are the same one."""
+    """Two faces at a smaller cosine distance count as the same one."""
     faces: int
-    """Released."""
+    """Released faces that were compared."""
     originals: int
-    """Faces of them."""
+    """Faces of originals that they were compared with."""
     found: int
+    """Copied faces that were found: 0 in a release."""
     closest: float | None
     """Cosine distance of the closest pair; None without faces on either side."""
 
 
 def closest(hashes: NDArray[np.uint64], originals: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """For each hash `[Q]`, how many bits it differs in from the nearest of `[G]`, 0 to 64; 64 where there is none."""
+    """The bits, 0 to 64, in which each hash `[Q]` differs from the nearest of `originals [G]`; 64 without any."""
     nearest_bits = np.full(len(hashes), BITS, dtype=np.uint8)
     for start in range(0, len(originals), CHUNK):
         bits = hamming(hashes, originals[start : start + CHUNK])
@@ -55,9 +65,9 @@ def closest(hashes: NDArray[np.uint64], originals: NDArray[np.uint64]) -> NDArra
 
 
 def check_near_copies(bits: NDArray[np.uint8], originals: int, near_copy: int) -> NearCopyScan:
-    """What the scan found, for the manifest; `bits [M]` as `closest` gives them. Raises `UserError` for any near-copy.
+    """Checks `bits [M]` as `closest` gives them, and returns what is to be said in the manifest.
 
-    A pixel-exact original differs in no bit.
+    A pixel-exact original differs in no bit. Raises `UserError` for any near-copy.
     """
     found = int((bits <= near_copy).sum())
     if found:
@@ -74,9 +84,10 @@ def check_near_copies(bits: NDArray[np.uint8], originals: int, near_copy: int) -
 def check_faces(
     originals: FaceTable, outputs: FaceTable, released: Collection[str], copy_distance: Mapping[str, float]
 ) -> dict[str, FaceScan]:
-    """The same for faces, by recogniser: `copy_distance` is the cosine distance that no two people come as near as.
+    """Checks released faces against those of originals, by recogniser, and returns what is to be said in the manifest.
 
-    `outputs` must hold all keys that are `released`. Raises `UserError` for any face that is nearer to an original's.
+    `copy_distance` is the cosine distance that faces of two people stay above. `outputs` must hold all keys that are
+    `released`. Raises `UserError` for any face that is nearer to an original's.
     """
     if not copy_distance:
         raise ValueError("copy_distance names no recogniser: no face would be looked at")

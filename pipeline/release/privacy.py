@@ -1,4 +1,4 @@
-"""What must not leave with an image: its key, its place in the source, who is in it, what its file says beside it."""
+"""What must not leave with an image: its key, its place in the source, who is in it, and what its file says besides."""
 
 from __future__ import annotations
 
@@ -21,35 +21,42 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 PEOPLE_PER_LABEL = 5
+"""At least so many people must hold a label that is published."""
 SHORTEST_NAME = 3
-"""Characters: a shorter key or name is found in any text."""
+"""Keys and names with fewer characters are not searched for, because they are found in any text."""
 PLAIN_INFO = frozenset({"jfif", "jfif_version", "jfif_unit", "jfif_density", "background", "loop"})
-"""What Pillow says of JPEG and WebP files that hold nothing but an image."""
+"""What Pillow reports for JPEG and WebP files that hold nothing but an image."""
 
 
 def derive(salt: bytes) -> bytes:
-    """32 bytes to hash with; scrypt (RFC 7914), so that each guess at a weak salt costs 16 MB and some 50 ms."""
+    """Derives a key of 32 bytes from the salt by scrypt (RFC 7914).
+
+    Each guess at a weak salt costs 16 MB and some 50 ms.
+    """
     return hashlib.scrypt(salt, salt=b"doppel release", n=2**14, r=8, p=1, dklen=32)
 
 
 def release_key(secret: bytes, key: str) -> str:
-    """The name under which sample `key` is released: 32 hexadecimal digits, by a hash keyed with `derive(salt)`."""
+    """The name under which the sample `key` is released: 32 hexadecimal digits, a hash keyed with `derive(salt)`."""
     return _keyed(secret, key, b"key")
 
 
 def job_token(secret: bytes, facts: object) -> str:
-    """Tells, to who has the salt, whether a release was made of these facts (JSON); 32 hexadecimal digits."""
+    """32 hexadecimal digits that tell whoever has the salt whether a release was made of these facts (JSON)."""
     return _keyed(secret, json.dumps(facts, sort_keys=True), b"job")
 
 
 def shuffled(keys: Sequence[str], secret: bytes) -> list[int]:
-    """Positions in `keys` in an order that depends on the set of keys and the secret alone, not on their order."""
+    """Positions in `keys` in an order that depends only on the set of keys and the secret, not on their order."""
     ranks = [_keyed(secret, key, b"order") for key in keys]
     return sorted(range(len(keys)), key=lambda i: (ranks[i], keys[i]))
 
 
 def clean_image(pixels: Pixels8, mode: Literal["L", "RGB"], codec: Codec, quality: int = 95) -> bytes:
-    """uint8 `[H, W, 3]` → a file with nothing in it but these pixels: no EXIF, GPS, ICC, comment or thumbnail."""
+    """Encodes uint8 RGB `[H, W, 3]` as a file that holds only these pixels: no EXIF, GPS, ICC, comment or thumbnail.
+
+    Raises `RuntimeError` where the encoder wrote anything else.
+    """
     height, width = pixels.shape[:2]
     frame = Frame(mode=mode, full=(width, height), size=(width, height), box=(0, 0, width, height))
     data, _ = encode(pixels, frame, codec=codec, quality=quality, restore_size=False)
@@ -59,7 +66,7 @@ def clean_image(pixels: Pixels8, mode: Literal["L", "RGB"], codec: Codec, qualit
 
 
 def metadata_of(data: bytes) -> list[str]:
-    """What an image file holds beside its pixels: names only, sorted; `[]` for a clean file."""
+    """The names of what an image file holds besides its pixels, sorted; empty for a clean file."""
     with Image.open(io.BytesIO(data)) as image:
         found = {str(name) for name in image.info if name not in PLAIN_INFO}
         found |= {"exif"} if len(image.getexif()) else set()
@@ -68,7 +75,7 @@ def metadata_of(data: bytes) -> list[str]:
 
 
 def names_in(content: bytes, names: Iterable[str | None]) -> bool:
-    """Whether a text holds one of `names` as a word of its own; case and the signs between words don't count."""
+    """Whether a text holds one of `names` as a word of its own; case and the signs between words don't matter."""
     text = content.decode("utf-8", errors="replace")
     with suppress(ValueError, RecursionError):
         text += " " + json.dumps(json.loads(text), ensure_ascii=False)  # \u0041 is A
@@ -80,10 +87,10 @@ def names_in(content: bytes, names: Iterable[str | None]) -> bool:
 def check_labels(
     labels: Sequence[int | None], identities: Sequence[str | None], at_least: int = PEOPLE_PER_LABEL
 ) -> None:
-    """Refuses labels that tell who is in an image: those that fewer than `at_least` people hold.
+    """Refuses labels that tell who is in an image, because fewer than `at_least` people hold them.
 
-    One entry an image; None is an image without a label, or of an unknown person. All images of unknown people count
-    as one person's, unless nobody is known: then a label needs `at_least` images. Raises `UserError`.
+    There is one entry for each image; None is an image without a label, or of an unknown person. All images of unknown
+    people count as one person's, unless nobody is known: then a label needs `at_least` images. Raises `UserError`.
     """
     unknown = all(identity is None for identity in identities)
     holders: dict[int, set[str | int | None]] = defaultdict(set)

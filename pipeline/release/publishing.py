@@ -1,6 +1,7 @@
-"""From a finished job to a folder that may be published: what is allowed, renamed, shuffled, and looked at once more.
+"""Making a folder of a finished job that may be published: what is allowed, renamed, shuffled, and looked at once more.
 
-keys and labels → faces against all originals → images in secret order → pHash against all originals → card → manifest
+The order is: keys and labels → faces against all originals → images in secret order → pHash against all originals →
+card → manifest.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.release.card import THREAT_MODELS, card
 from pipeline.release.config import ReleaseConfig, secret_of
 from pipeline.release.copies import check_faces, check_near_copies, closest
-from pipeline.release.made import Made, MadeImage
+from pipeline.release.finished_job import Made, MadeImage
 from pipeline.release.privacy import check_labels, job_token
 from pipeline.release.sealing import (
     CARD,
@@ -35,7 +36,7 @@ from pipeline.release.sealing import (
     verify,
 )  # fmt: skip
 from pipeline.release.writing import Packer, write_shards
-from pipeline.sources import code_hash
+from pipeline.source_code import code_hash
 from pipeline.streams.files import sync_file, sync_folder
 
 if TYPE_CHECKING:
@@ -44,24 +45,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What the job's images are compared with before they are published."""
+    """The faces that the job's images are compared with before they are published."""
 
     originals: FaceTable
-    """All of them, whether or not anything was made from them."""
+    """The faces of all originals, whether or not anything was made from them."""
     outputs: FaceTable
-    """Of the job's images, by their keys in the job."""
+    """The faces of the job's images, by their keys in the job."""
     copy_distance: Mapping[str, float]
-    """Cosine distance, by recogniser, below which two faces are the same one."""
+    """By recogniser, the cosine distance below which two faces are the same one."""
     size: tuple[int, int]
-    """Height and width that the originals were hashed at; they were fitted as the job's own images."""
+    """Height and width at which the originals were hashed; they were fitted as the job's own images."""
 
 
 def publish(
     config: ReleaseConfig, job_output: Path, *, salt: bytes, evidence: Evidence, facts: Mapping[str, Any]
 ) -> ReleaseManifest:
-    """Puts the release together beside its place, and returns what `seal` needs to finish it; RELEASE.json isn't there.
+    """Puts the release together beside its place, and returns what `seal` needs; RELEASE.json is not written yet.
 
-    `facts`: what the public may know of operator, model and gate, JSON, without names, keys and places. A sealed
+    `facts` is what the public may know of operator, model and gate (JSON), without names, keys and places. A sealed
     release of the same job is left as it is. Raises `UserError` where anything may not be published.
     """
     secret, made = secret_of(salt), Made.by(job_output)
@@ -110,7 +111,10 @@ def publish(
 
 
 def sealed_before(release: Path, token: str) -> ReleaseManifest:
-    """The manifest of a release that is finished and sound. Raises `UserError` for another job's, or an altered one."""
+    """The manifest of a release that is finished and sound.
+
+    Raises `UserError` for the release of another job, or one that was altered.
+    """
     if problems := verify(release):
         raise UserError(f"release.path: {release} is no longer as it was sealed: {'; '.join(problems[:5])}")
     manifest = read_seal(release)
@@ -144,7 +148,10 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def labels_of(entries: Sequence[MadeImage], originals: FaceTable, allowed: Sequence[int]) -> list[int | None]:
-    """The label that each image is published with. Raises `UserError` for no image, a key twice, or a rare label."""
+    """The label that each image is published with; None for none.
+
+    Raises `UserError` where there is no image, a key comes twice, or a label is rare.
+    """
     if not entries:
         raise UserError("no image passed the gate: there is nothing to release")
     if twice := len(entries) - len({entry.key for entry in entries}):
@@ -158,7 +165,7 @@ def labels_of(entries: Sequence[MadeImage], originals: FaceTable, allowed: Seque
 
 
 def fresh(release: Path) -> Path:
-    """An empty folder beside the release's place; what an attempt before left is removed."""
+    """Makes an empty folder beside the release's place, and removes what an earlier attempt left."""
     staged = staging(release)
     for left in (release, staged):
         remove(left)
@@ -169,6 +176,7 @@ def fresh(release: Path) -> Path:
 
 
 def write_card(staged: Path, text: str) -> ListedFile:
+    """Writes the card, and returns what the manifest says about it."""
     (staged / CARD).write_text(text)
     digest = sync_file(staged / CARD)
     sync_folder(staged)

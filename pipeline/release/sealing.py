@@ -1,4 +1,4 @@
-"""RELEASE.json is written last and says what the release is made of; whoever has the folder can verify it.
+"""RELEASE.json is written last and says what the release is made of, so that anybody with the folder can verify it.
 
 RELEASE/RELEASE.json   every file with its sha256, counts, how it was made and verified, threat models
 RELEASE/README.md      the same for people
@@ -24,72 +24,90 @@ from pipeline.section import Section
 from pipeline.streams.files import content_hash, sync_folder
 
 SEAL, CARD, DATA = "RELEASE.json", "README.md", "data"
+"""The files and the folder of a release."""
 MARK = f"{SEAL}.part"
-"""In a folder that is ours, and no release yet."""
+"""The file in a folder that is ours and is no release yet."""
 FILE_NAME = re.compile(rf"{CARD}|{DATA}/release-[0-9]{{5,}}\.tar")
+"""The names of files that a release may have, besides RELEASE.json."""
 
 
 class ListedFile(Section):
+    """A file of the release."""
+
     sha256: str
+    """The sha256 of its bytes, in hexadecimal."""
     bytes: int
+    """The number of its bytes."""
     images: int
+    """How many images it holds."""
 
 
 class ReleaseCounts(Section):
+    """How many images there are, and why others are missing."""
+
     read: int
-    """Originals."""
+    """Originals that the job read."""
     released: int
+    """Images in the release."""
     quarantined: dict[str, int]
     """Originals that were withheld, by reason."""
     released_by_level: dict[str, int]
-    """By the fraction of T that the images started from, in tenths; `none` where the operator has no level."""
+    """Released images by the level that they started from, as a fraction of T in tenths; `none` where the operator has
+    no level."""
     released_by_verdict: dict[str, int]
-    """Of the gate."""
+    """Released images by the gate's verdict."""
 
 
 class Scans(Section):
-    """What was looked for among the released images, and how close the closest came."""
+    """The searches for copies among the released images, and how close the closest came."""
 
     faces: dict[str, FaceScan]
-    """By recogniser."""
+    """Searches for copied faces, by recogniser."""
     near_copies: NearCopyScan
+    """The search for copied images."""
 
 
 class ReleaseManifest(Versioned):
-    """RELEASE.json: no names, keys, places or times, so that the same job gives the same bytes."""
+    """RELEASE.json. It has no names, keys, places or times, so that the same job gives the same bytes."""
 
     version: int = 2
     job: str
-    """Keyed hash of what it was made from: only who has the salt can compare it."""
+    """A keyed hash of what the release was made from, which only those with the salt can compare."""
     files: dict[str, ListedFile]
+    """All files, by their paths in the release."""
     outputs: Shape
-    """What the job made of each original: who has these and the salt can pair every image with its source."""
+    """The outputs that the job made of each original. Whoever has these and the salt can pair every image with its
+    source."""
     counts: ReleaseCounts
     members: tuple[str, ...]
+    """Extensions of further members that are published."""
     labels: tuple[int, ...] | None
+    """Class numbers that are published."""
     facts: dict[str, Any]
     """Operator, model and licence, gate and certificates, as the job gives them."""
     scans: Scans
     threat_models: dict[str, str]
+    """What the release protects from and what not, in words."""
     code: str
+    """doppel's version and the beginning of the code's hash."""
     digest: str = ""
-    """sha256 of all the rest, so that no byte of it can change unseen; see `text_of`."""
+    """sha256 of all the rest, so that no byte can change unseen; see `text_of`."""
 
 
 def staging(release: Path) -> Path:
-    """Where a release is put together: on the same file system, out of its readers' sight."""
+    """The folder in which a release is put together: on the same file system, out of sight of its readers."""
     return release.with_name(f"{release.name}.part")
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether `folder` may be replaced: absent, empty, or left by an attempt that was never sealed."""
+    """Whether `folder` may be replaced: it is absent, empty, or left by an attempt that was never sealed."""
     if not folder.is_dir():
         return not folder.exists()
     return not any(folder.iterdir()) or ((folder / MARK).is_file() and not (folder / SEAL).exists())
 
 
 def remove(folder: Path) -> None:
-    """Raises `UserError` where the folder holds something else than an attempt of ours."""
+    """Removes an unfinished attempt. Raises `UserError` where the folder holds anything else."""
     if not is_ours(folder):
         raise UserError(f"release.path: {folder} is not empty and no unfinished release; name an empty folder")
     if folder.exists():
@@ -99,14 +117,17 @@ def remove(folder: Path) -> None:
 
 
 def text_of(manifest: ReleaseManifest) -> str:
-    """RELEASE.json, with its digest."""
+    """The text of RELEASE.json, with its digest."""
     body = manifest.model_dump(mode="json", exclude={"digest"})
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return json.dumps({**body, "digest": digest}, sort_keys=True, indent=1) + "\n"
 
 
 def read_seal(release: Path) -> ReleaseManifest:
-    """RELEASE.json; whether it is as it was written, `verify` says. Raises `UserError` where there is none to read."""
+    """Reads RELEASE.json; whether it is as it was written is for `verify` to say.
+
+    Raises `UserError` where there is none to read.
+    """
     try:
         text = (release / SEAL).read_bytes()
     except OSError as error:
@@ -115,9 +136,10 @@ def read_seal(release: Path) -> ReleaseManifest:
 
 
 def seal(release: Path, manifest: ReleaseManifest) -> None:
-    """Moves what was published into place, and writes RELEASE.json last. Does nothing to a sealed release of the same.
+    """Moves what was published into place, and writes RELEASE.json last.
 
-    Raises `UserError` where the files are not as the manifest lists them, or the folder is in use.
+    A sealed release of the same job stays as it is. Raises `UserError` where the files are not as the manifest lists
+    them, or the folder is in use.
     """
     release = release.expanduser().resolve()
     staged, text = staging(release), text_of(manifest)
@@ -139,7 +161,10 @@ def seal(release: Path, manifest: ReleaseManifest) -> None:
 
 
 def verify(release: Path) -> list[str]:
-    """What is wrong with a release, one sentence each: RELEASE.json itself, and files missing, extra or altered."""
+    """Everything that is wrong with a release, one sentence each; empty where it is sound.
+
+    It looks for an altered RELEASE.json, and for files that are missing, extra or altered.
+    """
     try:
         manifest = read_seal(release)
     except UserError as error:
@@ -150,7 +175,10 @@ def verify(release: Path) -> list[str]:
 
 
 def differing(folder: Path, manifest: ReleaseManifest, besides: str) -> list[str]:
-    """How the files in `folder` differ from the manifest's list and the file `besides`; links are never followed."""
+    """How the files in `folder` differ from the manifest's list and the file `besides`, one sentence each.
+
+    Links are never followed.
+    """
     strange = [name for name in manifest.files if not FILE_NAME.fullmatch(name)]
     if strange:
         return [f"{SEAL} lists {len(strange)} files that no release has"]

@@ -1,4 +1,4 @@
-"""The tars of a release: each image encoded afresh under its new key, in an order of the release's own."""
+"""The tars of a release: each image is encoded afresh under its new key, in an order of the release's own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.anonymity.faces.phash import phash
 from pipeline.errors import UserError
 from pipeline.media.pixels import EXTENSIONS, Codec, Fit, Undecodable, decode
 from pipeline.media.records import Sample
-from pipeline.release.made import LABEL, MadeImage, read
+from pipeline.release.finished_job import LABEL, MadeImage, read
 from pipeline.release.privacy import clean_image, names_in, release_key, shuffled
 from pipeline.release.sealing import ListedFile
 from pipeline.streams.shards import TarWriter
@@ -25,18 +25,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Packer:
-    """Makes of an image of the job what may be seen of it."""
+    """Makes the public sample of an image of the job."""
 
     secret: bytes
+    """The key that release keys are hashed with."""
     people: Mapping[str, str | None]
     """Who is in each original, by its key."""
     quality: int
-    """Of JPEG and WebP."""
+    """The quality of JPEG and WebP, 1 to 100."""
     size: tuple[int, int]
+    """Height and width at which images are hashed."""
     fit: Fit
+    """How images of other sizes are brought to it."""
 
     def __call__(self, entry: MadeImage, label: int | None, tar: BinaryIO) -> tuple[Sample, np.uint64]:
-        """The sample to publish, and the perceptual hash of its image as the originals were hashed."""
+        """The sample to publish, and the perceptual hash of its image, taken just as those of the originals were.
+
+        Raises `UserError` where the image cannot be read, or a member names its key or the person in it.
+        """
         codec = _codec(entry.image_ext)
         try:
             pixels, frame = decode(read(tar, entry.image))
@@ -59,7 +65,10 @@ class Packer:
 def write_shards(
     packer: Packer, entries: Sequence[MadeImage], labels: Sequence[int | None], *, data: Path, shard_size: int
 ) -> tuple[dict[str, ListedFile], NDArray[np.uint64]]:
-    """`data/release-00000.tar`, …, one image in memory at a time; returns what to list of each tar, and all hashes."""
+    """Writes `data/release-00000.tar`, …, holding one image in memory at a time.
+
+    Returns what to list for each tar, and the perceptual hashes of all images, uint64 `[M]`.
+    """
     order = shuffled([entry.key for entry in entries], packer.secret)
     files, hashes = dict[str, ListedFile](), list[np.uint64]()
     for number, start in enumerate(range(0, len(order), shard_size)):

@@ -71,7 +71,7 @@ def _verification(recognisers: Mapping[str, Any]) -> str:
     for name, one in recognisers.items():
         told, linked, worst = one["verification"] or {}, one["linkability"] or {}, one["worst"]
         tar = [_rate(told["tar"][far]) if far in told.get("tar", {}) else "–" for far in ("1e-2", "1e-3", "1e-4")]
-        over = one["protection"].get("over", {})
+        over = (one["protection"] or {}).get("over", {})
         safe = "<br>".join(f"{escape(key)}: {_rate(figures)}" for key, figures in over.items()) or "–"
         systems = f"{linked['d_sys']:.3f} <span class='note'>({linked['chance']:.3f})</span>" if linked else "–"
         least = f"{worst['share']:.0%} of {worst['queries']}" if worst else "–"

@@ -1,4 +1,4 @@
-"""Where samples come from and where they go; heavy libraries are imported where they are first used."""
+"""The places that samples come from and go to. Heavy libraries are imported where they are first used."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from pipeline.streams.parquet import ParquetWriter
 from pipeline.streams.shards import TarWriter, WebDatasetInput
 
 INPUTS = {"webdataset": WebDatasetInput, "hub": HubInput, "folder": FolderInput, "captions": CaptionsInput}
+"""The sections of all inputs, by their format."""
 
 AnyInput = Annotated[WebDatasetInput | HubInput | FolderInput | CaptionsInput, Field(discriminator="format")]
+"""The section `input:` of a recipe, chosen by its `format`."""
 
 OutputFormat = Literal["webdataset", "parquet", "folder"]
+"""The formats that outputs can be written in."""
 
 
 def input_at(place: str) -> WebDatasetInput | FolderInput:
-    """The images at a place that people name: a folder of images, or tars by path, glob or URL."""
+    """The images at a place as people name it: a folder of images, or tars by path, glob or URL."""
     return FolderInput(path=place) if Path(place).is_dir() else WebDatasetInput(urls=(place,))
 
 
@@ -38,10 +41,14 @@ WRITERS: dict[str, Callable[..., ShardWriter]] = {
     "parquet": ParquetWriter,
     "folder": FolderWriter,
 }
+"""What opens a writer of each format."""
 
 
 def open_writer(format: str, *, data: Path, parts: Path, name: str, stream: InputStream) -> ShardWriter:
-    """A writer for one shard of `stream`; `parts` exists and is on the file system of `data`."""
+    """Opens a writer for one shard of `stream`; `parts` must exist and be on the file system of `data`.
+
+    Raises `UserError` for an unknown format.
+    """
     if format not in WRITERS:
         raise UserError(f"output.format: {format!r} is unknown (known: {', '.join(WRITERS)})")
     return WRITERS[format](data=data, parts=parts, name=name, stream=stream)

@@ -1,4 +1,4 @@
-"""Captions as input, for jobs that start from text: one sample per line of a jsonl file, its image a blank."""
+"""Captions as input, for jobs that start from text: one sample for each line of a jsonl file, with a blank image."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from pipeline.streams.lines import LONGEST_LINE, Line, read_lines
 from pipeline.streams.names import unsafe
 
 KEPT_OF_LONGER = 1 << 12
-"""Bytes of a refused longer line that go to the quarantine: what is rejected stays in memory until the shard ends."""
+"""Bytes of a refused long line that go to the quarantine, because what is rejected stays in memory until the shard
+ends."""
 LONGEST_KEY = 200
-"""Bytes in UTF-8: a file name has 255, and copies and extensions come behind the key."""
+"""Bytes of a key in UTF-8, at most: a file name has 255, and copies and extensions follow the key."""
 
 BLANK_PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c"
@@ -29,18 +30,20 @@ BLANK_PNG = bytes.fromhex(
 
 
 class CaptionsInput(Section):
-    """jsonl files, plain or gzipped, local or by any fsspec URL; every line a JSON object, blank lines passed over.
+    """Reads jsonl files, plain or gzipped, local or by any fsspec URL.
 
-    Each sample has the members `json` (the line) and `txt` (the caption), a blank image and no label.
+    Every line is a JSON object; blank lines are skipped. Each sample has the members `json` (the line) and `txt` (the
+    caption), a blank image and no label.
     """
 
     format: Literal["captions"] = "captions"
     urls: tuple[str, ...]
-    """One or many; globs and braces are expanded. Each file is a shard."""
+    """One or many files; globs and braces are expanded. Each file is a shard."""
     prompt: str = "caption"
-    """Field that holds the caption."""
+    """The field that holds the caption."""
     id: str = "id"
-    """Field that holds the key, text or a whole number; a line without it gets `FILE-000017`, its line number."""
+    """The field that holds the key, text or a whole number. A line without it gets `FILE-000017`, with its line
+    number."""
 
     @field_validator("urls", mode="before")
     @classmethod
@@ -48,23 +51,29 @@ class CaptionsInput(Section):
         return (value,) if isinstance(value, str) else value
 
     def open(self) -> InputStream:
+        """Finds the files. Raises `UserError` for one that is not there."""
         urls = expand_urls(self.urls)
         names = shard_names([re.sub(r"(?<=[^/])\.(jsonl|ndjson|json)(\.gz)?$", "", url.split("?")[0]) for url in urls])
         return InputStream(shards=[CaptionShard(url, name, self) for url, name in zip(urls, names, strict=True)])
 
 
 class CaptionShard:
+    """One jsonl file, as an `InputShard`."""
+
     def __init__(self, url: str, name: str, options: CaptionsInput) -> None:
         self.url, self.name, self.options = url, name, options
         self._hash: str | None = None
 
     def fingerprint(self) -> str:
+        """See `InputShard`."""
         return fingerprint(self.url)
 
     def content_hash(self) -> str:
+        """See `InputShard`."""
         return self._hash or content_hash(self.url)
 
     def read(self) -> Iterator[Sample | Rejected]:
+        """See `InputShard`; bad lines are `Rejected`."""
         seen = set[str]()
         with open_url(self.url) as file:
             hashed = HashedReader(file)

@@ -21,15 +21,17 @@ from typing import Any
 from pipeline.errors import UserError
 
 LABEL_MEMBER = "cls"
+"""The member that holds the label."""
 
 HubRow = dict[str, Any]
 """A row as `pyarrow.Table.to_pylist` gives it: nothing decoded, images as `{"bytes", "path"}`."""
 
 
 def row_to_members(row: Mapping[str, Any], features: Any, image: str, label: str | None) -> dict[str, bytes]:
-    """Every column but `image`; `features` is a `datasets.Features` and need not fit the columns it lacks.
+    """Turns every column but `image` into members.
 
-    Raises `UserError` for a type that cannot be carried.
+    `features` is a `datasets.Features`; the row may lack some of its columns. Raises `UserError` for a type that cannot
+    be carried.
     """
     members: dict[str, bytes] = {}
     for field in features.arrow_schema:
@@ -70,10 +72,11 @@ def members_to_row(members: Mapping[str, bytes], features: Any, image: str, labe
 
 
 def member_name(column: str) -> str:
-    """The column's name as one letter-led word of ASCII letters, digits and `_`, different for every column.
+    """The column's name as one word of ASCII letters, digits and `_`, different for every column.
 
-    A dot, a slash or a leading digit would move the end of the key in a tar. Such characters become `x_HEX_`,
-    and so do an `x` that looks like the start of one and the `d` of `doppel`, the name of our own member.
+    It begins with a letter. A dot, a slash or a leading digit would move the end of the key in a tar. Such characters
+    become `x_HEX_`. The same happens to an `x` that looks like the beginning of one, and to the `d` of `doppel`, the
+    name of our own member.
     """
     if not column:
         return "x__"

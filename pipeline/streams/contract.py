@@ -1,4 +1,4 @@
-"""What every stream offers: an input is a list of shards to read, an output takes one writer per shard."""
+"""What every stream offers: an input is a list of shards to read, and an output takes one writer for each shard."""
 
 from __future__ import annotations
 
@@ -14,36 +14,38 @@ class InputShard(Protocol):
 
     @property
     def name(self) -> str:
-        """Unique in the stream and safe as a file name; names the output shard."""
+        """Unique in the stream and safe as a file name; it also names the output shard."""
         ...
 
     def read(self) -> Iterator[Sample | Rejected]:
-        """Every sample in order, bad ones as `Rejected`; raises only where the shard itself is unreachable."""
+        """Yields every sample in order, bad ones as `Rejected`; raises only where the shard itself is unreachable."""
         ...
 
     def fingerprint(self) -> str:
-        """Cheap and conservative: if it is unchanged, so is the content (size, times, inode, or an ETag)."""
+        """A cheap and conservative mark: if it is unchanged, so is the content (size, times, inode, or an ETag)."""
         ...
 
     def content_hash(self) -> str:
-        """sha256 of everything the shard holds, hexadecimal."""
+        """sha256, in hexadecimal, of everything that the shard holds."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputStream:
+    """The shards of a data set, and what the source says about them."""
+
     shards: Sequence[InputShard]
     label_names: tuple[str, ...] | None = None
-    """Class names by label, where the source states them."""
+    """The names of the classes, by label, where the source states them."""
     features: Any = None
-    """`datasets.Features` of a Hugging Face source; else None."""
+    """The `datasets.Features` of a Hugging Face source; else None."""
     image_column: str | None = None
     """The column of `features` that holds the image."""
     label_column: str | None = None
-    """The column of `features` that holds the label; its values travel as member `cls`, the others as
-    `columns` writes them."""
+    """The column of `features` that holds the label. Its values travel as member `cls`, those of others as `columns`
+    writes them."""
     verbatim_names: bool = False
-    """Keys came out of tar member names: an output tar must use them as they are, dots included."""
+    """Whether keys came out of tar member names, so that an output tar must use them as they are, dots included."""
 
 
 class ShardWriter(Protocol):
@@ -52,7 +54,10 @@ class ShardWriter(Protocol):
     def add(self, sample: Sample) -> None: ...
 
     def commit(self) -> dict[str, str]:
-        """fsync, rename, fsync the folder; returns {path relative to the output's data folder: sha256}."""
+        """Makes the shard visible and safe on disk: fsync, rename, fsync of the folder.
+
+        Returns {path below the output's data folder: sha256}.
+        """
         ...
 
     def abort(self) -> None:

@@ -16,12 +16,13 @@ from pipeline.assets import resolve
 from pipeline.errors import UserError
 
 CHUNK = 1 << 20
+"""Bytes that are read at a time."""
 
 
 def expand_urls(patterns: Sequence[str], option: str = "input.urls") -> list[str]:
-    """Braces (`{00..09}`), globs (`*`, `?`, `[…]`) and plain URLs, in the order given, globs sorted.
+    """Expands braces (`{00..09}`) and globs (`*`, `?`, `[…]`) in the order given, and sorts the files of each glob.
 
-    Raises `UserError` for a glob that matches nothing or a local file that is missing.
+    Raises `UserError` for a glob that matches nothing and for a local file that is missing; `option` is what it names.
     """
     from braceexpand import braceexpand
 
@@ -40,7 +41,7 @@ def expand_urls(patterns: Sequence[str], option: str = "input.urls") -> list[str
 
 
 def shard_names(urls: Sequence[str]) -> list[str]:
-    """One file name per URL: its stem where stems are unique, else with the position in front."""
+    """One file name for each URL: its stem where all stems are unique, else with its position in front."""
     stems = [_stem(url) for url in urls]
     if len(set(stems)) == len(stems):
         return stems
@@ -48,7 +49,7 @@ def shard_names(urls: Sequence[str]) -> list[str]:
 
 
 def fingerprint(url: str) -> str:
-    """Size, times and inode of a local file; what the remote file system says of the file otherwise."""
+    """Size, times and inode of a local file; what the remote file system reports about another one."""
     if "://" not in url:
         s = os.stat(url)
         return f"{s.st_size}-{s.st_mtime_ns}-{s.st_ctime_ns}-{s.st_ino}"
@@ -57,6 +58,7 @@ def fingerprint(url: str) -> str:
 
 
 def content_hash(url: str) -> str:
+    """sha256, in hexadecimal, of a file's content."""
     digest = hashlib.sha256()
     with open_url(url) as file:
         while chunk := file.read(CHUNK):
@@ -65,30 +67,32 @@ def content_hash(url: str) -> str:
 
 
 class HashedReader:
-    """A file that is read front to back once, and hashed on the way. Only a rewind to 0 is possible."""
+    """A file that is read once from front to back, and hashed on the way. It can only be rewound to 0."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._digest, self._complete = file, hashlib.sha256(), False
 
     def read(self, size: int = -1) -> bytes:
+        """Reads and hashes up to `size` bytes, or the rest."""
         data = self._file.read(size)
         self._digest.update(data)
         self._complete = not data or size < 0
         return data
 
     def seek(self, position: int) -> int:
+        """Rewinds to 0 and starts the hash anew. Raises `ValueError` for another position."""
         if position != 0:
             raise ValueError("a hashed file can only be rewound")
         self._digest = hashlib.sha256()
         return self._file.seek(0)
 
     def sha256(self) -> str | None:
-        """None where the end of the file has not been reached."""
+        """sha256, in hexadecimal; None where the end of the file has not been reached."""
         return self._digest.hexdigest() if self._complete else None
 
 
 def stored_sha256(url: str) -> str | None:
-    """The sha256 that the Hugging Face hub keeps of a large file; None elsewhere."""
+    """The sha256 that the Hugging Face hub stores for a large file; None elsewhere."""
     if not url.startswith("hf://"):
         return None
     file_system, path = _file_system(url)
@@ -97,6 +101,7 @@ def stored_sha256(url: str) -> str | None:
 
 
 def open_url(url: str) -> BinaryIO:
+    """Opens a local file, or one at a URL, for reading. Raises `UserError` where its protocol is unknown."""
     if "://" not in url:
         return open(url, "rb")
     file_system, path = _file_system(url)
@@ -104,9 +109,9 @@ def open_url(url: str) -> BinaryIO:
 
 
 def is_damage(error: Exception, *, local: bool = True) -> bool:
-    """Broken bytes, to be recorded, as opposed to storage that cannot be reached, which must be tried again.
+    """Whether an error means broken bytes, to be recorded; storage that cannot be reached must be tried again instead.
 
-    Decoders raise a bare `OSError` for damage; file systems add a number, but networks may not.
+    Decoders raise a bare `OSError` for damage. File systems add a number to theirs, but networks may not.
     """
     decoding = (ValueError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
     if isinstance(error, decoding):
@@ -115,7 +120,7 @@ def is_damage(error: Exception, *, local: bool = True) -> bool:
 
 
 def publish(part: Path, final: Path) -> str:
-    """Moves a finished file into place so that it survives a power cut; returns its sha256."""
+    """Moves a finished file into place such that it survives a power cut; returns its sha256."""
     digest = sync_file(part)
     final.parent.mkdir(parents=True, exist_ok=True)
     os.replace(part, final)
@@ -124,13 +129,14 @@ def publish(part: Path, final: Path) -> str:
 
 
 def sync_file(path: Path) -> str:
-    """Returns the sha256 of what is now safe on the disk."""
+    """Makes a file's content safe on disk, and returns its sha256."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder safe on disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

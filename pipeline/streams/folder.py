@@ -1,4 +1,4 @@
-"""A folder of images as input: its first folders are the classes, files of the same name belong together."""
+"""A folder of images as input: its first folders are the classes, and files of the same name belong together."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ from pipeline.streams.shards import IMAGE_EXTENSIONS
 
 
 class FolderInput(Section):
-    """Every image below `path`, sorted by path.
+    """Reads every image below `path`, sorted by path.
 
-    A key is the path below the folder without the last extension. `cat/001.txt` beside `cat/001.jpg` becomes
-    its member `txt`; the longest image name that fits takes a file (`a.b.json` belongs to `a.b.jpg`, else to
-    `a.jpg`). Of two images that differ in their extension alone, the second is rejected as a duplicate.
+    A key is the path below the folder without the last extension. `cat/001.txt` beside `cat/001.jpg` becomes its member
+    `txt`. A file belongs to the longest image name that fits (`a.b.json` belongs to `a.b.jpg`, else to `a.jpg`). Of two
+    images that differ only in their extension, the second is rejected as a duplicate.
 
-    Skipped by rule: hidden files and folders, symbolic links to folders, links to files outside the folder,
-    pipes and devices, and files that are no images and share their name with none.
+    Skipped are hidden files and folders, symbolic links to folders, links to files outside the folder, pipes and
+    devices, and files that are no images and share their name with none.
     """
 
     format: Literal["folder"] = "folder"
     path: str
+    """The folder that is read."""
     extensions: tuple[str, ...] = IMAGE_EXTENSIONS
-    """What counts as an image, in any case; `mp4` too, by default, in a recipe with a section `video`."""
+    """What counts as an image, in upper or lower case; in a recipe with a section `video`, by default `mp4`, too."""
     shard_size: int = Field(default=1000, ge=1)
-    """Images per shard."""
+    """Images in a shard."""
     labels: Literal["directories", "none"] = "directories"
-    """`directories`: the classes are the first folders that hold images, numbered in sorted order as
-    torchvision and `imagefolder` do; images directly in `path` have no label."""
+    """With `directories`, the classes are the first folders that hold images, numbered in sorted order as torchvision
+    and `imagefolder` do; images directly in `path` have no label."""
 
     @field_validator("extensions")
     @classmethod
@@ -48,6 +49,7 @@ class FolderInput(Section):
         return tuple(extension.lower().lstrip(".") for extension in value)
 
     def open(self) -> InputStream:
+        """Lists the images. Raises `UserError` where the folder is missing or holds none."""
         root = Path(self.path).expanduser()
         if not root.is_dir():
             raise UserError(f"input.path: {self.path!r} is not a folder; a folder of images is expected")
@@ -73,28 +75,35 @@ class FolderInput(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class ListedImage:
-    """One image, by paths below the folder."""
+    """One image, with paths below the folder."""
 
     key: str
     image: str
     sidecars: tuple[str, ...]
+    """Paths of the files that belong to it."""
     duplicate: bool
+    """Whether an image before it has the same key."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderShard:
+    """Some successive images of a folder, as an `InputShard`."""
+
     name: str
     root: Path
     entries: tuple[ListedImage, ...]
     label_names: tuple[str, ...] | None
 
     def fingerprint(self) -> str:
+        """See `InputShard`."""
         return self._digest(fingerprint)
 
     def content_hash(self) -> str:
+        """See `InputShard`."""
         return self._digest(content_hash)
 
     def read(self) -> Iterator[Sample | Rejected]:
+        """See `InputShard`; bad and duplicate images are `Rejected`."""
         for entry in self.entries:
             yield self._read(entry)
 

@@ -24,14 +24,13 @@ MISREAD = ("zip", *IMAGE_EXTENSIONS)
 class FolderWriter:
     """Stages a shard in `parts/{name}/`, then moves its files into `data/` one by one.
 
-    A class is the folder of its name, or of its number where it has no name. `imagefolder` takes the
-    innermost folder for the class, so the rest of a labelled key is one file name (its `/` becomes `%2F`); a
-    key that already begins with the class loses that part. Without a label (−1 stands for none, too) the key's
-    folders are kept. A name that exists already raises.
+    The folder of a class has its name, or its number where it has no name. `imagefolder` takes the innermost folder for
+    the class. So the rest of a labelled key becomes one file name (its `/` becomes `%2F`), and a key that already
+    begins with the class loses that part. Without a label (−1 stands for none, too) the key's folders are kept. A name
+    that exists already raises `UserError`.
 
-    `parts/../provenance/{name}.provenance.jsonl` gets one line a sample: {file, sidecars, provenance}. It is
-    published before the first image: after a crash it tells which files in `data/` are leftovers of this
-    shard.
+    `parts/../provenance/{name}.provenance.jsonl` gets one line for each sample: {file, sidecars, provenance}. It is
+    published before the first image: after a crash it tells which files in `data/` are leftovers of this shard.
     """
 
     def __init__(self, *, data: Path, parts: Path, name: str, stream: InputStream) -> None:
@@ -45,6 +44,11 @@ class FolderWriter:
         self._stage.mkdir()
 
     def add(self, sample: Sample) -> None:
+        """Stages the files of a sample.
+
+        Raises `UserError` for a label without a name, for a file that another sample has taken, and for a member that
+        readers of the folder would take for an image.
+        """
         stem = self._stem(sample)
         image = f"{stem}.{path_component(sample.image_ext)}"
         self._write(image, sample.image, sample.key)
@@ -66,6 +70,7 @@ class FolderWriter:
         self._lines.append({"file": image, "sidecars": sidecars, "provenance": provenance})
 
     def commit(self) -> dict[str, str]:
+        """Publishes the list, then the files; see `ShardWriter`."""
         hashes = {path: sync_file(self._stage / path) for path in self._paths}
         self._remove_leftovers()
         for path in self._paths:
@@ -85,6 +90,7 @@ class FolderWriter:
         return hashes
 
     def abort(self) -> None:
+        """Removes what was staged."""
         shutil.rmtree(self._stage, ignore_errors=True)
         self._list_part.unlink(missing_ok=True)
 

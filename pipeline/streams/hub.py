@@ -1,4 +1,7 @@
-"""Hugging Face data sets as input: hub ids, local folders and files; streamed, never with code of the hub."""
+"""Hugging Face data sets as input: hub ids, local folders and files.
+
+They are streamed, never with code from the hub.
+"""
 
 from __future__ import annotations
 
@@ -16,29 +19,34 @@ from pipeline.streams.files import is_damage, shard_names
 from pipeline.streams.rows import Columns, FileShard, SliceShard
 
 FILE_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow"}
+"""The builder that reads files of each suffix."""
 ONE_FILE_ONE_SHARD = ("parquet", "arrow")
+"""Builders whose files are shards."""
 
 
 class HubInput(Section):
-    """A data set that `datasets.load_dataset` can stream."""
+    """Reads a data set that `datasets.load_dataset` can stream."""
 
     format: Literal["hub"] = "hub"
     path: str
-    """Hub id (`user/set`), local folder (also from `save_to_disk`), parquet or arrow file or glob, or the
-    name of a builder (`parquet`, `imagefolder`, …) with `data_files` or `data_dir`."""
+    """A hub id (`user/set`), a local folder (also from `save_to_disk`), a parquet or arrow file or glob, or the name of
+    a builder (`parquet`, `imagefolder`, …) with `data_files` or `data_dir`."""
     name: str | None = None
-    """Configuration of the data set."""
+    """The configuration of the data set."""
     split: str = "train"
+    """The split that is read."""
     revision: str | None = None
+    """The branch, tag or commit on the hub."""
     data_files: tuple[str, ...] | None = None
-    """Files or globs; they are the split."""
+    """Files or globs, which then are the split."""
     data_dir: str | None = None
+    """The folder that the builder reads."""
     image: str | None = None
-    """Column of the image; by default the first one of type Image."""
+    """The column of the image; by default the first one of type Image."""
     label: str | None = None
-    """Column of the class number; by default the first ClassLabel, else an integer column `label`."""
+    """The column of the class number; by default the first ClassLabel, else an integer column `label`."""
     key: str | None = None
-    """Column of the keys, unique in the whole set; by default a key is shard name and row number."""
+    """The column of the keys, which are unique in the whole set; by default a key is shard name and row number."""
 
     @field_validator("data_files", mode="before")
     @classmethod
@@ -46,6 +54,10 @@ class HubInput(Section):
         return (value,) if isinstance(value, str) else value
 
     def open(self) -> InputStream:
+        """Opens the data set.
+
+        Raises `UserError` where the set, its split or a column is not there or is of the wrong type.
+        """
         builder = _builder(self)
         files = list((builder.config.data_files or {}).get(self.split, ()))
         if not files:

@@ -1,4 +1,4 @@
-"""What a job writes of itself into its folder, and reads again: job.json, shards/NAME.json, manifest.json."""
+"""The records that a job writes about itself and reads again: job.json, shards/NAME.json, manifest.json."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.section import Section
 
 
 class StatedLicence(Section):
-    """Of a model's weights, as its card states it."""
+    """The licence of a model's weights, as its card states it."""
 
     name: str
     link: str | None
@@ -18,24 +18,25 @@ class StatedLicence(Section):
 
 
 class Job(Versioned):
-    """job.json: what the job is."""
+    """The record job.json: what the job is."""
 
     config: dict[str, Any]
-    """Its recipe without places, as JSON: what decides the bytes."""
+    """The recipe without places, as JSON: what decides the bytes."""
     hashes: dict[str, str]
-    """By part: configuration, model, code, salt and more."""
+    """A hash of each part: configuration, model, code, salt and more."""
     outputs: Shape
+    """The outputs that it makes of each sample."""
     licences: dict[Text, StatedLicence]
-    """By the path of the model."""
+    """The licences of all weights, by the path of the model."""
 
 
 class Counts(Section):
-    """read = written + quarantined + undecodable; all but `images` count samples that came in."""
+    """Numbers of samples that came in, except `images`; read = written + quarantined + undecodable."""
 
     read: int = 0
     written: int = 0
     images: int = 0
-    """Output samples; a clip counts as one."""
+    """Samples that were written; a clip counts as one."""
     quarantined: int = 0
     undecodable: int = 0
 
@@ -44,59 +45,66 @@ class Counts(Section):
 
     @property
     def in_quarantine(self) -> int:
-        """Samples that were not written, for whatever reason."""
+        """How many samples were not written, for whatever reason."""
         return self.quarantined + self.undecodable
 
 
 class FlickerMeans(Section):
-    """Mean |frame_t − frame_{t−1}| over all clips, in grey levels (0 to 255), before and after."""
+    """The mean |frame_t − frame_{t−1}| over all clips, in grey levels (0 to 255), before and after."""
 
     inputs: float
     outputs: float
 
 
 class GateTotals(Section):
-    """What the gate said of the images that passed."""
+    """What the gate said about the images that passed."""
 
     attempts: dict[int, int]
-    """Images by the attempt that passed; 0 is the operator's own level."""
+    """Images by the round that passed; 0 is the operator's own level."""
     others_within: dict[str, int]
-    """Matches with other people, by recogniser."""
+    """By recogniser, how often a face was within the threshold of another person's."""
     faces: int
+    """How many faces were judged."""
 
 
 class ShardRecord(Versioned):
-    """shards/NAME.json: how a finished shard came to be."""
+    """The record shards/NAME.json: how a finished shard came to be."""
 
     shard: Text
     fingerprint: Text
-    """Of its input, taken before it was read: fast to compare."""
+    """Fingerprint of its input, taken before it was read, which is fast to compare."""
     input_hash: Text
     """sha256 of its input."""
     code: str
+    """doppel's version and the beginning of the code's hash."""
     hashes: dict[str, str]
-    """Of the job that made it."""
+    """The hashes of the job that made it."""
     counts: Counts
     files: dict[Text, str]
-    """Path below the job's folder → sha256."""
+    """The sha256 of each file, by its path below the job's folder."""
     seconds: float
+    """How long it took."""
     flicker: FlickerMeans | None = None
+    """How much clips flicker; None without clips."""
     anonymity: GateTotals | None = None
+    """What the gate said; None without a gate."""
 
 
 class Finished(Section):
-    """How many shards are done, of how many."""
+    """How many shards are done, and of how many."""
 
     finished: int
     total: int
 
 
 class Manifest(Job):
-    """manifest.json: totals over all finished shards."""
+    """The record manifest.json: totals over all finished shards."""
 
     complete: bool
+    """Whether all shards are done."""
     shards: Finished
     counts: Counts
     seconds: float
+    """The sum over the shards."""
     files: dict[Text, str]
-    """Path below the job's folder → sha256."""
+    """The sha256 of each file, by its path below the job's folder."""

@@ -1,12 +1,14 @@
-"""Which shards are done, and what they were made of. `shards/NAME.json` exists ⇔ shard NAME is complete.
+"""The ledger of a job: which shards are done, and what they were made of.
 
-OUT/job.json            what the job is: configuration and hashes (no salt)
-OUT/data/               the output shards, nothing else
-OUT/shards/NAME.json    written last: counts, hashes, files, timings of one shard
-OUT/quarantine/NAME.tar original bytes, reason and origin of each sample that was not written
-OUT/manifest.json       totals over all finished shards
-OUT/events.jsonl        what happened when
-OUT/.parts/             work in progress, invisible to readers of data/
+`shards/NAME.json` exists ⇔ shard NAME is complete.
+
+    OUT/job.json            what the job is: configuration and hashes (no salt)
+    OUT/data/               the output shards, nothing else
+    OUT/shards/NAME.json    written last: counts, hashes, files, timings of one shard
+    OUT/quarantine/NAME.tar original bytes, reason and origin of each sample that was not written
+    OUT/manifest.json       totals over all finished shards
+    OUT/events.jsonl        what happened when
+    OUT/.parts/             work in progress, invisible to readers of data/
 """
 
 from __future__ import annotations
@@ -28,12 +30,16 @@ from pipeline.streams.files import sync_folder
 from pipeline.streams.job_records import Counts, Finished, Job, Manifest, ShardRecord
 
 OnChange = Literal["refuse", "keep", "overwrite"]
-"""What to do with finished shards that were made from something else: the option --keep-finished or --overwrite."""
+"""What to do with finished shards that were made from something else: refuse to go on, keep them, or overwrite them."""
 MANIFEST = "manifest.json"
+"""File name of the manifest."""
 ADVICE = "--keep-finished leaves finished shards as they are, --overwrite starts anew"
+"""The options that decide it."""
 
 
 class Ledger:
+    """The records in the folder of a job."""
+
     def __init__(self, root: Path) -> None:
         self.root = root
         self.data, self.parts = root / "data", root / ".parts"
@@ -62,7 +68,7 @@ class Ledger:
             yield self
 
     def pending(self, shards: Sequence[InputShard], on_change: OnChange) -> list[InputShard]:
-        """The shards still to do. Raises `UserError` where the input of a finished shard has changed."""
+        """The shards that are still to do. Raises `UserError` where the input of a finished shard has changed."""
         todo, changed = [], []
         for shard in shards:
             record = self.record(shard.name)
@@ -77,7 +83,10 @@ class Ledger:
         return todo
 
     def job(self) -> Job | None:
-        """What the folder was claimed for. Raises `UserError` for what another version of doppel left."""
+        """The job that the folder was claimed for; None where there is none.
+
+        Raises `UserError` for what another version of doppel left.
+        """
         if not self._job_file.exists():
             return None
         try:
@@ -86,10 +95,12 @@ class Ledger:
             raise UserError(f"{error}: name another folder, or remove this one") from None
 
     def record(self, name: str) -> ShardRecord | None:
+        """The record of a shard; None where it is not finished."""
         file = self.shards / f"{name}.json"
         return ShardRecord.from_json(file.read_bytes(), str(file)) if file.exists() else None
 
     def records(self) -> list[ShardRecord]:
+        """The records of all finished shards, by name."""
         return [ShardRecord.from_json(file.read_bytes(), str(file)) for file in sorted(self.shards.glob("*.json"))]
 
     def commit(self, record: ShardRecord) -> None:
@@ -97,12 +108,12 @@ class Ledger:
         _write(self.shards / f"{record.shard}.json", record)
 
     def manifest(self) -> Manifest | None:
-        """As it was last written."""
+        """The manifest as it was last written; None where there is none."""
         file = self.root / MANIFEST
         return Manifest.from_json(file.read_bytes(), str(file)) if file.exists() else None
 
     def write_manifest(self, job: Job, total_shards: int) -> Manifest:
-        """Totals over all finished shards, derived from their records alone."""
+        """Writes and returns the totals over all finished shards, which come from their records alone."""
         records = self.records()
         manifest = Manifest(
             **dict(job),
@@ -150,7 +161,7 @@ class Ledger:
 
 
 def differences(old: Job, new: Job) -> list[str]:
-    """What changed between two jobs, in words: single keys of the configuration, or model, code, salt."""
+    """What differs between two jobs, in words: single keys of the configuration, or model, code, salt."""
     flat_old, flat_new = flatten(old.config), flatten(new.config)
     keys = [key for key in {**flat_old, **flat_new} if flat_old.get(key) != flat_new.get(key)]
     changed = [f"{key} ({flat_old.get(key)} → {flat_new.get(key)})" for key in keys]
@@ -164,7 +175,7 @@ def differences(old: Job, new: Job) -> list[str]:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` → `{"a.b": 1}`"""
+    """Turns `{"a": {"b": 1}}` into `{"a.b": 1}`."""
     if isinstance(value, Mapping):
         return {k: v for key, part in value.items() for k, v in flatten(part, f"{prefix}.{key}".lstrip(".")).items()}
     return {prefix: value}

@@ -1,4 +1,4 @@
-"""Lines of a file of unknown quality, plain or gzipped, in memory that does not grow with their length."""
+"""The lines of a file of unknown quality, plain or gzipped, in memory that does not grow with their length."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import BinaryIO, cast
 from pipeline.streams.files import CHUNK, is_damage
 
 LONGEST_LINE = 1 << 20
-"""Bytes."""
+"""Bytes of a line that is read whole, at most."""
 
 
 @dataclass(frozen=True)
@@ -18,19 +18,20 @@ class Line:
     """A line without its end (`\\n`, `\\r\\n`)."""
 
     start: bytes
-    """All of it, or its beginning where it is too long."""
+    """The whole line, or its beginning where it is too long."""
     size: int
-    """Bytes of all of it; in a line that is too long the `\\r` counts."""
+    """Bytes of the whole line; where it is too long, the `\\r` counts."""
 
     @property
     def too_long(self) -> bool:
+        """Whether only the beginning of the line was kept."""
         return self.size > LONGEST_LINE
 
 
 def read_lines(file: BinaryIO, *, local: bool) -> Iterator[Line | Exception]:
-    """Reads front to back; the last line needs no end. Where the file is damaged, the error is the last item.
+    """Yields the lines of a file from front to back. Where it is damaged, the error is the last item.
 
-    Storage that fails raises; `local` says whether the file lies on this machine.
+    The last line needs no line end. Storage that fails raises; `local` says whether the file lies on this machine.
     """
     try:
         yield from _split(_decompressed(file))

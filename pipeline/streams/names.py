@@ -1,4 +1,4 @@
-"""Names in tars and folders: where a key ends, which names are unsafe, how dots and slashes are escaped."""
+"""Names in tars and folders: where a key ends, which names are unsafe, and how dots and slashes are escaped."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import re
 from typing import Literal
 
 Split = Literal["auto", "first", "last"]
+"""The rule for the end of a name's key; see `WebDatasetInput.split`."""
 
 
 def split_name(name: str, rule: Split) -> tuple[str, str]:
-    """Member name → (key with folders, extension without its leading dot); either may be empty."""
+    """Splits a member's name into key (with folders) and extension (without its first dot); either may be empty."""
     folder, slash, base = name.rpartition("/")
     stem, *parts = base.split(".")
     if not parts:
@@ -26,14 +27,14 @@ def split_name(name: str, rule: Split) -> tuple[str, str]:
 
 
 def unsafe(name: str) -> bool:
-    """Absolute, drive-lettered, or leading out of its folder; also control characters and backslashes."""
+    """Whether a name is absolute, leads out of its folder, or holds a drive letter, control characters or `\\`."""
     return (
         name.startswith("/") or ".." in name.split("/") or re.search(r"^[A-Za-z]:|[\\\x00-\x1f\x7f]", name) is not None
     )
 
 
 def escape_dots(key: str) -> str:
-    """Dots of the last path component as `%2E`: readers of webdataset end a key at its first dot."""
+    """Writes the dots in the last part of a path as `%2E`, because readers of webdataset end a key at its first dot."""
     folder, slash, base = key.rpartition("/")
     return folder + slash + base.replace("%", "%25").replace(".", "%2E")
 
@@ -45,6 +46,8 @@ def unescape_dots(key: str) -> str:
 
 
 def path_component(text: str) -> str:
-    """One name of a file or folder that stays where it is put: `/`, `\\`, control characters and a leading
-    dot (hidden, or `..`) are percent-encoded."""
+    """The text as one name of a file or folder that stays where it is put.
+
+    `/`, `\\`, control characters and a leading dot (hidden, or `..`) are percent-encoded.
+    """
     return re.sub(r"^\.|^$|[/\\\x00-\x1f\x7f]", lambda m: f"%{ord(m[0] or '%'):02X}", text)

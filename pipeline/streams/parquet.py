@@ -1,4 +1,4 @@
-"""Parquet out, with the metadata by which `load_dataset("parquet", …)` decodes images and names classes."""
+"""Parquet as output, with the metadata by which `load_dataset("parquet", …)` decodes images and names classes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from pipeline.streams.contract import InputStream
 from pipeline.streams.files import publish
 
 TEXT_MEMBERS = ("txt", "json")
+"""Members that have columns of their own, where they are UTF-8."""
 GROUP_ROWS = 100
+"""Rows in a row group, at most."""
 GROUP_BYTES = 32 << 20
+"""Bytes in a row group, about, at most."""
 
 
 class ParquetWriter:
-    """One schema for all shards of a job; bytes are the same for the same samples.
+    """Writes one parquet file for each shard, all with one schema; the same samples give the same bytes.
 
-    From a Hugging Face source: its own columns, then `key` and `provenance` (with `doppel_` in front where
-    the source has such a column). From others: `key`, `image`, `label` (null where unknown), `txt` and `json`
-    (the members of that name, where they are UTF-8), `members` (all others, name and bytes), `provenance`.
+    The columns from a Hugging Face source are its own, then `key` and `provenance` (with `doppel_` in front where the
+    source has such a column). From others they are `key`, `image`, `label` (null where unknown), `txt` and `json` (the
+    members of that name, where they are UTF-8), `members` (all others, name and bytes), and `provenance`.
 
     Rows are held back until a row group is full: 100 rows or 32 MiB.
     """
@@ -40,18 +43,21 @@ class ParquetWriter:
         self._bytes = 0
 
     def add(self, sample: Sample) -> None:
+        """Takes a sample. Raises `UserError` for a label without a name, `ValueError` for a member without a column."""
         self._rows.append(self._to_row(sample))
         self._bytes += len(sample.image) + sum(map(len, sample.members.values()))
         if len(self._rows) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
             self._flush()
 
     def commit(self) -> dict[str, str]:
+        """Writes the last row group and publishes the file; see `ShardWriter`."""
         self._flush()
         self._writer.close()
         self._file.close()
         return {self._final.name: publish(self._part, self._final)}
 
     def abort(self) -> None:
+        """Removes what was written so far."""
         self._writer.close()
         self._file.close()
         self._part.unlink(missing_ok=True)

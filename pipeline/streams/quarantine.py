@@ -1,4 +1,4 @@
-"""Samples that were not written: their original bytes, with the reason and the place they came from."""
+"""The quarantine: samples that were not written, with their original bytes, the reason and the place they came from."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from pipeline.streams.shards import TarWriter
 from pipeline.streams.tarstream import Group, read_groups
 
 REASON = "reason.json"
+"""The member that holds the reason."""
 
 
 class Quarantined(Versioned):
-    """The member `reason.json` of a sample in the quarantine."""
+    """The member `reason.json` of a sample in the quarantine; see `Rejected`."""
 
     key: Text
     reason: Text
     kind: Literal["undecodable", "refused"]
-    """See `Rejected`."""
+    """The kind of `Rejected`."""
     origin: Text
 
 
 def write_quarantine(rejected: Sequence[Rejected], *, folder: Path, parts: Path, name: str) -> dict[str, str]:
-    """`folder/NAME.tar`: `000000.reason.json` and the members of the sample, numbered in order.
+    """Writes `folder/NAME.tar`: `000000.reason.json` and the members of the sample, numbered in order.
 
-    Names in the tar are ours, never the sample's. Returns {file name: sha256}; nothing is written for no samples, and
+    Names in the tar are ours, never the sample's. Returns {file name: sha256}. Without samples nothing is written, and
     what an earlier run of the shard left is removed.
     """
     if not rejected:
@@ -44,7 +45,7 @@ def write_quarantine(rejected: Sequence[Rejected], *, folder: Path, parts: Path,
 
 
 def read_quarantine(tar: Path) -> Iterator[tuple[Quarantined, Group]]:
-    """Why each sample is there, and its members. Raises `UserError` for a tar of another version of doppel."""
+    """Yields the reason and the members of each sample. Raises `UserError` for a tar of another version of doppel."""
     with open(tar, "rb") as file:
         for number, members, _ in read_groups(file, "first"):
             yield Quarantined.from_json(members.pop(REASON), f"{tar}: {number}.{REASON}"), members

@@ -1,4 +1,4 @@
-"""Rows of a streamed Hugging Face data set as samples, image bytes as they are stored."""
+"""The rows of a streamed Hugging Face data set as samples, with image bytes as they are stored."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pipeline.streams.names import unsafe
 from pipeline.streams.shards import IMAGE_EXTENSIONS
 
 READ_AHEAD_ROWS = 64
+"""Rows that are read together."""
 
 MAGIC = {
     b"\xff\xd8\xff": "jpg",
@@ -26,25 +27,28 @@ MAGIC = {
     b"II*\0": "tif",
     b"MM\0*": "tif",
 }
+"""The extension of an image, by the bytes it begins with."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """`features`: a `datasets.Features`; the others name columns of it."""
+    """Which column is what."""
 
     features: Any
+    """A `datasets.Features`, which has all these columns."""
     image: str
     label: str | None
     key: str | None
 
     def label_names(self) -> tuple[str, ...] | None:
+        """The names of the classes, where the label's column states them."""
         names = getattr(self.features[self.label], "names", None) if self.label else None
         return tuple(names) if names is not None else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileShard:
-    """One parquet or arrow file."""
+    """One parquet or arrow file, as an `InputShard`."""
 
     name: str
     url: str
@@ -53,12 +57,15 @@ class FileShard:
     local: bool
 
     def fingerprint(self) -> str:
+        """See `InputShard`."""
         return self.url if _pinned(self.url) else fingerprint(self.url)
 
     def content_hash(self) -> str:
+        """See `InputShard`."""
         return stored_sha256(self.url) or content_hash(self.url)
 
     def read(self) -> Iterator[Sample | Rejected]:
+        """See `InputShard`."""
         return read_rows(self._tables(), self.name, self.columns, local=self.local)
 
     def _tables(self) -> Iterator[Any]:
@@ -80,20 +87,22 @@ class FileShard:
 
 @dataclass(frozen=True, kw_only=True)
 class SliceShard:
-    """One of the parts that `datasets` splits a set into, where these are not files."""
+    """One of the parts that `datasets` splits a set into, where these are not files; an `InputShard`."""
 
     name: str
     data: Any
     files: tuple[str, ...]
-    """All files of the split: a change in any of them may have changed this part."""
+    """All files of the split, because a change in any of them may have changed this part."""
     columns: Columns
     local: bool
 
     def fingerprint(self) -> str:
+        """See `InputShard`; it covers all files of the split."""
         known = [f"{f} {'' if _pinned(f) else fingerprint(f)}" for f in self.files]
         return hashlib.sha256("\n".join(known).encode()).hexdigest()
 
     def content_hash(self) -> str:
+        """See `InputShard`; it reads the whole part."""
         digest = hashlib.sha256()
         for item in self.read():
             if isinstance(item, Sample):
@@ -105,11 +114,12 @@ class SliceShard:
         return digest.hexdigest()
 
     def read(self) -> Iterator[Sample | Rejected]:
+        """See `InputShard`."""
         return read_rows(self.data.with_format("arrow"), self.name, self.columns, local=self.local)
 
 
 def read_rows(tables: Any, name: str, columns: Columns, *, local: bool) -> Iterator[Sample | Rejected]:
-    """`tables`: Arrow tables of one row. Damage ends the shard with one `Rejected`."""
+    """Yields the samples of `tables`, Arrow tables of one row each. Damage ends the shard with one `Rejected`."""
     rows, seen = iter(tables), set[str]()
     for index in count():
         origin, key = f"{name}:row {index}", f"{name}-{index:06d}"

@@ -20,25 +20,26 @@ from pipeline.streams.names import Split, escape_dots
 from pipeline.streams.tarstream import Group, read_groups
 
 CLIP_EXTENSIONS = ("mp4",)
-"""Of files that hold nothing but clips; a GIF is an image, too."""
+"""Extensions of files that hold only clips; a GIF counts as an image."""
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif")
+"""Extensions of image files."""
 
 
 class WebDatasetInput(Section):
-    """Tar files, local or by any fsspec URL."""
+    """Reads tar files, local or by any fsspec URL."""
 
     format: Literal["webdataset"] = "webdataset"
     urls: tuple[str, ...]
-    """One or many; globs and braces are expanded."""
+    """One or many files; globs and braces are expanded. Each file is a shard."""
     image: str | None = None
-    """Extension of the image member; by default the only one with an image extension, else the only .mp4."""
+    """The extension of the image member; by default the only one with an image extension, else the only .mp4."""
     label: str = "cls"
-    """Member that holds the class number, or `member:field` of a JSON member (`json:label`)."""
+    """The member that holds the class number, or `member:field` of a JSON member (`json:label`)."""
     label_names: tuple[str, ...] | None = None
+    """The names of the classes, by label."""
     split: Split = "auto"
-    """Where a name's key ends: `first` dot (webdataset's rule), `last` dot, or `auto`: the first dot after
-    which every part begins with a letter, so that `IMG.2020.01.jpg` keeps its key and `7.seg.png` its
-    extension."""
+    """The dot at which a name's key ends: the `first` (webdataset's rule), the `last`, or with `auto` the first after
+    which every part begins with a letter, so that `IMG.2020.01.jpg` keeps its key and `7.seg.png` its extension."""
 
     @field_validator("urls", mode="before")
     @classmethod
@@ -46,23 +47,29 @@ class WebDatasetInput(Section):
         return (value,) if isinstance(value, str) else value
 
     def open(self) -> InputStream:
+        """Finds the files. Raises `UserError` for one that is not there."""
         urls = expand_urls(self.urls)
         shards = [TarShard(url, name, self) for url, name in zip(urls, shard_names(urls), strict=True)]
         return InputStream(shards=shards, label_names=self.label_names, verbatim_names=True)
 
 
 class TarShard:
+    """One tar, as an `InputShard`."""
+
     def __init__(self, url: str, name: str, options: WebDatasetInput) -> None:
         self.url, self.name, self.options = url, name, options
         self._hash: str | None = None
 
     def fingerprint(self) -> str:
+        """See `InputShard`."""
         return fingerprint(self.url)
 
     def content_hash(self) -> str:
+        """See `InputShard`."""
         return self._hash or content_hash(self.url)
 
     def read(self) -> Iterator[Sample | Rejected]:
+        """See `InputShard`; damaged and duplicate samples are `Rejected`."""
         seen: set[str] = set()
         with open_url(self.url) as file:
             hashed = HashedReader(file)
@@ -82,7 +89,7 @@ class TarShard:
 
 
 class TarWriter:
-    """Byte-reproducible: constant owner, mode and time; members in the order given."""
+    """Writes tars whose bytes can be reproduced: constant owner, mode and time, and members in the order given."""
 
     def __init__(self, *, data: Path, parts: Path, name: str, verbatim_names: bool) -> None:
         self._part, self._final = parts / f"{name}.tar", data / f"{name}.tar"
@@ -90,6 +97,10 @@ class TarWriter:
         self._tar = tarfile.open(self._part, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
 
     def add(self, sample: Sample) -> None:
+        """Writes the members of a sample, its image first.
+
+        Raises `UserError` where another member has the image's extension.
+        """
         key = sample.key if self._verbatim else escape_dots(sample.key)
         if sample.image_ext in sample.members:
             raise UserError(
@@ -102,10 +113,12 @@ class TarWriter:
             self._tar.addfile(info, io.BytesIO(content))
 
     def commit(self) -> dict[str, str]:
+        """Ends the tar and publishes it; see `ShardWriter`."""
         self._tar.close()
         return {self._final.name: publish(self._part, self._final)}
 
     def abort(self) -> None:
+        """Removes what was written so far."""
         self._tar.fileobj.close()
         self._part.unlink(missing_ok=True)
 
@@ -127,7 +140,7 @@ def _sample(key: str, members: Group, origin: str, options: WebDatasetInput) -> 
 
 
 def find_image(members: Group) -> str | None:
-    """The one image extension; `png` before `seg.png`; without any, the one clip."""
+    """The extension of the one image among the members, `png` before `seg.png`; else of the one clip; else None."""
     images = [e for e in members if e.rpartition(".")[2].lower() in IMAGE_EXTENSIONS]
     images = images or [e for e in members if e.rpartition(".")[2].lower() in CLIP_EXTENSIONS]
     plain = [e for e in images if "." not in e]

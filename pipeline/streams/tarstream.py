@@ -1,4 +1,4 @@
-"""Tar archives of unknown quality, read front to back as groups of members that share a key."""
+"""Tar archives of unknown quality, read from front to back as groups of members that share a key."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from pipeline.streams.files import is_damage
 from pipeline.streams.names import Split, split_name, unsafe
 
 LARGEST_MEMBER = 1 << 28
+"""Bytes of a member, at most."""
 SKIP = 1 << 20
+"""Bytes that are read at a time behind the archive's end."""
 
 Group = dict[str, bytes]
+"""The members of a sample, by extension."""
 
 OPENERS: dict[bytes, Callable[..., object]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ\0": lzma.open,
 }
-"""By magic number. tarfile's own decompressors check no sums and stop at the first of several members."""
+"""Decompressors by magic number. tarfile's own check no sums, and stop at the first of several compressed members."""
 
 
 def read_groups(file: BinaryIO, split: Split) -> Iterator[tuple[str, Group, str | None]]:
-    """(key, members, what is wrong or None) for each run of members that share a key.
+    """Yields (key, members, what is wrong or None) for each run of members that share a key.
 
-    A sample counts as complete once the header after it has been read: in a tar that breaks off, the last one
-    is reported as damaged, because nobody can know whether more of it was to come.
+    A sample counts as complete once the header after it has been read. In a tar that breaks off, the last sample is
+    reported as damaged, because nobody can know whether more of it was to come.
     """
     key, members, problem = "", Group(), None
     begun = False

@@ -51,18 +51,18 @@ def test_the_map_finds_a_linear_leak_that_the_naive_search_does_not(threat: str)
     mapped = map_to_clean(pairs.made("toy"), pairs.clean("toy"), threat)  # type: ignore[arg-type]
     assert naive is not None
     assert mapped is not None
-    assert naive["rank"]["1"]["share"] < 0.05
-    assert mapped["rank"]["1"]["share"] > (0.9 if threat == "T1" else 0.3)
-    assert mapped["queries"] == 360  # everybody is tested, once
+    assert naive.rank["1"].share < 0.05
+    assert mapped.rank["1"].share > (0.9 if threat == "T1" else 0.3)
+    assert mapped.queries == 360  # everybody is tested, once
 
 
 @pytest.mark.parametrize("hidden", [None, 64])
 def test_the_classifier_finds_a_linear_leak(hidden: int | None) -> None:
     found = classify(leak(40, each=6).made("toy"), hidden=hidden)
     assert found is not None
-    assert found["rank"]["1"]["share"] > 0.9
-    assert found["rank"]["1"]["chance"] == pytest.approx(1 / 40)
-    assert found["queries"] == 240
+    assert found.rank["1"].share > 0.9
+    assert found.rank["1"].chance == pytest.approx(1 / 40)
+    assert found.queries == 240
 
 
 def test_long_vectors_are_reduced_and_still_give_the_leak_away() -> None:
@@ -70,14 +70,14 @@ def test_long_vectors_are_reduced_and_still_give_the_leak_away() -> None:
     wide = np.linalg.qr(np.random.default_rng(0).normal(size=(2000, 32)))[0].T
     made, clean = (side.seen_as(side.vectors @ wide) for side in (pairs.made("toy"), pairs.clean("toy")))
     found = trained(made, clean, "T1")
-    assert {kind: figures["rank"]["1"]["share"] > 0.8 for kind, figures in found.items()} == dict.fromkeys(found, True)
+    assert {kind: figures.rank["1"].share > 0.8 for kind, figures in found.items()} == dict.fromkeys(found, True)
 
 
 def test_where_nothing_is_left_nothing_is_found() -> None:
     pairs = nothing()
     for figures in trained(pairs.made("toy"), pairs.clean("toy"), "T1").values():
-        assert figures["rank"]["1"]["low"] <= figures["rank"]["1"]["chance"] * 1.5
-        assert figures["rank"]["1"]["share"] < 0.04
+        assert figures.rank["1"].low <= figures.rank["1"].chance * 1.5
+        assert figures.rank["1"].share < 0.04
 
 
 def test_copies_of_one_photograph_never_stand_on_both_sides() -> None:
@@ -87,7 +87,7 @@ def test_copies_of_one_photograph_never_stand_on_both_sides() -> None:
     pairs = face_tables.pairing(clean, clean, names, released=released, source=np.repeat(np.arange(80), 2))
     found = classify(pairs.made("toy"))
     assert found is not None
-    assert found["rank"]["1"]["share"] < 0.12  # copies on both sides: 1.0
+    assert found.rank["1"].share < 0.12  # copies on both sides: 1.0
 
 
 def test_too_few_people_to_learn_from() -> None:
@@ -165,11 +165,11 @@ def test_the_right_tile_size_is_found_and_none_where_nothing_moved() -> None:
     order, released = shuffled(images, 16)
     found, figures = best_permutation(list(zip(images, released, strict=True)))
     assert found is not None
-    assert (figures["tile"], figures["after"]) == (16, pytest.approx(1.0))
+    assert (figures.tile, figures.after) == (16, pytest.approx(1.0))
     assert np.array_equal(found.order, order)
     none, figures = best_permutation(list(zip(images, images, strict=True)))
     assert none is None
-    assert (figures["before"], figures["moved"]) == (pytest.approx(1.0), 0)
+    assert (figures.before, figures.moved) == (pytest.approx(1.0), 0)
     none, _ = best_permutation(list(zip(images, [smooth(i + 100) for i in range(40)], strict=True)))
     assert none is None
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.anonymity.attacks.figures import NearCopies, WorstIdentity
 from pipeline.anonymity.attacks.identification import (
     SEARCHES,
     SearchResult,
@@ -55,19 +56,19 @@ def lost() -> Pairing:
 def test_kept_identities_are_found_by_every_search(kept: Pairing, kind: str) -> None:
     result = rates(reidentify(kept, "toy", kind, "T1"))
     assert result is not None
-    assert result["rank"]["1"]["share"] == 1.0
-    assert result["queries"] == 60
+    assert result.rank["1"].share == 1.0
+    assert result.queries == 60
 
 
 @pytest.mark.parametrize("kind", ["naive", "reverse", "parrot"])
 def test_lost_identities_are_found_as_often_as_by_chance(lost: Pairing, kind: str) -> None:
     result = rates(reidentify(lost, "toy", kind, "T1"))
     assert result is not None
-    for rank, figures in result["rank"].items():
+    for rank, figures in result.rank.items():
         expected = 1 - (1 - int(rank) / 299) ** 2  # two mates among 299, nearly
-        assert figures["chance"] == pytest.approx(expected, rel=0.02)
-        assert figures["low"] <= figures["chance"] * 1.5
-        assert figures["share"] < figures["chance"] + 0.03
+        assert figures.chance == pytest.approx(expected, rel=0.02)
+        assert figures.low <= figures.chance * 1.5
+        assert figures.share < figures.chance + 0.03
 
 
 @pytest.mark.parametrize("threat", ["T1", "T2"])
@@ -123,8 +124,8 @@ def test_an_identity_operator_is_caught_under_both_threats() -> None:
     t1, t2 = (rates(reidentify(pairs, "toy", "naive", threat)) for threat in ("T1", "T2"))  # type: ignore[arg-type]
     assert t1 is not None
     assert t2 is not None
-    assert t2["rank"]["1"]["share"] == 1.0
-    assert t1["rank"]["1"]["share"] < 0.2  # the source would have been found: it was not there
+    assert t2.rank["1"].share == 1.0
+    assert t1.rank["1"].share < 0.2  # the source would have been found: it was not there
 
 
 def test_without_second_photographs_or_names_there_is_no_t1() -> None:
@@ -133,9 +134,9 @@ def test_without_second_photographs_or_names_there_is_no_t1() -> None:
     unknown = face_tables.pairing(clean, clean, [None] * 10)
     for pairs in (single, unknown):
         result = attack(pairs, "toy", "T1", {})
-        assert set(result["reidentification"].values()) == {None}
-        assert result["verification"] is None
-        assert result["worst"] is None
+        assert set(result.reidentification.values()) == {None}
+        assert result.verification is None
+        assert result.worst is None
         assert reidentify(pairs, "toy", "naive", "T2") is not None
     assert reidentify(single, "toy", "parrot", "T2") is None  # no copies
 
@@ -147,9 +148,9 @@ def test_copies_of_one_source_are_linked_under_t2() -> None:
     pairs = face_tables.pairing(clean, made, names, released=released, source=np.repeat(np.arange(15), 2))
     result = rates(reidentify(pairs, "toy", "parrot", "T2"))
     assert result is not None
-    assert result["rank"]["1"]["share"] == 1.0
-    linked = attack(pairs, "toy", "T2", {})["linkability"]
-    assert linked["d_sys"] > 0.95
+    assert result.rank["1"].share == 1.0
+    linked = attack(pairs, "toy", "T2", {}).linkability
+    assert linked.d_sys > 0.95
 
 
 def test_released_images_of_unknown_source_are_no_queries(kept: Pairing) -> None:
@@ -163,14 +164,14 @@ def test_released_images_of_unknown_source_are_no_queries(kept: Pairing) -> None
 
 def test_verification_and_linkability_at_both_ends(kept: Pairing, lost: Pairing) -> None:
     found, not_found = (attack(pairs, "toy", "T1", {"a": 0.3}) for pairs in (kept, lost))
-    assert found["verification"]["eer"] == 0
-    assert found["verification"]["tar"]["1e-2"]["share"] == 1
-    assert found["linkability"]["d_sys"] > 0.95
-    assert not_found["verification"]["eer"] == pytest.approx(0.5, abs=0.06)
-    assert not_found["verification"]["tar"]["1e-2"]["share"] < 0.04
-    assert not_found["linkability"]["d_sys"] == pytest.approx(not_found["linkability"]["chance"], abs=0.1)
-    assert found["protection"]["over"]["a"]["share"] == 0
-    assert not_found["protection"]["over"]["a"]["share"] == 1
+    assert found.verification.eer == 0
+    assert found.verification.tar["1e-2"].share == 1
+    assert found.linkability.d_sys > 0.95
+    assert not_found.verification.eer == pytest.approx(0.5, abs=0.06)
+    assert not_found.verification.tar["1e-2"].share < 0.04
+    assert not_found.linkability.d_sys == pytest.approx(not_found.linkability.chance, abs=0.1)
+    assert found.protection.over["a"].share == 0
+    assert not_found.protection.over["a"].share == 1
 
 
 def test_impostors_are_two_people_and_genuine_pairs_are_mates() -> None:
@@ -192,7 +193,7 @@ def test_protection_looks_at_every_face_of_the_source() -> None:
     distances, source = source_distances(pairs, "toy")
     assert source.tolist() == [0, 1]  # the third has no face
     assert distances.tolist() == [0.0, 1.0]  # the second face of the first is unchanged
-    assert protection(pairs, "toy", {"x": 0.1}, "T2")["over"]["x"]["share"] == 0.5
+    assert protection(pairs, "toy", {"x": 0.1}, "T2").over["x"].share == 0.5
 
 
 def test_the_worst_identity_is_a_number_and_a_frequency() -> None:
@@ -201,7 +202,7 @@ def test_the_worst_identity_is_a_number_and_a_frequency() -> None:
     made[8:12] = clean[8:12]  # person 2 slipped through
     pairs = face_tables.pairing(clean, made, names)
     found = reidentify(pairs, "toy", "naive", "T1")
-    assert worst_identity(found) == {"person": pairs.person[8], "queries": 4, "share": 1.0}
+    assert worst_identity(found) == WorstIdentity(person=int(pairs.person[8]), queries=4, share=1.0)
 
 
 def test_numbers_of_people_do_not_follow_their_names() -> None:
@@ -231,15 +232,15 @@ def test_a_bootstrap_covers_the_truth() -> None:
     for _ in range(60):
         skill = np.repeat(rng.beta(2, 6, 80), 4)  # people differ, each has four photographs
         figures = share(rng.random(320) < skill, np.repeat(np.arange(80), 4))
-        inside += figures["low"] <= 0.25 <= figures["high"]
+        inside += figures.low <= 0.25 <= figures.high
     assert inside >= 52
 
 
 def test_where_nobody_is_found_the_bound_is_exact() -> None:
     figures = share(np.zeros(50, bool), np.arange(50))
-    assert figures["low"] == 0
-    assert (1 - figures["high"]) ** 50 == pytest.approx(0.05)
-    assert share(np.ones(50, bool), np.arange(50))["low"] == pytest.approx(1 - figures["high"])
+    assert figures.low == 0
+    assert (1 - figures.high) ** 50 == pytest.approx(0.05)
+    assert share(np.ones(50, bool), np.arange(50)).low == pytest.approx(1 - figures.high)
 
 
 def test_chance_is_what_random_distances_give() -> None:
@@ -262,13 +263,13 @@ def test_layouts_need_no_faces(kept: Pairing) -> None:
     assert pairs.recognisers == ("toy", "pixels")
     assert reidentify(pairs, "toy", "naive", "T2") is None
     result = attack(pairs, "pixels", "T2", {"x": 0.5})
-    assert result["reidentification"]["naive"]["rank"]["1"]["share"] == 1
-    assert result["protection"]["over"]["x"]["share"] == 0
+    assert result.reidentification["naive"].rank["1"].share == 1
+    assert result.protection.over["x"].share == 0
 
 
 def test_results_hold_no_name_and_no_key(kept: Pairing) -> None:
     for threat in ("T1", "T2"):
-        text = json.dumps(attack(kept, "toy", threat, own_thresholds(kept, "toy")))  # type: ignore[arg-type]
+        text = json.dumps(attack(kept, "toy", threat, own_thresholds(kept, "toy")).model_dump())  # type: ignore[arg-type]
         assert "Secret" not in text
         assert "key-" not in text
         assert "NaN" not in text
@@ -287,14 +288,14 @@ def test_auc_by_hand_and_at_both_ends() -> None:
     fresh = membership(inside, outside, made, inside_people=people, outside_people=people)
     assert kept is not None
     assert fresh is not None
-    assert kept["auc"] == kept["low"] == 1
-    assert fresh["low"] < 0.5 < fresh["high"]
+    assert kept.auc == kept.low == 1
+    assert fresh.low < 0.5 < fresh.high
 
 
 def test_near_copies_are_counted() -> None:
     originals = np.array([0, 2**40 - 1], dtype=np.uint64)
     released = np.array([0b111, 2**50 - 1, 2**63], dtype=np.uint64)
-    assert near_copies(released, originals) == {"released": 3, "bits": 4, "copies": 2, "nearest": 1}
+    assert near_copies(released, originals) == NearCopies(released=3, bits=4, copies=2, nearest=1)
     assert near_copies(released[:0], originals) is None
 
 

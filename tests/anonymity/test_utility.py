@@ -30,8 +30,8 @@ def test_a_shift_is_counted_in_inter_ocular_distances() -> None:
     after = before + np.array([[0, 0], [4, 0], [0, 8]])[:, None]
     found = pose_error(pair(before, after))
     assert found is not None
-    assert found["eyes"]["mean"] == pytest.approx((0 + 0.25 + 0.5) / 3)
-    assert found["roll"]["mean"] == found["scale"]["mean"] == 0
+    assert found.eyes.mean == pytest.approx((0 + 0.25 + 0.5) / 3)
+    assert found.roll.mean == found.scale.mean == 0
 
 
 @pytest.mark.parametrize("degrees", [0, 10, -30, 175])
@@ -44,8 +44,8 @@ def test_roll_is_the_angle_between_eye_lines(degrees: float, start: float) -> No
 
     found = pose_error(pair(turned(start)[None], 1.5 * turned(start + degrees)[None]))
     assert found is not None
-    assert found["roll"]["mean"] == pytest.approx(abs(degrees), abs=1e-3)  # also across ±180°
-    assert found["scale"]["mean"] == pytest.approx(np.log(1.5), abs=1e-5)
+    assert found.roll.mean == pytest.approx(abs(degrees), abs=1e-3)  # also across ±180°
+    assert found.scale.mean == pytest.approx(np.log(1.5), abs=1e-5)
 
 
 def test_faces_without_eyes_or_without_a_partner_are_left_out() -> None:
@@ -56,7 +56,7 @@ def test_faces_without_eyes_or_without_a_partner_are_left_out() -> None:
                                  eyes=after[:2])  # fmt: skip
     found = pose_error(Pairing(originals=pairs.originals, released=released, source=np.array([0, 2, 1])))
     assert found is not None
-    assert found["faces"] == 1
+    assert found.faces == 1
     assert pose_error(Pairing(originals=pairs.originals, released=released, source=np.full(3, -1))) is None
 
 
@@ -65,10 +65,10 @@ def test_recall_counts_images_not_faces() -> None:
     originals = face_tables.table({"toy": vectors}, [None] * 4, image=np.array([0, 1, 1, 2, 2]))
     released = face_tables.table({"toy": vectors[:4]}, [None] * 5, image=np.array([0, 1, 2, 2]))
     found = detector_recall(Pairing(originals=originals, released=released, source=np.array([0, 1, 2, 2, -1])))
-    assert found["images"] == 5
-    assert found["with_face"] == 3 / 5
-    assert found["with_face_if_source_has"] == 3 / 4
-    assert found["same_count"] == 2 / 4
+    assert found.images == 5
+    assert found.with_face == 3 / 5
+    assert found.with_face_if_source_has == 3 / 4
+    assert found.same_count == 2 / 4
 
 
 def test_psnr_by_hand() -> None:
@@ -86,10 +86,10 @@ def test_a_label_that_shows_is_learnt_and_one_that_does_not_is_not(steps: int, m
     images = [np.clip(rng.normal(90 + 60 * one, 40, (16, 16, 3)), 0, 255).astype(np.uint8) for one in label]
     shown = task_accuracy(images[:160], label[:160], images[160:], label[160:])  # type: ignore[arg-type]
     assert shown is not None
-    assert shown["accuracy"] > 0.95
+    assert shown.accuracy > 0.95
     mixed = task_accuracy(images[:160], rng.permutation(label[:160]), images[160:], label[160:])  # type: ignore[arg-type]
     assert mixed is not None
-    assert mixed["accuracy"] < 0.8
+    assert mixed.accuracy < 0.8
     assert task_accuracy(images[:9], [1] * 9, images, label) is None  # type: ignore[arg-type]
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.anonymity.attacks.figures import Searches, SearchFigures
 from pipeline.anonymity.attacks.identification import SearchResult, rates, search
 from pipeline.anonymity.attacks.photos import UNKNOWN, Bools, Indices, Photos, Threat, Vectors, related
 
@@ -28,7 +29,7 @@ matrix would take minutes."""
 Matrix = NDArray[np.float64]
 
 
-def classify(released: Photos, *, hidden: int | None = None, seed: int = 0) -> dict[str, Any] | None:
+def classify(released: Photos, *, hidden: int | None = None, seed: int = 0) -> SearchFigures | None:
     """Trains a classifier of people on half of each person's released photographs and tests it on the other half (T1).
 
     The classifier is a softmax regression on the embeddings, or has one hidden layer of `hidden` units. Each half is
@@ -52,7 +53,7 @@ def classify(released: Photos, *, hidden: int | None = None, seed: int = 0) -> d
 
 def map_to_clean(
     released: Photos, originals: Photos, threat: Threat, *, folds: int = 4, seed: int = 0
-) -> dict[str, Any] | None:
+) -> SearchFigures | None:
     """Fits a linear map from released to clean embeddings on known people, then searches for *other* people with it.
 
     The map is a ridge regression of each person's clean embeddings on their released ones, followed by whitening with
@@ -185,14 +186,14 @@ def _whitening(released: Photos, originals: Photos, known: Indices, fit: tuple[M
     return directions / np.sqrt(values) @ directions.T
 
 
-def trained(released: Photos, originals: Photos, threat: Threat) -> dict[str, Any]:
+def trained(released: Photos, originals: Photos, threat: Threat) -> Searches:
     """Runs all trained attackers with one recogniser and returns the figures of each by its name.
 
     None stands for an attacker with too few people. Under T2 only the map is run, and its gallery holds the source
     itself.
     """
     made, clean = reduced(released, originals)
-    mapped = {"map_to_clean": map_to_clean(made, clean, threat)}
+    mapped: Searches = {"map_to_clean": map_to_clean(made, clean, threat)}
     if threat == "T2":
         return mapped
     return {"softmax": classify(made), "perceptron": classify(made, hidden=HIDDEN), **mapped}

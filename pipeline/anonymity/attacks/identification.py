@@ -1,7 +1,7 @@
 """Attacks on a release by search: how often does an attacker find the person?
 
 Every attack is run under a threat model, T1 or T2 (`photos.THREATS`), and its figures never meet those of the other.
-Results are plain dicts of numbers for JSON. No name, key or picture gets into them.
+Results are records of plain numbers (`figures`). No name, key or picture gets into them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.anonymity.attacks.figures import RankShare, SearchFigures, Share, WorstIdentity
 from pipeline.anonymity.attacks.photos import UNKNOWN, Bools, Indices, Pairing, Photos, Threat, Vectors, related
 from pipeline.anonymity.faces.metrics import bootstrap_people
 
@@ -92,7 +93,7 @@ def reidentify(pairing: Pairing, recogniser: str, kind: Search, threat: Threat) 
     return found if len(found.rank) else None
 
 
-def rates(found: SearchResult | None, ranks: tuple[int, ...] = RANKS) -> dict[str, Any] | None:
+def rates(found: SearchResult | None, ranks: tuple[int, ...] = RANKS) -> SearchFigures | None:
     """The fraction of queries that found their person by each rank, and what guessing at random would find.
 
     Each fraction comes with its 95 % interval over people. `gallery` is the mean number of candidates of a query. None
@@ -100,13 +101,13 @@ def rates(found: SearchResult | None, ranks: tuple[int, ...] = RANKS) -> dict[st
     """
     if found is None:
         return None
-    by_rank = {str(r): share(found.rank <= r, found.person) | {"chance": chance(found, r)} for r in ranks}
-    return {
-        "queries": len(found.rank),
-        "people": len(np.unique(found.person)),
-        "gallery": float(found.candidates.mean()),
-        "rank": by_rank,
-    }
+    by_rank = {str(r): RankShare(**dict(share(found.rank <= r, found.person)), chance=chance(found, r)) for r in ranks}
+    return SearchFigures(
+        queries=len(found.rank),
+        people=len(np.unique(found.person)),
+        gallery=float(found.candidates.mean()),
+        rank=by_rank,
+    )
 
 
 def chance(found: SearchResult, rank: int) -> float:
@@ -117,8 +118,8 @@ def chance(found: SearchResult, rank: int) -> float:
     return float(np.mean(1 - np.prod(left / np.maximum(found.candidates - drawn, 1), axis=0)))
 
 
-def share(hits: Bools, people: Indices) -> dict[str, float]:
-    """The mean of `hits [Q]` with a 95 % interval over `people [Q]`, as `share`, `low` and `high` in [0, 1].
+def share(hits: Bools, people: Indices) -> Share:
+    """The mean of `hits [Q]` with a 95 % interval over `people [Q]`.
 
     Where all hits are equal, a bootstrap cannot see what did not happen. Then the bound is the exact one for n people,
     1 − .05^(1/n).
@@ -129,10 +130,10 @@ def share(hits: Bools, people: Indices) -> dict[str, float]:
         low, high = (0.0, bound) if mean == 0 else (1 - bound if mean == 1 else 0.0, 1.0)
     else:
         low, high = bootstrap_people(hits, people)
-    return {"share": mean, "low": low, "high": high}
+    return Share(share=mean, low=low, high=high)
 
 
-def worst_identity(found: SearchResult | None) -> dict[str, Any] | None:
+def worst_identity(found: SearchResult | None) -> WorstIdentity | None:
     """The person who is most often found at rank 1, among those with at least `FEWEST_QUERIES` queries.
 
     They are given by their number, never by name. `share` is the fraction of their queries that found them. None where
@@ -147,7 +148,7 @@ def worst_identity(found: SearchResult | None) -> dict[str, Any] | None:
         return None
     frequency = np.where(eligible, hits / queries, -1)
     worst = np.lexsort((queries, frequency))[-1]
-    return {"person": int(people[worst]), "queries": int(queries[worst]), "share": float(frequency[worst])}
+    return WorstIdentity(person=int(people[worst]), queries=int(queries[worst]), share=float(frequency[worst]))
 
 
 def chunks(count: int) -> Iterator[Indices]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.anonymity.attacks.figures import PermutationFigures
 from pipeline.anonymity.attacks.photos import Indices, Vectors
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def recover_permutation(pairs: Sequence[tuple[Pixels8, Pixels8]], tile: int) -> 
     return Permutation(tile=tile, order=linear_sum_assignment(-(a @ b.T))[1].astype(np.int64))
 
 
-def best_permutation(pairs: Sequence[tuple[Pixels8, Pixels8]]) -> tuple[Permutation | None, dict[str, Any]]:
+def best_permutation(pairs: Sequence[tuple[Pixels8, Pixels8]]) -> tuple[Permutation | None, PermutationFigures]:
     """Finds the tile side, from 4 px to half the image, whose permutation best restores released images.
 
     Permutations are found on half of the pairs and tested on the other half. Returns the best one and its figures:
@@ -103,7 +104,7 @@ def best_permutation(pairs: Sequence[tuple[Pixels8, Pixels8]]) -> tuple[Permutat
     """
     known, held_out = pairs[::2], pairs[1::2]
     if not held_out:
-        return None, {"pairs": len(pairs), "reason": "two known pairs are needed"}
+        return None, PermutationFigures(pairs=len(pairs), reason="two known pairs are needed")
     height, width = pairs[0][0].shape[:2]
     sides = [t for t in (128, 64, 32, 16, 8, 4) if height % t == 0 == width % t and 2 * t <= min(height, width)]
     before = np.array([correlation(released, source) for source, released in held_out])
@@ -113,8 +114,10 @@ def best_permutation(pairs: Sequence[tuple[Pixels8, Pixels8]]) -> tuple[Permutat
         reached = np.array([correlation(found.undo(released), source) for source, released in held_out])
         if _clearly_more(reached, after):
             best, after = found, reached
-    figures = {"pairs": len(known), "before": float(before.mean()), "after": float(after.mean())}
-    return best, figures | {"tile": best.tile if best else None, "moved": best.moved if best else 0.0}
+    return best, PermutationFigures(
+        pairs=len(known), before=float(before.mean()), after=float(after.mean()),
+        tile=best.tile if best else None, moved=best.moved if best else 0.0,
+    )  # fmt: skip
 
 
 def _clearly_more(reached: NDArray[np.float64], before: NDArray[np.float64]) -> bool:

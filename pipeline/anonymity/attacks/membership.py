@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.anonymity.attacks.figures import MembershipFigures, NearCopies
 from pipeline.anonymity.attacks.photos import NEAR_COPY, Indices, Vectors
 from pipeline.anonymity.faces.gallery import nearest
 from pipeline.anonymity.faces.phash import hamming
@@ -17,7 +16,7 @@ ROUNDS, CHUNK = 500, 2048
 
 def membership(
     inside: Vectors, outside: Vectors, released: Vectors, *, inside_people: Indices, outside_people: Indices
-) -> dict[str, Any] | None:
+) -> MembershipFigures | None:
     """Tests whether the distance to the nearest release tells originals of the input from images that were not in it.
 
     Takes unit vectors of the input `[A, D]`, of images outside it `[B, D]` and of the release `[R, D]`, where the first
@@ -31,8 +30,7 @@ def membership(
     rng = np.random.default_rng(0)
     drawn = [auc(near[_again(inside_people, rng)], far[_again(outside_people, rng)]) for _ in range(ROUNDS)]
     low, high = np.quantile(drawn, [0.025, 0.975])
-    counts = {"inside": len(near), "outside": len(far)}
-    return counts | {"auc": auc(near, far), "low": float(low), "high": float(high), "chance": 0.5}
+    return MembershipFigures(inside=len(near), outside=len(far), auc=auc(near, far), low=float(low), high=float(high))
 
 
 def auc(near: Vectors, far: Vectors) -> float:
@@ -45,7 +43,7 @@ def auc(near: Vectors, far: Vectors) -> float:
 
 def near_copies(
     released: NDArray[np.uint64], originals: NDArray[np.uint64], *, bits: int = NEAR_COPY
-) -> dict[str, int] | None:
+) -> NearCopies | None:
     """Counts the released images whose perceptual hash is within `bits` (of 64) of some original's.
 
     `nearest` is the smallest difference of all pairs, in bits. Returns None where either set is empty.
@@ -55,7 +53,8 @@ def near_copies(
     least = np.full(len(released), 64, dtype=np.uint8)
     for first in range(0, len(originals), CHUNK):
         least = np.minimum(least, hamming(released, originals[first : first + CHUNK]).min(axis=1))
-    return {"released": len(released), "bits": bits, "copies": int((least <= bits).sum()), "nearest": int(least.min())}
+    copies = int((least <= bits).sum())
+    return NearCopies(released=len(released), bits=bits, copies=copies, nearest=int(least.min()))
 
 
 def _again(people: Indices, rng: np.random.Generator) -> Indices:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
 from pipeline.anonymity.attacks.attackers import trained
+from pipeline.anonymity.attacks.figures import (
+    MembershipFigures,
+    RankShare,
+    RecallFigures,
+    RecogniserFigures,
+    Searches,
+    SourceThreatFigures,
+    ThreatFigures,
+)
 from pipeline.anonymity.attacks.identification import SEARCHES, Search, rates, reidentify, sides, worst_identity
 from pipeline.anonymity.attacks.membership import membership, near_copies
-from pipeline.anonymity.attacks.photos import THREATS, UNKNOWN, Pairing, Threat, Vectors
+from pipeline.anonymity.attacks.photos import THREATS, UNKNOWN, Indices, Pairing, Threat, Vectors
 from pipeline.anonymity.attacks.verification import linked, own_thresholds, pair_distances, protection, verification
 
 GOAL = 0.01
@@ -37,36 +45,36 @@ def under(
     pairing: Pairing,
     thresholds: ThresholdsByRecogniser,
     on_recogniser: Callable[[str], None] = lambda name: None,
-) -> dict[str, Any]:
+) -> ThreatFigures:
     """Runs every attack with every recogniser under one threat model; `on_recogniser` is told which one is done.
 
     Where the threat model has no pairs, `recognisers` is None and `reason` says why.
     """
-    results: dict[str, Any] = {"statement": THREATS[threat]}
     if why := missing(threat, pairing):
-        return results | {"recognisers": None, "reason": why}
+        return ThreatFigures(statement=THREATS[threat], recognisers=None, reason=why, inversion={})
     by_name = {}
     for name in pairing.recognisers:
-        by_name[name] = attack(pairing, name, threat, thresholds[name])
-        by_name[name]["trained"] = trained(pairing.made(name), pairing.clean(name), threat)
+        learnt = trained(pairing.made(name), pairing.clean(name), threat)
+        by_name[name] = attack(pairing, name, threat, thresholds[name]).model_copy(update={"trained": learnt})
         on_recogniser(name)
-    return results | {"recognisers": by_name}
+    return ThreatFigures(statement=THREATS[threat], recognisers=by_name, inversion={})
 
 
-def attack(pairing: Pairing, recogniser: str, threat: Threat, thresholds: Mapping[str, float]) -> dict[str, Any]:
+def attack(pairing: Pairing, recogniser: str, threat: Threat, thresholds: Mapping[str, float]) -> RecogniserFigures:
     """Runs every search and comparison with one recogniser under one threat model; None stands for what has no
     pairs."""
     kinds: tuple[Search, ...] = ("clean", "naive", "reverse", "parrot") if threat == "T1" else tuple(SEARCHES)[1:]
     found = {kind: reidentify(pairing, recogniser, kind, threat) for kind in kinds}
     query, gallery, _ = sides(pairing, recogniser, "naive")
     released = pairing.made(recogniser)
-    return {
-        "reidentification": {kind: rates(one) for kind, one in found.items()},
-        "verification": verification(pair_distances(query, gallery, threat)),
-        "linkability": linked(pair_distances(released, released, threat, same=True)),
-        "protection": protection(pairing, recogniser, thresholds, threat),
-        "worst": worst_identity(found["naive"]),
-    }
+    return RecogniserFigures(
+        reidentification={kind: rates(one) for kind, one in found.items()},
+        verification=verification(pair_distances(query, gallery, threat)),
+        linkability=linked(pair_distances(released, released, threat, same=True)),
+        protection=protection(pairing, recogniser, thresholds, threat),
+        worst=worst_identity(found["naive"]),
+        trained={},
+    )
 
 
 def missing(threat: Threat, pairing: Pairing) -> str | None:
@@ -81,19 +89,23 @@ def missing(threat: Threat, pairing: Pairing) -> str | None:
     return None
 
 
-def copies(pairing: Pairing, others: Mapping[str, Vectors], people: Mapping[str, Any]) -> dict[str, Any]:
-    """What an attacker who holds a photograph (T2) learns about it: near-copies, and whether it was in the input.
+def with_copies(
+    found: ThreatFigures, pairing: Pairing, others: Mapping[str, Vectors], people: Mapping[str, Indices]
+) -> SourceThreatFigures:
+    """Adds to the figures of T2 what an attacker who holds a photograph learns about it: near-copies, and whether it
+    was in the input.
 
     `others` gives unit vectors of images that were not in the input, by recogniser or layout; `people` gives the
     numbers of the people in them, `[B]` each.
     """
-    return {
-        "near_copies": near_copies(pairing.released.phash, pairing.originals.phash),
-        "membership": {name: _member(pairing, name, others[name], people[name]) for name in others},
-    }
+    return SourceThreatFigures(
+        **dict(found),
+        near_copies=near_copies(pairing.released.phash, pairing.originals.phash),
+        membership={name: _member(pairing, name, others[name], people[name]) for name in others},
+    )
 
 
-def _member(pairing: Pairing, name: str, outside: Vectors, people: Any) -> dict[str, Any] | None:
+def _member(pairing: Pairing, name: str, outside: Vectors, people: Indices) -> MembershipFigures | None:
     clean, made = pairing.clean(name), pairing.seen_released(name)
     used = np.isin(clean.photo, pairing.source) if (pairing.source != UNKNOWN).any() else np.ones(len(clean), bool)
     inside = clean[used]
@@ -101,7 +113,7 @@ def _member(pairing: Pairing, name: str, outside: Vectors, people: Any) -> dict[
     return membership(inside.vectors, outside, made, inside_people=owner, outside_people=people)
 
 
-def undone(pairing: Pairing, threat: Threat) -> dict[str, Any] | None:
+def undone(pairing: Pairing, threat: Threat) -> Searches | None:
     """Runs the naive search with images that an attacker has made of released ones; None where the threat model has no
     pairs."""
     if missing(threat, pairing):
@@ -109,27 +121,26 @@ def undone(pairing: Pairing, threat: Threat) -> dict[str, Any] | None:
     return {name: rates(reidentify(pairing, name, "naive", threat)) for name in pairing.recognisers}
 
 
-def findings(results: Mapping[str, Any]) -> list[str]:
+def findings(t1: ThreatFigures, t2: SourceThreatFigures, faces: RecallFigures) -> list[str]:
     """One sentence for each thing that an auditor has to read first: attacks that beat chance, copies, lost faces.
 
     An attack beats chance where its 95 % interval lies above chance and more than `GOAL` of the queries found their
     person. About one in forty searches that find nothing is listed nevertheless, by accident.
     """
     found = [
-        f"{threat}: {name}, {kind}: {rank['share']:.1%} found first ({rank['low']:.1%} to {rank['high']:.1%}), "
-        f"chance {rank['chance']:.2%}"
-        for threat, name, kind, rank in first_ranks(results)
-        if rank["low"] > rank["chance"] + 1e-9 and rank["share"] > GOAL
+        f"{threat}: {name}, {kind}: {rank.share:.1%} found first ({rank.low:.1%} to {rank.high:.1%}), "
+        f"chance {rank.chance:.2%}"
+        for threat, figures in (("T1", t1), ("T2", t2))
+        for name, kind, rank in first_ranks(figures)
+        if rank.low > rank.chance + 1e-9 and rank.share > GOAL
     ]
-    for name, one in (results["T2"].get("membership") or {}).items():
-        if one and one["low"] > 0.5:
-            found.append(
-                f"T2: {name}: membership can be told, AUC {one['auc']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
-            )
-    near = results["T2"].get("near_copies")
-    if near and near["copies"]:
-        found.append(f"T2: {near['copies']} of {near['released']} released images are near-copies of originals")
-    recall = results["utility"]["faces"]["with_face_if_source_has"]
+    for name, one in t2.membership.items():
+        if one and one.low > 0.5:
+            found.append(f"T2: {name}: membership can be told, AUC {one.auc:.3f} ({one.low:.3f} to {one.high:.3f})")
+    near = t2.near_copies
+    if near and near.copies:
+        found.append(f"T2: {near.copies} of {near.released} released images are near-copies of originals")
+    recall = faces.with_face_if_source_has
     if recall is not None and recall < FEWEST_FACES:
         found.append(
             f"utility: a face is found in {recall:.1%} of the releases only; not being recognised proves little"
@@ -137,16 +148,15 @@ def findings(results: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def first_ranks(results: Mapping[str, Any]) -> Iterator[tuple[Threat, str, str, dict[str, float]]]:
-    """Yields (threat, recogniser, attack, figures of rank 1) for all that search, train or undo an operator.
+def first_ranks(found: ThreatFigures) -> Iterator[tuple[str, str, RankShare]]:
+    """Yields (recogniser, attack, figures of rank 1) for all that search, train or undo an operator.
 
     The search `clean` is left out, because it attacks nothing.
     """
-    for threat in THREATS:
-        for name, one in (results[threat]["recognisers"] or {}).items():
-            searches = {k: v for k, v in one["reidentification"].items() if k != "clean"} | one["trained"]
-            yield from ((threat, name, kind, v["rank"]["1"]) for kind, v in searches.items() if v)
-        for way, attempt in (results[threat].get("inversion") or {}).items():
-            for name, figures in (attempt.get("reidentification") or {}).items():
-                if figures:
-                    yield threat, name, way, figures["rank"]["1"]
+    for name, one in (found.recognisers or {}).items():
+        searches = {k: v for k, v in one.reidentification.items() if k != "clean"} | one.trained
+        yield from ((name, kind, figures.rank["1"]) for kind, figures in searches.items() if figures)
+    for way, attempt in found.inversion.items():
+        for name, figures in (attempt.reidentification or {}).items():
+            if figures:
+                yield name, way, figures.rank["1"]

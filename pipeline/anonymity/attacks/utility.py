@@ -9,6 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.anonymity.attacks.figures import (
+    AgreementFigures,
+    Agreements,
+    Middle,
+    PoseFigures,
+    RecallFigures,
+    TaskFigures,
+)
 from pipeline.anonymity.attacks.photos import UNKNOWN, Indices, Pairing
 
 if TYPE_CHECKING:
@@ -27,7 +35,7 @@ ATTRIBUTES = {
 """The attributes that deepface has models for, each with its weight file."""
 
 
-def detector_recall(pairing: Pairing) -> dict[str, Any]:
+def detector_recall(pairing: Pairing) -> RecallFigures:
     """The fractions of released images in which a face is found.
 
     `with_face` is a fraction of all of them. The other two are fractions of those whose source has a face:
@@ -37,15 +45,15 @@ def detector_recall(pairing: Pairing) -> dict[str, Any]:
     known = pairing.source != UNKNOWN
     theirs = np.bincount(pairing.originals.image, minlength=len(pairing.originals.keys))[pairing.source[known]]
     ours, had = made[known], theirs > 0
-    return {
-        "images": len(made),
-        "with_face": _mean(made > 0),
-        "with_face_if_source_has": _mean(ours[had] > 0),
-        "same_count": _mean(ours[had] == theirs[had]),
-    }
+    return RecallFigures(
+        images=len(made),
+        with_face=_mean(made > 0),
+        with_face_if_source_has=_mean(ours[had] > 0),
+        same_count=_mean(ours[had] == theirs[had]),
+    )
 
 
-def pose_error(pairing: Pairing) -> dict[str, Any] | None:
+def pose_error(pairing: Pairing) -> PoseFigures | None:
     """How far the largest face has moved from source to release; None unless eyes are known on both sides.
 
     `eyes` is the mean distance of both eyes from where they were, in inter-ocular distances of the source; `roll` is
@@ -62,10 +70,10 @@ def pose_error(pairing: Pairing) -> dict[str, Any] | None:
     angles = [np.degrees(np.arctan2(line[sound, 1], line[sound, 0])) for line in lines]
     roll = np.abs((angles[0] - angles[1] + 180) % 360 - 180)
     scale = np.abs(np.log(after[sound] / before[sound]))
-    figures = {"eyes": moved, "roll": roll, "scale": scale}
-    return {"faces": int(sound.sum())} | {
-        name: {"mean": float(values.mean()), "median": float(np.median(values))} for name, values in figures.items()
-    }
+    eyes, turn, size = (
+        Middle(mean=float(values.mean()), median=float(np.median(values))) for values in (moved, roll, scale)
+    )
+    return PoseFigures(faces=int(sound.sum()), eyes=eyes, roll=turn, scale=size)
 
 
 def psnr(a: Pixels8, b: Pixels8) -> float:
@@ -81,7 +89,7 @@ def task_accuracy(
     real_labels: Sequence[int],
     *,
     seed: int = 0,
-) -> dict[str, Any] | None:
+) -> TaskFigures | None:
     """Trains a small network on released images and tests it on real ones that were not in the input.
 
     Images are uint8 `[H, W, 3]` and are seen at 32 × 32. `accuracy` is the fraction of test images that get their
@@ -100,13 +108,13 @@ def task_accuracy(
         torch.manual_seed(seed)
         scores = _trained(_small(released), torch.from_numpy(target), len(known), _small(images), seed)
     majority = np.bincount(target).argmax()
-    return {
-        "labels": len(known), "trained_on": len(target), "tested_on": len(truth),
-        "accuracy": _mean(scores.argmax(1).numpy() == truth), "majority": _mean(truth == majority),
-    }  # fmt: skip
+    return TaskFigures(
+        labels=len(known), trained_on=len(target), tested_on=len(truth),
+        accuracy=_mean(scores.argmax(1).numpy() == truth), majority=_mean(truth == majority),
+    )  # fmt: skip
 
 
-def attribute_agreement(released: Sequence[Pixels8], sources: Sequence[Pixels8]) -> dict[str, Any]:
+def attribute_agreement(released: Sequence[Pixels8], sources: Sequence[Pixels8]) -> Agreements:
     """Measures on how many pairs of face crops deepface's attribute models agree, by attribute.
 
     `share` is the fraction of the pairs with equal answers; for age, `mean_difference` is in years. Where the weights
@@ -127,7 +135,7 @@ def present(file: str) -> bool:
     return (home / ".deepface" / "weights" / file).is_file()
 
 
-def _agreement(name: str, released: Sequence[Pixels8], sources: Sequence[Pixels8]) -> dict[str, float]:
+def _agreement(name: str, released: Sequence[Pixels8], sources: Sequence[Pixels8]) -> AgreementFigures:
     from deepface import DeepFace
 
     def judged(crops: Sequence[Pixels8]) -> list[Any]:
@@ -137,8 +145,8 @@ def _agreement(name: str, released: Sequence[Pixels8], sources: Sequence[Pixels8
 
     ours, theirs = judged(released), judged(sources)
     if name == "age":
-        return {"faces": len(ours), "mean_difference": float(np.mean(np.abs(np.subtract(ours, theirs))))}
-    return {"faces": len(ours), "share": float(np.mean(np.array(ours) == np.array(theirs)))}
+        return AgreementFigures(faces=len(ours), mean_difference=float(np.mean(np.abs(np.subtract(ours, theirs)))))
+    return AgreementFigures(faces=len(ours), share=float(np.mean(np.array(ours) == np.array(theirs))))
 
 
 def _eyes(pairing: Pairing) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from pipeline.anonymity.attacks.figures import LinkabilityFigures, OverThreshold, ProtectionFigures, VerificationFigures
 from pipeline.anonymity.attacks.identification import chunks, distances_of, owner_of, reidentify, share
 from pipeline.anonymity.attacks.photos import UNKNOWN, Indices, Pairing, Photos, Threat, Vectors, related
 from pipeline.anonymity.faces.metrics import eer, linkability, threshold_at_far
@@ -53,7 +53,7 @@ def pair_distances(query: Photos, gallery: Photos, threat: Threat, *, same: bool
     )
 
 
-def verification(pairs: PairDistances) -> dict[str, Any] | None:
+def verification(pairs: PairDistances) -> VerificationFigures | None:
     """The equal error rate, and the true acceptance rate (`tar`) at each false acceptance rate.
 
     A rate needs at least 1 / FAR impostor pairs, and is left out otherwise. Returns None without pairs of either kind.
@@ -65,11 +65,12 @@ def verification(pairs: PairDistances) -> dict[str, Any] | None:
         for name, far in FARS.items()
         if far * len(pairs.impostor) >= 1
     }
-    counts = {"genuine": len(pairs.genuine), "impostor": len(pairs.impostor)}
-    return counts | {"eer": eer(pairs.genuine, pairs.impostor), "tar": tar}
+    return VerificationFigures(
+        genuine=len(pairs.genuine), impostor=len(pairs.impostor), eer=eer(pairs.genuine, pairs.impostor), tar=tar
+    )
 
 
-def linked(pairs: PairDistances) -> dict[str, float] | None:
+def linked(pairs: PairDistances) -> LinkabilityFigures | None:
     """How well releases of one person can be linked: D_sys in [0, 1] (see `linkability`), and its value by chance.
 
     `chance` is D_sys where the same number of "mated" pairs is drawn from strangers. Returns None for fewer than two
@@ -78,11 +79,11 @@ def linked(pairs: PairDistances) -> dict[str, float] | None:
     if len(pairs.genuine) < 2 or len(pairs.impostor) < 2:
         return None
     drawn = np.random.default_rng(0).choice(pairs.impostor, len(pairs.genuine))
-    return {
-        "d_sys": linkability(pairs.genuine, pairs.impostor),
-        "chance": linkability(drawn, pairs.impostor),
-        "mated": float(len(pairs.genuine)),
-    }
+    return LinkabilityFigures(
+        d_sys=linkability(pairs.genuine, pairs.impostor),
+        chance=linkability(drawn, pairs.impostor),
+        mated=len(pairs.genuine),
+    )
 
 
 def source_distances(pairing: Pairing, recogniser: str) -> tuple[Vectors, Indices]:
@@ -104,10 +105,12 @@ def source_distances(pairing: Pairing, recogniser: str) -> tuple[Vectors, Indice
     return least[has], pairing.source[has]
 
 
-def protection(pairing: Pairing, recogniser: str, thresholds: Mapping[str, float], threat: Threat) -> dict[str, Any]:
+def protection(
+    pairing: Pairing, recogniser: str, thresholds: Mapping[str, float], threat: Threat
+) -> ProtectionFigures | None:
     """The fraction of released images farther than each threshold from everything that the attacker may hold.
 
-    The threat model says what that is. Returns {} where there are no distances.
+    The threat model says what that is. Returns None where there are no distances.
     """
     if threat == "T2" and recogniser in pairing.layouts:
         found = reidentify(pairing, recogniser, "naive", "T2")
@@ -119,9 +122,9 @@ def protection(pairing: Pairing, recogniser: str, thresholds: Mapping[str, float
         found = reidentify(pairing, recogniser, "naive", "T1")
         distances, people = (found.distance, found.person) if found else (np.zeros(0), np.zeros(0, np.int64))
     if not len(distances):
-        return {}
-    by = {name: {"threshold": t} | share(distances > t, people) for name, t in thresholds.items()}
-    return {"images": len(distances), "mean_distance": float(distances.mean()), "over": by}
+        return None
+    by = {name: OverThreshold(**dict(share(distances > t, people)), threshold=t) for name, t in thresholds.items()}
+    return ProtectionFigures(images=len(distances), mean_distance=float(distances.mean()), over=by)
 
 
 def own_thresholds(pairing: Pairing, recogniser: str) -> dict[str, float]:

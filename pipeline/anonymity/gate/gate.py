@@ -273,15 +273,17 @@ class JudgeFacts(Section):
 
     name: str
     weights: str
-    """Hash."""
+    """sha256 of its weight files."""
     threshold: float
     """Cosine distance up to which two faces are one person's."""
     far_at_threshold: float
-    """Share of pairs of two people at or below it, on the certificate's data."""
+    """The fraction of pairs of two people, on the certificate's data, whose distance is at or below the threshold."""
     chance_of_another: float
+    """The fraction of images that chance may reject for a face too much like a stranger's."""
     tar: float
-    """Share of pairs of one person that are recognised where one in a hundred pairs of two people is."""
+    """The fraction of pairs of one person that are recognised where one in a hundred pairs of two people is."""
     certificate_data: str
+    """The photographs of the certificate, in words."""
 
 
 class GateFacts(Section):
@@ -290,12 +292,14 @@ class GateFacts(Section):
     detector: str
     detector_weights: str
     identities_known: bool
+    """Whether the recipe told who is in the originals."""
     smallest_face: int
     near_copy: int
     recognisers: tuple[JudgeFacts, ...]
 
 
 def gate_facts(config: AnonymityConfig, finder: FaceFinder, judges: Sequence[Judge]) -> GateFacts:
+    """The facts of a gate with this configuration."""
     return GateFacts(
         detector=finder.detector, detector_weights=finder.weights, identities_known=config.identity is not None,
         smallest_face=config.smallest_face, near_copy=config.near_copy,

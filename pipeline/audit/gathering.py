@@ -1,4 +1,4 @@
-"""What an audit reads of both sides: which release is whose, how they look, and some pairs with all their pixels."""
+"""What an audit reads of both sides: which image is whose, how they look, and some pairs with all their pixels."""
 
 from __future__ import annotations
 
@@ -30,18 +30,22 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 OnImages = Callable[[str, int], None]
-"""`on_images(what, count)`: what is being looked at, and how many more images of it were."""
+"""`on_images(what, count)` is told what is being looked at, and how many more images of it are done."""
 BATCH, HELD, HELD_BYTES = 256, 1000, 1 << 28
-"""Images at a time; pairs whose pixels are held, and what each side of them may take."""
+"""Images that are looked at together, pairs whose pixels are held at most, and bytes that each side of them may
+take."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Looked:
-    """What one pass over the pixels of a stream leaves; images are numbered as in its face table."""
+    """What is kept of one pass over the pixels of a stream; images are numbered as in its face table."""
 
     layouts: Mapping[str, Vectors]
+    """Vectors `[N, D]` by layout."""
     labels: tuple[int | None, ...]
+    """`[N]`: the label of each image, None where it has none."""
     held: Mapping[int, Pixels8]
+    """Pixels, uint8 `[H, W, 3]`, of some images, by their numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,37 +53,44 @@ class Held:
     """Pairs whose pixels are in memory."""
 
     rows: Indices
-    """`[H]`: of the release."""
+    """`[H]`: numbers of the released images."""
     released: list[Pixels8]
+    """Their pixels, uint8 `[H, W, 3]`."""
     sources: list[Pixels8]
+    """The pixels of their sources."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """All that an audit has read; images are numbered as in their face tables."""
+    """Everything that an audit has read; images are numbered as in their face tables."""
 
     pairing: Pairing
     unpaired: Mapping[str, int]
-    """Why released images have no original beside them, and how many."""
+    """How many released images have no original, by the reason."""
     pairs: Held
+    """Some pairs with their pixels."""
     labels: tuple[int | None, ...]
-    """`[N]`: of the originals."""
+    """`[N]`: the label of each original, None where it has none."""
     released_labels: tuple[int | None, ...]
-    """`[R]`"""
+    """`[R]`: the label of each released image, None where it has none."""
     outside: Mapping[str, Vectors]
-    """Of images that were not in the input: vectors by recogniser or layout."""
+    """Vectors of images that were not in the input, by recogniser or layout."""
     outside_people: Mapping[str, Indices]
-    """Numbers of who is in them."""
+    """Numbers of the people in them, by recogniser or layout."""
 
 
 def images_of(release: Path) -> WebDatasetInput:
+    """The images of a release, as an input."""
     return WebDatasetInput(urls=(str(release / DATA / "*.tar"),))
 
 
 def gather(
     task: Audit, size: tuple[int, int], finder: FaceFinder, recognisers: Sequence[Recogniser], on_images: OnImages
 ) -> Seen:
-    """Finds all faces (kept in `task.out/faces`, so that a second audit is short), then looks at all pixels."""
+    """Finds all faces, then looks at all pixels.
+
+    Faces are kept in `task.out/faces`, so that a second audit is short.
+    """
     released = images_of(task.release)
 
     def faces(source: AnyInput, name: str, fit: Fit, who: str | None) -> FaceTable:
@@ -111,6 +122,7 @@ def gather(
 
 
 def look(source: AnyInput, size: tuple[int, int], fit: Fit, hold: set[int]) -> Looked:
+    """Looks once at all images of a source, and keeps the pixels of those whose numbers are in `hold`."""
     images = enumerate(labelled(source, size, fit))
     parts, labels, held = [layouts([])], list[int | None](), dict[int, "Pixels8"]()
     while batch := list(islice(images, BATCH)):
@@ -123,7 +135,7 @@ def look(source: AnyInput, size: tuple[int, int], fit: Fit, hold: set[int]) -> L
 
 
 def labelled(source: AnyInput, size: tuple[int, int], fit: Fit) -> Iterator[tuple[int | None, Pixels8]]:
-    """Every image that can be decoded, in the order of `scan`, with its label."""
+    """Yields every image that can be decoded, in the order of `scan`, with its label."""
     for shard in source.open().shards:
         for sample in shard.read():
             if isinstance(sample, Rejected):
@@ -144,9 +156,9 @@ def first_size(release: Path) -> tuple[int, int]:
 def sources_of(
     released: Sequence[str], originals: Sequence[str], salt: bytes | None, outputs: Shape
 ) -> tuple[Indices, dict[str, int]]:
-    """`[R]`: the original that each released key was made from, −1 where there is none; and why, and how many.
+    """The original that each released key was made from, `[R]`, −1 where there is none; and the reasons, counted.
 
-    All keys are tried that a job of the shape `outputs` can give what it makes of these originals.
+    All keys are tried that a job of the shape `outputs` can give to what it makes of these originals.
     """
     if salt is None:
         nowhere = np.full(len(released), UNKNOWN, dtype=np.int64)

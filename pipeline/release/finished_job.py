@@ -1,4 +1,4 @@
-"""What a finished job left behind: where in its tars each image and its members lie, and why others are missing."""
+"""What a finished job left behind: where each image and its members lie in its tars, and why others are missing."""
 
 from __future__ import annotations
 
@@ -20,35 +20,38 @@ from pipeline.streams.quarantine import read_quarantine
 from pipeline.streams.shards import read_label
 
 LABEL = "cls"
+"""The member that holds a label."""
 OF_THE_GATE = ("recognisable", "undecided")
-"""Reasons that begin so are sentences without names and keys; of others only the kind is published."""
+"""Reasons that begin with one of these are sentences without names and keys. For others only the kind is published."""
 RELEASED = ("anonymous", "undecided")
-"""Verdicts; undecided is in a job's output only where `anonymity.undecided` lets it pass, and is counted."""
+"""Verdicts with which an image may be released. Undecided ones are in a job's output only where `anonymity.undecided`
+lets them pass, and are counted."""
 
 
 class Span(NamedTuple):
-    """Bytes in a tar."""
+    """The place of some bytes in a tar."""
 
     offset: int
     size: int
 
 
 class MadeImage(NamedTuple):
-    """One image of the job."""
+    """The place of one image of the job, and what is known of it."""
 
     key: str
+    """Key of the image in the job's output."""
     source: str
     """Key of the original that it was made from."""
     tar: Path
     image_ext: str
     image: Span
     members: Mapping[str, Span]
-    """Those that may be published."""
+    """The members that may be published, by extension."""
     label: int | None
     level: str
-    """Fraction of T that it started from, in tenths; `none` where its operator has no level."""
+    """The level that it started from, as a fraction of T in tenths; `none` where its operator has no level."""
     verdict: str
-    """Of the gate."""
+    """The gate's verdict."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +60,18 @@ class Made:
 
     job: Job
     tars: Mapping[Path, str]
-    """And their sha256."""
+    """The sha256 of each of its tars."""
     read: int
+    """How many samples the job read."""
     quarantined: Mapping[str, int]
-    """By reason."""
+    """How many samples were withheld, by reason."""
 
     @classmethod
     def by(cls, root: Path) -> Made:
-        """Raises `UserError` for a job that isn't finished, or files that are not those it wrote."""
+        """Reads the folder of a job.
+
+        Raises `UserError` for a job that isn't finished, or files that are not those it wrote.
+        """
         ledger = Ledger(root)
         job, manifest = ledger.job(), ledger.manifest()
         if job is None or manifest is None:
@@ -91,7 +98,10 @@ class Made:
         )
 
     def entries(self, members: Collection[str]) -> Iterator[MadeImage]:
-        """Every image in turn. Raises `UserError` for a member of no image, or an image without a verdict."""
+        """Yields every image in turn, with the `members` of these extensions.
+
+        Raises `UserError` for a member that belongs to no image, and for an image without a verdict.
+        """
         for tar in self.tars:
             with open(tar, "rb") as file:
                 for key, spans in grouped(tar):
@@ -129,14 +139,14 @@ class Made:
 
     @property
     def verbatim(self) -> bool:
-        """Keys are in the tar as they were in the source's."""
+        """Whether keys are in the tar just as they were in the source's tar."""
         return bool(self.job.config["input"]["format"] == "webdataset")
 
 
 def grouped(tar: Path) -> Iterator[tuple[str, dict[str, Span]]]:
-    """(key, where its members lie) for each sample of one of our own tars.
+    """Yields (key, the places of its members) for each sample of one of our own tars.
 
-    Each sample has one member KEY.doppel.json, so that keys are known whatever rule their source's names followed.
+    Each sample has one member KEY.doppel.json, so that keys are known whatever rule the names in their source followed.
     """
     with tarfile.open(tar, "r:") as archive:
         spans = {info.name: Span(info.offset_data, info.size) for info in archive}
@@ -152,6 +162,7 @@ def grouped(tar: Path) -> Iterator[tuple[str, dict[str, Span]]]:
 
 
 def read(file: BinaryIO, span: Span) -> bytes:
+    """The bytes of a span."""
     file.seek(span.offset)
     return file.read(span.size)
 
