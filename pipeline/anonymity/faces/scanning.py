@@ -18,7 +18,7 @@ from pipeline.anonymity.faces.table import FaceTable, joined, load_table, save_t
 from pipeline.errors import UserError
 from pipeline.media.pixels import Fit, Undecodable, decode
 from pipeline.media.records import Rejected, Sample
-from pipeline.sources import code_hash
+from pipeline.source_code import code_hash
 from pipeline.streams import AnyInput
 from pipeline.streams.contract import InputShard
 

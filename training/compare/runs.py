@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.identity import hash_json
 from pipeline.models.families import sketch_model
 from pipeline.models.folder import find_model
-from pipeline.sources import code_hash
+from pipeline.source_code import code_hash
 from training.classifier.augmentations import AUGMENTATIONS
 from training.classifier.filtering import rejected_share
 from training.classifier.fitting import (

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.job.hashes import MAKING, VERIFYING
-from pipeline.sources import ROOT, code, code_hash, sources
+from pipeline.source_code import ROOT, code, code_hash, files_of
 
 FILES = sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "training").rglob("*.py")])
 
@@ -92,7 +92,7 @@ def test_prose_leaves_it_alone_everywhere(changed: Changed) -> None:
 
 
 def test_a_gate_hangs_on_what_judges() -> None:
-    names = {str(file.relative_to(ROOT / "pipeline")) for file in sources(*MAKING, *VERIFYING)}
+    names = {str(file.relative_to(ROOT / "pipeline")) for file in files_of(*MAKING, *VERIFYING)}
     assert {"anonymity/gate/gate.py", "anonymity/faces/dlib_net.py", "engine/ladder.py"} <= names
     assert not {name for name in names if name.split("/")[0] in ("report", "commands", "hooks", "audit", "release")}
 
@@ -122,4 +122,4 @@ def test_a_text_that_is_used_is_no_prose(line: str) -> None:
 
 def test_an_unknown_module() -> None:
     with pytest.raises(ModuleNotFoundError, match="nowhere"):
-        sources("nowhere.else")
+        files_of("nowhere.else")
