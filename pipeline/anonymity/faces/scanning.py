@@ -129,8 +129,7 @@ def tabulated(
     recognisers: Sequence[Recogniser],
     on_images: Callable[[int], None] = lambda count: None,
 ) -> FaceTable:
-    """Finds and embeds the faces of a stream of images, a batch at a time; `on_images` is told the size of each
-    batch."""
+    """Finds and embeds the faces of a stream of images; `on_images` is told the size of each batch."""
     tables = [tabulate([], [], [], finder, recognisers)]
     while batch := list(islice(images, BATCH)):
         keys, identities, pixels = zip(*batch, strict=True)
