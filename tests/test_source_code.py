@@ -31,7 +31,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _each_file_once() -> Iterator[None]:
     """A file whose text is the same is not taken apart again."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.sources.code", cache(code))
+        patch.setattr("pipeline.source_code.code", cache(code))
         yield
 
 

@@ -96,8 +96,7 @@ class Pairing:
         return (*self.originals.embeddings, *self.layouts)
 
     def clean(self, name: str) -> Photos:
-        """The originals as the recogniser or layout `name` sees them; faces of an image are represented by the
-        largest."""
+        """The originals as the recogniser or layout `name` sees them; of several faces in an image, the largest."""
         vectors, image = self._seen(name, self.originals, 0)
         return Photos(vectors=vectors, photo=image, person=self.person[image], phash=self.originals.phash[image])
 
