@@ -36,7 +36,7 @@ class Cut(Section):
     """`irregular`: interlocking shapes, all alike, that wrap around the edges; `rings`: concentric, each rolls along
     itself."""
     count: int | None = Field(default=None, ge=1)
-    """How many blocks there are on each side of the picture, or how many rings in all (default: each one pixel wide)."""
+    """How many blocks are on each side of the picture, or how many rings in all (default: all one pixel wide)."""
     flips: bool = False
     """Whether tiles may be mirrored."""
     turns: bool = False

@@ -21,7 +21,7 @@ class Identity(View):
 
 
 class FlipVertical(View):
-    """Upside down."""
+    """The image upside down."""
 
     name: Literal["flip_vertical"] = "flip_vertical"
 
@@ -30,7 +30,7 @@ class FlipVertical(View):
 
 
 class FlipHorizontal(View):
-    """As in a mirror."""
+    """The image as in a mirror."""
 
     name: Literal["flip_horizontal"] = "flip_horizontal"
 

@@ -47,7 +47,7 @@ class Rings(TurnedPlaces):
 
     name: Literal["rings"] = "rings"
     turns: tuple[Literal[0, 1, 2, 3], ...] = Field(default=(1, 2, 3), min_length=1)
-    """The quarter turns of each ring, counter-clockwise, from the inmost, a disc, to the one that touches the border."""
+    """The quarter turns of each ring, counter-clockwise, from the inmost, a disc, to that which meets the border."""
 
     def move(self, grid: Tensor) -> Tensor:
         ring = (2 * len(self.turns) * self.from_centre(grid)).ceil().long().clamp(min=1) - 1
