@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.streams.ledger import OnChange
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-"""Exit codes."""
+"""The exit codes for failures; 0 stands for success."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ import threading
 
 
 def follow_parent() -> None:
-    """To be called first in a worker: it then ends with its parent, and ignores Ctrl-C.
+    """Makes a worker end with its parent and ignore Ctrl-C; it is to be called first.
 
     Ctrl-C reaches the whole group of processes, and is left to the parent, which ends its workers.
     """

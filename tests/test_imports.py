@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "training").rglob("*.py")])
 ORDER = [
     "errors",
-    "orphans sources section assets recipes optional",
+    "orphans source_code section assets recipes optional",
     "config",
     "identity",
     "media",
@@ -39,7 +39,7 @@ ORDER = [
 ALLOWED: dict[str, str] = {
     "errors": "",
     "orphans": "",
-    "sources": "",
+    "source_code": "",
     "section": "",
     "assets": "",
     "recipes": "errors",
@@ -54,11 +54,11 @@ ALLOWED: dict[str, str] = {
     "report": "errors media diffusion.tiles",
     "models": "errors section assets optional diffusion.views diffusion",
     "operators": "errors section media diffusion.views diffusion diffusion.tiles models",
-    "anonymity.faces": "errors sources section assets optional media diffusion streams",
+    "anonymity.faces": "errors source_code section assets optional media diffusion streams",
     "anonymity.gate": "errors section assets media diffusion streams anonymity.faces",
     "anonymity.attacks": "section media diffusion anonymity.faces",
-    "release": "errors sources section identity media streams anonymity.faces",
-    "job": "errors sources section identity media diffusion streams models operators anonymity.gate release",
+    "release": "errors source_code section identity media streams anonymity.faces",
+    "job": "errors source_code section identity media diffusion streams models operators anonymity.gate release",
     "audit": "errors section optional identity media streams report models anonymity.faces anonymity.attacks release",
     "engine": (
         "errors orphans identity media diffusion streams report models operators anonymity.faces anonymity.gate job"
@@ -68,13 +68,13 @@ ALLOWED: dict[str, str] = {
         "errors section optional config media diffusion streams report models operators anonymity.faces "
         "anonymity.gate release job audit engine"
     ),
-    "hooks.live": "errors orphans sources identity media diffusion streams models operators hooks",
-    "training.data": "errors sources media streams",
+    "hooks.live": "errors orphans source_code identity media diffusion streams models operators hooks",
+    "training.data": "errors source_code media streams",
     "training.classifier": "errors section optional report",
     "training.metrics": "",
     "training.denoiser": "errors section optional media diffusion streams report models training.data",
     "training.compare": (
-        "errors orphans sources section identity media diffusion streams report models operators hooks "
+        "errors orphans source_code section identity media diffusion streams report models operators hooks "
         "training.data training.classifier"
     ),
     "training.calibrate": (

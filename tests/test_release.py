@@ -24,7 +24,7 @@ from pipeline.job.config import JobConfig
 from pipeline.media.output_keys import Shape
 from pipeline.media.records import Rejected
 from pipeline.release import ReleaseConfig, publish, verify
-from pipeline.release.made import Made, grouped, read
+from pipeline.release.finished_job import Made, grouped, read
 from pipeline.release.privacy import derive, metadata_of, release_key
 from pipeline.streams.names import unescape_dots
 from tests import builders

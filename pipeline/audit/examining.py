@@ -16,7 +16,7 @@ from pipeline.anonymity.attacks.results import findings, thresholds_of, under, u
 from pipeline.anonymity.faces.detect import FaceFinder
 from pipeline.anonymity.faces.recognise import load_recogniser
 from pipeline.audit.config import AuditConfig
-from pipeline.audit.looking import Held, OnImages, Seen, first_size, gather
+from pipeline.audit.gathering import Held, OnImages, Seen, first_size, gather
 from pipeline.audit.pictures import draw
 from pipeline.audit.results import AuditCounts, AuditResults, MadeWith, UtilityFigures
 from pipeline.audit.task import Audit, check

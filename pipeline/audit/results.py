@@ -1,4 +1,4 @@
-"""What an audit says: `audit.json`, without names and keys."""
+"""The results of an audit, as they stand in `audit.json`: no names and no keys."""
 
 from __future__ import annotations
 
@@ -16,40 +16,48 @@ from pipeline.section import Section
 
 
 class MadeWith(Section):
-    """What was looked with."""
+    """The detector, the recognisers and the size that images were looked at with."""
 
     detector: str
     detector_weights: str
     size: tuple[int, int]
-    """Height and width."""
+    """Height and width in pixels."""
     fit: Fit
     recognisers: dict[str, str]
-    """Weights, by name."""
+    """The sha256 of each recogniser's weight files, by its name."""
 
 
 class AuditCounts(Section):
+    """How many images, faces and people there are on both sides."""
+
     originals: int
     originals_with_face: int
+    """Originals in which a face was found."""
     released: int
+    """Images in the release."""
     released_with_face: int
+    """Released images in which a face was found."""
     paired_with_source: int
-    """Released images."""
+    """Released images whose original is known."""
     people: int
+    """Known people in the originals."""
     people_with_two_photographs: int
+    """Known people in two originals or more."""
 
 
 class Likeness(Section):
-    """PSNR of released images to their sources, in dB."""
+    """The PSNR of released images to their sources, in dB."""
 
     pairs: int
+    """How many pairs were compared."""
     mean: float | None
-    """Over those that differ."""
+    """The mean over pairs that differ; None where none does."""
     unchanged: int
-    """Pairs of equal images."""
+    """How many pairs are of equal images."""
 
 
 class UtilityFigures(Section):
-    """What the release is still good for."""
+    """The figures of what the release is still good for."""
 
     faces: RecallFigures
     pose: PoseFigures | None
@@ -59,17 +67,19 @@ class UtilityFigures(Section):
 
 
 class AuditResults(Versioned):
+    """Everything that an audit has found."""
+
     version: int = 2
     release: str
-    """sha256 of its RELEASE.json."""
+    """sha256 of RELEASE.json, in hexadecimal."""
     made_with: MadeWith
     counts: AuditCounts
     failed: tuple[str, ...]
-    """Why the audit proves nothing of some images; empty where it is complete."""
+    """Sentences that say for how many images the audit proves nothing, and why; empty where it is complete."""
     T1: ThreatFigures
     T2: SourceThreatFigures
     utility: UtilityFigures
     not_measured: tuple[str, ...]
-    """What the audit says nothing of, and what it would need."""
+    """Sentences that say what the audit leaves open, and what it would need for it."""
     findings: tuple[str, ...]
-    """What to read first."""
+    """Sentences to be read first."""

@@ -9,7 +9,7 @@ from pipeline.anonymity.attacks.figures import OdeFigures, PermutationFigures
 from pipeline.anonymity.attacks.inversion import best_permutation, invert_ode
 from pipeline.anonymity.attacks.photos import Indices, Pairing, layouts
 from pipeline.anonymity.faces.table import tabulate
-from pipeline.audit.looking import Held
+from pipeline.audit.gathering import Held
 from pipeline.audit.task import Audit
 from pipeline.errors import UserError
 from pipeline.media.pixels import from_pixels, to_pixels

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.anonymity.attacks import utility
 from pipeline.anonymity.attacks.figures import TaskFigures
-from pipeline.audit.looking import Held, Seen
+from pipeline.audit.gathering import Held, Seen
 from pipeline.audit.results import Likeness, UtilityFigures
 
 if TYPE_CHECKING:

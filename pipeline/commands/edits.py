@@ -24,7 +24,7 @@ class EditsConfig(Recipe):
     caption: CaptionConfig = CaptionConfig(template="{txt}")
     """The template of a sample's caption, as in a job; samples without a caption are left out."""
     edits: Edits
-    """Where the edits come from."""
+    """The source of the edits."""
     output: str
     """A jsonl file, which appears when it is complete."""
 

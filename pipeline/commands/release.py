@@ -14,7 +14,7 @@ from pipeline.anonymity.faces.table import FaceTable
 from pipeline.anonymity.gate.gate import Judge
 from pipeline.anonymity.gate.judges import judges_of
 from pipeline.audit import Audit, examine
-from pipeline.audit.looking import OnImages
+from pipeline.audit.gathering import OnImages
 from pipeline.audit.results import AuditResults
 from pipeline.engine.gate import scan_originals
 from pipeline.errors import UserError
@@ -22,7 +22,7 @@ from pipeline.job.plan import Plan
 from pipeline.media.pixels import decode
 from pipeline.optional import require_package
 from pipeline.release import Evidence, check_release, publish, seal
-from pipeline.release.made import Made, read
+from pipeline.release.finished_job import Made, read
 from pipeline.release.sealing import staging
 from pipeline.streams.ledger import Ledger
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from pipeline.anonymity.gate.judged import Judged
+from pipeline.anonymity.gate.verdict_counts import Judged
 from pipeline.engine.events import Event, Progress, ShardDone
 from pipeline.engine.windows import Done
 from pipeline.errors import UserError

@@ -43,7 +43,7 @@ class AugmentedDataset(Dataset[Any]):
         return item if self.transform is None else self.transform(item)
 
     def set_epoch(self, epoch: int) -> None:
-        """To be called before each epoch.
+        """Sets the number of the epoch; to be called before each one.
 
         It reaches workers that already run (`persistent_workers`), and a base that has epochs of its own.
         """
@@ -96,7 +96,7 @@ class AugmentedStream(IterableDataset[Any]):
             yield item if self.transform is None else self.transform(item)
 
     def set_epoch(self, epoch: int) -> None:
-        """To be called before each epoch; see `AugmentedDataset.set_epoch`."""
+        """Sets the number of the epoch; see `AugmentedDataset.set_epoch`."""
         self._swapping.set_epoch(epoch)
         tell(self.base, epoch)
 

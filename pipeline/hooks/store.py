@@ -56,7 +56,7 @@ class StoredImage(NamedTuple):
     name: str
     """Key of the image itself."""
     offset: int
-    """Where its bytes begin in the tar."""
+    """The position in the tar at which its bytes begin."""
     size: int
     """How many bytes it has."""
 

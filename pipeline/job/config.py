@@ -32,7 +32,7 @@ class ImageConfig(Section):
 
 
 class OutputConfig(Section):
-    """Where outputs are written, and in which format."""
+    """The place and the format of what is written."""
 
     path: str
     """The job's folder: data, quarantine, records and manifest."""
@@ -44,7 +44,7 @@ class OutputConfig(Section):
 
 
 class RunConfig(Section):
-    """Where a job runs and how fast; nothing here changes the bytes that are written."""
+    """The devices that a job runs on and its speed; nothing here changes the bytes that are written."""
 
     devices: tuple[str, ...] = ("auto",)
     """Devices by torch's names; `auto` takes every CUDA device, or else the CPU. Each device gets a process of its

@@ -9,7 +9,7 @@ from pipeline.identity import hash_files, hash_json, salt_check
 from pipeline.job.config import JobConfig
 from pipeline.models.config import ModelConfig
 from pipeline.models.folder import find_model, hash_model
-from pipeline.sources import code_hash
+from pipeline.source_code import code_hash
 
 MAKING = (
     "pipeline.streams",

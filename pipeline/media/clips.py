@@ -81,7 +81,7 @@ def read_clip(data: bytes, ext: str, most_frames: int = MOST_FRAMES) -> Clip:
         raise
     except Exception as error:  # a damaged file can break a decoder anywhere: the fault is the data's
         reason = str(getattr(error, "strerror", None) or error or type(error).__name__)[:200]
-        raise Undecodable(f"damaged or no {container.upper()} ({reason})") from None
+        raise Undecodable(f"damaged, or not a file of kind {container.upper()} ({reason})") from None
 
 
 def write_clip(clip: Clip) -> bytes:
@@ -285,7 +285,7 @@ BLOCK = re.compile(b"[!,;]")
 def _gif_frames(data: bytes, size: tuple[int, int], most_frames: int) -> int:
     """The number of frames, from the blocks alone; Pillow would take a file that breaks off for a shorter one."""
     if data[:6] not in (b"GIF87a", b"GIF89a"):
-        raise Undecodable("the file is not a GIF")
+        raise Undecodable("not a file of kind GIF")
     count, at = 0, 13 + _table(data[10]) if len(data) > 13 else len(data)
     while match := BLOCK.search(data, at):
         at = match.end()

@@ -20,7 +20,7 @@ class Sample:
     """One image with everything that belongs to it, still encoded."""
 
     key: str
-    """Its name in the data set."""
+    """The name of the sample in its data set."""
     image: bytes
     """The bytes of the image member."""
     image_ext: str

@@ -11,8 +11,8 @@ from torch import Tensor
 from pipeline.diffusion.denoisers import Denoiser, bounded, compose, mixture, per_row
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.model import Model, Outline
+from pipeline.diffusion.model_match import mismatch
 from pipeline.diffusion.noise import KeyedNoise
-from pipeline.diffusion.pairing import mismatch
 from pipeline.diffusion.solvers import add_noise, integrate
 from pipeline.errors import UserError
 from pipeline.operators.conditions import check_conditions, rows_for, together

@@ -10,8 +10,8 @@ from torch import Tensor
 from pipeline.diffusion.denoisers import per_row
 from pipeline.diffusion.latent_stage import AnyImageStage, AnyStage, staged
 from pipeline.diffusion.model import Model, Outline
+from pipeline.diffusion.model_match import mismatch
 from pipeline.diffusion.noise import KeyedNoise
-from pipeline.diffusion.pairing import mismatch
 from pipeline.errors import UserError
 from pipeline.media.provenance import Details
 from pipeline.operators.conditions import Guidance, check_conditions, conditioned

@@ -11,14 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from pipeline.diffusion.denoisers import guided
-from pipeline.diffusion.editing import (
-    AttentionEdit,
-    EditsAttention,
-    Mode,
-    alike,
-    side_by_side,
-    until,
-)
+from pipeline.diffusion.editing import AttentionEdit, EditsAttention, Mode, alike, side_by_side, until
 from pipeline.diffusion.model import Model, Outline
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.solvers import add_noise, integrate

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from pipeline.errors import UserError
 from pipeline.identity import PUBLIC_SALT, SALT_VARIABLE, SHORTEST_SALT
 from pipeline.media.provenance import PROVENANCE
-from pipeline.release.made import LABEL
+from pipeline.release.finished_job import LABEL
 from pipeline.release.privacy import derive
 from pipeline.release.sealing import SEAL, is_ours, staging
 from pipeline.section import Section

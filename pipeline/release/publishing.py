@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.release.card import THREAT_MODELS, card
 from pipeline.release.config import ReleaseConfig, secret_of
 from pipeline.release.copies import check_faces, check_near_copies, closest
-from pipeline.release.made import Made, MadeImage
+from pipeline.release.finished_job import Made, MadeImage
 from pipeline.release.privacy import check_labels, job_token
 from pipeline.release.sealing import (
     CARD,
@@ -36,7 +36,7 @@ from pipeline.release.sealing import (
     verify,
 )  # fmt: skip
 from pipeline.release.writing import Packer, write_shards
-from pipeline.sources import code_hash
+from pipeline.source_code import code_hash
 from pipeline.streams.files import sync_file, sync_folder
 
 if TYPE_CHECKING:

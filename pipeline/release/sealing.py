@@ -35,9 +35,9 @@ class ListedFile(Section):
     """A file of the release."""
 
     sha256: str
-    """Its sha256, in hexadecimal."""
+    """The sha256 of its bytes, in hexadecimal."""
     bytes: int
-    """Its size."""
+    """The number of its bytes."""
     images: int
     """How many images it holds."""
 

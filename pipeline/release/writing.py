@@ -14,7 +14,7 @@ from pipeline.anonymity.faces.phash import phash
 from pipeline.errors import UserError
 from pipeline.media.pixels import EXTENSIONS, Codec, Fit, Undecodable, decode
 from pipeline.media.records import Sample
-from pipeline.release.made import LABEL, MadeImage, read
+from pipeline.release.finished_job import LABEL, MadeImage, read
 from pipeline.release.privacy import clean_image, names_in, release_key, shuffled
 from pipeline.release.sealing import ListedFile
 from pipeline.streams.shards import TarWriter

@@ -34,7 +34,7 @@ class FolderInput(Section):
 
     format: Literal["folder"] = "folder"
     path: str
-    """The folder."""
+    """The folder that is read."""
     extensions: tuple[str, ...] = IMAGE_EXTENSIONS
     """What counts as an image, in upper or lower case; in a recipe with a section `video`, by default `mp4`, too."""
     shard_size: int = Field(default=1000, ge=1)

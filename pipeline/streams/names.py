@@ -6,7 +6,7 @@ import re
 from typing import Literal
 
 Split = Literal["auto", "first", "last"]
-"""Where a name's key ends; see `WebDatasetInput.split`."""
+"""The rule for the end of a name's key; see `WebDatasetInput.split`."""
 
 
 def split_name(name: str, rule: Split) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from pipeline.anonymity.attacks import attackers, utility
 from pipeline.anonymity.attacks.inversion import laid, tiles_of
 from pipeline.anonymity.faces.detect import Face
 from pipeline.audit import Audit, AuditConfig, audit, examine, examining
-from pipeline.audit.looking import sources_of
+from pipeline.audit.gathering import sources_of
 from pipeline.audit.task import check
 from pipeline.cli import main
 from pipeline.errors import UserError

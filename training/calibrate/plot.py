@@ -72,7 +72,7 @@ class Calibration:
     images: int
     """How many originals were measured."""
     right: int
-    """In how many of them the judge sees the label."""
+    """How many of them the judge sees the label in."""
     target: float
     """The agreement that is asked for, in (0, 1]."""
     levels: tuple[LevelFound, ...]

@@ -21,10 +21,10 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.orphans import follow_parent
-from training.compare.bench import Bench, Task, with_best
 from training.compare.config import CompareConfig
 from training.compare.intervals import holm, paired
 from training.compare.pools import pool_hash
+from training.compare.runs import Bench, Task, with_best
 
 Observe = Callable[[str, int, int], None]
 """Is told (what was done, runs so far, runs in all)."""

@@ -15,7 +15,7 @@ from pipeline.hooks.neighbours import Neighbours
 from pipeline.hooks.soft_labels import fractions, soft_labels
 from pipeline.identity import PUBLIC_SALT, hash_json
 from pipeline.models.families import load_model, sketch_model
-from pipeline.sources import code_hash
+from pipeline.source_code import code_hash
 from training.classifier.filtering import weights
 from training.classifier.fitting import EVALUATED, NeighbourPool, logits_of
 from training.compare.config import NearConfig

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError
 from pipeline.media.pixels import Fit, Undecodable, decode
 from pipeline.media.records import Rejected, Sample
-from pipeline.sources import code_hash
+from pipeline.source_code import code_hash
 from pipeline.streams import AnyInput
 
 if TYPE_CHECKING:

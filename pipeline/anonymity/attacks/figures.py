@@ -10,29 +10,33 @@ class Share(Section):
 
     share: float
     low: float
+    """Lower end of the interval."""
     high: float
+    """Upper end of the interval."""
 
 
 class RankShare(Share):
     """The fraction of queries that found their person by some rank."""
 
     chance: float
-    """What guessing at random would find."""
+    """The fraction that guessing at random would find."""
 
 
 class SearchFigures(Section):
     """The outcome of a search."""
 
     queries: int
+    """How many queries have a mate in the gallery."""
     people: int
+    """How many people they show."""
     gallery: float
     """Mean number of candidates of a query."""
     rank: dict[str, RankShare]
-    """By rank: `1`, `5`, `10`."""
+    """Results by rank: `1`, `5`, `10`."""
 
 
 Searches = dict[str, SearchFigures | None]
-"""By kind of search, or by recogniser; None stands for what has no pairs, or too few people."""
+"""Results by kind of search, or by recogniser. None stands for what has no pairs, or too few people."""
 
 
 class WorstIdentity(Section):
@@ -41,43 +45,49 @@ class WorstIdentity(Section):
     person: int
     queries: int
     share: float
+    """The fraction of their queries, in [0, 1], that found them first."""
 
 
 class VerificationFigures(Section):
     """How well pairs of one person are told from pairs of two."""
 
     genuine: int
+    """How many pairs show one person."""
     impostor: int
-    """Pairs."""
+    """How many pairs show two people."""
     eer: float
-    """Equal error rate."""
+    """Equal error rate, in [0, 1]."""
     tar: dict[str, Share]
-    """True acceptance rate, by false acceptance rate."""
+    """True acceptance rate, by the name of the false acceptance rate."""
 
 
 class LinkabilityFigures(Section):
     """How well releases of one person can be linked."""
 
     d_sys: float
+    """D_sys in [0, 1] (see `linkability`)."""
     chance: float
-    """D_sys where the "mated" pairs are drawn from strangers."""
+    """The value of D_sys where the "mated" pairs are drawn from strangers."""
     mated: int
-    """Pairs."""
+    """How many pairs of releases show one person."""
 
 
 class OverThreshold(Share):
     """The fraction of released images farther than a threshold from everything that the attacker may hold."""
 
     threshold: float
+    """The threshold of the cosine distance."""
 
 
 class ProtectionFigures(Section):
     """How far released images are from everything that the attacker may hold."""
 
     images: int
+    """How many released images were compared."""
     mean_distance: float
+    """Mean cosine distance to the nearest such image."""
     over: dict[str, OverThreshold]
-    """By the name of the threshold."""
+    """Fractions by the name of the threshold."""
 
 
 class RecogniserFigures(Section):
@@ -89,18 +99,23 @@ class RecogniserFigures(Section):
     protection: ProtectionFigures | None
     worst: WorstIdentity | None
     trained: Searches
-    """By attacker that learns."""
+    """Searches by attackers that learn, by the name of the attacker."""
 
 
 class MembershipFigures(Section):
     """Whether the distance to the nearest release tells originals of the input from images that were not in it."""
 
     inside: int
+    """How many originals were in the input."""
     outside: int
+    """How many images were not."""
     auc: float
+    """The probability that an original of the input is nearer to some release than an image outside it; .5 by
+    chance."""
     low: float
+    """Lower end of the 95 % interval of `auc`."""
     high: float
-    """95 % interval of `auc`, which is .5 by chance."""
+    """Upper end of that interval."""
     chance: float = 0.5
 
 
@@ -109,23 +124,23 @@ class NearCopies(Section):
 
     released: int
     bits: int
-    """So near, of 64, or nearer."""
+    """An image counts as a copy where it differs in at most so many of 64 bits."""
     copies: int
     nearest: int
     """The smallest difference of all pairs, in bits."""
 
 
 class PermutationFigures(Section):
-    """How near a permutation of tiles brings released images to their sources: mean correlations."""
+    """Mean correlations of released images with their sources, before and after a permutation of tiles."""
 
     pairs: int
-    """That it was found on."""
+    """How many known pairs the permutation was found on."""
     before: float | None = None
     after: float | None = None
     tile: int | None = None
-    """Side in pixels; None where no permutation helps."""
+    """Side of a tile in pixels; None where no permutation helps."""
     moved: float = 0.0
-    """Fraction of the tiles."""
+    """The fraction of the tiles, in [0, 1], that do not lie where they were."""
     reason: str | None = None
     """Why there are no figures."""
 
@@ -134,8 +149,9 @@ class OdeFigures(Section):
     """The way back along the ODE of the model."""
 
     level: float
-    """Fraction of T."""
+    """The level that the images went back to, as a fraction of T."""
     images: int
+    """How many images went back."""
 
 
 class UndoingFigures(Section):
@@ -143,23 +159,24 @@ class UndoingFigures(Section):
 
     figures: PermutationFigures | OdeFigures
     reidentification: Searches | None
-    """By recogniser."""
+    """Naive searches with the images that it made, by recogniser."""
 
 
 class RecallFigures(Section):
-    """Fractions of released images in which a face is found; a fraction of nothing is None."""
+    """Fractions of released images in which a face is found. A fraction of nothing is None."""
 
     images: int
+    """How many images there are."""
     with_face: float | None
-    """Of all."""
+    """The fraction of all images that have a face."""
     with_face_if_source_has: float | None
-    """Of those whose source has a face, as the next."""
+    """The fraction that have a face, of those whose source has one."""
     same_count: float | None
-    """As many faces as their source has."""
+    """The fraction that have as many faces as their source, of those whose source has one."""
 
 
 class Middle(Section):
-    """Of some values."""
+    """The mean and the median of some values."""
 
     mean: float
     median: float
@@ -181,43 +198,48 @@ class TaskFigures(Section):
     """A small classifier, trained on released images and tested on real ones."""
 
     labels: int
+    """How many labels there are."""
     trained_on: int
+    """How many released images it was trained on."""
     tested_on: int
+    """How many real images it was tested on."""
     accuracy: float | None
-    """Fraction of the test images that get their label."""
+    """The fraction of the test images that get their label."""
     majority: float | None
-    """The same for always answering the commonest label of the release."""
+    """The fraction for always answering the commonest label of the release."""
 
 
 class AgreementFigures(Section):
-    """On how many pairs of face crops an attribute model agrees."""
+    """How often an attribute model agrees on pairs of face crops."""
 
     faces: int
     share: float | None = None
-    """Fraction of the pairs with equal answers."""
+    """The fraction of the pairs with equal answers; None for age."""
     mean_difference: float | None = None
-    """Of age, in years."""
+    """The mean difference in years, for age; else None."""
 
 
 Agreements = dict[str, AgreementFigures | str]
-"""By attribute; a sentence stands for what was not measured."""
+"""Figures by attribute. A sentence stands for an attribute that was not measured."""
 
 
 class ThreatFigures(Section):
     """All attacks under one threat model."""
 
     statement: str
+    """The threat model in words."""
     recognisers: dict[str, RecogniserFigures] | None
-    """By name, layouts among them; None where the threat model has no pairs."""
+    """Attacks by recogniser or layout; None where the threat model has no pairs."""
     reason: str | None = None
-    """Why there are none."""
+    """Why there are none; else None."""
     inversion: dict[str, UndoingFigures]
-    """By the way that was tried."""
+    """Attempts to undo the operator, by the way that was tried."""
 
 
 class SourceThreatFigures(ThreatFigures):
-    """Those of an attacker who holds the very photograph, T2."""
+    """All attacks of an attacker who holds the very photograph, T2."""
 
     near_copies: NearCopies | None
+    """Copies of originals among the released images; None where either set is empty."""
     membership: dict[str, MembershipFigures | None]
-    """By recogniser or layout."""
+    """Results by recogniser or layout; None where a set is empty."""

@@ -111,8 +111,10 @@ def rates(found: SearchResult | None, ranks: tuple[int, ...] = RANKS) -> SearchF
 
 
 def chance(found: SearchResult, rank: int) -> float:
-    """The hit rate of guessing at random: 1 − C(G − m, r) / C(G, r) for m mates among G candidates, averaged over the
-    queries."""
+    """The hit rate of guessing at random, averaged over the queries.
+
+    For m mates among G candidates it is 1 − C(G − m, r) / C(G, r) at rank r.
+    """
     drawn = np.arange(rank)[:, None]
     left = np.clip(found.candidates - found.mates - drawn, 0, None)
     return float(np.mean(1 - np.prod(left / np.maximum(found.candidates - drawn, 1), axis=0)))
@@ -152,8 +154,7 @@ def worst_identity(found: SearchResult | None) -> WorstIdentity | None:
 
 
 def chunks(count: int) -> Iterator[Indices]:
-    """Divides `range(count)` into consecutive arrays of at most `CHUNK` numbers; at least one array, which may be
-    empty."""
+    """Divides `range(count)` into consecutive arrays of at most `CHUNK` numbers; one empty array where it is 0."""
     for first in range(0, max(count, 1), CHUNK):
         yield np.arange(first, min(first + CHUNK, count))
 
@@ -164,6 +165,5 @@ def distances_of(query: Photos, gallery: Photos) -> Vectors:
 
 
 def owner_of(photos: Photos) -> Indices:
-    """`[F]`: the number of each photograph's person, or, where unknown, a negative number of its own for each
-    original."""
+    """`[F]`: the number of each photograph's person; where unknown, a negative number for each original."""
     return np.where(photos.person == UNKNOWN, -2 - photos.photo, photos.person)

@@ -1,5 +1,4 @@
-"""Undoing an operator: back along its ODE, or by laying tiles back. The images that result are attacked like the
-release."""
+"""Undoing an operator: back along its ODE, or by laying tiles back. The result is attacked like the release."""
 
 from __future__ import annotations
 
@@ -127,8 +126,10 @@ def _clearly_more(reached: NDArray[np.float64], before: NDArray[np.float64]) -> 
 
 
 def tiles_of(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Cuts an image `[H, W, 3]` into tiles `[n, side, side, 3]`, row by row. Raises `ValueError` where they do not
-    divide it."""
+    """Cuts an image `[H, W, 3]` into tiles `[n, side, side, 3]`, row by row.
+
+    Raises `ValueError` where they do not divide it.
+    """
     height, width = image.shape[:2]
     if height % side or width % side:
         raise ValueError(f"tiles of {side} pixels do not divide {height} × {width}")

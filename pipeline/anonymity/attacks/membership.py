@@ -34,8 +34,7 @@ def membership(
 
 
 def auc(near: Vectors, far: Vectors) -> float:
-    """The probability that a value of `near` is smaller than one of `far`, ties counting half (Mann and Whitney
-    1947)."""
+    """The probability that `near` is smaller than `far`, with ties counted half (Mann and Whitney 1947)."""
     ordered = np.sort(far)
     below, up_to = (np.searchsorted(ordered, near, side=side) for side in ("left", "right"))
     return float(1 - (below + up_to).mean() / 2 / len(far))

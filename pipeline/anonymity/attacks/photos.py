@@ -96,22 +96,19 @@ class Pairing:
         return (*self.originals.embeddings, *self.layouts)
 
     def clean(self, name: str) -> Photos:
-        """The originals as the recogniser or layout `name` sees them: each image with a face is represented by its
-        largest one."""
+        """The originals as the recogniser or layout `name` sees them; of several faces in an image, the largest."""
         vectors, image = self._seen(name, self.originals, 0)
         return Photos(vectors=vectors, photo=image, person=self.person[image], phash=self.originals.phash[image])
 
     def made(self, name: str) -> Photos:
-        """The released images of known source, as `clean` gives the originals; photo, person and hash are those of the
-        source."""
+        """The released images of known source, as in `clean`; photo, person and hash are those of the source."""
         vectors, image = self._seen(name, self.released, 1)
         known = self.source[image] != UNKNOWN
         photo = self.source[image[known]]
         return Photos(vectors=vectors[known], photo=photo, person=self.person[photo], phash=self.originals.phash[photo])
 
     def seen_released(self, name: str) -> Vectors:
-        """Vectors `[M, D]` of all released images that the recogniser or layout `name` can see, whether or not their
-        source is known."""
+        """Vectors `[M, D]` of all released images that the recogniser or layout `name` can see, of any source."""
         return self._seen(name, self.released, 1)[0]
 
     def _seen(self, name: str, table: FaceTable, side: int) -> tuple[Vectors, Indices]:

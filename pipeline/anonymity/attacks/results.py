@@ -31,8 +31,10 @@ ThresholdsByRecogniser = Mapping[str, Mapping[str, float]]
 
 
 def thresholds_of(pairing: Pairing, deepface: Mapping[str, float | None]) -> dict[str, dict[str, float]]:
-    """The thresholds of each recogniser or layout: those that separate people on these originals at each FAR, and
-    deepface's."""
+    """Thresholds of each recogniser or layout, by name.
+
+    There is one that separates people on these originals at each FAR, and deepface's own.
+    """
     found = {name: own_thresholds(pairing, name) for name in pairing.recognisers}
     return {
         name: own | ({"deepface": threshold} if (threshold := deepface.get(name)) is not None else {})
@@ -61,8 +63,7 @@ def under(
 
 
 def attack(pairing: Pairing, recogniser: str, threat: Threat, thresholds: Mapping[str, float]) -> RecogniserFigures:
-    """Runs every search and comparison with one recogniser under one threat model; None stands for what has no
-    pairs."""
+    """Runs all searches and comparisons with one recogniser under one threat model; None stands for no pairs."""
     kinds: tuple[Search, ...] = ("clean", "naive", "reverse", "parrot") if threat == "T1" else tuple(SEARCHES)[1:]
     found = {kind: reidentify(pairing, recogniser, kind, threat) for kind in kinds}
     query, gallery, _ = sides(pairing, recogniser, "naive")
@@ -92,8 +93,7 @@ def missing(threat: Threat, pairing: Pairing) -> str | None:
 def with_copies(
     found: ThreatFigures, pairing: Pairing, others: Mapping[str, Vectors], people: Mapping[str, Indices]
 ) -> SourceThreatFigures:
-    """Adds to the figures of T2 what an attacker who holds a photograph learns about it: near-copies, and whether it
-    was in the input.
+    """Adds to the figures of T2 what an attacker with a photograph learns about it: copies, and membership.
 
     `others` gives unit vectors of images that were not in the input, by recogniser or layout; `people` gives the
     numbers of the people in them, `[B]` each.
@@ -114,8 +114,7 @@ def _member(pairing: Pairing, name: str, outside: Vectors, people: Indices) -> M
 
 
 def undone(pairing: Pairing, threat: Threat) -> Searches | None:
-    """Runs the naive search with images that an attacker has made of released ones; None where the threat model has no
-    pairs."""
+    """Runs the naive search with images that an attacker has made; None where the threat model has no pairs."""
     if missing(threat, pairing):
         return None
     return {name: rates(reidentify(pairing, name, "naive", threat)) for name in pairing.recognisers}

@@ -7,12 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.anonymity.attacks.figures import (
-    LinkabilityFigures,
-    OverThreshold,
-    ProtectionFigures,
-    VerificationFigures,
-)
+from pipeline.anonymity.attacks.figures import LinkabilityFigures, OverThreshold, ProtectionFigures, VerificationFigures
 from pipeline.anonymity.attacks.identification import chunks, distances_of, owner_of, reidentify, share
 from pipeline.anonymity.attacks.photos import UNKNOWN, Indices, Pairing, Photos, Threat, Vectors, related
 from pipeline.anonymity.faces.metrics import eer, linkability, threshold_at_far

@@ -32,8 +32,7 @@ BATCH = 64
 
 
 class Recogniser(Protocol):
-    """Turns faces into vectors whose cosine distance says how alike two faces are. `name` is the one used in
-    recipes."""
+    """Turns faces into vectors whose cosine distance says how alike the faces are; `name` is that in recipes."""
 
     @property
     def name(self) -> str: ...
@@ -90,8 +89,7 @@ class Pooled:
 
 
 def network_input(crops: Sequence[Pixels8], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Resizes uint8 RGB crops to float32 BGR `[N, h, w, 3]` in [0, 1], as deepface's `representation.represent`
-    does."""
+    """Resizes uint8 RGB crops to float32 BGR `[N, h, w, 3]` in [0, 1], as deepface's `represent` does."""
     from deepface.modules.preprocessing import resize_image
 
     def one(crop: Pixels8) -> Any:

@@ -71,8 +71,7 @@ class Detection:
         self._landmarks = model.model["sp"] if detector == "dlib" else None
 
     def find(self, image: Pixels8) -> list[Face]:
-        """Finds the faces of one image, the largest first; [] where there is none, never the whole image in place of a
-        face."""
+        """Finds the faces of one image, the largest first; [] for none, never the whole image in place of a face."""
         with offline(f"detector {self.detector}"):
             from deepface.modules.detection import detect_faces
 
@@ -117,8 +116,7 @@ def _point(at: tuple[float, float], scale: tuple[float, float]) -> tuple[float, 
 
 
 class FaceFinder:
-    """Finds faces with one of deepface's detectors, in `workers` processes that it owns, or in this one where that is
-    0."""
+    """Finds faces with one of deepface's detectors, in `workers` processes that it owns (0: in this one)."""
 
     def __init__(self, detector: str = "dlib", *, workers: int = 2) -> None:
         """Raises `UserError` for an unknown detector, and where a package or weight file is missing."""
@@ -130,8 +128,7 @@ class FaceFinder:
         self.weights: str = (self._pool or self._own).weights  # type: ignore[union-attr]
 
     def find(self, images: Sequence[Pixels8]) -> list[list[Face]]:
-        """Finds the faces in uint8 RGB images `[H, W, 3]` of any sizes: one list for each image, the largest face
-        first.
+        """Finds the faces in uint8 RGB images `[H, W, 3]` of any sizes; one list for each, the largest face first.
 
         Raises `UserError` where a worker process fails or dies.
         """

@@ -49,8 +49,7 @@ class ConvLayer:
 
 
 class DlibNet:
-    """Maps aligned faces uint8 RGB `[N, 150, 150, 3]` to float32 `[N, 128]`, as dlib's `compute_face_descriptor`
-    does."""
+    """Maps aligned uint8 RGB faces `[N, 150, 150, 3]` to float32 `[N, 128]`, as `compute_face_descriptor` does."""
 
     def __init__(self, file: Path, device: torch.device | str = "cpu") -> None:
         """Reads dlib's weight file. Raises `UserError` unless it has the pinned sha256."""

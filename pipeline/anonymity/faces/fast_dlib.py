@@ -56,8 +56,10 @@ class ChipDlib(FastDlib):
 
 
 def load_dlib(*, device: str, workers: int) -> Recogniser:
-    """Loads the port, or dlib itself, with a warning, where they differ on this machine by more than `NEAR` on one
-    crop."""
+    """Loads the port of dlib's network.
+
+    Where the two differ on this machine by more than `NEAR` on one crop, it loads dlib itself, with a warning.
+    """
     own, fast = Deepface("Dlib"), FastDlib(device)
     crop = _crop()
     difference = float(np.abs(own.embed([crop]) - fast.embed([crop])).max())

@@ -48,8 +48,10 @@ def nearest(queries: Floats, gallery: Floats, k: int) -> tuple[Floats, NDArray[n
 
 
 def count_within(queries: Floats, gallery: Floats, threshold: float) -> NDArray[np.int64]:
-    """Counts for each query the entries at a cosine distance ≤ `threshold`: `[Q]`. Raises `ValueError` as `nearest`
-    does."""
+    """Counts for each query the entries at a cosine distance ≤ `threshold`: int64 `[Q]`.
+
+    Raises `ValueError` as `nearest` does.
+    """
     counts = np.zeros(len(queries), dtype=np.int64)
     for row, _, similarity in _tiles(queries, gallery):
         within = _distances(similarity).le_(threshold).sum(1)  # ones and zeros, exact below 2²⁴
@@ -58,8 +60,10 @@ def count_within(queries: Floats, gallery: Floats, threshold: float) -> NDArray[
 
 
 def distances(queries: Floats, gallery: Floats) -> Floats:
-    """All cosine distances `[Q, G]`, float32 ≥ 0, for sets whose matrix fits into memory. Raises `ValueError` as
-    `nearest` does."""
+    """All cosine distances `[Q, G]`, float32 ≥ 0, for sets whose matrix fits into memory.
+
+    Raises `ValueError` as `nearest` does.
+    """
     result = np.empty((len(queries), len(gallery)), dtype=np.float32)
     for row, column, similarity in _tiles(queries, gallery):
         height, width = similarity.shape

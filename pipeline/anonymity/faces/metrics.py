@@ -30,8 +30,10 @@ class Roc:
 
 
 def roc(genuine: Distances, impostor: Distances) -> Roc:
-    """The curve of genuine distances `[A]` and impostor distances `[B]`. Raises `ValueError` where either is empty or
-    has NaN."""
+    """The curve of genuine distances `[A]` and impostor distances `[B]`.
+
+    Raises `ValueError` where either is empty or holds NaN.
+    """
     genuine, impostor = _distances(genuine, "genuine"), _distances(impostor, "impostor")
     threshold = np.unique(np.concatenate([genuine, impostor]))
     threshold = np.concatenate([[np.nextafter(threshold[0], threshold.dtype.type(-np.inf))], threshold])

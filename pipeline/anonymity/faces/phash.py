@@ -1,5 +1,4 @@
-"""A perceptual hash of 64 bits: the signs of an image's lowest frequencies, which scaling and encoding hardly
-change."""
+"""A perceptual hash of 64 bits: the signs of an image's lowest frequencies, which scaling hardly changes."""
 
 from __future__ import annotations
 
@@ -37,8 +36,10 @@ def phash(images: Sequence[Pixels8]) -> NDArray[np.uint64]:
 
 
 def hamming(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """Counts differing bits, 0 to 64, between all hashes uint64 `[Q]` and `[G]`: uint8 `[Q, G]`. Takes 5 bytes of
-    memory a pair."""
+    """Counts differing bits, 0 to 64, between all hashes uint64 `[Q]` and `[G]`: uint8 `[Q, G]`.
+
+    It takes 5 bytes of memory for each pair.
+    """
     return ((64 - _signs(a) @ _signs(b).T) / 2).astype(np.uint8)  # exact: float32 counts to 2²⁴
 
 

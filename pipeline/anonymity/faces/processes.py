@@ -45,8 +45,10 @@ class ModelProcesses:
             raise
 
     def map(self, items: Sequence[Any]) -> list[Any]:
-        """Returns one result for each item, in order. Raises `UserError` where a process fails or dies; the pool is
-        closed then."""
+        """Returns one result for each item, in order.
+
+        Raises `UserError` where a process fails or dies; the pool is closed then.
+        """
         with self._busy:
             if not self._processes:
                 raise UserError(f"{self.owner}: its processes have ended already")

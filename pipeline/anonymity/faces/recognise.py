@@ -63,8 +63,7 @@ def load_recogniser(name: str, *, device: str = "cpu", workers: int = 2) -> Reco
 
 @cache
 def loaded(name: str, device: str, workers: int, weights: Path) -> Recogniser:
-    """Loads a recogniser once for each set of arguments; `weights` is the folder of the weight files, which is part of
-    them."""
+    """Loads a recogniser, once for each set of arguments; `weights` is the folder of the weight files."""
     if name in OWN:
         return OWN[name](device, workers)
     return Pooled(name, workers=workers) if name in ONE_AT_A_TIME and workers else Deepface(name)

@@ -18,7 +18,7 @@ from pipeline.anonymity.faces.table import FaceTable, joined, load_table, save_t
 from pipeline.errors import UserError
 from pipeline.media.pixels import Fit, Undecodable, decode
 from pipeline.media.records import Rejected, Sample
-from pipeline.sources import code_hash
+from pipeline.source_code import code_hash
 from pipeline.streams import AnyInput
 from pipeline.streams.contract import InputShard
 
@@ -129,8 +129,7 @@ def tabulated(
     recognisers: Sequence[Recogniser],
     on_images: Callable[[int], None] = lambda count: None,
 ) -> FaceTable:
-    """Finds and embeds the faces of a stream of images, a batch at a time; `on_images` is told the size of each
-    batch."""
+    """Finds and embeds the faces of a stream of images; `on_images` is told the size of each batch."""
     tables = [tabulate([], [], [], finder, recognisers)]
     while batch := list(islice(images, BATCH)):
         keys, identities, pixels = zip(*batch, strict=True)

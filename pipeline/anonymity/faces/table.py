@@ -85,8 +85,10 @@ def tabulate(
 
 
 def joined(tables: Sequence[FaceTable]) -> FaceTable:
-    """Joins tables into one, with their images in order. Raises `ValueError` for no tables, or where recognisers
-    differ."""
+    """Joins tables into one, with their images in order.
+
+    Raises `ValueError` where there are no tables, or their recognisers differ.
+    """
     names = {tuple(table.embeddings) for table in tables}
     if len(names) != 1:
         raise ValueError(f"tables of the same recognisers can be joined; found {sorted(names)}")

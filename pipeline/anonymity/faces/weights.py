@@ -24,8 +24,7 @@ commercial use."""
 
 
 def folder() -> Path:
-    """The folder where deepface looks for weights: `.deepface/weights` under `$DEEPFACE_HOME`, by default the home
-    folder."""
+    """The folder where deepface looks for weights: `.deepface/weights` below `$DEEPFACE_HOME` or the home folder."""
     return Path(os.environ.get("DEEPFACE_HOME") or os.path.expanduser("~")) / ".deepface" / "weights"
 
 
@@ -48,8 +47,10 @@ def require(file: str, *, owner: str = "deepface", source: str = "") -> Path:
 
 
 def digest(files: Sequence[Path]) -> str:
-    """sha256, in hexadecimal, of one file; of several, the sha256 of their sums in the order of their names; "" for
-    none."""
+    """The sha256, in hexadecimal, of one file; "" for none.
+
+    Of several files, it is the sha256 of their sums in the order of their names.
+    """
     sums = [_sha256(file) for file in sorted(files, key=lambda file: file.name)]
     return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest() if sums else ""
 

@@ -18,8 +18,7 @@ Answer = Callable[[Sequence[Any]], Sequence[Any]]
 
 
 def detector(name: str) -> tuple[Answer, str, int]:
-    """Builds a detector: what answers with the faces of each image, the sha256 of its weights, and 0 for its
-    dimensions."""
+    """Builds a detector: what answers with the faces of images, the sha256 of its weights, and 0."""
     from pipeline.anonymity.faces.detect import Detection
 
     detection = Detection(name)

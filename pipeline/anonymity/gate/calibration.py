@@ -40,8 +40,7 @@ ROWS = 512
 
 
 class Certificate(BaseModel):
-    """What was measured of a recogniser, and what the figures are bound to. It holds statistics only: no name, no
-    embedding."""
+    """What was measured of a recogniser, and what this is bound to: statistics only, no name and no embedding."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -161,8 +160,10 @@ def certify(
 def pairs(
     embeddings: NDArray[np.float32], person: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The cosine distances of all genuine and of all impostor pairs, from unit vectors `[N, D]` and people's numbers
-    `[N]`."""
+    """The cosine distances of all genuine and of all impostor pairs.
+
+    Takes unit vectors `[N, D]` and the numbers of the people `[N]`.
+    """
     genuine, impostor = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
     for row, of_rows in _triangle(embeddings):
         later = np.arange(row, len(embeddings)) > np.arange(row, row + len(of_rows))[:, None]
@@ -185,8 +186,10 @@ def load_certificate(file: Path) -> Certificate:
 
 
 def find_certificate(recogniser: Recogniser, finder: FaceFinder, size: tuple[int, int]) -> Certificate:
-    """Finds the shipped certificate that holds for these, with `size` as (height, width). Raises `UserError` where none
-    does."""
+    """Finds the shipped certificate that holds for these; `size` is (height, width).
+
+    Raises `UserError` where there is none.
+    """
     shipped = [load_certificate(file) for file in sorted(SHIPPED.glob("*.json"))]
     wanted = [c for c in shipped if (c.recogniser, c.size) == (recogniser.name, size)]
     if not wanted:

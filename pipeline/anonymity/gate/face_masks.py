@@ -1,5 +1,4 @@
-"""Masks of the faces in an image, for jobs that change faces only: which pixels change, and how softly the change
-ends."""
+"""Masks of the faces in an image, for jobs that change only these: which pixels change, and how softly."""
 
 from __future__ import annotations
 
@@ -39,7 +38,6 @@ def to_change(soft: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def blend(before: Pixels8, after: Pixels8, soft: NDArray[np.float32]) -> Pixels8:
-    """Mixes uint8 images `[H, W, 3]` by `soft [H, W]`: `before` where it is 0, bit for bit, and `after` where it is
-    1."""
+    """Mixes uint8 images `[H, W, 3]` by `soft [H, W]`: `before` at 0, bit for bit, and `after` at 1."""
     mixed = before + soft[..., None] * (after.astype(np.float32) - before)
     return mixed.round().astype(np.uint8)

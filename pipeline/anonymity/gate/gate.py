@@ -65,8 +65,7 @@ class Judge:
 
     @property
     def far(self) -> float:
-        """The fraction of pairs of two people, on the certificate's data, whose distance is at or below the
-        threshold."""
+        """The fraction of pairs of two people at or below the threshold, on the certificate's data."""
         return max((far for far, _, distance in self.certificate.roc if distance <= self.threshold), default=0.0)
 
     def copy_distance(self, gallery: int) -> float:
@@ -140,8 +139,7 @@ class Gate:
 
     @cached_property
     def people(self) -> NDArray[np.int64]:
-        """`[N]`: the number of each original's person; an unknown person gets a number of their own for each
-        original."""
+        """`[N]`: the number of each original's person; an unknown person has a number for each original."""
         known = {
             name: i for i, name in enumerate(sorted({who for who in self.originals.identities if who is not None}))
         }
@@ -157,8 +155,7 @@ class Gate:
         return dict(zip(people.tolist(), np.split(order, starts[1:]), strict=True))
 
     def doubt_of_source(self, key: str) -> Doubt | None:
-        """Why an output of this source could prove nothing, known before any work: no face in it, or one that is too
-        small."""
+        """Why outputs of this source could prove nothing, known before any work: no face in it, or too small a one."""
         boxes = self.originals.box[self.originals.rows_of(self.place[key])]
         if not len(boxes):
             return "no_face_in_source"

@@ -34,7 +34,7 @@ class HasFeatures(Protocol):
 
     def encode(self, pixels: Tensor) -> Tensor: ...
     def features(self, z: Tensor) -> Tensor:
-        """`[B, C, H, W]` → `[B, F, H, W]`"""
+        """What the model sees at each pixel: `z [B, C, H, W]` → F features, `[B, F, H, W]`."""
         ...
 
 
@@ -45,13 +45,13 @@ class Matcher:
     tiles: tuple[Tiles, ...]
     size: tuple[int, int]
     describe: tuple[Describe, ...]
-    """For each group of tiles."""
+    """What is compared, one function for each group of tiles."""
     see: Callable[[Tensor], Tensor] = lambda pictures: pictures
-    """What of `[R, C, H, W]` is matched: `[R, F, H, W]`."""
+    """Maps R pictures `[R, C, H, W]` to what is matched of them, `[R, F, H, W]`."""
     repeats: int | Literal["unlimited"] = 1
 
     def __call__(self, targets: Tensor, sources: Tensor) -> Assembly:
-        """`targets [R, C, H, W]`, `sources [R, S, C, H, W]`: S pictures that give their tiles.
+        """Matches `targets [R, C, H, W]` with tiles of `sources [R, S, C, H, W]`, S pictures for each target.
 
         Kuhn–Munkres in each group of tiles; with "unlimited" repeats the best for each place. Threads over R: scipy
         lets go of the interpreter while it assigns. Raises `ValueError` where the source has too few tiles.
@@ -84,7 +84,7 @@ class Tiling(BaseModel):
     """What is compared: values, their differences inside a tile (and its mean), or the model's own features."""
 
     def matcher(self, model: Outline) -> Matcher:
-        """Of pictures in pixels. Raises `ValueError`, one sentence, for tiles that this model can't have."""
+        """The matcher of pictures in pixels. Raises `ValueError` for tiles that the model can't have."""
         tiles = self.tiles(model.size)
         matcher = Matcher(tiles=tiles, size=model.size, describe=(values,) * len(tiles), repeats=self.repeats)
         if self.match == "gradient":
@@ -99,15 +99,17 @@ class Tiling(BaseModel):
 
 
 def values(tile: Tensor) -> Tensor:
+    """All values of the tiles, `[…, C, m]` → `[…, C·m]`."""
     return tile.flatten(-2)
 
 
 def means(tile: Tensor) -> Tensor:
+    """The mean of each channel of the tiles, `[…, C, m]` → `[…, C]`."""
     return tile.mean(-1)
 
 
 def gradient(group: Tiles, width: int) -> Describe:
-    """Differences between neighbours inside the tile, and its mean: else flat tiles would go anywhere."""
+    """Compares differences between neighbours inside the tile, and its mean: else flat tiles would go anywhere."""
     m = group.pixels.shape[1]
     place = {int(pixel): position for position, pixel in enumerate(group.pixels[0])}
     right = [(p, place[q + 1]) for q, p in place.items() if (q + 1) % width and q + 1 in place]
@@ -124,7 +126,7 @@ def gradient(group: Tiles, width: int) -> Describe:
 def costs(
     target: Tensor, source: Tensor, group: Tiles, size: tuple[int, int], describe: Describe
 ) -> tuple[NDArray[np.float64], Ints]:
-    """min over g of ‖tile_a − g·tile_b‖² for every pair, and that g: both `[n, S·n]`.
+    """The least of ‖tile_a − g·tile_b‖² over all symmetries g for every pair of tiles, and that g: both `[n, S·n]`.
 
     `target [C, H·W]`, `source [C, S·H·W]`. ‖a‖² + ‖b‖² − 2ab is one matrix product, for as many g at once as fit.
     """

@@ -24,9 +24,9 @@ class Tiles:
     """Tiles of one shape: each may take the place of any other, moved by one of the symmetries of the shape."""
 
     pixels: Ints
-    """`[n, m]`: the pixel at position p of tile t."""
+    """The pixel at each of m positions of n tiles, `[n, m]`."""
     symmetries: Ints
-    """`[G, m]`: g puts what was at position `symmetries[g, p]` of a tile to p; the first is the identity."""
+    """G symmetries, `[G, m]`: g puts what was at `symmetries[g, p]` of a tile to p; the first does nothing."""
 
 
 class Cut(Section):
@@ -36,12 +36,13 @@ class Cut(Section):
     """`irregular`: interlocking shapes, all alike, that wrap around the edges; `rings`: concentric, each rolls along
     itself."""
     count: int | None = Field(default=None, ge=1)
-    """Of blocks, on each side of the picture; of rings, in all (default: each one pixel wide)."""
+    """How many blocks are on each side of the picture, or how many rings in all (default: all one pixel wide)."""
     flips: bool = False
+    """Whether tiles may be mirrored."""
     turns: bool = False
-    """Quarter turns."""
+    """Whether tiles may be turned by quarters."""
     seed: int = Field(default=0, ge=0)
-    """Of the irregular shape."""
+    """The seed of the irregular shape."""
 
     @model_validator(mode="before")
     @classmethod
@@ -86,7 +87,7 @@ class Cut(Section):
 
 
 def block_symmetries(h: int, w: int, *, flips: bool, turns: bool) -> Ints:
-    """`[G, h·w]`, each once, the identity first (it is the smallest permutation)."""
+    """All symmetries of a block, `[G, h·w]`, each once. The identity is first, as the smallest permutation."""
     grid = np.arange(h * w).reshape(h, w)
     turned = [np.rot90(grid, k) for k in (range(4) if turns else [0])]
     flipped = [f for g in turned for f in ((g, g[::-1], g[:, ::-1], g[::-1, ::-1]) if flips else (g,))]
@@ -94,7 +95,7 @@ def block_symmetries(h: int, w: int, *, flips: bool, turns: bool) -> Ints:
 
 
 def wobbly(size: tuple[int, int], step: tuple[int, int], seed: int) -> Ints:
-    """`[m, 2]` (y, x): the tile at the corner of a torus that is cut along wavy lines.
+    """The m pixels, `[m, 2]` (y, x), of the tile at the corner of a torus that is cut along wavy lines.
 
     The tile of a pixel is (y' // h, (x + g(y' mod h)) // w), y' = y + f(x mod w). A step by h or w leads from tile to
     tile, whatever the waves f and g: all are translates of one. Of small tiles, a pixel may hang on by its corner.
@@ -188,7 +189,7 @@ def origins(tiles: Sequence[Tiles], assembly: Assembly) -> Ints:
 
 
 def to_details(cut: Cut, size: tuple[int, int], sources: Sequence[str], made: Mapping[str, Assembly]) -> list[Details]:
-    """For each row what its provenance says: enough to assemble the pictures called `made` again from `sources`."""
+    """What the provenance of each row says: enough to assemble the pictures called `made` again from `sources`."""
     rows = len(next(iter(made.values())).tile)
     return [
         {

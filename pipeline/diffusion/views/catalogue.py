@@ -15,11 +15,13 @@ from pipeline.diffusion.views.view import View, shuffled
 
 
 class Identity(View):
+    """The image as it is."""
+
     name: Literal["identity"] = "identity"
 
 
 class FlipVertical(View):
-    """Upside down."""
+    """The image upside down."""
 
     name: Literal["flip_vertical"] = "flip_vertical"
 
@@ -28,7 +30,7 @@ class FlipVertical(View):
 
 
 class FlipHorizontal(View):
-    """As in a mirror."""
+    """The image as in a mirror."""
 
     name: Literal["flip_horizontal"] = "flip_horizontal"
 
@@ -37,9 +39,11 @@ class FlipHorizontal(View):
 
 
 class Rotate(View):
+    """The image turned about its centre."""
+
     name: Literal["rotate"] = "rotate"
     degrees: float = Field(allow_inf_nan=False)
-    """Counter-clockwise, a multiple of 90: between the pixels there is no orthogonal rotation."""
+    """The angle, counter-clockwise, a multiple of 90: between the pixels there is no orthogonal rotation."""
 
     @field_validator("degrees")
     @classmethod
@@ -76,6 +80,8 @@ class Skew(View):
 
 
 class PixelPermutation(View):
+    """All pixels in another order, drawn from the seed."""
+
     name: Literal["pixel_permutation"] = "pixel_permutation"
     seed: int = 0
 
@@ -114,4 +120,4 @@ AnyView = Annotated[
     ],
     BeforeValidator(_read),
 ]  # fmt: skip
-"""As people write it: `jigsaw`, `rotate_90`, `{name: patch_permutation, tiles: 7, seed: 3}`."""
+"""A view as people write it: `jigsaw`, `rotate_90`, `{name: patch_permutation, tiles: 7, seed: 3}`."""

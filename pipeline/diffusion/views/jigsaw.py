@@ -10,7 +10,7 @@ from torch import Tensor
 DERANGEMENTS = [order for order in permutations(range(4)) if all(i != place for i, place in enumerate(order))]
 """The nine orders of four things that leave none in its place."""
 TAB_CENTRE, TAB_RADIUS, NECK = 0.2, 0.19, 0.1
-"""Of a tab, in cells: the centre of its head behind the edge, the head's radius, half the neck's width."""
+"""Measures of a tab, in cells: the centre of its head behind the edge, the head's radius, half the neck's width."""
 
 
 def jigsaw_cells(side: int, pieces: int) -> Tensor:

@@ -17,7 +17,7 @@ class Tiled(View):
     tiles: int = Field(ge=1)
 
     def blocks(self, grid: Tensor) -> Tensor:
-        """`[H, W]` → `[tiles², H/tiles, W/tiles]`"""
+        """The blocks of a grid, row by row: `[H, W]` → `[tiles², H/tiles, W/tiles]`."""
         if grid.shape[0] % self.tiles or grid.shape[1] % self.tiles:
             raise self.unfit(grid, f"sides that divide by {self.tiles} (tiles)")
         split = grid.unflatten(1, (self.tiles, -1)).unflatten(0, (self.tiles, -1))

@@ -16,7 +16,7 @@ class TurnedPlaces(View):
     """A view in which each place shows the image turned about its centre by quarters of its own."""
 
     def turned(self, grid: Tensor, turns: Tensor) -> Tensor:
-        """`turns [H, W]`, constant along each orbit under the turns that it names."""
+        """The grid with each place turned by `turns [H, W]` quarters, constant along each orbit under these turns."""
         if grid.shape[0] == grid.shape[1]:
             return torch.stack([torch.rot90(grid, turn) for turn in range(4)]).gather(0, (turns % 4)[None])[0]
         if bool((turns % 2).any()):
@@ -34,9 +34,9 @@ class InnerCircle(TurnedPlaces):
 
     name: Literal["inner_circle"] = "inner_circle"
     radius: float = Field(default=24 / 64, gt=0)
-    """In shorter sides of the image."""
+    """The disc's radius, in shorter sides of the image: 0.5 touches the border."""
     turns: Literal[1, 2, 3] = 2
-    """Quarters, counter-clockwise."""
+    """By how many quarters the disc is turned, counter-clockwise."""
 
     def move(self, grid: Tensor) -> Tensor:
         return self.turned(grid, (self.from_centre(grid) <= self.radius) * self.turns)
@@ -47,7 +47,7 @@ class Rings(TurnedPlaces):
 
     name: Literal["rings"] = "rings"
     turns: tuple[Literal[0, 1, 2, 3], ...] = Field(default=(1, 2, 3), min_length=1)
-    """Counter-clockwise, from the inmost ring, a disc, to the one that touches the border."""
+    """The quarter turns of each ring, counter-clockwise, from the inmost, a disc, to that which meets the border."""
 
     def move(self, grid: Tensor) -> Tensor:
         ring = (2 * len(self.turns) * self.from_centre(grid)).ceil().long().clamp(min=1) - 1
@@ -59,7 +59,7 @@ class Jigsaw(TurnedPlaces):
 
     name: Literal["jigsaw"] = "jigsaw"
     pieces: int = Field(default=4, ge=2, multiple_of=2)
-    """A side."""
+    """How many pieces there are on each side of the image; even."""
     seed: int = 0
 
     def move(self, grid: Tensor) -> Tensor:

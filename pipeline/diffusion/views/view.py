@@ -56,4 +56,5 @@ def _orders(view: View, height: int, width: int, device: torch.device) -> tuple[
 
 
 def shuffled(count: int, seed: int) -> Tensor:
+    """A random order of `count` things, the same for the same seed: int64 `[count]`."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))

@@ -33,7 +33,7 @@ from pipeline.models.config import ModelConfig
 from pipeline.models.families import sketch_model
 from pipeline.operators import Operator
 from pipeline.operators.on_cascades import check
-from pipeline.sources import code_hash
+from pipeline.source_code import code_hash
 from pipeline.streams import AnyInput
 
 IDENTITY, LOCK = "store.json", "lock"

@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.identity import hash_json
 from pipeline.models.families import sketch_model
 from pipeline.models.folder import find_model
-from pipeline.sources import code_hash
+from pipeline.source_code import code_hash
 from training.classifier.augmentations import AUGMENTATIONS
 from training.classifier.filtering import rejected_share
 from training.classifier.fitting import (
@@ -121,7 +121,7 @@ class Bench:
         return self.train.take(draw_subset(self.train.labels, wanted, self.config.classes, seed))
 
     def file(self, task: Task) -> Path:
-        """Where the record of a run lies."""
+        """The file with the record of a run."""
         return self.folder / "runs" / str(task.size) / str(task.seed) / f"{task.arm}-{task.classical}.json"
 
     def finished(self, task: Task) -> dict[str, Any] | None:

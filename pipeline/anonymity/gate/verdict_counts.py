@@ -1,5 +1,4 @@
-"""Counts of what the gate said about the images that passed: how often they went round, and whom else they look
-like."""
+"""Counts over the images that passed the gate: how often they went round, and whom else they look like."""
 
 from __future__ import annotations
 

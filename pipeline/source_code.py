@@ -24,12 +24,12 @@ STARTS = (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 def code_hash(*modules: str, root: Path = ROOT) -> str:
     """sha256, in hexadecimal, over the code of `modules` and of all our modules that they import, directly or not."""
     digest = hashlib.sha256()
-    for file in sources(*modules, root=root):
+    for file in files_of(*modules, root=root):
         digest.update(str(file.relative_to(root)).encode() + b"\0" + code(file.read_text()).encode() + b"\0")
     return digest.hexdigest()
 
 
-def sources(*modules: str, root: Path = ROOT) -> list[Path]:
+def files_of(*modules: str, root: Path = ROOT) -> list[Path]:
     """The files of `modules` and of all our modules that they import, in functions too, sorted.
 
     What is imported for annotations only (`if TYPE_CHECKING:`) does not count, and neither do the front doors

@@ -4,13 +4,14 @@ import ast
 import io
 import shutil
 import tokenize
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from pipeline.job.hashes import MAKING, VERIFYING
-from pipeline.sources import ROOT, code, code_hash, sources
+from pipeline.source_code import ROOT, code, code_hash, files_of
 
 FILES = sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "training").rglob("*.py")])
 
@@ -26,14 +27,31 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def changed(root: Path, file: str, change: Callable[[str], str]) -> bool:
-    """Whether a change of `file` changes the hash of a job."""
-    path = root / file
-    before, text = code_hash.__wrapped__(*MAKING, root=root), path.read_text()
-    path.write_text(change(text))
-    after = code_hash.__wrapped__(*MAKING, root=root)
-    path.write_text(text)
-    return before != after
+@pytest.fixture(scope="module", autouse=True)
+def _each_file_once() -> Iterator[None]:
+    """A file whose text is the same is not taken apart again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.source_code.code", cache(code))
+        yield
+
+
+Changed = Callable[[str, Callable[[str], str]], bool]
+
+
+@pytest.fixture(scope="module")
+def changed(copy: Path) -> Changed:
+    """`changed(file, change)`: whether a change of `file` changes the hash of a job."""
+    before = code_hash.__wrapped__(*MAKING, root=copy)
+
+    def differs(file: str, change: Callable[[str], str]) -> bool:
+        path = copy / file
+        text = path.read_text()
+        path.write_text(change(text))
+        after = code_hash.__wrapped__(*MAKING, root=copy)
+        path.write_text(text)
+        return before != after
+
+    return differs
 
 
 def more(text: str) -> str:
@@ -49,8 +67,8 @@ def more(text: str) -> str:
         "streams/shards.py",
     ],
 )  # fmt: skip
-def test_what_decides_the_bytes_refuses_a_resume(copy: Path, file: str) -> None:
-    assert changed(copy, f"pipeline/{file}", more)
+def test_what_decides_the_bytes_refuses_a_resume(changed: Changed, file: str) -> None:
+    assert changed(f"pipeline/{file}", more)
 
 
 @pytest.mark.parametrize(
@@ -62,20 +80,19 @@ def test_what_decides_the_bytes_refuses_a_resume(copy: Path, file: str) -> None:
         "anonymity/gate/gate.py", "job/config.py", "engine/planning.py",
     ],
 )  # fmt: skip
-def test_what_does_not_leaves_it_alone(copy: Path, file: str) -> None:
-    assert (copy / "pipeline" / file).exists()
-    assert not changed(copy, f"pipeline/{file}", more)
+def test_what_does_not_leaves_it_alone(changed: Changed, file: str) -> None:
+    assert not changed(f"pipeline/{file}", more)
 
 
-def test_prose_leaves_it_alone_everywhere(copy: Path) -> None:
+def test_prose_leaves_it_alone_everywhere(changed: Changed) -> None:
     def retold(text: str) -> str:
         return f'# why\n\n{text}\n"""What."""\n'
 
-    assert not changed(copy, "pipeline/diffusion/solvers.py", retold)
+    assert not changed("pipeline/diffusion/solvers.py", retold)
 
 
 def test_a_gate_hangs_on_what_judges() -> None:
-    names = {str(file.relative_to(ROOT / "pipeline")) for file in sources(*MAKING, *VERIFYING)}
+    names = {str(file.relative_to(ROOT / "pipeline")) for file in files_of(*MAKING, *VERIFYING)}
     assert {"anonymity/gate/gate.py", "anonymity/faces/dlib_net.py", "engine/ladder.py"} <= names
     assert not {name for name in names if name.split("/")[0] in ("report", "commands", "hooks", "audit", "release")}
 
@@ -105,4 +122,4 @@ def test_a_text_that_is_used_is_no_prose(line: str) -> None:
 
 def test_an_unknown_module() -> None:
     with pytest.raises(ModuleNotFoundError, match="nowhere"):
-        sources("nowhere.else")
+        files_of("nowhere.else")
