@@ -180,9 +180,9 @@ def test_streams_and_the_command_start_without_heavy_libraries() -> None:
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_nothing_unpickles(file: Path) -> None:
-    assert not {"pickle", "dill", "joblib"} & imported(file)
-    text = file.read_text()
-    for forbidden in ("torch.load(", "allow_pickle=True", "trust_remote_code=True", "eval(", "exec("):
-        assert forbidden not in text.replace(".eval()", ""), forbidden
+def test_nothing_unpickles() -> None:
+    for file in FILES:
+        assert not {"pickle", "dill", "joblib"} & imported(file), file
+        text = file.read_text()
+        for forbidden in ("torch.load(", "allow_pickle=True", "trust_remote_code=True", "eval(", "exec("):
+            assert forbidden not in text.replace(".eval()", ""), f"{file}: {forbidden}"

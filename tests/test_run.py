@@ -1,8 +1,10 @@
 """The whole job, in process: shards in, shards out."""
 
 import json
+import multiprocessing
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -77,7 +79,13 @@ def test_level_zero_gives_the_input_back(shards: str, tmp_path: Path, model: Pat
             assert np.array_equal(decode(after[name])[0], decode(before[name])[0])
 
 
-def test_bytes_do_not_depend_on_workers_processes_or_other_shards(shards: str, tmp_path: Path, model: Path) -> None:
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_bytes_do_not_depend_on_workers_processes_or_other_shards(
+    shards: str, tmp_path: Path, model: Path, context: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forked, processes import nothing anew; spawned ones that need no network are in test_front_door.py."""
+    those = SimpleNamespace(get_context=lambda _: multiprocessing.get_context(context))
+    monkeypatch.setattr("pipeline.engine.local.multiprocessing", those)
     run(builders.recipe(shards, tmp_path / "one", model, **{"run.workers": 1}))
     run(builders.recipe(shards, tmp_path / "two", model, **{"run.workers": 3, "run.devices": ["cpu", "cpu"]}))
     run(builders.recipe(str(tmp_path / "in" / "b.tar"), tmp_path / "b", model))
