@@ -87,36 +87,33 @@ def png(image: Pixels8) -> bytes:
 
 
 Operator = Callable[[int, int], Pixels8]
-Name = Callable[[int, int], str]
 
 
 def key_of(person: int, number: int) -> str:
     return f"Secretkey_{person:02d}_{number}"
 
 
-def originals(
-    folder: Path, *, first: int = 0, key: Name = key_of, who: Callable[[int], str] = "Secretname {}".format
-) -> Path:
+def originals(folder: Path, *, first: int = 0, people: int = PEOPLE) -> Path:
     members = []
-    for person in range(first, first + PEOPLE):
+    for person in range(first, first + people):
         for number in range(EACH):
-            name = key(person, number)
+            name = key_of(person, number)
             members += [
                 (f"{name}.png", png(photo(person, number))),
                 (f"{name}.cls", str(person % 2).encode()),
-                (f"{name}.json", json.dumps({"identity": who(person)}).encode()),
+                (f"{name}.json", json.dumps({"identity": f"Secretname {person}"}).encode()),
             ]
     return builders.tar(folder / f"in-{first}.tar", members)
 
 
-def release(folder: Path, operator: Operator, *, key: Name = key_of, shape: Shape = ONE, stray: bool = False) -> Path:
+def release(folder: Path, operator: Operator, *, people: int = PEOPLE, shape: Shape = ONE, stray: bool = False) -> Path:
     """A sealed release of all originals, in the order of their hashes; with `stray`, one image is of none of them."""
     secret, place = derive(SALT), folder / "release"
     made = {
         release_key(secret, output.format(shape)): (operator(person, number), person % 2)
-        for person in range(PEOPLE)
+        for person in range(people)
         for number in range(EACH)
-        for output in shape.keys(key(person, number))
+        for output in shape.keys(key_of(person, number))
     }
     if stray:
         made[release_key(secret, "stray")] = (photo(0, 0), 0)
@@ -336,14 +333,15 @@ def test_one_image_of_no_original_fails_the_audit(
 
 
 @pytest.mark.parametrize("shape", [Shape(copies=20), Shape(copies=2, names=("view-1", "view-2", "image-2"))], ids=str)
+@pytest.mark.usefixtures("no_pictures")
 def test_all_that_a_job_made_of_a_sample_goes_back_to_it(tmp_path: Path, shape: Shape) -> None:
-    made = release(tmp_path, photo, shape=shape)
+    made = release(tmp_path, photo, people=8, shape=shape)
     one = Audit(
-        originals=WebDatasetInput(urls=(str(originals(tmp_path)),)), release=made, out=tmp_path / "audit",
+        originals=WebDatasetInput(urls=(str(originals(tmp_path, people=8)),)), release=made, out=tmp_path / "audit",
         salt=SALT, identity="key:Secretkey_(..)_.",
     )  # fmt: skip
     results = examined(one)
-    assert results["counts"]["paired_with_source"] == len(list(shape.keys(""))) * PEOPLE * EACH
+    assert results["counts"]["paired_with_source"] == len(list(shape.keys(""))) * 8 * EACH
     assert results["failed"] == []
     assert first(results, "T2", "fake", "parrot")["share"] == 1
 
