@@ -21,17 +21,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return builders.model_folder(tmp_path_factory.mktemp("model"))
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Coverage is noted in the first variant of each test: in all of them, it takes half as long again."""
-    if config.pluginmanager.hasplugin("_cov"):
-        seen = set[str]()
-        for item in items:
-            test = item.nodeid.partition("[")[0]
-            if test in seen:
-                item.add_marker("no_cover")
-            seen.add(test)
-
-
 def pytest_collection_finish() -> None:
     gc.freeze()  # what is imported by now stays: each collection in a test would walk all of it again
 
