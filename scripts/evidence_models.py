@@ -162,7 +162,7 @@ def main() -> None:
     results: dict[str, Any] = {"machine": f"{os.cpu_count()} cores, torch {torch.__version__}", "parity": parity()}
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        subprocess.run([sys.executable, str(ROOT / "tests" / "tiny.py"), str(root)], check=True)
+        subprocess.run([sys.executable, "-m", "tests.tiny", str(root)], cwd=ROOT, check=True)
         results["operators"] = {name: operators(config_of(name, root)) for name in MODELS}
         results["speed"] = {}
         for name in MODELS:

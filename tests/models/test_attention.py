@@ -31,9 +31,9 @@ DEEP = {
     "cross_attention_dim": 32,
 }
 UNETS: dict[str, Callable[[], Any]] = {
-    "sd": lambda: diffusers.UNet2DConditionModel(**tiny._UNET, cross_attention_dim=32),
+    "sd": lambda: diffusers.UNet2DConditionModel(**tiny.UNET, cross_attention_dim=32),
     "deep": lambda: diffusers.UNet2DConditionModel(**DEEP),
-    "deepfloyd": lambda: diffusers.UNet2DConditionModel(**tiny._PIXEL_UNET, in_channels=3),
+    "deepfloyd": lambda: diffusers.UNet2DConditionModel(**tiny.PIXEL_UNET, in_channels=3),
 }
 PROMPTS = ["a cat on grass", "a red dog", "a dog on grass", "a blue dog", None, None]  # 2 sources, their targets, away
 LENGTH = 12
@@ -41,7 +41,7 @@ LENGTH = 12
 
 @pytest.fixture(params=UNETS, scope="module")
 def unet(request: Any) -> Any:
-    with tiny._seeded(3):
+    with tiny.seeded(3):
         return UNETS[request.param]().eval().requires_grad_(False)
 
 
@@ -149,7 +149,7 @@ def test_the_maps_are_the_source_s_and_none_outlives_its_layer(unet: Any, monkey
 
 
 def test_in_fine_joint_layers_only_the_text_follows(monkeypatch: pytest.MonkeyPatch) -> None:
-    with tiny._seeded(3):
+    with tiny.seeded(3):
         unet = UNETS["deepfloyd"]().eval()
     own, sizes = Following.edited, set()
 
@@ -203,7 +203,7 @@ def test_processors_come_back_whatever_happens(unet: Any, monkeypatch: pytest.Mo
 
 
 def test_reweighting_multiplies_the_word_s_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    with tiny._seeded(3):
+    with tiny.seeded(3):
         unet = UNETS["sd"]().eval()
     seen: list[tuple[Tensor, Tensor]] = []
     own = Following.edited
@@ -221,7 +221,7 @@ def test_reweighting_multiplies_the_word_s_maps(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_blend_sees_its_words_in_both_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
-    with tiny._seeded(3):
+    with tiny.seeded(3):
         unet = UNETS["sd"]().eval()
     shown: list[Tensor] = []
     blend = Blend(["cat", "dog"])
