@@ -41,13 +41,13 @@ class NamedStore(NeighbourStore):
 
 
 class FilterReport(Section):
-    """filter.json; shares are of the neighbours that were judged."""
+    """What filter.json says; rates are fractions of the neighbours that were judged."""
 
     rejected: float
     rejected_by_class: dict[str, float]
     rejected_by_copy: dict[str, float]
     neighbours: int
-    """That were judged."""
+    """How many neighbours were judged."""
     neighbours_without_original: int
     originals: int
     originals_without_neighbour: int
