@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pipeline.errors import UserError
 from pipeline.streams import INPUTS, WRITERS, AnyInput, files, open_writer
 from pipeline.streams.contract import InputStream
-from pipeline.streams.files import content_hash, expand_urls, fingerprint, is_damage, open_url, shard_names
+from pipeline.streams.files import content_hash, expand_urls, fingerprint, is_damage, open_url
 from pipeline.streams.shards import WebDatasetInput
 from tests.streams.made import folders, picture, samples, tar_bytes
 
@@ -43,11 +43,6 @@ def test_patterns_that_match_nothing_are_named(three: Path, pattern: str) -> Non
 def test_relative_globs_start_here(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(three)
     assert expand_urls(["a-*.tar"]) == ["a-0.tar", "a-1.tar"]
-
-
-def test_shard_names_are_unique() -> None:
-    assert shard_names(["x/a.tar", "s3://y/b.tar.gz?v=1"]) == ["a", "b"]
-    assert shard_names(["x/a.tar", "y/a.tgz"]) == ["00000-a", "00001-a"]
 
 
 def test_a_fingerprint_changes_when_the_file_does(tmp_path: Path) -> None:
