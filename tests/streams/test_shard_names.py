@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def test_cuts_cover_the_keys_and_leave_no_small_shard(found: list[str], size: in
     starts = cuts(found, size)
     assert starts == sorted(set(starts))
     assert starts[:1] == ([0] if found else [])
-    assert all(end - start > (size - 1) // 2 for start, end in zip(starts, starts[1:], strict=False))
+    assert all(end - start > (size - 1) // 2 for start, end in itertools.pairwise(starts))
     if len(found) <= size // 2:
         assert len(starts) <= 1 or size == 1
 
@@ -93,7 +94,7 @@ def test_a_key_more_changes_only_shards_nearby(found: list[str], more: str, size
 def test_sizes_are_about_what_was_asked_for() -> None:
     found = [f"{i:06d}" for i in range(50_000)]
     starts = cuts(found, 100)
-    sizes = [end - start for start, end in zip(starts, starts[1:], strict=False)]
+    sizes = [end - start for start, end in itertools.pairwise(starts)]
     assert 90 < sum(sizes) / len(sizes) < 110
     assert max(sizes) < 500
 
