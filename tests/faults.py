@@ -8,7 +8,9 @@ import io
 import json
 import os
 import signal
+import sys
 import tarfile
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,14 +88,11 @@ def command(recipe: Path, *options: str, log: Path, prepare: Callable[[], object
         code = 70
         try:
             handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(handle, 1)
-            os.dup2(handle, 2)
+            sys.stdout = sys.stderr = os.fdopen(handle, "w", buffering=1)
             prepare()
             code = main(["run", str(recipe), *options])
         except BaseException:
-            import traceback
-
-            os.write(2, traceback.format_exc().encode())
+            traceback.print_exc()
         finally:
             os._exit(code)
     return process
