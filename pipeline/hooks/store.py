@@ -21,6 +21,7 @@ from pipeline.job.hashes import hashes, identity
 from pipeline.job.plan import outlines
 from pipeline.media.pixels import FORMATS
 from pipeline.media.provenance import PROVENANCE, Provenance
+from pipeline.section import local_option
 from pipeline.streams.job_records import Job
 from pipeline.streams.ledger import Ledger, differences
 
@@ -108,7 +109,7 @@ class NeighbourStore:
         Raises `UserError` where the folder holds no such job and, with `expect`, where another configuration, model or
         salt made it.
         """
-        ledger = Ledger(Path(folder))
+        ledger = Ledger(local_option(folder, "folder"))
         job = read_job(ledger)
         if expect is not None:
             check_expected(ledger.root, job, expect)
@@ -201,7 +202,7 @@ def scan(file: Path) -> Iterator[StoredImage]:
 def read_weights(file: Path | str) -> dict[str, float]:
     """Reads weights by output key from a JSON object. Raises `UserError` where the file holds something else."""
     try:
-        weights = json.loads(Path(file).read_text())
+        weights = json.loads(local_option(file, "weights").read_text())
     except OSError as error:
         raise UserError(f"weights: cannot read {str(file)!r} ({error.strerror})") from None
     except ValueError as error:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from pipeline.assets import resolve
 from pipeline.errors import UserError
+from pipeline.listing import magic, matching
 from pipeline.section import Section
 
 CHUNK = 1 << 20
@@ -153,14 +154,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def _glob(url: str) -> list[str]:
-    magic = any(c in url for c in "*?[")
     if "://" not in url:
-        if not magic or os.path.isfile(url):
+        if not magic(url) or os.path.isfile(url):
             return [url] if os.path.isfile(url) else []
-        root = Path(url).anchor or "."
-        pattern = str(Path(url).relative_to(root)) if root != "." else url
-        return [str(p) for p in sorted(Path(root).glob(pattern)) if p.is_file()]
-    if not magic:
+        return sorted(set(matching(url)), key=lambda path: path.split("/"))
+    if not magic(url):
         return [url]
     file_system, path = _file_system(url)
     return [file_system.unstrip_protocol(p) for p in sorted(file_system.glob(path))]

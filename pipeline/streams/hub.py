@@ -5,7 +5,9 @@ They are streamed, never with code from the hub.
 
 from __future__ import annotations
 
+import collections
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +15,7 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from pipeline.errors import UserError
+from pipeline.listing import below
 from pipeline.section import Section
 from pipeline.streams.bounds import Bounds
 from pipeline.streams.contract import InputShard, InputStream
@@ -104,6 +107,9 @@ def _builder(source: HubInput) -> Any:
     from datasets import load_dataset_builder
 
     path, files = _local(source)
+    for folder in (path, source.data_dir):
+        if folder is not None and os.path.isdir(folder):
+            collections.deque(below(Path(folder)), maxlen=0)  # `datasets` passes over what it cannot read
     try:
         return load_dataset_builder(
             path,

@@ -33,6 +33,7 @@ from pipeline.models.config import ModelConfig
 from pipeline.models.families import sketch_model
 from pipeline.operators import Operator
 from pipeline.operators.on_cascades import check
+from pipeline.section import local_option
 from pipeline.source_code import code_hash
 from pipeline.streams import AnyInput
 
@@ -137,7 +138,7 @@ class BackgroundAugmenter:
                 raise UserError(f"{name} is {number}; at least 1 is needed")
         self._operator = operator if isinstance(operator, Operator) else read_operator(operator)
         self._model = ModelConfig(path=model) if isinstance(model, str) else model
-        self._data, self._folder, self._fit = data, Path(folder), fit
+        self._data, self._folder, self._fit = data, local_option(folder, "folder"), fit
         self._capacity, self._uses = capacity, uses
         self._device, self._threads, self._salt_file = device, threads, salt_file
         self._running = ExitStack()
