@@ -29,7 +29,7 @@ from tests.faults import Fault, Kind, ended
 
 pytestmark = pytest.mark.xfail(
     strict=True,
-    reason="a crash before job.json leaves a folder that is refused; .parts/quarantine stays; --overwrite does not resume",
+    reason="a crash before job.json leaves a folder that is refused; .parts/quarantine stays; --overwrite gets lost",
 )
 FORMATS = ("webdataset", "parquet", "folder")
 RANDOM = int(os.environ.get("DOPPEL_FAULTS_RANDOM", "40"))
