@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "training").rglob("*.py")])
 ORDER = [
     "errors",
-    "orphans source_code section assets recipes optional listing",
+    "orphans source_code section assets optional listing plain_yaml",
+    "recipes",
     "config",
     "identity",
     "media",
@@ -42,7 +43,8 @@ ALLOWED: dict[str, str] = {
     "source_code": "",
     "section": "errors",
     "assets": "",
-    "recipes": "errors",
+    "plain_yaml": "errors",
+    "recipes": "errors plain_yaml",
     "optional": "errors",
     "listing": "errors",
     "config": "errors section recipes",
