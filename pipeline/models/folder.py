@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from pipeline.assets import PREFIX, resolve
 from pipeline.errors import UserError
 from pipeline.listing import below
 from pipeline.models.config import ModelConfig
+from pipeline.plain_json import read_json_file
 
 VARIANTS = ("fp16", "bf16", "fp32", "non_ema", "ema")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -41,15 +41,9 @@ def find_model(config: ModelConfig) -> Path:
 
 def read_json(file: Path) -> dict[str, Any]:
     """Reads a JSON object from a file of a model folder. Raises `UserError` where it is missing or holds none."""
-    try:
-        content = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{file} is missing: the folder is not a complete diffusers model") from None
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: a JSON object is expected, found {str(content)[:40]!r}")
-    return content
+    if not file.exists():
+        raise UserError(f"{file} is missing: the folder is not a complete diffusers model")
+    return read_json_file(file)
 
 
 def hash_model(folder: Path, also: Sequence[Path] = ()) -> str:

@@ -6,7 +6,6 @@ They are streamed, never with code from the hub.
 from __future__ import annotations
 
 import collections
-import json
 import os
 import re
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import field_validator
 
 from pipeline.errors import UserError
 from pipeline.listing import below
+from pipeline.plain_json import read_json_file
 from pipeline.section import Section
 from pipeline.streams.bounds import Bounds
 from pipeline.streams.contract import InputShard, InputStream
@@ -132,13 +132,17 @@ def _local(source: HubInput) -> tuple[str, list[str] | None]:
     if folder.suffix in FILE_SUFFIXES and files is None:
         return FILE_SUFFIXES[folder.suffix], [str(folder) if "://" not in path else path]
     if (folder / "dataset_dict.json").is_file():
-        splits = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+        splits = read_json_file(folder / "dataset_dict.json").get("splits")
+        if not isinstance(splits, list) or not all(isinstance(split, str) for split in splits):
+            raise UserError(f"{folder}/dataset_dict.json names no splits; save_to_disk writes them")
         if source.split not in splits:
             raise UserError(f"input.split: {path!r} has no split {source.split!r} (splits: {', '.join(splits)})")
         folder = folder / source.split
     if (folder / "state.json").is_file():
-        saved = json.loads((folder / "state.json").read_text())["_data_files"]
-        return "arrow", [str(folder / file["filename"]) for file in saved]
+        match read_json_file(folder / "state.json"):
+            case {"_data_files": [*saved]} if all(isinstance(file, dict) and "filename" in file for file in saved):
+                return "arrow", [str(folder / str(file["filename"])) for file in saved]
+        raise UserError(f"{folder}/state.json names no data files; save_to_disk writes them")
     if path.startswith(("/", ".", "~")) and not folder.exists():
         raise UserError(f"input.path: {path!r} does not exist; a folder, file or data set name is expected")
     return str(folder) if folder.is_dir() else path, files

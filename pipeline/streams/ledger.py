@@ -159,7 +159,7 @@ class Ledger:
         reached = limit is not None and counts.read >= limit
         whole = sum(not record.cut for record in present)
         manifest = Manifest(
-            **dict(job),
+            **{name: value for name, value in job if name != "version"},
             complete=reached or whole == len(shards),
             shards=Finished(finished=len(present), total=len(present) if reached else len(shards)),
             gone=tuple(record.shard for record in records if record.shard not in known),

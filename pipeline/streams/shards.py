@@ -59,7 +59,7 @@ class WebDatasetInput(Section):
 
     def open(self) -> InputStream:
         """Finds the files. Raises `UserError` for one that is not there."""
-        urls = expand_urls(self.urls)
+        urls = expand_urls(self.urls, most=self.bounds.files)
         names = shard_names(urls, self.urls)
         shards = [TarShard(url, name, self) for url, name in zip(urls, names, strict=True)]
         return InputStream(
