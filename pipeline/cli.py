@@ -436,8 +436,8 @@ def run_with_progress(plan: Plan, on_change: OnChange) -> Manifest:
 
 
 def outcome(manifest: Manifest) -> int:
-    """The exit code of a job: it has failed where it read samples and could write none of them."""
-    if manifest.counts.read and not manifest.counts.written:
+    """The exit code of a job: it has failed where it found samples or damage, and could write nothing."""
+    if (manifest.counts.read or manifest.counts.damaged) and not manifest.counts.written:
         print("doppel: no image was written; quarantine/ holds every sample and the reason", file=sys.stderr)
         return FAILED
     return 0

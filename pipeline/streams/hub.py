@@ -5,7 +5,8 @@ They are streamed, never with code from the hub.
 
 from __future__ import annotations
 
-import json
+import collections
+import os
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from pipeline.errors import UserError
+from pipeline.listing import below
+from pipeline.plain_json import read_json_file
 from pipeline.section import Section
 from pipeline.streams.bounds import Bounds
 from pipeline.streams.contract import InputShard, InputStream
@@ -104,6 +107,9 @@ def _builder(source: HubInput) -> Any:
     from datasets import load_dataset_builder
 
     path, files = _local(source)
+    for folder in (path, source.data_dir):
+        if folder is not None and os.path.isdir(folder):
+            collections.deque(below(Path(folder)), maxlen=0)  # `datasets` passes over what it cannot read
     try:
         return load_dataset_builder(
             path,
@@ -124,13 +130,17 @@ def _local(source: HubInput) -> tuple[str, list[str] | None]:
     if folder.suffix in FILE_SUFFIXES and files is None:
         return FILE_SUFFIXES[folder.suffix], [str(folder) if "://" not in path else path]
     if (folder / "dataset_dict.json").is_file():
-        splits = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+        splits = read_json_file(folder / "dataset_dict.json").get("splits")
+        if not isinstance(splits, list) or not all(isinstance(split, str) for split in splits):
+            raise UserError(f"{folder}/dataset_dict.json names no splits; save_to_disk writes them")
         if source.split not in splits:
             raise UserError(f"input.split: {path!r} has no split {source.split!r} (splits: {', '.join(splits)})")
         folder = folder / source.split
     if (folder / "state.json").is_file():
-        saved = json.loads((folder / "state.json").read_text())["_data_files"]
-        return "arrow", [str(folder / file["filename"]) for file in saved]
+        match read_json_file(folder / "state.json"):
+            case {"_data_files": [*saved]} if all(isinstance(file, dict) and "filename" in file for file in saved):
+                return "arrow", [str(folder / str(file["filename"])) for file in saved]
+        raise UserError(f"{folder}/state.json names no data files; save_to_disk writes them")
     if path.startswith(("/", ".", "~")) and not folder.exists():
         raise UserError(f"input.path: {path!r} does not exist; a folder, file or data set name is expected")
     return str(folder) if folder.is_dir() else path, files

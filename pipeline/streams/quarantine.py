@@ -16,7 +16,7 @@ from pipeline.streams.tarstream import Group, read_groups
 
 REASON = "reason.json"
 """The member that holds the reason."""
-UNBOUNDED = Bounds(member_bytes=1 << 62, sample_bytes=1 << 62, sample_members=1 << 62)
+UNBOUNDED = Bounds(member_bytes=1 << 62, sample_bytes=1 << 62, sample_members=1 << 62, header_bytes=1 << 62)
 """Samples in the quarantine have passed the bounds of their job."""
 
 
