@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Literal, cast
 
@@ -14,15 +13,15 @@ from pipeline.section import Section
 from pipeline.streams.bounds import Bounds
 from pipeline.streams.compressed import Damage
 from pipeline.streams.contract import InputStream
-from pipeline.streams.files import HashedReader, content_hash, expand_urls, fingerprint, open_url, shard_names
+from pipeline.streams.files import HashedReader, content_hash, expand_urls, fingerprint, open_url
 from pipeline.streams.lines import Line, read_lines
 from pipeline.streams.names import unsafe
+from pipeline.streams.shard_names import local_places, shard_names
 
 KEPT_OF_LONGER = 1 << 12
 """Bytes of a refused long line that go to the quarantine, because what is rejected stays in memory until the shard
 ends."""
-ENDING = r"(?<=[^/])\.(jsonl|ndjson|json)(\.(gz|bz2|xz|zst|lz4))?$"
-"""What the name of a shard leaves out of the name of its file."""
+
 BLANK_PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c"
     "49444154789c636868680000030401814bd3d2100000000049454e44ae426082"
@@ -56,8 +55,9 @@ class CaptionsInput(Section):
     def open(self) -> InputStream:
         """Finds the files. Raises `UserError` for one that is not there."""
         urls = expand_urls(self.urls, most=self.bounds.files)
-        names = shard_names([re.sub(ENDING, "", url.split("?")[0]) for url in urls])
-        return InputStream(shards=[CaptionShard(url, name, self) for url, name in zip(urls, names, strict=True)])
+        names = shard_names(urls, self.urls)
+        shards = [CaptionShard(url, name, self) for url, name in zip(urls, names, strict=True)]
+        return InputStream(shards=shards, places=local_places(self.urls))
 
 
 class CaptionShard:
