@@ -113,11 +113,10 @@ def finished_job(
             writer = TarWriter(data=ledger.data, parts=ledger.parts, name=name, verbatim_names=True)
             made = [s for source in sources for s in (source.samples() if isinstance(source, Source) else [source])]
             for sample in made:
-                writer.add(sample)
-            files = {f"data/{file}": digest for file, digest in writer.commit().items()}
+                writer.add([sample])
+            files = writer.commit()
             bad = rejected if number == 0 else ()
-            kept = write_quarantine(bad, folder=ledger.quarantine, parts=ledger.parts, name=name)
-            files |= {f"quarantine/{file}": digest for file, digest in kept.items()}
+            files |= write_quarantine(bad, folder=ledger.quarantine, parts=ledger.parts, name=name)
             counts = Counts(read=len(sources) + len(bad), images=len(made), quarantined=len(bad))
             ledger.commit(
                 ShardRecord(

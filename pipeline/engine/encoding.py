@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
 
 def encode_all(
     batches: Iterable[Done], config: JobConfig, pool: ThreadPoolExecutor
-) -> Iterator[tuple[Done, list[Sample]]]:
-    """Encodes the outputs of each batch on the threads of `pool`."""
+) -> Iterator[tuple[Done, list[list[Sample]]]]:
+    """Encodes the outputs of each sample of each batch on the threads of `pool`."""
     for done in batches:
-        yield done, list(pool.map(partial(to_sample, config=config), done.outputs))
+        encoded = pool.map(partial(to_sample, config=config), chain(*done.outputs))
+        yield done, [list(islice(encoded, len(outputs))) for outputs in done.outputs]
 
 
 def to_sample(frames: Sequence[Output], config: JobConfig) -> Sample:

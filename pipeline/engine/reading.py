@@ -61,7 +61,7 @@ class Reader:
             samples = islice(shard.read(), remaining)
             before = deque[Row](maxlen=config.guide.previous or 0 if config.guide else 0)
             while chunk := list(islice(samples, at_once)):
-                count += len(chunk)
+                count += sum(not (isinstance(item, Rejected) and item.kind == "damaged") for item in chunk)
                 for item in self.pool.map(self.decode_rows, chunk):
                     for row in [item] if isinstance(item, Rejected) else item:
                         used = follow(row, before) if isinstance(row, Row) and before.maxlen else row

@@ -41,12 +41,10 @@ class Done:
     """The part of a batch that is through: all samples that end in it."""
 
     batch: Batch
-    outputs: list[list[Output]]
-    """All frames of each output sample; one, where the sample is no clip."""
+    outputs: list[list[list[Output]]]
+    """The outputs of each sample that was read, as all their frames; one, where the sample is no clip."""
     refused: list[Rejected]
     """Samples that were read, but have no output."""
-    written: int
-    """How many samples that were read have outputs."""
 
 
 def whole(batches: Iterable[tuple[Batch, Sequence[Result]]]) -> Iterator[Done]:
@@ -57,7 +55,7 @@ def whole(batches: Iterable[tuple[Batch, Sequence[Result]]]) -> Iterator[Done]:
     """
     clip: list[Result] = []
     for batch, results in batches:
-        outputs, refused, written = list[list[Output]](), list[Rejected](), 0
+        outputs, refused = list[list[list[Output]]](), list[Rejected]()
         for row, result in zip(batch.rows, results, strict=True):
             clip.append(result)
             if not row.ends:
@@ -65,12 +63,11 @@ def whole(batches: Iterable[tuple[Batch, Sequence[Result]]]) -> Iterator[Done]:
             reason = next((_at(i, why, len(clip)) for i, why in enumerate(clip) if isinstance(why, str)), None)
             if reason is None:
                 made = [frame for frame in clip if not isinstance(frame, str)]
-                outputs += map(list, zip(*made, strict=True))
-                written += 1
+                outputs.append(list(map(list, zip(*made, strict=True))))
             else:
                 refused.append(reject(row.sample, reason, undecodable=False))
             clip = []
-        yield Done(batch=batch, outputs=outputs, refused=refused, written=written)
+        yield Done(batch=batch, outputs=outputs, refused=refused)
 
 
 def _at(index: int, reason: str, frames: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 from pipeline.anonymity.gate.verdict_counts import Judged
@@ -12,10 +12,10 @@ from pipeline.engine.events import Event, Progress, ShardDone
 from pipeline.engine.windows import Done
 from pipeline.errors import UserError
 from pipeline.job.plan import Plan
-from pipeline.media.records import Rejected, Sample
+from pipeline.media.records import Output, Rejected, Sample, reject
 from pipeline.report.flicker import Flicker
 from pipeline.streams import open_writer
-from pipeline.streams.contract import InputShard, InputStream, ShardWriter
+from pipeline.streams.contract import InputShard, InputStream, ShardWriter, Unwritable
 from pipeline.streams.job_records import Counts, FlickerMeans, ShardRecord
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.quarantine import write_quarantine
@@ -26,40 +26,49 @@ class OpenShard:
 
     def __init__(self, writer: ShardWriter) -> None:
         self.writer, self.started = writer, time.monotonic()
-        self.counts = Counter(read=0, written=0, images=0, quarantined=0, undecodable=0)
+        self.counts = Counts()
         self.rejected: list[Rejected] = []
         self.flicker = Flicker()
         self.judged = Judged()
 
-    def add(self, done: Done, samples: Iterable[Sample]) -> None:
-        """Adds the encoded samples of a batch, and counts what became of the batch."""
-        for output in chain(*done.outputs):
+    def add(self, done: Done, samples: Sequence[Sequence[Sample]]) -> Counts:
+        """Adds the encoded samples of each sample of a batch, and counts what became of the batch."""
+        rejected, written, images = done.batch.rejected + done.refused, 0, 0
+        for outputs, encoded in zip(done.outputs, samples, strict=True):
+            try:
+                self.writer.add(encoded)
+            except Unwritable as error:
+                rejected.append(reject(outputs[0][0].row.sample, str(error), undecodable=False))
+                continue
+            self._note(chain(*outputs))
+            written, images = written + 1, images + len(encoded)
+        self.rejected += rejected
+        kinds = Counter(bad.kind for bad in rejected)
+        counts = Counts(
+            read=done.batch.read, written=written, images=images,
+            quarantined=kinds["refused"], undecodable=kinds["undecodable"], damaged=kinds["damaged"],
+        )  # fmt: skip
+        self.counts += counts
+        return counts
+
+    def _note(self, outputs: Iterable[Output]) -> None:
+        """Takes from the outputs of one sample what the record of the shard says of them."""
+        for output in outputs:
             made = output.provenance
             if made.clip is not None and not made.key.name:
                 self.flicker.add((made.clip, made.key.copy), output.row.image, output.image)
             self.judged.add(made.anonymity)
-        for sample in samples:
-            self.writer.add(sample)
-            self.counts["images"] += 1
-        rejected = done.batch.rejected + done.refused
-        undecodable = sum(bad.kind == "undecodable" for bad in rejected)
-        self.rejected += rejected
-        self.counts.update(
-            read=done.batch.read, written=done.written,
-            quarantined=len(rejected) - undecodable, undecodable=undecodable,
-        )  # fmt: skip
 
     def close(self, ledger: Ledger, plan: Plan, shard: InputShard, fingerprint: str) -> ShardRecord:
         """Publishes data and quarantine, and returns counts and files.
 
         Raises `RuntimeError` where a sample got lost.
         """
-        counts, name, input_hash = Counts(**self.counts), shard.name, shard.content_hash()
+        counts, name, input_hash = self.counts, shard.name, shard.content_hash()
         if counts.read != counts.written + counts.in_quarantine:
             raise RuntimeError(f"shard {name}: samples were lost ({counts})")
-        data = self.writer.commit()
-        kept = write_quarantine(self.rejected, folder=ledger.quarantine, parts=ledger.parts, name=name)
-        files = {f"data/{f}": d for f, d in data.items()} | {f"quarantine/{f}": d for f, d in kept.items()}
+        files = self.writer.commit()
+        files |= write_quarantine(self.rejected, folder=ledger.quarantine, parts=ledger.parts, name=name)
         return ShardRecord(
             shard=name, fingerprint=fingerprint, input_hash=input_hash, code=plan.code, hashes=plan.hashes,
             counts=counts, files=files, seconds=round(time.monotonic() - self.started, 3),
@@ -75,7 +84,7 @@ def means_of(flicker: Flicker) -> FlickerMeans | None:
 
 
 def write(
-    encoded: Iterable[tuple[Done, list[Sample]]], plan: Plan, stream: InputStream, ledger: Ledger
+    encoded: Iterable[tuple[Done, list[list[Sample]]]], plan: Plan, stream: InputStream, ledger: Ledger
 ) -> Iterator[Event]:
     """Writes encoded samples; a shard is published and recorded when its last batch is through.
 
@@ -91,8 +100,8 @@ def write(
                     plan.config.output.format, data=ledger.data, parts=ledger.parts, name=shard.name, stream=stream
                 )
                 output = OpenShard(made)
-            output.add(done, samples)
-            yield Progress(images=len(samples), rejected=len(batch.rejected) + len(done.refused))
+            counts = output.add(done, samples)
+            yield Progress(images=counts.images, rejected=counts.in_quarantine)
             if batch.last:
                 if shard.fingerprint() != batch.fingerprint:
                     raise UserError(f"input shard {shard.name} changed while it was read; run again when it is still")

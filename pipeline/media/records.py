@@ -40,9 +40,10 @@ class Rejected:
 
     key: str
     reason: str
-    kind: Literal["undecodable", "refused"]
+    kind: Literal["undecodable", "refused", "damaged"]
     """With `undecodable`, the bytes are no complete, safe image or sample. With `refused`, the image is sound, but the
-    job cannot use it (label missing or out of range, duplicate key, …)."""
+    job cannot use it (label missing or out of range, duplicate key, …). With `damaged`, it is no sample but a place in
+    its shard, where nobody knows how many samples are lost."""
     origin: str
     members: Mapping[str, bytes] = field(default_factory=dict)
 

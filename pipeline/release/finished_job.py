@@ -84,7 +84,7 @@ class Made:
             raise UserError(
                 f"{root}: {others} shards were kept from a job with other settings; start anew, --overwrite"
             )
-        files = {root / name: digest for record in records for name, digest in record.files.items()}
+        files = {root / name: stored.sha256 for record in records for name, stored in record.files.items()}
         for file, digest in files.items():
             if not file.is_file() or content_hash(str(file)) != digest:
                 raise UserError(

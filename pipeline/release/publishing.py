@@ -7,7 +7,6 @@ card → manifest.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -178,6 +177,6 @@ def fresh(release: Path) -> Path:
 def write_card(staged: Path, text: str) -> ListedFile:
     """Writes the card, and returns what the manifest says about it."""
     (staged / CARD).write_text(text)
-    digest = sync_file(staged / CARD)
+    stored = sync_file(staged / CARD)
     sync_folder(staged)
-    return ListedFile(sha256=digest, bytes=os.path.getsize(staged / CARD), images=0)
+    return ListedFile(sha256=stored.sha256, bytes=stored.bytes, images=0)

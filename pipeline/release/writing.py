@@ -79,14 +79,13 @@ def write_shards(
                 tars = {tar: stack.enter_context(open(tar, "rb")) for tar in {entries[row].tar for row in rows}}
                 for row in rows:
                     sample, hashed = packer(entries[row], labels[row], tars[entries[row].tar])
-                    writer.add(sample)
+                    writer.add([sample])
                     hashes.append(hashed)
         except BaseException:
             writer.abort()
             raise
-        for name, digest in writer.commit().items():
-            size = (data / name).stat().st_size
-            files[f"{data.name}/{name}"] = ListedFile(sha256=digest, bytes=size, images=len(rows))
+        for name, stored in writer.commit().items():
+            files[name] = ListedFile(sha256=stored.sha256, bytes=stored.bytes, images=len(rows))
     return files, np.array(hashes, dtype=np.uint64)
 
 

@@ -11,6 +11,7 @@ from pydantic import field_validator
 
 from pipeline.media.records import Rejected, Sample
 from pipeline.section import Section
+from pipeline.streams.bounds import Bounds
 from pipeline.streams.contract import InputStream
 from pipeline.streams.files import HashedReader, content_hash, expand_urls, fingerprint, open_url, shard_names
 from pipeline.streams.lines import LONGEST_LINE, Line, read_lines
@@ -39,6 +40,8 @@ class CaptionsInput(Section):
     format: Literal["captions"] = "captions"
     urls: tuple[str, ...]
     """One or many files; globs and braces are expanded. Each file is a shard."""
+    bounds: Bounds = Bounds()
+    """How much of a file may be held at a time."""
     prompt: str = "caption"
     """The field that holds the caption."""
     id: str = "id"

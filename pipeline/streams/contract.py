@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pipeline.media.records import Rejected, Sample
+from pipeline.streams.files import Stored
 
 
 class InputShard(Protocol):
@@ -48,15 +49,21 @@ class InputStream:
     """Whether keys came out of tar member names, so that an output tar must use them as they are, dots included."""
 
 
+class Unwritable(Exception):
+    """Raised for samples that the format of an output cannot hold; the message is the reason."""
+
+
 class ShardWriter(Protocol):
     """Writes one output shard out of sight; nothing is visible under its final name before `commit`."""
 
-    def add(self, sample: Sample) -> None: ...
+    def add(self, samples: Sequence[Sample]) -> None:
+        """Writes all outputs of one source, or none of them. Raises `Unwritable`."""
+        ...
 
-    def commit(self) -> dict[str, str]:
+    def commit(self) -> dict[str, Stored]:
         """Makes the shard visible and safe on disk: fsync, rename, fsync of the folder.
 
-        Returns {path below the output's data folder: sha256}.
+        Returns what was stored, by its path below the job's folder, which holds the data folder.
         """
         ...
 

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from pipeline.assets import resolve
 from pipeline.errors import UserError
+from pipeline.section import Section
 
 CHUNK = 1 << 20
 """Bytes that are read at a time."""
@@ -119,20 +120,27 @@ def is_damage(error: Exception, *, local: bool = True) -> bool:
     return local and type(error) is OSError and error.errno is None
 
 
-def publish(part: Path, final: Path) -> str:
-    """Moves a finished file into place such that it survives a power cut; returns its sha256."""
-    digest = sync_file(part)
+class Stored(Section):
+    """What a file holds."""
+
+    sha256: str
+    bytes: int
+
+
+def publish(part: Path, final: Path) -> Stored:
+    """Moves a finished file into place such that it survives a power cut."""
+    stored = sync_file(part)
     final.parent.mkdir(parents=True, exist_ok=True)
     os.replace(part, final)
     sync_folder(final.parent)
-    return digest
+    return stored
 
 
-def sync_file(path: Path) -> str:
-    """Makes a file's content safe on disk, and returns its sha256."""
+def sync_file(path: Path) -> Stored:
+    """Makes a file's content safe on disk."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return Stored(sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=file.tell())
 
 
 def sync_folder(folder: Path) -> None:

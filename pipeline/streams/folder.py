@@ -14,10 +14,11 @@ from pydantic import Field, field_validator
 from pipeline.errors import UserError
 from pipeline.media.records import Rejected, Sample
 from pipeline.section import Section
+from pipeline.streams.bounds import Bounds
 from pipeline.streams.columns import LABEL_MEMBER
 from pipeline.streams.contract import InputStream
 from pipeline.streams.files import content_hash, fingerprint
-from pipeline.streams.names import path_component, unsafe
+from pipeline.streams.names import safe_component, unsafe
 from pipeline.streams.shards import IMAGE_EXTENSIONS
 
 
@@ -37,6 +38,8 @@ class FolderInput(Section):
     """The folder that is read."""
     extensions: tuple[str, ...] = IMAGE_EXTENSIONS
     """What counts as an image, in upper or lower case; in a recipe with a section `video`, by default `mp4`, too."""
+    bounds: Bounds = Bounds()
+    """How much of a folder may be held at a time."""
     shard_size: int = Field(default=1000, ge=1)
     """Images in a shard."""
     labels: Literal["directories", "none"] = "directories"
@@ -60,7 +63,7 @@ class FolderInput(Section):
         names: tuple[str, ...] | None = None
         if self.labels == "directories":
             names = tuple(sorted({e.key.split("/")[0] for e in entries if "/" in e.key})) or None
-        stem = path_component(root.resolve().name)
+        stem = safe_component(root.resolve().name)
         shards = [
             FolderShard(
                 name=f"{stem}-{i:05d}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,9 +13,9 @@ from pipeline.errors import UserError
 from pipeline.media.provenance import PROVENANCE
 from pipeline.media.records import Sample
 from pipeline.streams.columns import LABEL_MEMBER
-from pipeline.streams.contract import InputStream
-from pipeline.streams.files import publish, sync_file, sync_folder
-from pipeline.streams.names import path_component, unescape_dots
+from pipeline.streams.contract import InputStream, Unwritable
+from pipeline.streams.files import Stored, publish, sync_file, sync_folder
+from pipeline.streams.names import safe_component, unescape_dots
 from pipeline.streams.shards import IMAGE_EXTENSIONS
 
 MISREAD = ("zip", *IMAGE_EXTENSIONS)
@@ -43,14 +44,18 @@ class FolderWriter:
         shutil.rmtree(self._stage, ignore_errors=True)
         self._stage.mkdir()
 
-    def add(self, sample: Sample) -> None:
-        """Stages the files of a sample.
+    def add(self, samples: Sequence[Sample]) -> None:
+        """Stages the files of the samples; see `ShardWriter`.
 
-        Raises `UserError` for a label without a name, for a file that another sample has taken, and for a member that
-        readers of the folder would take for an image.
+        `Unwritable` are a label without a name, a file that another sample has taken, and a member that readers of the
+        folder would take for an image.
         """
+        for sample in samples:
+            self._add(sample)
+
+    def _add(self, sample: Sample) -> None:
         stem = self._stem(sample)
-        image = f"{stem}.{path_component(sample.image_ext)}"
+        image = f"{stem}.{safe_component(sample.image_ext)}"
         self._write(image, sample.image, sample.key)
         sidecars = []
         for extension, content in sample.members.items():
@@ -58,10 +63,10 @@ class FolderWriter:
                 extension == LABEL_MEMBER and sample.label not in (None, -1) and content == b"%d" % sample.label
             ):
                 continue
-            path = f"{stem}.{path_component(extension)}"
+            path = f"{stem}.{safe_component(extension)}"
             if path.rpartition(".")[2].lower() in MISREAD or PurePosixPath(path).stem == "metadata":
-                raise UserError(
-                    f"sample {sample.key!r}: member {extension!r} would be read as an image or as metadata "
+                raise Unwritable(
+                    f"member {extension!r} would be read as an image or as metadata "
                     "of the folder; output.format must be webdataset or parquet"
                 )
             self._write(path, content, sample.key)
@@ -69,15 +74,15 @@ class FolderWriter:
         provenance = json.loads(sample.members.get(PROVENANCE, b"null"))
         self._lines.append({"file": image, "sidecars": sidecars, "provenance": provenance})
 
-    def commit(self) -> dict[str, str]:
+    def commit(self) -> dict[str, Stored]:
         """Publishes the list, then the files; see `ShardWriter`."""
-        hashes = {path: sync_file(self._stage / path) for path in self._paths}
+        stored = {f"{self._data.name}/{path}": sync_file(self._stage / path) for path in self._paths}
         self._remove_leftovers()
         for path in self._paths:
             if os.path.lexists(self._data / path):
                 raise UserError(f"{self._data / path} exists already: two samples have the same key")
         self._list_part.write_text("".join(json.dumps(line) + "\n" for line in self._lines))
-        publish(self._list_part, self._list)
+        stored[f"{self._list.parent.name}/{self._list.name}"] = publish(self._list_part, self._list)
         for path in self._paths:
             final = self._data / path
             final.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +92,7 @@ class FolderWriter:
             if folder.is_relative_to(self._data):
                 sync_folder(folder)
         shutil.rmtree(self._stage)
-        return hashes
+        return stored
 
     def abort(self) -> None:
         """Removes what was staged."""
@@ -97,18 +102,18 @@ class FolderWriter:
     def _stem(self, sample: Sample) -> str:
         key = unescape_dots(sample.key) if self._stream.verbatim_names else sample.key
         if sample.label is None or sample.label == -1:
-            parts = [path_component(part) for part in key.split("/") if part not in ("", ".")]
-            return "/".join(parts) or path_component("")
+            parts = [safe_component(part) for part in key.split("/") if part not in ("", ".")]
+            return "/".join(parts) or safe_component("")
         names = self._stream.label_names
         if names is not None and not 0 <= sample.label < len(names):
-            raise UserError(f"sample {sample.key!r}: label {sample.label} is not among the {len(names)} names")
+            raise Unwritable(f"label {sample.label} is not among the {len(names)} names")
         name = str(sample.label) if names is None else names[sample.label]
-        folder = path_component(name) if names is None else self._classes[sample.label]
-        return f"{folder}/{path_component(key.removeprefix('./').removeprefix(f'{name}/'))}"
+        folder = safe_component(name) if names is None else self._classes[sample.label]
+        return f"{folder}/{safe_component(key.removeprefix('./').removeprefix(f'{name}/'))}"
 
     def _write(self, path: str, content: bytes, key: str) -> None:
         if path in self._paths:
-            raise UserError(f"sample {key!r}: {path} is taken by another sample of this shard")
+            raise Unwritable(f"{path} is taken by another sample of this shard")
         self._paths[path] = None
         staged = self._stage / path
         staged.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +128,7 @@ class FolderWriter:
 
 
 def _class_folders(names: tuple[str, ...] | None) -> tuple[str, ...]:
-    folders = tuple(path_component(name) for name in names or ())
+    folders = tuple(safe_component(name) for name in names or ())
     if len(set(folders)) < len(folders):
         raise UserError(f"input.label_names: two classes would share a folder ({', '.join(folders)})")
     return folders

@@ -14,6 +14,7 @@ from pydantic import field_validator
 
 from pipeline.errors import UserError
 from pipeline.section import Section
+from pipeline.streams.bounds import Bounds
 from pipeline.streams.contract import InputShard, InputStream
 from pipeline.streams.files import is_damage, shard_names
 from pipeline.streams.rows import Columns, FileShard, SliceShard
@@ -45,6 +46,8 @@ class HubInput(Section):
     """The column of the image; by default the first one of type Image."""
     label: str | None = None
     """The column of the class number; by default the first ClassLabel, else an integer column `label`."""
+    bounds: Bounds = Bounds()
+    """How much of a data set may be held at a time."""
     key: str | None = None
     """The column of the keys, which are unique in the whole set; by default a key is shard name and row number."""
 

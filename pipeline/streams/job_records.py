@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from pipeline.media.output_keys import Shape
 from pipeline.media.versioned import Text, Versioned
 from pipeline.section import Section
+from pipeline.streams.files import Stored
+
+FOLDERS = ("data", "quarantine", "provenance")
+"""The folders of a job that hold what its shards have written."""
+
+
+def _inside(path: str) -> str:
+    first, *parts = path.split("/")
+    if first not in FOLDERS or not parts or {"", ".", ".."} & set(parts) or "\0" in path:
+        raise ValueError(f"{path!r} is no file of a job; it must lie in one of its folders {', '.join(FOLDERS)}")
+    return path
+
+
+OwnFile = Annotated[Text, AfterValidator(_inside)]
+"""The path of a file below the job's folder, which leads nowhere else."""
 
 
 class StatedLicence(Section):
@@ -31,7 +48,7 @@ class Job(Versioned):
 
 
 class Counts(Section):
-    """Numbers of samples that came in, except `images`; read = written + quarantined + undecodable."""
+    """Numbers of samples that came in, except `images` and `damaged`; read = written + quarantined + undecodable."""
 
     read: int = 0
     written: int = 0
@@ -39,6 +56,8 @@ class Counts(Section):
     """Samples that were written; a clip counts as one."""
     quarantined: int = 0
     undecodable: int = 0
+    damaged: int = 0
+    """Places where a shard is damaged; nobody knows how many samples are lost there."""
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(**{name: count + getattr(other, name) for name, count in self})
@@ -70,6 +89,7 @@ class GateTotals(Section):
 class ShardRecord(Versioned):
     """The record shards/NAME.json: how a finished shard came to be."""
 
+    version: int = 2
     shard: Text
     fingerprint: Text
     """Fingerprint of its input, taken before it was read, which is fast to compare."""
@@ -79,9 +99,11 @@ class ShardRecord(Versioned):
     """doppel's version and the beginning of the code's hash."""
     hashes: dict[str, str]
     """The hashes of the job that made it."""
+    cut: bool = False
+    """Whether a limit kept the rest of the shard from being read."""
     counts: Counts
-    files: dict[Text, str]
-    """The sha256 of each file, by its path below the job's folder."""
+    files: dict[OwnFile, Stored]
+    """What each file holds, by its path below the job's folder."""
     seconds: float
     """How long it took."""
     flicker: FlickerMeans | None = None
@@ -100,11 +122,12 @@ class Finished(Section):
 class Manifest(Job):
     """The record manifest.json: totals over all finished shards."""
 
+    version: int = 2
     complete: bool
     """Whether all shards are done."""
     shards: Finished
     counts: Counts
     seconds: float
     """The sum over the shards."""
-    files: dict[Text, str]
-    """The sha256 of each file, by its path below the job's folder."""
+    files: dict[OwnFile, Stored]
+    """What each file holds, by its path below the job's folder."""

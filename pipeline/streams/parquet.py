@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
 from pipeline.media.provenance import PROVENANCE
 from pipeline.media.records import Sample
 from pipeline.streams.columns import LABEL_MEMBER, HubRow, member_name, members_to_row
-from pipeline.streams.contract import InputStream
-from pipeline.streams.files import publish
+from pipeline.streams.contract import InputStream, Unwritable
+from pipeline.streams.files import Stored, publish
 
 TEXT_MEMBERS = ("txt", "json")
 """Members that have columns of their own, where they are UTF-8."""
@@ -42,19 +41,19 @@ class ParquetWriter:
         self._rows: list[HubRow] = []
         self._bytes = 0
 
-    def add(self, sample: Sample) -> None:
-        """Takes a sample. Raises `UserError` for a label without a name, `ValueError` for a member without a column."""
-        self._rows.append(self._to_row(sample))
-        self._bytes += len(sample.image) + sum(map(len, sample.members.values()))
+    def add(self, samples: Sequence[Sample]) -> None:
+        """Takes the samples; see `ShardWriter`. `Unwritable`: a label without a name, and a member without a column."""
+        self._rows += [self._to_row(sample) for sample in samples]
+        self._bytes += sum(len(sample.image) + sum(map(len, sample.members.values())) for sample in samples)
         if len(self._rows) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
             self._flush()
 
-    def commit(self) -> dict[str, str]:
+    def commit(self) -> dict[str, Stored]:
         """Writes the last row group and publishes the file; see `ShardWriter`."""
         self._flush()
         self._writer.close()
         self._file.close()
-        return {self._final.name: publish(self._part, self._final)}
+        return {f"{self._final.parent.name}/{self._final.name}": publish(self._part, self._final)}
 
     def abort(self) -> None:
         """Removes what was written so far."""
@@ -117,7 +116,7 @@ def _source_layout(stream: InputStream) -> tuple[Any, Callable[[Sample], HubRow]
 
     def to_row(sample: Sample) -> HubRow:
         if lost := set(sample.members) - known:
-            raise ValueError(f"sample {sample.key!r}: members {sorted(lost)} have no column")
+            raise Unwritable(f"members {sorted(lost)} have no column")
         row = members_to_row(sample.members, source, image, label)
         if label is not None:
             row[label] = _label(sample, stream.label_names)
@@ -144,7 +143,7 @@ def _image(sample: Sample) -> dict[str, Any]:
 def _label(sample: Sample, names: tuple[str, ...] | None) -> int | None:
     """`datasets` refuses to load a whole file for one label without a name; −1 stands for none."""
     if sample.label is not None and names is not None and not -1 <= sample.label < len(names):
-        raise UserError(f"sample {sample.key!r}: label {sample.label} is not among the {len(names)} names")
+        raise Unwritable(f"label {sample.label} is not among the {len(names)} names")
     return sample.label
 
 

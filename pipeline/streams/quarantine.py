@@ -9,6 +9,7 @@ from typing import Literal
 
 from pipeline.media.records import Rejected, Sample
 from pipeline.media.versioned import Text, Versioned
+from pipeline.streams.files import Stored
 from pipeline.streams.shards import TarWriter
 from pipeline.streams.tarstream import Group, read_groups
 
@@ -21,16 +22,16 @@ class Quarantined(Versioned):
 
     key: Text
     reason: Text
-    kind: Literal["undecodable", "refused"]
+    kind: Literal["undecodable", "refused", "damaged"]
     """The kind of `Rejected`."""
     origin: Text
 
 
-def write_quarantine(rejected: Sequence[Rejected], *, folder: Path, parts: Path, name: str) -> dict[str, str]:
+def write_quarantine(rejected: Sequence[Rejected], *, folder: Path, parts: Path, name: str) -> dict[str, Stored]:
     """Writes `folder/NAME.tar`: `000000.reason.json` and the members of the sample, numbered in order.
 
-    Names in the tar are ours, never the sample's. Returns {file name: sha256}. Without samples nothing is written, and
-    what an earlier run of the shard left is removed.
+    Names in the tar are ours, never the sample's. Returns what was stored, by its path below the job's folder. Without
+    samples nothing is written, and what an earlier run of the shard left is removed.
     """
     if not rejected:
         (folder / f"{name}.tar").unlink(missing_ok=True)
@@ -40,7 +41,7 @@ def write_quarantine(rejected: Sequence[Rejected], *, folder: Path, parts: Path,
     for i, bad in enumerate(rejected):
         why = Quarantined(key=bad.key, reason=bad.reason, kind=bad.kind, origin=bad.origin)
         members = {_safe(extension, j): content for j, (extension, content) in enumerate(bad.members.items())}
-        writer.add(Sample(key=f"{i:06d}", image=why.to_json().encode(), image_ext=REASON, members=members))
+        writer.add([Sample(key=f"{i:06d}", image=why.to_json().encode(), image_ext=REASON, members=members)])
     return writer.commit()
 
 

@@ -5,17 +5,26 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
 from pydantic import field_validator
 
-from pipeline.errors import UserError
 from pipeline.media.records import Rejected, Sample
 from pipeline.section import Section
-from pipeline.streams.contract import InputStream
-from pipeline.streams.files import HashedReader, content_hash, expand_urls, fingerprint, open_url, publish, shard_names
+from pipeline.streams.bounds import Bounds
+from pipeline.streams.contract import InputStream, Unwritable
+from pipeline.streams.files import (
+    HashedReader,
+    Stored,
+    content_hash,
+    expand_urls,
+    fingerprint,
+    open_url,
+    publish,
+    shard_names,
+)
 from pipeline.streams.names import Split, escape_dots
 from pipeline.streams.tarstream import Group, read_groups
 
@@ -37,6 +46,8 @@ class WebDatasetInput(Section):
     """The member that holds the class number, or `member:field` of a JSON member (`json:label`)."""
     label_names: tuple[str, ...] | None = None
     """The names of the classes, by label."""
+    bounds: Bounds = Bounds()
+    """How much of a tar may be held at a time."""
     split: Split = "auto"
     """The dot at which a name's key ends: the `first` (webdataset's rule), the `last`, or with `auto` the first after
     which every part begins with a letter, so that `IMG.2020.01.jpg` keeps its key and `7.seg.png` its extension."""
@@ -96,26 +107,31 @@ class TarWriter:
         self._verbatim = verbatim_names
         self._tar = tarfile.open(self._part, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
 
-    def add(self, sample: Sample) -> None:
-        """Writes the members of a sample, its image first.
+    def add(self, samples: Sequence[Sample]) -> None:
+        """Writes the members of each sample, its image first; see `ShardWriter`.
 
-        Raises `UserError` where another member has the image's extension.
+        `Unwritable` is another member with the image's extension.
         """
+        for sample in samples:
+            if sample.image_ext in sample.members:
+                raise Unwritable(
+                    f"a member {sample.image_ext!r} stands beside the image; a tar needs another image format for the "
+                    "output"
+                )
+        for sample in samples:
+            self._add(sample)
+
+    def _add(self, sample: Sample) -> None:
         key = sample.key if self._verbatim else escape_dots(sample.key)
-        if sample.image_ext in sample.members:
-            raise UserError(
-                f"sample {sample.key!r} has a member {sample.image_ext!r} besides its image; "
-                "a tar needs another image format for the output"
-            )
         for extension, content in {sample.image_ext: sample.image, **sample.members}.items():
             info = tarfile.TarInfo(f"{key}.{extension}")
             info.size, info.mode = len(content), 0o644
             self._tar.addfile(info, io.BytesIO(content))
 
-    def commit(self) -> dict[str, str]:
+    def commit(self) -> dict[str, Stored]:
         """Ends the tar and publishes it; see `ShardWriter`."""
         self._tar.close()
-        return {self._final.name: publish(self._part, self._final)}
+        return {f"{self._final.parent.name}/{self._final.name}": publish(self._part, self._final)}
 
     def abort(self) -> None:
         """Removes what was written so far."""

@@ -48,9 +48,11 @@ def everything(stream: InputStream) -> list[Sample]:
 
 
 def write(writer: ShardWriter, items: Iterable[Sample]) -> dict[str, str]:
+    """The sha256 of each file in data/."""
     for sample in items:
-        writer.add(sample)
-    return writer.commit()
+        writer.add([sample])
+    stored = writer.commit().items()
+    return {path.removeprefix("data/"): held.sha256 for path, held in stored if path.startswith("data/")}
 
 
 def folders(root: Path) -> tuple[Path, Path]:

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from pipeline.errors import UserError
 from pipeline.media.output_keys import Shape
 from pipeline.media.records import Rejected
+from pipeline.streams.files import Stored
 from pipeline.streams.job_records import (
+    FOLDERS,
     Counts,
     Finished,
     FlickerMeans,
@@ -26,7 +28,11 @@ from tests import builders
 text = st.text(st.characters(), max_size=12)
 number = st.integers(0, 1 << 60)
 hashes = st.dictionaries(st.sampled_from(["config", "model", "code"]), st.text("0123456789abcdef"))
-files = st.dictionaries(text, st.text("0123456789abcdef"), max_size=3)
+paths = st.tuples(st.sampled_from(FOLDERS), text.filter(lambda t: "/" not in t and t not in ("", ".", "..")))
+files = st.dictionaries(
+    paths.map("/".join).filter(lambda path: "\0" not in path),
+    st.builds(Stored, sha256=st.text("0123456789abcdef"), bytes=number), max_size=3,
+)  # fmt: skip
 counts = st.builds(Counts, read=number, written=number, images=number, quarantined=number, undecodable=number)
 seconds = st.floats(0, 1e9)
 totals = st.builds(
@@ -61,9 +67,20 @@ def test_a_record_is_read_back_as_it_was_written(record: Job | Manifest | ShardR
     assert type(record).from_json(record.to_json(), "file") == record
 
 
+@pytest.mark.parametrize(
+    "path", ["", "data", "data/", "../x", "/etc/passwd", "data/../../x", "data//x", "data/./x", "job.json", "data/a\0"]
+)
+def test_a_record_names_only_files_of_its_job(path: str) -> None:
+    record = ShardRecord(
+        shard="a", fingerprint="", input_hash="", code="", hashes={}, counts=Counts(), files={}, seconds=0
+    ).model_dump()
+    with pytest.raises(UserError, match=r"^file: files\..*is no file of a job"):
+        ShardRecord.from_json(json.dumps({**record, "files": {path: {"sha256": "", "bytes": 0}}}), "file")
+
+
 @pytest.mark.parametrize("kind", [Job, Manifest, ShardRecord, Quarantined])
 def test_what_older_code_wrote_is_refused(kind: type[Job | ShardRecord | Quarantined]) -> None:
-    with pytest.raises(UserError, match=r"^file was written by an older version of doppel; this one reads schema 1"):
+    with pytest.raises(UserError, match=r"^file was written by an older version of doppel; this one reads schema \d"):
         kind.from_json('{"hashes": {}, "counts": {}}', "file")
 
 

@@ -12,10 +12,9 @@ from datasets import ClassLabel, Features, Image, Value, load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import UserError
 from pipeline.media.records import Sample
 from pipeline.streams import parquet
-from pipeline.streams.contract import InputStream
+from pipeline.streams.contract import InputStream, Unwritable
 from pipeline.streams.hub import HubInput
 from pipeline.streams.parquet import ParquetWriter
 from tests.streams.made import everything, folders, picture, write
@@ -115,7 +114,7 @@ def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
 def test_nothing_is_left_after_an_abort(tmp_path: Path) -> None:
     data, parts = folders(tmp_path)
     writer = ParquetWriter(data=data, parts=parts, name="p", stream=TAR)
-    writer.add(sample(1))
+    writer.add([sample(1)])
     writer.abort()
     assert not data.exists()
     assert not list(parts.iterdir())
@@ -124,8 +123,8 @@ def test_nothing_is_left_after_an_abort(tmp_path: Path) -> None:
 def test_a_label_without_a_name_is_told(tmp_path: Path) -> None:
     data, parts = folders(tmp_path)
     writer = ParquetWriter(data=data, parts=parts, name="p", stream=NAMED)
-    with pytest.raises(UserError, match="label 2 is not among the 2 names"):
-        writer.add(sample(1, label=2))
+    with pytest.raises(Unwritable, match="label 2 is not among the 2 names"):
+        writer.add([sample(1, label=2)])
 
 
 def test_our_own_output_can_be_the_input_again(tmp_path: Path) -> None:
@@ -148,8 +147,8 @@ def test_a_member_that_has_no_column_is_not_dropped_silently(tmp_path: Path) -> 
     stream = HubInput(path=str(path)).open()
     data, parts = folders(tmp_path / "2")
     writer = ParquetWriter(data=data, parts=parts, name="p", stream=stream)
-    with pytest.raises(ValueError, match=r"\['npy'\] have no column"):
-        writer.add(sample(0, members={"npy": b""}))
+    with pytest.raises(Unwritable, match=r"\['npy'\] have no column"):
+        writer.add([sample(0, members={"npy": b""})])
 
 
 def test_columns_whose_members_were_stripped_are_null(tmp_path: Path) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import UserError
 from pipeline.media.records import Sample
-from pipeline.streams.names import escape_dots, path_component, unescape_dots
+from pipeline.streams.contract import Unwritable
+from pipeline.streams.names import LONGEST_COMPONENT, escape_dots, safe_component, text_of, unescape_dots
 from pipeline.streams.shards import IMAGE_EXTENSIONS, TarShard, TarWriter, WebDatasetInput
 from tests.streams.made import folders, picture, samples, write
 
@@ -60,7 +60,7 @@ def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
 def test_nothing_is_visible_before_the_commit_and_nothing_is_left_after_an_abort(tmp_path: Path) -> None:
     data, parts = folders(tmp_path)
     writer = TarWriter(data=data, parts=parts, name="t", verbatim_names=False)
-    writer.add(Sample(key="a", image=b"1", image_ext="png"))
+    writer.add([Sample(key="a", image=b"1", image_ext="png")])
     assert not data.exists()
     writer.abort()
     assert not data.exists()
@@ -70,8 +70,8 @@ def test_nothing_is_visible_before_the_commit_and_nothing_is_left_after_an_abort
 def test_a_member_never_replaces_the_image(tmp_path: Path) -> None:
     data, parts = folders(tmp_path)
     writer = TarWriter(data=data, parts=parts, name="t", verbatim_names=False)
-    with pytest.raises(UserError, match="'png'"):
-        writer.add(Sample(key="a", image=b"1", image_ext="png", members={"png": b"mask"}))
+    with pytest.raises(Unwritable, match="'png'"):
+        writer.add([Sample(key="a", image=b"1", image_ext="png", members={"png": b"mask"})])
 
 
 @given(keys)
@@ -80,12 +80,47 @@ def test_escaped_keys_have_no_dot_in_their_name_and_come_back(key: str) -> None:
     assert unescape_dots(escape_dots(key)) == key
 
 
-@given(st.text())
-def test_a_path_component_stays_in_its_folder(text: str) -> None:
-    component = path_component(text)
-    assert component
-    assert "/" not in component
-    assert not component.startswith(".")
+ANY_TEXT = st.text(st.characters() | st.characters(categories=["Cs"]) | st.sampled_from("%/.\\ \0\n~"), max_size=300)
+
+
+@given(
+    ANY_TEXT | st.sampled_from(["", ".", "..", "...", "CON", "com1.tar", "a ", "%", "%25", "%~", "\udc80", "\ud800"])
+)
+def test_a_safe_component_is_one_name_and_comes_back(text: str) -> None:
+    name = safe_component(text)
+    assert name not in ("", ".", "..")
+    assert not set(name) & {"/", "\\", "\0", "\n", ":"}
+    assert name.strip(".") == name.rstrip(" ") == name
+    assert PureWindowsPath(name).name == name
+    assert not is_reserved(name)
+    assert len(name.encode()) <= LONGEST_COMPONENT
+    if "%~" in name:
+        with pytest.raises(ValueError, match="is the name of no text"):
+            text_of(name)
+    else:
+        assert text_of(name) == text
+
+
+@given(ANY_TEXT, ANY_TEXT)
+def test_two_texts_have_two_names(one: str, other: str) -> None:
+    assert (safe_component(one) == safe_component(other)) == (one == other)
+
+
+@pytest.mark.parametrize("length", [199, 200, 201, 5000])
+def test_long_texts_that_begin_alike_have_two_names(length: int) -> None:
+    assert safe_component("é" * length) != safe_component("é" * (length - 1) + "e")
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", "%2f", "%41", "a%", "CON", "%~" + 32 * "0"])
+def test_only_names_of_ours_are_read_back(name: str) -> None:
+    with pytest.raises(ValueError, match="is the name of no text"):
+        text_of(name)
+
+
+def is_reserved(name: str) -> bool:
+    """Whether Windows takes the name for a device; from Microsoft's list, not from the code under test."""
+    devices = ["CON", "PRN", "AUX", "NUL"] + [f"{port}{i}" for port in ("COM", "LPT") for i in "0123456789¹²³"]
+    return name.split(".")[0].rstrip(" ").upper() in devices
 
 
 def test_webdataset_reads_what_we_write(tmp_path: Path) -> None:

@@ -1,0 +1,22 @@
+"""How much of one input may be held at a time: what is larger is refused before it is read."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from pipeline.section import Section
+
+
+class Bounds(Section):
+    """The largest things that are read whole. What exceeds a bound is a row in quarantine, or a damaged shard."""
+
+    member_bytes: int = Field(default=1 << 28, ge=1)
+    """Bytes of one member, file or cell."""
+    sample_bytes: int = Field(default=1 << 29, ge=1)
+    """Bytes of all members of one sample."""
+    sample_members: int = Field(default=1000, ge=1)
+    """Members of one sample."""
+    header_bytes: int = Field(default=1 << 20, ge=512)
+    """Bytes of one extended header of a tar."""
+    files: int = Field(default=1_000_000, ge=1)
+    """Files that a pattern may stand for."""
