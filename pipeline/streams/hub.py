@@ -5,24 +5,26 @@ They are streamed, never with code from the hub.
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from pipeline.errors import UserError
 from pipeline.section import Section
 from pipeline.streams.bounds import Bounds
 from pipeline.streams.contract import InputShard, InputStream
-from pipeline.streams.files import is_damage, shard_names
+from pipeline.streams.files import shard_names
+from pipeline.streams.own_files import OwnFiles, folder_of
 from pipeline.streams.rows import Columns, FileShard, SliceShard
+from pipeline.streams.shards import IMAGE_EXTENSIONS
+from pipeline.streams.tables import first_line, is_row_damage
 
 FILE_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow"}
 """The builder that reads files of each suffix."""
-ONE_FILE_ONE_SHARD = ("parquet", "arrow")
-"""Builders whose files are shards."""
 
 
 class HubInput(Section):
@@ -66,17 +68,18 @@ class HubInput(Section):
         if not files:
             found = ", ".join(map(str, builder.config.data_files or {})) or "none"
             raise UserError(f"input.split: {self.path!r} has no split {self.split!r} (splits: {found})")
-        local = not any("://" in file for file in files)
-        if builder.name in ONE_FILE_ONE_SHARD:
-            features = builder.info.features or _first_features(builder.name, files)
-            columns = _columns(self, features)
+        own = _own_files(self, builder, files)
+        if all(PurePosixPath(file).suffix == f".{builder.name}" for file in files):
+            columns = _columns(self, builder.info.features or _first_features(builder.name, files))
             shards: list[InputShard] = [
-                FileShard(name=name, url=url, builder=builder.name, columns=columns, local=local)
+                FileShard(name=name, url=url, builder=builder.name, columns=columns, own=own, bounds=self.bounds)
                 for url, name in zip(files, shard_names(files), strict=True)
             ]
         else:
-            data = builder.as_streaming_dataset(split=self.split)
-            columns = _columns(self, data.features or data._resolve_features().features)
+            with _told(self.path):
+                data = builder.as_streaming_dataset(split=self.split)
+                features = data.features or data._resolve_features().features
+            columns = _columns(self, features)
             data = data.cast(columns.features)
             stem = re.sub(r"[^\w.-]", "_", f"{builder.dataset_name or builder.name}-{self.split}")
             count = data.num_shards
@@ -86,7 +89,8 @@ class HubInput(Section):
                     data=data.shard(num_shards=count, index=i),
                     files=tuple(files),
                     columns=columns,
-                    local=local,
+                    own=own,
+                    bounds=self.bounds,
                 )
                 for i in range(count)
             ]
@@ -104,7 +108,7 @@ def _builder(source: HubInput) -> Any:
     from datasets import load_dataset_builder
 
     path, files = _local(source)
-    try:
+    with _told(source.path):
         return load_dataset_builder(
             path,
             name=source.name,
@@ -112,9 +116,15 @@ def _builder(source: HubInput) -> Any:
             data_dir=source.data_dir,
             revision=source.revision,
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        raise UserError(f"input.path: data set {source.path!r} cannot be opened: {reason}") from error
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    """Tells in one sentence whatever `datasets` makes of a set that it did not write."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"input.path: data set {path!r} cannot be opened: {first_line(error).rstrip('.')}") from error
 
 
 def _local(source: HubInput) -> tuple[str, list[str] | None]:
@@ -123,17 +133,78 @@ def _local(source: HubInput) -> tuple[str, list[str] | None]:
     folder = Path(path).expanduser()
     if folder.suffix in FILE_SUFFIXES and files is None:
         return FILE_SUFFIXES[folder.suffix], [str(folder) if "://" not in path else path]
-    if (folder / "dataset_dict.json").is_file():
-        splits = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+    if (folder / _Splits.FILE).is_file():
+        splits = _Splits.of(folder).splits
         if source.split not in splits:
             raise UserError(f"input.split: {path!r} has no split {source.split!r} (splits: {', '.join(splits)})")
         folder = folder / source.split
-    if (folder / "state.json").is_file():
-        saved = json.loads((folder / "state.json").read_text())["_data_files"]
-        return "arrow", [str(folder / file["filename"]) for file in saved]
+    if (folder / _Saved.FILE).is_file():
+        return "arrow", [str(folder / file.filename) for file in _Saved.of(folder).data_files]
     if path.startswith(("/", ".", "~")) and not folder.exists():
         raise UserError(f"input.path: {path!r} does not exist; a folder, file or data set name is expected")
     return str(folder) if folder.is_dir() else path, files
+
+
+class _Description(BaseModel):
+    """What `save_to_disk` writes beside the data."""
+
+    FILE: ClassVar[str]
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """Raises `UserError` where the file is damaged."""
+        try:
+            return cls.model_validate_json((folder / cls.FILE).read_bytes())
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise UserError(f"input.path: {folder / cls.FILE} is damaged: {reason}") from None
+
+
+class _Splits(_Description):
+    FILE = "dataset_dict.json"
+
+    splits: list[str] = Field(min_length=1)
+
+
+class _DataFile(BaseModel):
+    filename: str
+
+
+class _Saved(_Description):
+    FILE = "state.json"
+
+    data_files: list[_DataFile] = Field(alias="_data_files", min_length=1)
+
+
+def _own_files(source: HubInput, builder: Any, files: list[str]) -> OwnFiles:
+    """What belongs to the data set: its folder, or its place on the hub, or, where only files are named, their folders.
+
+    Raises `UserError` where the set itself names data files outside: metadata may say anything.
+    """
+    home = Path(source.path).expanduser()
+    if home.is_dir():
+        bases = [str(_with_blobs(home))]
+    elif "://" in (builder.base_path or ""):
+        bases = [builder.base_path]
+    else:
+        return OwnFiles.of([*([source.data_dir] if source.data_dir else []), *map(folder_of, files)])
+    own = OwnFiles.of(bases)
+    if source.data_files:
+        return OwnFiles.of([*bases, *map(folder_of, files)])
+    read_row_by_row = IMAGE_EXTENSIONS if builder.name == "imagefolder" else ()
+    strange = [f for f in files if PurePosixPath(f).suffix[1:].lower() not in read_row_by_row and not own.holds(f)]
+    if strange:
+        raise UserError(
+            f"input.path: data set {source.path!r} names the file {strange[0]}, which lies outside of it; "
+            "input.data_files may name files anywhere"
+        )
+    return own
+
+
+def _with_blobs(folder: Path) -> Path:
+    """A snapshot in the cache of the hub, `datasets--USER--SET/snapshots/REVISION`, links to files beside it."""
+    real = folder.resolve()
+    return next((above for above in real.parents if above.name.startswith("datasets--")), real)
 
 
 def _first_features(builder: str, files: list[str]) -> Any:
@@ -145,10 +216,10 @@ def _first_features(builder: str, files: list[str]) -> Any:
         try:
             return load_dataset(builder, data_files={"train": [file]}, split="train", streaming=True).features
         except Exception as error:
-            if not is_damage(error, local="://" not in file):
+            if not is_row_damage(error, local="://" not in file):
                 raise
             problem = error
-    reason = str(problem).splitlines()[0]
+    reason = first_line(problem) if problem else ""
     raise UserError(f"input.path: no file can be read of {len(files)}, the last one {files[-1]}: {reason}")
 
 
@@ -168,6 +239,7 @@ def _columns(source: HubInput, features: Any) -> Columns:
         feature = features[column]
         return isinstance(feature, ClassLabel) or (isinstance(feature, Value) and "int" in feature.dtype)
 
+    _check_kinds(source, features)
     label = source.label
     if label is None:
         classes = [c for c, feature in features.items() if isinstance(feature, ClassLabel)]
@@ -176,3 +248,26 @@ def _columns(source: HubInput, features: Any) -> Columns:
         raise UserError(f"input.label: column {label!r} is {features[label]}, not a ClassLabel or an integer")
     as_image = features[image] if image in images else Image()
     return Columns(features=Features({**features, image: as_image}), image=image, label=label, key=source.key)
+
+
+def _check_kinds(source: HubInput, features: Any) -> None:
+    """Raises `UserError` where `input.image` or `input.key` names a column that cannot be one."""
+    from datasets import Image, Value
+    from pyarrow import types
+
+    def fits(column: str, *kinds: Callable[[Any], bool]) -> bool:
+        kind = features.arrow_schema.field(column).type
+        return isinstance(features[column], Value) and any(is_kind(kind) for is_kind in kinds)
+
+    image, key = source.image, source.key
+    text = (types.is_string, types.is_large_string)
+    if image is not None and not (
+        isinstance(features[image], Image)
+        or (isinstance(features[image], dict) and {*features[image]} <= {"bytes", "path"})
+        or fits(image, *text, types.is_binary, types.is_large_binary)
+    ):
+        raise UserError(
+            f"input.image: column {image!r} is {features[image]}; images, their bytes or their file names are expected"
+        )
+    if key is not None and not fits(key, *text, types.is_integer):
+        raise UserError(f"input.key: column {key!r} is {features[key]}; text or an integer is expected")

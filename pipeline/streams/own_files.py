@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import lzma
 import os
 import stat
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +37,11 @@ class OwnFiles:
         """`bases` as people write them: folders, also by `file://`, and URLs."""
         return cls(tuple(dict.fromkeys(map(_base, bases))))
 
+    @property
+    def remote(self) -> bool:
+        """Whether any of them is behind a network."""
+        return any("://" in base for base in self.bases)
+
     def locate(self, path: str, beside: str | None = None) -> str:
         """The real path or URL that `path` means in the file `beside`.
 
@@ -42,7 +52,7 @@ class OwnFiles:
             raise Outside(f"{path!r} is no file of the data set")
         folder = self.bases[0] if beside is None else folder_of(beside)
         place = _local(place)
-        if "://" not in place:
+        if "://" not in place and not os.path.isabs(place):
             place = folder + place if "://" in folder else os.path.join(folder, place)
         if not self.holds(place):
             raise Outside(f"{path!r} lies outside the data set ({', '.join(self.bases)})")
@@ -65,16 +75,21 @@ class OwnFiles:
     def read(self, path: str, beside: str | None, limit: int) -> bytes:
         """The bytes of a file.
 
-        Raises `Outside` where it is none of the data set's, is no regular file, or has more than `limit` bytes, and
-        `OSError` where it cannot be read.
+        Raises `Outside` where it is none of the data set's, and `OSError` where it cannot be read, is no regular file,
+        or has more than `limit` bytes.
         """
+        import fsspec
+
         place = self.locate(path, beside)
         if "://" not in place and not stat.S_ISREG(os.stat(place).st_mode):
-            raise Outside(f"{path!r} is no regular file")
-        with open_url(place) as file:
-            content = file.read(limit + 1)
+            raise OSError(errno.EINVAL, "it is no regular file")
+        try:
+            with fsspec.open(place, "rb") if "::" in place else open_url(place) as file:
+                content = file.read(limit + 1)
+        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError) as error:
+            raise OSError(errno.EBADMSG, f"its archive is damaged: {error}") from None
         if len(content) > limit:
-            raise Outside(f"{path!r} has more than the {limit} bytes that are allowed")
+            raise OSError(errno.EFBIG, f"it has more than the {limit} bytes that are allowed")
         return content
 
 

@@ -50,6 +50,17 @@ def file_tables(url: str, builder: str, features: Any, bounds: Bounds) -> Iterat
         yield Lost(place="the file", cause=first_line(error))
 
 
+def stream_tables(data: Any, features: Any, bounds: Bounds, *, local: bool) -> Iterator[Any]:
+    """Yields the rows of `data`, which gives Arrow tables of one row, as `file_tables` does."""
+    try:
+        for table in data:
+            yield _checked(table, features, bounds)
+    except Exception as error:
+        if not is_row_damage(error, local=local):
+            raise
+        yield Lost(place="this part", cause=first_line(error))
+
+
 def is_row_damage(error: Exception, *, local: bool) -> bool:
     """Whether an error means broken bytes; see `files.is_damage`."""
     import pyarrow as pa
@@ -72,9 +83,7 @@ def _parquet_tables(url: str, features: Any, bounds: Bounds) -> Iterator[Any]:
         metadata = pq.read_metadata(file)
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         at_once = not local and all(_bytes(group) <= FETCH_BYTES for group in groups)
-        reader = pq.ParquetFile(
-            file, metadata=metadata, pre_buffer=at_once, buffer_size=0 if at_once else READ_BYTES
-        )
+        reader = pq.ParquetFile(file, metadata=metadata, pre_buffer=at_once, buffer_size=0 if at_once else READ_BYTES)
         if (problem := _mismatch(reader.schema_arrow, features)) is not None:
             yield Lost(place="the file", cause=problem, rows=metadata.num_rows)
             return
@@ -170,10 +179,14 @@ def _checked(table: Any, features: Any, bounds: Bounds) -> Any:
 
     if isinstance(table, Lost):
         return table
-    if table.nbytes > bounds.row_bytes:
+    if table.nbytes > bounds.sample_bytes:
         return BadRow(
-            reason=f"the row has {table.nbytes} bytes; input.bounds.row_bytes allows {bounds.row_bytes}"
+            reason=f"the row has {table.nbytes} bytes; input.bounds.sample_bytes allows {bounds.sample_bytes}"
         )
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.nbytes > bounds.member_bytes:
+            allowed = f"input.bounds.member_bytes allows {bounds.member_bytes}"
+            return BadRow(reason=f"column {name!r} has {column.nbytes} bytes; {allowed}")
     try:
         return table_cast(table, features.arrow_schema)
     except Exception as error:

@@ -13,8 +13,10 @@ from datasets import Dataset
 
 from pipeline.errors import UserError
 from pipeline.media.records import Rejected, Sample
+from pipeline.streams.bounds import Bounds
 from pipeline.streams.hub import HubInput
-from pipeline.streams.rows import Columns, read_rows
+from pipeline.streams.own_files import OwnFiles
+from pipeline.streams.rows import Columns, RowReader
 from tests.streams.hub_set import FEATURES, made, row
 from tests.streams.made import picture, rejected, samples
 
@@ -57,14 +59,19 @@ def test_a_remote_set_may_not_name_local_files(tmp_path: Path) -> None:
         [row(0) | {"img": {"bytes": None, "path": str(tmp_path / "secret.png")}}], schema=FEATURES.arrow_schema
     )
     columns = Columns(features=FEATURES, image="img", label="label", key=None)
-    (bad,) = read_rows([table], "s", columns, local=False)
+
+    def read(base: str) -> Sample | Rejected:
+        (item,) = RowReader(name="s", columns=columns, own=OwnFiles.of([base]), bounds=Bounds()).read([table])
+        return item
+
+    bad = read("https://example.com/set")
     assert isinstance(bad, Rejected)
-    assert "may not name the local file" in bad.reason
-    (good,) = read_rows([table], "s", columns, local=True)
-    assert isinstance(good, Sample)
+    assert bad.kind == "refused"
+    assert "lies outside the data set (https://example.com/set/)" in bad.reason
+    assert isinstance(read(str(tmp_path)), Sample)
 
 
-def test_a_parquet_file_cut_short_is_one_rejected_row(tmp_path: Path, parquet: Path) -> None:
+def test_a_parquet_file_cut_short_is_one_damaged_place(tmp_path: Path, parquet: Path) -> None:
     whole = (parquet / "part-0.parquet").read_bytes()
     (tmp_path / "a.parquet").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "b.parquet").write_bytes(whole)
@@ -73,21 +80,25 @@ def test_a_parquet_file_cut_short_is_one_rejected_row(tmp_path: Path, parquet: P
     for shard in (broken, empty):
         (bad,) = shard.read()
         assert isinstance(bad, Rejected)
-        assert bad.kind == "undecodable"
-        assert "damaged: no rows from 0 on" in bad.reason
+        assert bad.kind == "damaged"
+        assert "the file is damaged: the rows from 0 on are lost" in bad.reason
     assert len(samples(good)) == 5
 
 
-def test_rows_before_the_damage_come_through(tmp_path: Path, parquet: Path) -> None:
+def test_a_damaged_row_group_is_told_and_the_others_are_read(tmp_path: Path, parquet: Path) -> None:
     whole = bytearray((parquet / "part-0.parquet").read_bytes())
     group = pq.ParquetFile(parquet / "part-0.parquet").metadata.row_group(1)
     start = min(group.column(c).dictionary_page_offset or group.column(c).data_page_offset for c in range(3))
     whole[start : start + 40] = bytes(40)
-    (tmp_path / "a.parquet").write_bytes(whole)
-    (shard,) = HubInput(path=str(tmp_path / "a.parquet")).open().shards
+    (tmp_path / "part-0.parquet").write_bytes(whole)
+    (shard,) = HubInput(path=str(tmp_path / "part-0.parquet")).open().shards
     items = list(shard.read())
-    assert [type(item) for item in items] == [Sample, Sample, Rejected]
-    assert "no rows from 2 on" in items[2].reason  # type: ignore[union-attr]
+    assert [type(item) for item in items] == [Sample, Sample, Rejected, Sample]
+    lost = rejected(items)[0]
+    assert (lost.kind, lost.key, lost.members) == ("damaged", "part-0-000002", {})
+    assert "row group 1 is damaged: 2 rows from 2 on are lost" in lost.reason
+    (original,) = HubInput(path=str(parquet / "part-0.parquet")).open().shards
+    assert items[3] == samples(original)[4]
 
 
 def test_a_file_with_other_columns_is_rejected_not_fatal(tmp_path: Path) -> None:
@@ -95,7 +106,9 @@ def test_a_file_with_other_columns_is_rejected_not_fatal(tmp_path: Path) -> None
     made(1).rename_column("raw", "other").to_parquet(tmp_path / "b.parquet")
     first, second = HubInput(path=str(tmp_path)).open().shards
     assert len(samples(first)) == 1
-    assert [type(item) for item in second.read()] == [Rejected]
+    (lost,) = rejected(second.read())
+    assert lost.kind == "damaged"
+    assert "1 rows from 0 on are lost (its columns do not fit the data set" in lost.reason
 
 
 def test_a_shard_that_vanished_raises(tmp_path: Path, parquet: Path) -> None:
