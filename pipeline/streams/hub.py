@@ -79,6 +79,8 @@ class HubInput(Section):
             with _told(self.path):
                 data = builder.as_streaming_dataset(split=self.split)
                 features = data.features or data._resolve_features().features
+                if not features:
+                    raise ValueError("it has no columns")
             columns = _columns(self, features)
             data = data.cast(columns.features)
             stem = re.sub(r"[^\w.-]", "_", f"{builder.dataset_name or builder.name}-{self.split}")
@@ -156,8 +158,10 @@ class _Description(BaseModel):
         try:
             return cls.model_validate_json((folder / cls.FILE).read_bytes())
         except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise UserError(f"input.path: {folder / cls.FILE} is damaged: {reason}") from None
+            first = error.errors()[0]
+            where = "".join(f"{part}." for part in first["loc"]).rstrip(".")
+            told = f"{where}: {first['msg']}".removeprefix(": ")
+            raise UserError(f"input.path: {folder / cls.FILE} is damaged: {told}") from None
 
 
 class _Splits(_Description):

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 from pipeline.errors import UserError
 from pipeline.media.records import Rejected, Sample
@@ -18,7 +18,7 @@ from pipeline.streams.hub import HubInput
 from pipeline.streams.own_files import OwnFiles
 from pipeline.streams.rows import Columns, RowReader
 from tests.streams.hub_set import FEATURES, made, row
-from tests.streams.made import picture, rejected, samples
+from tests.streams.made import lay, picture, rejected, samples
 
 
 def test_keys_from_a_column_must_be_there_safe_and_unique(tmp_path: Path) -> None:
@@ -151,3 +151,83 @@ def test_an_image_whose_mask_is_missing_is_kept_in_the_quarantine(tmp_path: Path
     (bad,) = rejected(shard.read())
     assert "column 'mask'" in bad.reason
     assert bad.members["image"] == row(0)["img"]["bytes"]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"set.py": b"raise SystemExit('this ran')"}, "Dataset scripts are no longer supported, but found set.py"),
+        ({"state.json": b""}, r"state\.json is damaged: "),
+        ({"state.json": b'{"_data_files": [{"filena'}, r"state\.json is damaged: "),
+        ({"state.json": b"{}"}, r"state\.json is damaged: _data_files: Field required"),
+        ({"state.json": b'{"_data_files": []}'}, r"state\.json is damaged: _data_files: "),
+        ({"state.json": b'{"_data_files": [{"filename": 3}]}'}, r"state\.json is damaged: _data_files\.0\.filename: "),
+        ({"state.json": b'{"_data_files": [{"filename": "gone.arrow"}]}'}, "Unable to find .*"),
+        ({"state.json": b"[" * 100_000}, r"state\.json is damaged: "),
+        ({"dataset_dict.json": b""}, r"dataset_dict\.json is damaged: "),
+        ({"dataset_dict.json": b'{"splits": {"train": 1}}'}, r"dataset_dict\.json is damaged: splits: "),
+        ({"dataset_dict.json": b"\xff"}, r"dataset_dict\.json is damaged: "),
+        ({"README.md": b"---\nconfigs: 3\n---\n", "x.parquet": b""}, "cannot be opened: "),
+        ({"README.md": b"---\na: [\n---\n", "x.parquet": b""}, "cannot be opened: "),
+        (
+            {"README.md": b"---\ndataset_info: {features: [{name: 3, dtype: nix}]}\n---\n", "x.parquet": b""},
+            "cannot be opened: ",
+        ),
+        ({"README.md": b"\xff\xfe", "x.parquet": b""}, "cannot be opened: "),
+        ({"dataset_infos.json": b"{", "x.parquet": b""}, "cannot be opened: "),
+        ({".huggingface.yaml": b"a: [", "x.parquet": b""}, "cannot be opened: "),
+        ({"x.csv": b""}, "cannot be opened: "),
+        ({"metadata.jsonl": b"{", "a.png": b""}, "cannot be opened: "),
+        ({"x.h5": b"no"}, "cannot be opened: "),
+        ({}, "cannot be opened: "),
+    ],
+)
+def test_whatever_a_folder_says_of_itself_is_told_in_one_sentence(
+    tmp_path: Path, files: dict[str, bytes], message: str
+) -> None:
+    lay(tmp_path / "set", files)
+    (tmp_path / "set").mkdir(exist_ok=True)
+    with pytest.raises(UserError, match=message) as told:
+        HubInput(path=str(tmp_path / "set")).open()
+    assert "\n" not in str(told.value)
+    assert str(tmp_path / "set") in str(told.value)
+
+
+def test_code_of_a_data_set_never_runs(tmp_path: Path) -> None:
+    lay(tmp_path / "set", {"set.py": b"import pathlib; pathlib.Path('ran').touch()"})
+    for options in ({"path": str(tmp_path / "set")}, {"path": str(tmp_path / "set" / "set.py")}):
+        with pytest.raises(UserError, match="no longer supported"):
+            HubInput.model_validate(options).open()
+
+
+KINDS = Features(
+    {
+        "image": Image(),
+        "raw": Value("binary"),
+        "file": Value("string"),
+        "stored": {"path": Value("string"), "bytes": Value("binary")},
+        "pixels": List(List(Value("uint8"))),
+        "box": {"x": Value("int32")},
+        "n": Value("int64"),
+        "f": Value("float32"),
+        "class": ClassLabel(names=["a"]),
+    }
+)
+
+
+@pytest.mark.parametrize("column", ["pixels", "box", "n", "f", "class"])
+def test_a_column_that_holds_no_image_is_told(tmp_path: Path, column: str) -> None:
+    pq.write_table(KINDS.arrow_schema.empty_table(), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=f"^input.image: column '{column}' is .*; images, their bytes or .* expected$"):
+        HubInput(path=str(tmp_path), image=column).open()
+    for fine in ("image", "raw", "file", "stored"):
+        assert HubInput(path=str(tmp_path), image=fine).open().image_column == fine
+
+
+@pytest.mark.parametrize("column", ["image", "raw", "stored", "pixels", "box", "f", "class"])
+def test_a_column_that_holds_no_key_is_told(tmp_path: Path, column: str) -> None:
+    pq.write_table(KINDS.arrow_schema.empty_table(), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=f"^input.key: column '{column}' is .*; text or an integer is expected$"):
+        HubInput(path=str(tmp_path), key=column).open()
+    for fine in ("file", "n"):
+        assert HubInput(path=str(tmp_path), key=fine).open().shards
