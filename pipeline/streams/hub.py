@@ -25,6 +25,8 @@ from pipeline.streams.tables import first_line, is_row_damage
 
 FILE_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow"}
 """The builder that reads files of each suffix."""
+PACKED = (".zip", ".gz", ".bz2", ".xz", ".zst", ".lz4")
+"""Suffixes of files that `datasets` unpacks; all others that these builders read are shards."""
 
 
 class HubInput(Section):
@@ -69,7 +71,8 @@ class HubInput(Section):
             found = ", ".join(map(str, builder.config.data_files or {})) or "none"
             raise UserError(f"input.split: {self.path!r} has no split {self.split!r} (splits: {found})")
         own = _own_files(self, builder, files)
-        if all(PurePosixPath(file).suffix == f".{builder.name}" for file in files):
+        packed = any(PurePosixPath(file.split("?")[0]).suffix in PACKED for file in files)
+        if builder.name in FILE_SUFFIXES.values() and not packed:
             columns = _columns(self, builder.info.features or _first_features(builder.name, files))
             shards: list[InputShard] = [
                 FileShard(name=name, url=url, builder=builder.name, columns=columns, own=own, bounds=self.bounds)
