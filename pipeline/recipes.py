@@ -10,9 +10,8 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from pipeline.errors import UserError
+from pipeline.plain_yaml import parse_yaml, read_yaml_file
 
 SHIPPED = Path(__file__).parent.parent / "datasets_cfg"
 """The folder of shipped recipes, with one folder for each kind, named like it."""
@@ -99,11 +98,8 @@ def _base(files: list[Path], name: Any) -> Path:
 
 
 def read_yaml(path: Path) -> Content:
-    """The content of a YAML file. Raises `UserError` where it holds no mapping."""
-    try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML ({' '.join(str(error).split())})") from None
+    """The content of a YAML file. Raises `UserError` where it holds no mapping of names."""
+    content = read_yaml_file(path) or {}
     if not isinstance(content, dict):
         raise UserError(f"{path}: a mapping of sections is expected, found {type(content).__name__}")
     return content
@@ -139,13 +135,10 @@ def set_key(content: Content, override: str) -> None:
     """
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
-        raise UserError(f"--set {override!r}: expected the form section.key=value")
+        raise UserError(f"--set {override[:80]!r}: expected the form section.key=value")
     *sections, last = dotted.split(".")
     for section in sections:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
-            raise UserError(f"--set {override!r}: {section!r} is a value, not a section")
-    try:
-        content[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"--set {override!r}: {text!r} is not valid YAML") from None
+            raise UserError(f"--set {override[:80]!r}: {section!r} is a value, not a section")
+    content[last] = parse_yaml(text, f"--set {override[:80]!r}: the value")

@@ -1,10 +1,42 @@
-"""What recipes are made of: sections with known keys, and a type of number that many of them have."""
+"""What recipes are made of: sections with known keys, and the types of values that many of them have."""
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.errors import UserError
+
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|.*://")
+"""What a URL begins with, also one that has lost a slash to path arithmetic."""
+
+
+def local_path(place: str) -> str:
+    """A place on this machine, with `~` expanded. Raises `ValueError` for a URL and for what can be no path."""
+    if URL.match(place):
+        raise ValueError("a place on this machine is expected, not a URL")
+    if not place or "\0" in place:
+        raise ValueError("a path is expected, which is neither empty nor holds a NUL")
+    expanded = os.path.expanduser(place)
+    if expanded.startswith("~"):
+        raise ValueError(f"nobody's home is known as {place.partition('/')[0]}; write ./~ for a file of that name")
+    return expanded
+
+
+def local_option(place: str | os.PathLike[str], option: str) -> Path:
+    """A place on this machine that no recipe names. Raises `UserError`, naming the option, as `local_path` does."""
+    try:
+        return Path(local_path(os.fspath(place)))
+    except ValueError as error:
+        raise UserError(f"{option}: {error}, found {os.fspath(place)!r}") from None
+
+
+LocalPath = Annotated[str, AfterValidator(local_path)]
+"""A file or folder on this machine that is read or written; see `local_path`."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 """A number in [0, 1]."""

@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "training").rglob("*.py")])
 ORDER = [
     "errors",
-    "orphans source_code section assets recipes optional",
+    "orphans source_code section assets optional listing plain_json plain_yaml",
+    "recipes",
     "config",
     "identity",
     "media",
@@ -40,41 +41,47 @@ ALLOWED: dict[str, str] = {
     "errors": "",
     "orphans": "",
     "source_code": "",
-    "section": "",
+    "section": "errors",
     "assets": "",
-    "recipes": "errors",
+    "plain_json": "errors",
+    "plain_yaml": "errors",
+    "recipes": "errors plain_yaml",
     "optional": "errors",
+    "listing": "errors",
     "config": "errors section recipes",
     "identity": "errors",
-    "media": "errors section optional",
+    "media": "errors section optional plain_json",
     "diffusion.views": "section",
     "diffusion": "section diffusion.views",
     "diffusion.tiles": "section media diffusion",
-    "streams": "errors section assets media",
+    "streams": "errors section assets listing plain_json media",
     "report": "errors media diffusion.tiles",
-    "models": "errors section assets optional diffusion.views diffusion",
+    "models": "errors section assets optional listing plain_json diffusion.views diffusion",
     "operators": "errors section media diffusion.views diffusion diffusion.tiles models",
     "anonymity.faces": "errors source_code section assets optional media diffusion streams",
     "anonymity.gate": "errors section assets media diffusion streams anonymity.faces",
     "anonymity.attacks": "section media diffusion anonymity.faces",
-    "release": "errors source_code section identity media streams anonymity.faces",
+    "release": "errors source_code section listing identity media streams anonymity.faces",
     "job": "errors source_code section identity media diffusion streams models operators anonymity.gate release",
     "audit": "errors section optional identity media streams report models anonymity.faces anonymity.attacks release",
     "engine": (
-        "errors orphans identity media diffusion streams report models operators anonymity.faces anonymity.gate job"
+        "errors orphans identity plain_json media diffusion streams report models operators anonymity.faces "
+        "anonymity.gate job"
     ),
-    "hooks": "errors identity media diffusion streams models operators job engine",
+    "hooks": "errors section plain_json identity media diffusion streams models operators job engine",
     "commands": (
         "errors section optional config media diffusion streams report models operators anonymity.faces "
         "anonymity.gate release job audit engine"
     ),
-    "hooks.live": "errors orphans source_code identity media diffusion streams models operators hooks",
-    "training.data": "errors source_code media streams",
+    "hooks.live": (
+        "errors orphans source_code section plain_json identity media diffusion streams models operators hooks"
+    ),
+    "training.data": "errors source_code plain_json media streams",
     "training.classifier": "errors section optional report",
     "training.metrics": "",
-    "training.denoiser": "errors section optional media diffusion streams report models training.data",
+    "training.denoiser": "errors section optional plain_json media diffusion streams report models training.data",
     "training.compare": (
-        "errors orphans source_code section identity media diffusion streams report models operators hooks "
+        "errors orphans source_code section plain_json identity media diffusion streams report models operators hooks "
         "training.data training.classifier"
     ),
     "training.calibrate": (

@@ -12,7 +12,7 @@ from pipeline.audit.task import Audit
 from pipeline.errors import UserError
 from pipeline.identity import given_salt
 from pipeline.media.pixels import Fit
-from pipeline.section import Recipe
+from pipeline.section import LocalPath, Recipe
 from pipeline.streams import AnyInput, input_at
 
 
@@ -30,11 +30,11 @@ class AuditConfig(Recipe):
     kind: Literal["audit"] = "audit"
     originals: Images
     """The images that the release was made from."""
-    release: str
+    release: LocalPath
     """The folder with RELEASE.json."""
-    output: str = "audit"
+    output: LocalPath = "audit"
     """Private folder of the evidence: it shows originals."""
-    salt_file: str | None = None
+    salt_file: LocalPath | None = None
     """A file with the job's secret; else the variable DOPPEL_SALT. Without it, no image is paired with its original."""
     identity: str | None = None
     """How to tell who is in an original: `json:FIELD` of a member, or `key:REGEX`, whose first group is the person."""

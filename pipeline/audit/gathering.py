@@ -81,7 +81,7 @@ class Seen:
 
 def images_of(release: Path) -> WebDatasetInput:
     """The images of a release, as an input."""
-    return WebDatasetInput(urls=(str(release / DATA / "*.tar"),))
+    return WebDatasetInput(urls=tuple(map(str, sorted((release / DATA).glob("*.tar")))))
 
 
 def gather(

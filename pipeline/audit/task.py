@@ -52,6 +52,6 @@ def check(task: Audit) -> None:
     if problems := verify(task.release):
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(f"{task.release}: {problems[0]}{more}; nothing that follows from it would hold")
-    release, out = (path.expanduser().resolve() for path in (task.release, task.out))
+    release, out = (path.resolve() for path in (task.release, task.out))
     if release == out or release in out.parents or out in release.parents:
         raise UserError(f"{task.out}: the audit shows originals, and must lie outside the release {task.release}")

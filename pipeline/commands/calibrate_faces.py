@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 from pipeline.media.pixels import Fit
 from pipeline.media.records import Sample
 from pipeline.optional import require_package
-from pipeline.section import Recipe
+from pipeline.section import LocalPath, Recipe
 from pipeline.streams import AnyInput
 
 PICTURE = "roc.png"
@@ -47,7 +47,7 @@ class CalibrateConfig(Recipe):
     """Name of the detector, one of `DETECTORS`."""
     recognisers: tuple[str, ...] = Field(default=("Dlib",), min_length=1)
     """Names of the recognisers that are to be certified."""
-    output: str
+    output: LocalPath
     """Folder of the certificates, named `RECOGNISER_SIZE.json`, and of the picture."""
     people: int | None = Field(default=None, ge=2)
     """Takes at most so many people, the first of those with two images or more."""

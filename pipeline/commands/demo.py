@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,15 +37,15 @@ SHEET = "contact_sheet.png"
 
 def demo(out: str, run: Callable[[Plan, OnChange], Manifest]) -> Manifest:
     """Runs the recipe `demo` into `out`, always from the start; prints a table and returns the manifest."""
-    plan = make_plan(load_config(JobConfig, "demo", [f"output.path={out}"]))
-    started = time.monotonic()
+    plan = make_plan(load_config(JobConfig, "demo", [f"output.path={json.dumps(out)}"]))
+    out, started = plan.config.output.path, time.monotonic()
     manifest = run(plan, "overwrite")
     seconds = time.monotonic() - started
     if plan.config.model is None:
         raise AssertionError("the demo recipe has a model")
     model = load_model(plan.config.model, "cpu")
     originals = samples_by_key(plan.config.input)
-    outputs = samples_by_key(WebDatasetInput(urls=(f"{out}/data/*.tar",)))
+    outputs = samples_by_key(WebDatasetInput(urls=tuple(map(str, sorted(Path(out, "data").glob("*.tar"))))))
     draw_sheet(plan, model, list(originals.values()), outputs, Path(out) / SHEET)
     print_table(out, manifest, seconds, list(originals.values()), list(outputs.values()))
     return manifest

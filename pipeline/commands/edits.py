@@ -10,7 +10,7 @@ from typing import Literal
 from pipeline.commands.instructions import Edits, to_line, write_edits
 from pipeline.job.captions import CaptionConfig, NoCaption, read_caption
 from pipeline.media.records import Sample
-from pipeline.section import Recipe
+from pipeline.section import LocalPath, Recipe
 from pipeline.streams import AnyInput
 from pipeline.streams.contract import InputStream
 
@@ -25,13 +25,13 @@ class EditsConfig(Recipe):
     """The template of a sample's caption, as in a job; samples without a caption are left out."""
     edits: Edits
     """The source of the edits."""
-    output: str
+    output: LocalPath
     """A jsonl file, which appears when it is complete."""
 
 
 def edits(config: EditsConfig) -> int:
     """Writes the file of edits and returns how many it holds. Raises `UserError` as `write_edits` does."""
-    output = Path(config.output).expanduser()
+    output = Path(config.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     part, count = output.with_name(f".{output.name}.part"), 0
     with open(part, "wb") as file:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from pipeline.config import validate
 from pipeline.errors import UserError
-from pipeline.section import OneOf, Section
+from pipeline.section import LocalPath, OneOf, Section
 
 Text = Annotated[str, Field(pattern=r"\S")]
 """A text that is not blank."""
@@ -82,7 +82,7 @@ class Edits(OneOf):
 
     rules: tuple[Rule, ...] | None = Field(default=None, min_length=1)
     """Rules that are applied to each caption."""
-    file: str | None = None
+    file: LocalPath | None = None
     """A jsonl file of finished edits, with `id`, `caption`, `edited` and `instruction` in each line; captions are not
     read."""
     writer: str | None = None
@@ -98,7 +98,7 @@ def write_edits(config: Edits, captions: Iterable[tuple[str, str]]) -> Iterator[
         return _by_rules(config.rules, captions)
     if config.writer is not None:
         return _by_writer(load_writer(config.writer), config.writer, captions)
-    file = Path(config.file or "").expanduser()
+    file = Path(config.file or "")
     if not file.is_file():
         raise UserError(f"file: {config.file!r} does not exist; a jsonl file of edits is expected")
     return _from_file(file)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from pipeline.config import load_config
 from pipeline.engine.planning import make_plan
@@ -23,6 +24,7 @@ from pipeline.operators import OPERATORS
 from pipeline.operators.contract import guide_name
 from pipeline.report.animate import animate
 from pipeline.report.sheet import contact_sheet
+from pipeline.section import local_option
 
 if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
@@ -44,7 +46,11 @@ def preview(
     """
     if count < 1:
         raise UserError(f"{count} samples cannot be shown; at least 1 is needed")
+    picture = local_option(sheet, "--output")
+    if Image.registered_extensions().get(picture.suffix.lower()) not in Image.SAVE:
+        raise UserError(f"--output: {picture} has no extension of an image; .png is the usual one")
     config = load_config(JobConfig, os.fspath(recipe), overrides)
+    moving = None if animation is None else local_option(animation, "--animate")
     operator = config.operator
     if animation is not None and not (operator and operator.moves_tiles):
         able = ", ".join(name for name, kind in OPERATORS.items() if kind.moves_tiles)
@@ -54,9 +60,9 @@ def preview(
         raise UserError(
             f"no sample can be shown; the first was refused: {rejected[0].reason}" if rejected else "the input is empty"
         )
-    contact_sheet(list(sheet_rows(outputs).items())).save(sheet)
-    if animation is not None:
-        animate_first(outputs[0], Path(animation))
+    contact_sheet(list(sheet_rows(outputs).items())).save(picture)
+    if moving is not None:
+        animate_first(outputs[0], moving)
     return rejected
 
 

@@ -61,7 +61,7 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
         evidence = Evidence(originals=originals, outputs=outputs, copy_distance=copy_distance, size=size)
         facts = facts_of(plan, judges, originals)
         manifest = publish(config, Path(plan.config.output.path), salt=plan.salt, evidence=evidence, facts=facts)
-        release = Path(config.path).expanduser().resolve()
+        release = Path(config.path).resolve()
         staged = release if release.exists() else staging(release)
         task = Audit(
             originals=plan.config.input, release=staged, out=Path(config.audit), salt=plan.salt,

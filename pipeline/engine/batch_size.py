@@ -15,6 +15,7 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.identity import hash_json
+from pipeline.plain_json import read_json_file
 
 LARGEST, ON_CPU = 512, 8
 """What `batch_size: auto` takes at most on a GPU, and always on a CPU: main memory cannot be tried out safely, and a
@@ -119,15 +120,24 @@ REMEMBERED = "batch_size.json"
 
 
 def remembered(root: Path, hashes: Mapping[str, str], find: Callable[[], int]) -> int:
-    """The batch size that an earlier run found for a job of these hashes (see `remember`), else what `find` finds."""
+    """The batch size that an earlier run found for a job of these hashes (see `remember`), else what `find` finds.
+
+    Raises `UserError` for a damaged record: another size would give other bytes.
+    """
     file = root / REMEMBERED
-    known = json.loads(file.read_text()) if file.exists() else {}
-    return int(known["batch_size"]) if known.get("job") == job_of(hashes) else find()
+    known = read_json_file(file) if file.exists() else {}
+    if known.get("job") != job_of(hashes):
+        return find()
+    if type(size := known.get("batch_size")) is not int or size < 1:
+        raise UserError(f"{file}: batch_size is {size!r}, a number is expected; remove the file to have it found again")
+    return size
 
 
 def remember(root: Path, hashes: Mapping[str, str], size: int) -> None:
     """Writes the batch size that was found into the job's folder, for its next run."""
-    (root / REMEMBERED).write_text(json.dumps({"batch_size": size, "job": job_of(hashes)}) + "\n")
+    part = root / f".{REMEMBERED}.part"
+    part.write_text(json.dumps({"batch_size": size, "job": job_of(hashes)}) + "\n")
+    part.replace(root / REMEMBERED)
 
 
 def job_of(hashes: Mapping[str, str]) -> str:

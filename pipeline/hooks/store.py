@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,8 @@ from pipeline.job.hashes import hashes, identity
 from pipeline.job.plan import outlines
 from pipeline.media.pixels import FORMATS
 from pipeline.media.provenance import PROVENANCE, Provenance
+from pipeline.plain_json import read_json_file
+from pipeline.section import local_option
 from pipeline.streams.job_records import Job
 from pipeline.streams.ledger import Ledger, differences
 
@@ -108,7 +109,7 @@ class NeighbourStore:
         Raises `UserError` where the folder holds no such job and, with `expect`, where another configuration, model or
         salt made it.
         """
-        ledger = Ledger(Path(folder))
+        ledger = Ledger(local_option(folder, "folder"))
         job = read_job(ledger)
         if expect is not None:
             check_expected(ledger.root, job, expect)
@@ -200,12 +201,7 @@ def scan(file: Path) -> Iterator[StoredImage]:
 
 def read_weights(file: Path | str) -> dict[str, float]:
     """Reads weights by output key from a JSON object. Raises `UserError` where the file holds something else."""
-    try:
-        weights = json.loads(Path(file).read_text())
-    except OSError as error:
-        raise UserError(f"weights: cannot read {str(file)!r} ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON ({error})") from None
-    if not isinstance(weights, dict) or not all(type(value) in (int, float) for value in weights.values()):
+    weights = read_json_file(local_option(file, "weights"))
+    if not all(type(value) in (int, float) for value in weights.values()):
         raise UserError(f"{file}: a JSON object of numbers by output key is expected")
     return weights

@@ -15,7 +15,7 @@ from pipeline.models.config import ModelConfig
 from pipeline.operators import AnyOperator
 from pipeline.operators.contract import Extra
 from pipeline.release import ReleaseConfig
-from pipeline.section import Recipe, Section
+from pipeline.section import LocalPath, Recipe, Section
 from pipeline.streams import AnyInput, OutputFormat
 from pipeline.streams.shards import CLIP_EXTENSIONS, IMAGE_EXTENSIONS
 
@@ -34,7 +34,7 @@ class ImageConfig(Section):
 class OutputConfig(Section):
     """The place and the format of what is written."""
 
-    path: str
+    path: LocalPath
     """The job's folder: data, quarantine, records and manifest."""
     format: OutputFormat = "webdataset"
     codec: Codec | Literal["auto"] = "auto"
@@ -51,7 +51,7 @@ class RunConfig(Section):
     own."""
     workers: int = Field(default=2, ge=1)
     """Threads that decode and encode, for each device."""
-    salt_file: str | None = None
+    salt_file: LocalPath | None = None
     """A file with the secret that noise is derived from, at least 16 bytes; else the variable DOPPEL_SALT."""
 
 

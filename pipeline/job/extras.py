@@ -16,7 +16,7 @@ from pipeline.media.masks import Shape, mask_shape
 from pipeline.media.pixels import Fit, Undecodable, decode, decode_mask
 from pipeline.media.records import Frame, Sample
 from pipeline.media.strokes import stroke_painting
-from pipeline.section import OneOf, Section
+from pipeline.section import LocalPath, OneOf, Section
 
 if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
@@ -27,7 +27,7 @@ class MaskConfig(OneOf):
 
     member: str | None = None
     """The extension of a member that every sample has, such as `mask.png`."""
-    file: str | None = None
+    file: LocalPath | None = None
     """One image for all samples, scaled to the model's size."""
     shape: Shape | None = None
     """A named shape; a random one differs from key to key."""
@@ -47,7 +47,7 @@ class GuideConfig(OneOf):
 
     member: str | None = None
     """The extension of a member that every sample has."""
-    file: str | None = None
+    file: LocalPath | None = None
     """One image for all samples."""
     strokes: Strokes | None = None
     """The image itself, as a painting of a few strokes."""
@@ -93,7 +93,7 @@ def read_guide(config: GuideConfig, sample: Sample, image: Pixels8, size: tuple[
 def file_mask(file: str, size: tuple[int, int]) -> Pixels8:
     """The mask of the recipe's file, read once. Raises `UserError` where it cannot be read."""
     try:
-        return decode_mask(Path(file).expanduser().read_bytes(), size[::-1], size)
+        return decode_mask(Path(file).read_bytes(), size[::-1], size)
     except (OSError, Undecodable) as error:
         raise UserError(f"mask.file: {file!r}: {error}") from None
 
@@ -102,7 +102,7 @@ def file_mask(file: str, size: tuple[int, int]) -> Pixels8:
 def file_guide(file: str, size: tuple[int, int], fit: Fit) -> Pixels8:
     """The guide of the recipe's file, read once. Raises `UserError` where it cannot be read."""
     try:
-        return decode(Path(file).expanduser().read_bytes(), size, fit)[0]
+        return decode(Path(file).read_bytes(), size, fit)[0]
     except (OSError, Undecodable) as error:
         raise UserError(f"guide.file: {file!r}: {error}") from None
 

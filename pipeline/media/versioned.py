@@ -11,6 +11,7 @@ from typing import Annotated, Self
 from pydantic import PlainValidator, ValidationError
 
 from pipeline.errors import UserError
+from pipeline.plain_json import parse_json_object
 from pipeline.section import Section
 
 
@@ -42,12 +43,7 @@ class Versioned(Section):
         Raises `UserError`, one sentence that begins with `where`, for what is no such record, or is by another version
         of doppel.
         """
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where} is not valid JSON ({error})") from None
-        if not isinstance(content, dict):
-            raise UserError(f"{where}: a JSON object is expected, found {type(content).__name__}")
+        content = parse_json_object(text, where)
         expected, found = cls.model_fields["version"].default, content.get("version")
         if found != expected:
             by = "an older version of doppel" if found is None else f"another version of doppel, in schema {found!r}"

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from pipeline.errors import UserError
-from pipeline.section import Section
+from pipeline.section import LocalPath, Section
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -17,7 +17,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class Lora(Section):
     """A LoRA file (2106.09685), merged into the network."""
 
-    path: str
+    path: LocalPath
     """The path of a .safetensors file."""
     scale: float = 1.0
 
@@ -25,7 +25,7 @@ class Lora(Section):
 class TextualInversion(Section):
     """An embedding for a new word of the prompts (2208.01618)."""
 
-    path: str
+    path: LocalPath
     """The path of a .safetensors file."""
     token: str
     """The word that the embedding stands for."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any
 
 from pipeline.assets import PREFIX, resolve
 from pipeline.errors import UserError
+from pipeline.listing import below
 from pipeline.models.config import ModelConfig
+from pipeline.plain_json import read_json_file
 
 VARIANTS = ("fp16", "bf16", "fp32", "non_ema", "ema")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -31,8 +32,8 @@ def find_model(config: ModelConfig) -> Path:
                 f"model.path: {path!r} is not a folder (a diffusers model folder, embedded:NAME or a hub id)"
             )
         folder = _from_hub(config)
-    if not any(folder.rglob("*.safetensors")):
-        pickled = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.suffix in PICKLED)
+    if not any(path.suffix == ".safetensors" for path in below(folder)):
+        pickled = sorted(str(p.relative_to(folder)) for p in below(folder) if p.suffix in PICKLED)
         held = f"only pickled weights ({', '.join(pickled)})" if pickled else "no weights"
         raise UserError(f"model.path: {path!r} holds {held}; only .safetensors are loaded")
     return folder
@@ -40,15 +41,9 @@ def find_model(config: ModelConfig) -> Path:
 
 def read_json(file: Path) -> dict[str, Any]:
     """Reads a JSON object from a file of a model folder. Raises `UserError` where it is missing or holds none."""
-    try:
-        content = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{file} is missing: the folder is not a complete diffusers model") from None
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: a JSON object is expected, found {str(content)[:40]!r}")
-    return content
+    if not file.exists():
+        raise UserError(f"{file} is missing: the folder is not a complete diffusers model")
+    return read_json_file(file)
 
 
 def hash_model(folder: Path, also: Sequence[Path] = ()) -> str:
@@ -57,7 +52,7 @@ def hash_model(folder: Path, also: Sequence[Path] = ()) -> str:
     `also` names files that are loaded on top; of them the contents count.
     """
     digest = hashlib.sha256()
-    for file in sorted(p for p in folder.rglob("*") if p.suffix in HASHED and p.is_file()):
+    for file in sorted(p for p in below(folder) if p.suffix in HASHED and p.is_file()):
         digest.update(str(file.relative_to(folder)).encode() + b"\0" + hash_file(file, file.stat().st_mtime_ns))
     for file in also:
         digest.update(b"\0also\0" + hash_file(file, file.stat().st_mtime_ns))

@@ -148,7 +148,7 @@ def safetensors_file(path: str, option: str) -> Path:
     """The file at a path of the recipe. Raises `UserError`, naming the option, where it is missing or no .safetensors
     file.
     """
-    file = Path(path).expanduser()
+    file = Path(path)
     if file.suffix != ".safetensors" or not file.is_file():
         what = "not a .safetensors file" if file.is_file() else "not a file"
         raise UserError(f"{option}: {path!r} is {what}; a .safetensors file is expected")

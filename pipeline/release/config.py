@@ -13,16 +13,16 @@ from pipeline.media.provenance import PROVENANCE
 from pipeline.release.finished_job import LABEL
 from pipeline.release.privacy import derive
 from pipeline.release.sealing import SEAL, is_ours, staging
-from pipeline.section import Section
+from pipeline.section import LocalPath, Section
 from pipeline.streams.shards import CLIP_EXTENSIONS, IMAGE_EXTENSIONS
 
 
 class ReleaseConfig(Section):
     """Publishes a verified job; everything that isn't named here stays in the job's own folder."""
 
-    path: str
+    path: LocalPath
     """The public folder, which must be absent or empty."""
-    audit: str
+    audit: LocalPath
     """The private folder with the evidence, which shows originals."""
     shard_size: int = Field(default=1000, ge=1)
     """Images in a tar."""
@@ -88,4 +88,4 @@ def secret_of(salt: bytes) -> bytes:
 
 def _place(path: str) -> Path:
     """Absolute, links followed: two names of one folder are one place."""
-    return Path(path).expanduser().resolve()
+    return Path(path).resolve()

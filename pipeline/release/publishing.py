@@ -65,7 +65,7 @@ def publish(
     release of the same job is left as it is. Raises `UserError` where anything may not be published.
     """
     secret, made = secret_of(salt), Made.by(job_output)
-    release = Path(config.path).expanduser().resolve()
+    release = Path(config.path).resolve()
     tars = {tar.name: digest for tar, digest in made.tars.items()}
     options = config.model_dump(mode="json", exclude={"path", "audit"})
     token = job_token(secret, {"tars": tars, "release": options, "facts": facts})

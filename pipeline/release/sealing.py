@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.listing import below
 from pipeline.media.output_keys import Shape
 from pipeline.media.versioned import Versioned
 from pipeline.release.copies import FaceScan, NearCopyScan
@@ -141,7 +142,7 @@ def seal(release: Path, manifest: ReleaseManifest) -> None:
     A sealed release of the same job stays as it is. Raises `UserError` where the files are not as the manifest lists
     them, or the folder is in use.
     """
-    release = release.expanduser().resolve()
+    release = release.resolve()
     staged, text = staging(release), text_of(manifest)
     if (release / SEAL).exists():
         _check_same(release, text)
@@ -182,7 +183,7 @@ def differing(folder: Path, manifest: ReleaseManifest, besides: str) -> list[str
     strange = [name for name in manifest.files if not FILE_NAME.fullmatch(name)]
     if strange:
         return [f"{SEAL} lists {len(strange)} files that no release has"]
-    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(below(folder))}
     extra = [f"{name} is not listed" for name in found if name not in (*manifest.files, DATA, besides)]
     extra += [
         f"{DATA} is not a folder" for path in [found.get(DATA)] if path and (path.is_symlink() or not path.is_dir())

@@ -55,7 +55,7 @@ class CaptionsInput(Section):
 
     def open(self) -> InputStream:
         """Finds the files. Raises `UserError` for one that is not there."""
-        urls = expand_urls(self.urls)
+        urls = expand_urls(self.urls, most=self.bounds.files)
         names = shard_names([re.sub(r"(?<=[^/])\.(jsonl|ndjson|json)(\.gz)?$", "", url.split("?")[0]) for url in urls])
         return InputStream(shards=[CaptionShard(url, name, self) for url, name in zip(urls, names, strict=True)])
 

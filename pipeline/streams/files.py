@@ -6,38 +6,45 @@ import gzip
 import hashlib
 import lzma
 import os
+import re
 import tarfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from pipeline.assets import resolve
 from pipeline.errors import UserError
+from pipeline.listing import magic, matching
 from pipeline.section import Section
+from pipeline.streams.bounds import Bounds
 
 CHUNK = 1 << 20
 """Bytes that are read at a time."""
+MOST_FILES = Bounds().files
+"""Files that patterns may stand for where no section of an input says it."""
+BRACES = re.compile(r"\\.|[{},]|(?<=\{)(?P<first>-?\d+)\.\.(?P<last>-?\d+)(\.\.(?P<step>-?\d+))?(?=\})", re.DOTALL)
+"""What counts in a pattern with braces: signs, and ranges of numbers; a backslash takes the meaning from a sign."""
 
 
-def expand_urls(patterns: Sequence[str], option: str = "input.urls") -> list[str]:
+def expand_urls(patterns: Sequence[str], option: str = "input.urls", *, most: int = MOST_FILES) -> list[str]:
     """Expands braces (`{00..09}`) and globs (`*`, `?`, `[…]`) in the order given, and sorts the files of each glob.
 
-    Raises `UserError` for a glob that matches nothing and for a local file that is missing; `option` is what it names.
+    Raises `UserError` for a glob that matches nothing, for a local file that is missing, and for patterns that stand
+    for more than `most` files, before they are expanded; `option` is what it names.
     """
-    from braceexpand import braceexpand
-
     urls: list[str] = []
     for pattern in map(resolve, patterns):
-        try:
-            expanded = [pattern] if os.path.isfile(pattern) else list(braceexpand(pattern))
-        except ValueError:
-            raise UserError(f"{option}: {pattern!r} has a brace without its partner") from None
-        for url in expanded:
-            found = _glob(url)
+        for url in _braces(pattern, option, most):
+            found = list(islice(_glob(url), most + 1 - len(urls)))
             if not found:
                 raise UserError(f"{option}: {url!r} matches no file")
-            urls += found
+            urls += sorted(found, key=lambda path: path.split("/"))
+            if len(urls) > most:
+                raise UserError(
+                    f"{option}: more than {most} files are found, the number that input.bounds.files allows"
+                )
     return urls
 
 
@@ -152,18 +159,52 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _glob(url: str) -> list[str]:
-    magic = any(c in url for c in "*?[")
+def _braces(pattern: str, option: str, most: int) -> list[str]:
+    from braceexpand import braceexpand
+
+    if os.path.isfile(pattern):
+        return [pattern]
+    try:
+        if (count := count_braces(pattern)) > most:
+            raise UserError(f"{option}: {pattern[:80]!r} stands for {count:g} files; input.bounds.files allows {most}")
+        return list(braceexpand(pattern))
+    except (ValueError, RecursionError):
+        raise UserError(f"{option}: {pattern[:80]!r} has a brace without its partner, or too many") from None
+
+
+def count_braces(pattern: str) -> int:
+    """How many names the braces of a pattern stand for, or a few more, without making them.
+
+    Raises `ValueError` for numbers of thousands of digits.
+    """
+    levels = [(0, 1)]  # of each brace that is open: names before the last comma, and since
+    for found in BRACES.finditer(pattern):
+        before, since = levels[-1]
+        if found["first"]:
+            first, last, step = (int(found[name] or 1) for name in ("first", "last", "step"))
+            levels[-1] = before, since * (abs(last - first) // max(abs(step), 1) + 1)
+        elif found[0] == "{":
+            levels.append((0, 1))
+        elif found[0] == "," and len(levels) > 1:
+            levels[-1] = before + since, 1
+        elif found[0] == "}" and len(levels) > 1:
+            levels.pop()
+            levels[-1] = levels[-1][0], levels[-1][1] * (before + since)
+    return levels[0][1]
+
+
+def _glob(url: str) -> Iterator[str]:
+    """The files that a glob matches, in no order; of an object store, what it says."""
     if "://" not in url:
-        if not magic or os.path.isfile(url):
-            return [url] if os.path.isfile(url) else []
-        root = Path(url).anchor or "."
-        pattern = str(Path(url).relative_to(root)) if root != "." else url
-        return [str(p) for p in sorted(Path(root).glob(pattern)) if p.is_file()]
-    if not magic:
-        return [url]
-    file_system, path = _file_system(url)
-    return [file_system.unstrip_protocol(p) for p in sorted(file_system.glob(path))]
+        if not magic(url) or os.path.isfile(url):
+            yield from [url] if os.path.isfile(url) else []
+        else:
+            yield from dict.fromkeys(matching(url))
+    elif magic(url):
+        file_system, path = _file_system(url)
+        yield from map(file_system.unstrip_protocol, file_system.glob(path))
+    else:
+        yield url
 
 
 def _file_system(url: str) -> tuple[Any, str]:

@@ -12,8 +12,9 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from pipeline.errors import UserError
+from pipeline.listing import unreadable, walk
 from pipeline.media.records import Rejected, Sample
-from pipeline.section import Section
+from pipeline.section import LocalPath, Section
 from pipeline.streams.bounds import Bounds
 from pipeline.streams.columns import LABEL_MEMBER
 from pipeline.streams.contract import InputStream
@@ -34,7 +35,7 @@ class FolderInput(Section):
     """
 
     format: Literal["folder"] = "folder"
-    path: str
+    path: LocalPath
     """The folder that is read."""
     extensions: tuple[str, ...] = IMAGE_EXTENSIONS
     """What counts as an image, in upper or lower case; in a recipe with a section `video`, by default `mp4`, too."""
@@ -52,9 +53,13 @@ class FolderInput(Section):
         return tuple(extension.lower().lstrip(".") for extension in value)
 
     def open(self) -> InputStream:
-        """Lists the images. Raises `UserError` where the folder is missing or holds none."""
-        root = Path(self.path).expanduser()
-        if not root.is_dir():
+        """Lists the images.
+
+        Raises `UserError` where the folder is missing or holds none, or where a folder in it cannot be read: its images
+        would be missing, and the classes after it would get other numbers.
+        """
+        root = Path(self.path)
+        if not os.path.isdir(root):
             raise UserError(f"input.path: {self.path!r} is not a folder; a folder of images is expected")
         entries = _entries(list(_files(root)), self.extensions)
         if not entries:
@@ -146,13 +151,16 @@ class FolderShard:
 
 def _files(root: Path) -> Iterator[str]:
     """Paths below `root` of every file that is not skipped by rule, with `/`."""
-    inside = root.resolve()
-    for folder, subfolders, files in os.walk(root):
+    inside = os.path.realpath(root)
+    for folder, subfolders, files in walk(root):
         subfolders[:] = [f for f in subfolders if not f.startswith(".")]
         for file in files:
             path = Path(folder, file)
-            linked_away = path.is_symlink() and not path.resolve().is_relative_to(inside)
-            special = path.exists() and not path.is_file()
+            try:
+                linked_away = path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside)
+                special = path.exists() and not path.is_file()
+            except OSError as error:
+                raise unreadable(error) from None
             if not (file.startswith(".") or linked_away or special):
                 yield path.relative_to(root).as_posix()
 

@@ -5,15 +5,19 @@ They are streamed, never with code from the hub.
 
 from __future__ import annotations
 
+import collections
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import field_validator
 
 from pipeline.errors import UserError
+from pipeline.listing import below
+from pipeline.plain_json import read_json_file
 from pipeline.section import Section
 from pipeline.streams.bounds import Bounds
 from pipeline.streams.contract import InputShard, InputStream
@@ -113,6 +117,9 @@ def _builder(source: HubInput) -> Any:
     from datasets import load_dataset_builder
 
     path, files = _local(source)
+    for folder in (path, source.data_dir):
+        if folder is not None and os.path.isdir(folder):
+            collections.deque(below(Path(folder)), maxlen=0)  # `datasets` passes over what it cannot read
     with _told(source.path):
         return load_dataset_builder(
             path,
@@ -138,49 +145,23 @@ def _local(source: HubInput) -> tuple[str, list[str] | None]:
     folder = Path(path).expanduser()
     if folder.suffix in FILE_SUFFIXES and files is None:
         return FILE_SUFFIXES[folder.suffix], [str(folder) if "://" not in path else path]
-    if (folder / _Splits.FILE).is_file():
-        splits = _Splits.of(folder).splits
+    if (folder / "dataset_dict.json").is_file():
+        splits = read_json_file(folder / "dataset_dict.json").get("splits")
+        if not isinstance(splits, list) or not all(isinstance(split, str) for split in splits):
+            raise UserError(f"{folder}/dataset_dict.json names no splits; save_to_disk writes them")
         if source.split not in splits:
             raise UserError(f"input.split: {path!r} has no split {source.split!r} (splits: {', '.join(splits)})")
         folder = folder / source.split
-    if (folder / _Saved.FILE).is_file():
-        return "arrow", [str(folder / file.filename) for file in _Saved.of(folder).data_files]
+    if (folder / "state.json").is_file():
+        match read_json_file(folder / "state.json"):
+            case {"_data_files": [_, *_] as saved} if all(
+                isinstance(file, dict) and isinstance(file.get("filename"), str) for file in saved
+            ):
+                return "arrow", [str(folder / file["filename"]) for file in saved]
+        raise UserError(f"{folder}/state.json names no data files; save_to_disk writes them")
     if path.startswith(("/", ".", "~")) and not folder.exists():
         raise UserError(f"input.path: {path!r} does not exist; a folder, file or data set name is expected")
     return str(folder) if folder.is_dir() else path, files
-
-
-class _Description(BaseModel):
-    """What `save_to_disk` writes beside the data."""
-
-    FILE: ClassVar[str]
-
-    @classmethod
-    def of(cls, folder: Path) -> Self:
-        """Raises `UserError` where the file is damaged."""
-        try:
-            return cls.model_validate_json((folder / cls.FILE).read_bytes())
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = "".join(f"{part}." for part in first["loc"]).rstrip(".")
-            told = f"{where}: {first['msg']}".removeprefix(": ")
-            raise UserError(f"input.path: {folder / cls.FILE} is damaged: {told}") from None
-
-
-class _Splits(_Description):
-    FILE = "dataset_dict.json"
-
-    splits: list[str] = Field(min_length=1)
-
-
-class _DataFile(BaseModel):
-    filename: str
-
-
-class _Saved(_Description):
-    FILE = "state.json"
-
-    data_files: list[_DataFile] = Field(alias="_data_files", min_length=1)
 
 
 def _own_files(source: HubInput, builder: Any, files: list[str]) -> OwnFiles:

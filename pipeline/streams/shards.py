@@ -59,7 +59,7 @@ class WebDatasetInput(Section):
 
     def open(self) -> InputStream:
         """Finds the files. Raises `UserError` for one that is not there."""
-        urls = expand_urls(self.urls)
+        urls = expand_urls(self.urls, most=self.bounds.files)
         shards = [TarShard(url, name, self) for url, name in zip(urls, shard_names(urls), strict=True)]
         return InputStream(shards=shards, label_names=self.label_names, verbatim_names=True)
 

@@ -5,17 +5,30 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import time
+import tracemalloc
 import zlib
 from pathlib import Path
 
 import fsspec
 import pytest
+from braceexpand import braceexpand
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pipeline.errors import UserError
 from pipeline.streams import INPUTS, WRITERS, AnyInput, files, open_writer
 from pipeline.streams.contract import InputStream
-from pipeline.streams.files import content_hash, expand_urls, fingerprint, is_damage, open_url, shard_names
+from pipeline.streams.files import (
+    content_hash,
+    count_braces,
+    expand_urls,
+    fingerprint,
+    is_damage,
+    open_url,
+    shard_names,
+)
 from pipeline.streams.shards import WebDatasetInput
 from tests.streams.made import folders, picture, samples, tar_bytes
 
@@ -43,6 +56,65 @@ def test_patterns_that_match_nothing_are_named(three: Path, pattern: str) -> Non
 def test_relative_globs_start_here(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(three)
     assert expand_urls(["a-*.tar"]) == ["a-0.tar", "a-1.tar"]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{0..99999999}.tar",
+        "{0..999}{0..999}{0..999}.tar",
+        "{a{0..9999999},b}.tar",
+        "{-9999999..9999999..2}",
+        "{a,b}" * 30,
+    ],
+)
+def test_patterns_are_counted_before_they_are_expanded(pattern: str) -> None:
+    started = time.monotonic()
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"input\.urls: '.*' stands for .* files; input\.bounds\.files allows 1000000"):
+        expand_urls([pattern])
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("pattern", ["{" * 5000 + "}" * 5000, "{0.." + "9" * 5000 + "}", "{" * 5000, "{a,b", "a}"])
+def test_patterns_that_mean_nothing_are_one_sentence(pattern: str) -> None:
+    with pytest.raises(UserError, match=r"input\.urls: '") as caught:
+        expand_urls([pattern])
+    assert len(str(caught.value)) < 300
+
+
+def test_the_bound_on_files_is_an_option_of_the_input(three: Path) -> None:
+    def opened(urls: str | tuple[str, ...], files: int) -> int:
+        given = {"urls": [str(three / url) for url in ([urls] if isinstance(urls, str) else urls)]}
+        return len(WebDatasetInput.model_validate({**given, "bounds": {"files": files}}).open().shards)
+
+    assert opened("a-*.tar", 2) == opened("a-{0..1}.tar", 2) == opened(("a-0.tar", "a-1.tar"), 2) == 2
+    for urls in ("a-*.tar", "a-{0..1}.tar", ("a-0.tar", "a-1.tar"), ("a-0.tar", "*.tar")):
+        with pytest.raises(UserError, match=r"input\.bounds\.files allows"):
+            opened(urls, 1)
+
+
+PIECES = st.recursive(
+    st.sampled_from(["a", "", "{1..3}", "{5..-2}", "{0..9..3}", "{a..c}", "\\{", "\\,", "{}", "{a}"]),
+    lambda below: (
+        st.lists(below, min_size=1, max_size=3).map("".join)
+        | st.lists(below, min_size=1, max_size=3).map(lambda parts: "{" + ",".join(parts) + "}")
+    ),
+    max_leaves=8,
+)
+
+
+@given(PIECES)
+def test_the_count_is_no_less_than_what_comes_out(pattern: str) -> None:
+    try:
+        names = list(braceexpand(pattern))
+    except ValueError:
+        return
+    assert len(names) <= count_braces(pattern) * (26 ** pattern.count("{a..c}"))
+    if "{a..c}" not in pattern:
+        assert count_braces(pattern) <= 2 * len(names)
 
 
 def test_shard_names_are_unique() -> None:

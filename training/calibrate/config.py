@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.media.pixels import Fit
 from pipeline.models.config import ModelConfig
 from pipeline.operators import OPERATORS, AnyOperator
-from pipeline.section import Recipe, Section
+from pipeline.section import LocalPath, Recipe, Section
 from pipeline.streams import AnyInput
 from training.classifier.filtering import FilterConfig
 
@@ -23,7 +23,7 @@ EPOCHS = 3.0
 class LabelJudgeConfig(Section):
     """The classifier that judges: read from a file, or trained here on images that are not in the slice."""
 
-    file: str | None = None
+    file: LocalPath | None = None
     """A file that `training.classifier.judge.save_classifier` wrote. What it was trained on cannot be checked."""
     data: AnyInput | None = None
     """Labelled images to train the judge on."""
@@ -80,9 +80,9 @@ class CalibrationConfig(Recipe):
     """Reports the fraction of the neighbours that this filter would reject, with the judge as baseline classifier."""
     faces: FacesConfig | None = None
     """Measures faces, too."""
-    salt_file: str | None = None
+    salt_file: LocalPath | None = None
     """The secret of a job, for measuring exactly the neighbours that the job will make."""
-    output: str
+    output: LocalPath
     """Folder of the results."""
     seed: int = 0
 

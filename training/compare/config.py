@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pipeline.media.pixels import Fit
 from pipeline.models.config import ModelConfig
 from pipeline.operators import AnyOperator
-from pipeline.section import Fraction, Recipe, Section
+from pipeline.section import Fraction, LocalPath, Recipe, Section
 from pipeline.streams import AnyInput
 from training.classifier.filtering import FilterConfig
 
@@ -141,7 +141,7 @@ class CompareConfig(Recipe):
     """The arm that all others are compared with, in addition to the best classical one."""
     baseline: str = "flip_crop"
     """The arm whose classifier filters, labels and retrieves neighbours."""
-    output: str
+    output: LocalPath
     """Folder of runs, caches and report."""
     device: str = "auto"
     """The device by torch's name; `auto` is the GPU, or the CPU where there is none."""

@@ -17,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.identity import hash_json
 from pipeline.models.families import sketch_model
 from pipeline.models.folder import find_model
+from pipeline.plain_json import read_json_file
 from pipeline.source_code import code_hash
 from training.classifier.augmentations import AUGMENTATIONS
 from training.classifier.filtering import rejected_share
@@ -41,6 +42,13 @@ from training.data.subsets import draw_subset
 
 SEED_STRIDE = 1000
 """The distance between the seeds of two runs, because each run uses several seeds from its own on."""
+WHOLE = frozenset({
+    "arm", "classical", "size", "seed", "images", "steps", "hash", "epochs_seen", "making_seconds", "rejected",
+    "failed", "seconds",
+})  # fmt: skip
+"""What the record of every run holds."""
+MEASURED = frozenset({"validation", "accuracy", "per_class", "ece"})
+"""What it holds besides where the run did not fail."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +140,9 @@ class Bench:
         file = self.file(task)
         if not file.exists():
             return None
-        record: dict[str, Any] = json.loads(file.read_text())
+        record = read_json_file(file)
+        if not record.keys() >= WHOLE or (record["failed"] is None and not record.keys() >= MEASURED):
+            raise UserError(f"{file} is no whole record of a run; remove it, and the run is done again")
         if record["hash"] != self.hash(task):
             raise UserError(
                 f"{file} is of another configuration: take another output, or --overwrite to start this one anew"

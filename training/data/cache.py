@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError
 from pipeline.media.pixels import Fit, Undecodable, decode
 from pipeline.media.records import Rejected, Sample
+from pipeline.plain_json import read_json_file
 from pipeline.source_code import code_hash
 from pipeline.streams import AnyInput
 
@@ -33,11 +34,14 @@ class PixelCache:
     """N images as `pixels` uint8 `[N, H, W, 3]` (mapped from disk), `labels` int64 `[N]`, −1 for none, and `keys`."""
 
     def __init__(self, folder: Path) -> None:
-        self.facts = json.loads((folder / FACTS).read_text())
+        """Maps a folder that `build_cache` made. Raises `UserError` or `ValueError` for one that is damaged."""
+        self.facts = read_json_file(folder / FACTS)
         shape = (self.facts["images"], *self.facts["size"], 3)
         self.pixels: NDArray[np.uint8] = np.memmap(folder / PIXELS, dtype=np.uint8, mode="r", shape=shape)
         self.labels: NDArray[np.int64] = np.load(folder / LABELS)
-        self.keys: list[str] = json.loads((folder / KEYS).read_text())
+        self.keys: list[str] = json.loads((folder / KEYS).read_bytes())
+        if not len(self.keys) == len(self.labels) == len(self.pixels):
+            raise ValueError(f"{len(self.keys)} keys, {len(self.labels)} labels and {len(self.pixels)} images")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -59,8 +63,8 @@ def build_cache(source: AnyInput, folder: Path, size: tuple[int, int], fit: Fit)
     identity = json.dumps([code_hash(__name__), source.model_dump(mode="json"), marks, size, fit])
     key = hashlib.sha256(identity.encode()).hexdigest()
     facts_file = folder / FACTS
-    if facts_file.exists() and json.loads(facts_file.read_text())["key"] == key:
-        return PixelCache(folder)
+    if (kept := _kept(folder, key)) is not None:
+        return kept
     folder.mkdir(parents=True, exist_ok=True)
     facts_file.unlink(missing_ok=True)
 
@@ -98,3 +102,14 @@ def build_cache(source: AnyInput, folder: Path, size: tuple[int, int], fit: Fit)
     part.write_text(json.dumps(facts, indent=2))
     part.replace(facts_file)  # the last: without it the cache does not count
     return PixelCache(folder)
+
+
+def _kept(folder: Path, key: str) -> PixelCache | None:
+    """What an earlier run left for the same content; what is damaged counts for nothing."""
+    if not (folder / FACTS).exists():
+        return None
+    try:
+        cache = PixelCache(folder)
+    except (UserError, OSError, EOFError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return cache if cache.facts.get("key") == key else None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.models.codec import PatchCodec, load_codec, save_codec
+from pipeline.plain_json import read_json_file
 from pipeline.streams.files import sync_file, sync_folder
 from pipeline.streams.ledger import flatten
 
@@ -74,17 +75,23 @@ def load_checkpoint(
 
     Raises `UserError` where the checkpoint belongs to a run with another configuration.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     folder = next((f for f in (output / FOLDER, output / f"{FOLDER}.part") if (f / "state.json").exists()), None)
     if folder is None:
         return None
-    facts = json.loads((folder / "state.json").read_text())
+    facts = read_json_file(folder / "state.json")
+    if not {"identity", "step", "seconds"} <= facts.keys():
+        raise UserError(f"{folder}/state.json is no whole checkpoint: use --overwrite to start anew")
     before, now = flatten(facts.pop("identity")), flatten(json.loads(json.dumps(identity)))
     changed = [key for key in now if before.get(key) != now[key]]
     if changed:
         raise UserError(f"{folder} belongs to a run with another {', '.join(changed)}: use --overwrite to start anew")
-    saved = load_file(folder / "state.safetensors")
+    try:
+        saved = load_file(folder / "state.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder}/state.safetensors is damaged ({error}): use --overwrite to start anew") from None
     fused = bool(optimizer.param_groups[0]["fused"])
     with torch.no_grad():
         for name, parameter in network.named_parameters():

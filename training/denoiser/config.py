@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from pipeline.media.pixels import Fit
-from pipeline.section import Recipe, Section
+from pipeline.section import LocalPath, Recipe, Section
 from pipeline.streams import AnyInput
 
 GROUPS = 32
@@ -147,7 +147,7 @@ class DenoiserConfig(Recipe):
     """The training images."""
     validation: AnyInput | None = None
     """Images that are not trained on. The loss on them is logged, with the same noise every time."""
-    output: str
+    output: LocalPath
     """Folder of checkpoint, cache and finished model."""
     size: tuple[PositiveInt, PositiveInt]
     """Height and width of the images in pixels."""

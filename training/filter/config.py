@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import PositiveInt
 
 from pipeline.media.pixels import Fit
-from pipeline.section import Recipe
+from pipeline.section import LocalPath, Recipe
 from pipeline.streams import AnyInput
 from training.calibrate.config import LabelJudgeConfig
 from training.classifier.filtering import FilterConfig
@@ -17,7 +17,7 @@ class StoreFilterConfig(Recipe):
     """The recipe of `doppel filter`."""
 
     kind: Literal["filter"] = "filter"
-    store: str
+    store: LocalPath
     """The output.path of a doppel run, in format webdataset."""
     data: AnyInput
     """The originals, with labels, under the keys that they have in that run."""
@@ -29,5 +29,5 @@ class StoreFilterConfig(Recipe):
     """The baseline classifier. It may have been trained on the originals themselves."""
     filter: FilterConfig
     """The bar that neighbours must reach."""
-    output: str
+    output: LocalPath
     """Folder of weights and report."""

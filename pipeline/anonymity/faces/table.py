@@ -137,7 +137,7 @@ def load_table(file: Path, made_of: Mapping[str, Any] | None = None) -> FaceTabl
             columns = {name: saved.get_tensor(name) for name in COLUMNS}
             embeddings = {name: saved.get_tensor(EMBEDDING + name) for name in header["recognisers"]}
         keys, identities, found = tuple(header["keys"]), tuple(header["identities"]), header["made_of"]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: no face table can be read from it ({type(error).__name__})") from None
     lengths = {len(keys), len(identities), len(columns["phash"])}
     faces = {len(columns[name]) for name in ("image", "box", "eyes")} | set(map(len, embeddings.values()))

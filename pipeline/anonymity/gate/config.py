@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from pipeline.diffusion.level_range import LevelRange
-from pipeline.section import Section
+from pipeline.section import LocalPath, Section
 
 Far = Literal["1e-2", "1e-3", "1e-4"]
 """The name of a false acceptance rate."""
@@ -47,7 +47,7 @@ class AnonymityConfig(Section):
     threshold: Literal["deepface"] | Far = "deepface"
     """Two faces at a larger cosine distance are two people. `deepface` takes deepface's threshold (or, for a recogniser
     that deepface doesn't have, the certificate's at FAR 1e-3); a false acceptance rate takes the certificate's."""
-    certificates: tuple[str, ...] = ()
+    certificates: tuple[LocalPath, ...] = ()
     """Files that `doppel calibrate-faces` wrote; by default those that ship with doppel."""
     identity: str | None = None
     """How to tell who is in an image: `json:FIELD` of a member, or `key:REGEX` with one group; by default people are

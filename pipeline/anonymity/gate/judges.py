@@ -17,7 +17,7 @@ def judges_of(config: AnonymityConfig, finder: FaceFinder, size: tuple[int, int]
     A certificate of the configuration comes before one that ships. Raises `UserError` for a recogniser that may not
     certify images of this size.
     """
-    given = [load_certificate(Path(file).expanduser()) for file in config.certificates]
+    given = [load_certificate(Path(file)) for file in config.certificates]
     judges = list[Judge]()
     for name in config.recognisers:
         recogniser = load_recogniser(name, device=device, workers=config.workers)

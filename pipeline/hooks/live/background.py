@@ -33,6 +33,8 @@ from pipeline.models.config import ModelConfig
 from pipeline.models.families import sketch_model
 from pipeline.operators import Operator
 from pipeline.operators.on_cascades import check
+from pipeline.plain_json import read_json_file
+from pipeline.section import local_option
 from pipeline.source_code import code_hash
 from pipeline.streams import AnyInput
 
@@ -137,7 +139,7 @@ class BackgroundAugmenter:
                 raise UserError(f"{name} is {number}; at least 1 is needed")
         self._operator = operator if isinstance(operator, Operator) else read_operator(operator)
         self._model = ModelConfig(path=model) if isinstance(model, str) else model
-        self._data, self._folder, self._fit = data, Path(folder), fit
+        self._data, self._folder, self._fit = data, local_option(folder, "folder"), fit
         self._capacity, self._uses = capacity, uses
         self._device, self._threads, self._salt_file = device, threads, salt_file
         self._running = ExitStack()
@@ -229,7 +231,7 @@ def claim(folder: Path, identity: Mapping[str, str]) -> bool:
     file = folder / IDENTITY
     if not file.exists():
         return True
-    before = json.loads(file.read_text())
+    before = read_json_file(file)
     if changed := [part for part in identity if before.get(part) != identity[part]]:
         what = ", ".join(changed)
         raise UserError(f"{folder}: store from another configuration ({what} changed); name another folder")
@@ -242,7 +244,9 @@ def create(slots: Slots, data: AnyInput | Arrays, identity: Mapping[str, str]) -
     MakerProgress(slots.folder, "w+")
     if not isinstance(data, BaseModel):
         save_arrays(data, slots.folder)
-    (slots.folder / IDENTITY).write_text(json.dumps(identity, indent=1) + "\n")  # the last: without it nothing counts
+    part = slots.folder / f".{IDENTITY}.part"
+    part.write_text(json.dumps(identity, indent=1) + "\n")
+    part.replace(slots.folder / IDENTITY)  # the last: without it nothing counts
 
 
 @contextmanager
