@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import collections
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -21,9 +20,10 @@ from pipeline.plain_json import read_json_file
 from pipeline.section import Section
 from pipeline.streams.bounds import Bounds
 from pipeline.streams.contract import InputShard, InputStream
-from pipeline.streams.files import shard_names
+from pipeline.streams.names import safe_component
 from pipeline.streams.own_files import OwnFiles, folder_of
 from pipeline.streams.rows import Columns, FileShard, SliceShard
+from pipeline.streams.shard_names import local_places, shard_names
 from pipeline.streams.shards import IMAGE_EXTENSIONS
 from pipeline.streams.tables import first_line, is_row_damage
 
@@ -90,7 +90,7 @@ class HubInput(Section):
                     raise ValueError("it has no columns")
             columns = _columns(self, features)
             data = data.cast(columns.features)
-            stem = re.sub(r"[^\w.-]", "_", f"{builder.dataset_name or builder.name}-{self.split}")
+            stem = safe_component(f"{builder.dataset_name or builder.name}-{self.split}")
             count = data.num_shards
             shards = [
                 SliceShard(
@@ -105,6 +105,7 @@ class HubInput(Section):
             ]
         return InputStream(
             shards=shards,
+            places=local_places([*files, *([f"{self.path}/**"] if Path(self.path).expanduser().is_dir() else [])]),
             label_names=columns.label_names(),
             features=columns.features,
             image_column=columns.image,
