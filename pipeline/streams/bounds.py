@@ -24,3 +24,6 @@ class Bounds(Section):
     """Bytes of a key in UTF-8 that a line of a jsonl file states."""
     files: int = Field(default=1_000_000, ge=1)
     """Files that a pattern may stand for."""
+    page_bytes: int = Field(default=1 << 30, ge=1)
+    """Bytes of one page of a parquet file, which can only be decoded as a whole; two or three times as many are used.
+    Where writers put a whole row group into a page, it must allow for one."""
