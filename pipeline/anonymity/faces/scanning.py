@@ -99,7 +99,8 @@ def scan(
 
     With a `folder`, which must be as private as the originals, each finished shard is kept as `SHARD.safetensors`. It
     is reused as long as shard, input options, size, fit, identity, detector and recognisers, with the weights of both,
-    stay the same; those of shards that are gone from the source are removed, because faces are personal data. Raises `UserError` where the source cannot be opened or none of its images can be read.
+    stay the same; those of shards that are gone from the source are removed, because faces are
+    personal data. Raises `UserError` where the source cannot be opened or none of its images can be read.
     """
     who, tables = identity_reader(identity), list[FaceTable]()
     shards = source.open().shards
