@@ -210,11 +210,24 @@ def test_overwrite_leaves_nothing_of_the_old_input(job: Job) -> None:
     assert job.keys() == keys(range(90, 93))
 
 
-NAMES = ["...tar", "..tar", "%2E.tar", "a b.tar", "x" * 240 + ".tar", "CON.tar", "a\nb.tar"]
+NAMES = [
+    "quarantine.tar",
+    "lock.tar",
+    "job.tar",
+    "manifest.tar",
+    "...tar",
+    "..tar",
+    "%2E.tar",
+    "a b.tar",
+    "x" * 240 + ".tar",
+    "CON.tar",
+    "a\nb.tar",
+]
 
 
 @pytest.mark.parametrize(
-    ("format", "name"), [*(("folder", name) for name in NAMES), ("webdataset", "...tar"), ("parquet", NAMES[4])]
+    ("format", "name"),
+    [*(("folder", name) for name in NAMES), ("webdataset", "...tar"), ("parquet", "x" * 240 + ".tar")],
 )
 def test_no_name_of_a_shard_leads_out_of_the_job(tmp_path: Path, format: str, name: str) -> None:
     made = Job(tmp_path, **{"output.format": format})
@@ -325,7 +338,7 @@ def test_nothing_is_removed_behind_a_link_inside_data(tmp_path: Path) -> None:
     assert (victim / "k.png").exists()
 
 
-@pytest.mark.parametrize("left", [(), (".parts/lock",), (".parts/lock", ".parts/job.json.part"), (".parts/q/x.tar",)])
+@pytest.mark.parametrize("left", [(), (".parts/lock",), (".parts/lock", ".parts/job/job.json"), (".parts/q/x.tar",)])
 def test_a_crash_before_the_job_has_a_record_is_no_obstacle(tmp_path: Path, left: tuple[str, ...]) -> None:
     made = Job(tmp_path)
     made.tar("a.tar", 0)

@@ -30,7 +30,7 @@ class FolderWriter:
     begins with the class loses that part. Without a label (−1 stands for none, too) the key's folders are kept. A name
     that exists already raises `UserError`.
 
-    `parts/../provenance/{name}.provenance.jsonl` gets one line for each sample: {file, sidecars, provenance}. It is
+    `data/../provenance/{name}.provenance.jsonl` gets one line for each sample: {file, sidecars, provenance}. It is
     published before the first image: after a crash it tells the ledger which files in `data/` are leftovers of this
     shard, and they must be removed before the shard is written again.
     """
@@ -38,7 +38,7 @@ class FolderWriter:
     def __init__(self, *, data: Path, parts: Path, name: str, stream: InputStream) -> None:
         self._data, self._stage, self._stream = data, parts / name, stream
         self._list_part = parts / f"{name}.provenance.jsonl"
-        self._list = parts.parent / "provenance" / self._list_part.name
+        self._list = data.parent / "provenance" / self._list_part.name
         self._classes = _class_folders(stream.label_names)
         self._lines: list[FolderLine] = []
         self._paths: dict[str, None] = {}
