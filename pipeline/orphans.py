@@ -9,11 +9,12 @@ import threading
 
 
 def follow_parent() -> None:
-    """Makes a worker end with its parent and ignore Ctrl-C; it is to be called first.
+    """Makes a worker end with its parent and ignore Ctrl-C and SIGHUP; it is to be called first.
 
-    Ctrl-C reaches the whole group of processes, and is left to the parent, which ends its workers.
+    These reach the whole group of processes, and are left to the parent, which ends its workers by SIGTERM.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 

@@ -123,6 +123,10 @@ def workers(config: CompareConfig, bench: Bench, device: str) -> Iterator[Callab
                 f"a training process died, perhaps for want of memory; finished runs are kept: go on with fewer "
                 f"workers than {config.workers}"
             ) from None
+        except KeyboardInterrupt:  # a run takes minutes, and is done again
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
