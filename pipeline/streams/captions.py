@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Literal, cast
 
@@ -13,9 +12,10 @@ from pipeline.media.records import Rejected, Sample
 from pipeline.section import Section
 from pipeline.streams.bounds import Bounds
 from pipeline.streams.contract import InputStream
-from pipeline.streams.files import HashedReader, content_hash, expand_urls, fingerprint, open_url, shard_names
+from pipeline.streams.files import HashedReader, content_hash, expand_urls, fingerprint, open_url
 from pipeline.streams.lines import LONGEST_LINE, Line, read_lines
 from pipeline.streams.names import unsafe
+from pipeline.streams.shard_names import local_places, shard_names
 
 KEPT_OF_LONGER = 1 << 12
 """Bytes of a refused long line that go to the quarantine, because what is rejected stays in memory until the shard
@@ -56,8 +56,9 @@ class CaptionsInput(Section):
     def open(self) -> InputStream:
         """Finds the files. Raises `UserError` for one that is not there."""
         urls = expand_urls(self.urls, most=self.bounds.files)
-        names = shard_names([re.sub(r"(?<=[^/])\.(jsonl|ndjson|json)(\.gz)?$", "", url.split("?")[0]) for url in urls])
-        return InputStream(shards=[CaptionShard(url, name, self) for url, name in zip(urls, names, strict=True)])
+        names = shard_names(urls, self.urls)
+        shards = [CaptionShard(url, name, self) for url, name in zip(urls, names, strict=True)]
+        return InputStream(shards=shards, places=local_places(self.urls))
 
 
 class CaptionShard:

@@ -11,7 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.assets import resolve
@@ -46,14 +46,6 @@ def expand_urls(patterns: Sequence[str], option: str = "input.urls", *, most: in
                     f"{option}: more than {most} files are found, the number that input.bounds.files allows"
                 )
     return urls
-
-
-def shard_names(urls: Sequence[str]) -> list[str]:
-    """One file name for each URL: its stem where all stems are unique, else with its position in front."""
-    stems = [_stem(url) for url in urls]
-    if len(set(stems)) == len(stems):
-        return stems
-    return [f"{i:05d}-{stem}" for i, stem in enumerate(stems)]
 
 
 def fingerprint(url: str) -> str:
@@ -214,11 +206,3 @@ def _file_system(url: str) -> tuple[Any, str]:
         return url_to_fs(url)
     except (ImportError, ValueError) as error:  # a back end that is not installed, or no such protocol
         raise UserError(f"{url!r} cannot be opened: {error}") from None
-
-
-def _stem(url: str) -> str:
-    name = PurePosixPath(url.split("?")[0]).name
-    for suffix in (".tar.gz", ".tgz", ".tar", ".parquet", ".arrow"):
-        if name.endswith(suffix):
-            return name.removesuffix(suffix)
-    return name

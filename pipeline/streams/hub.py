@@ -19,8 +19,9 @@ from pipeline.plain_json import read_json_file
 from pipeline.section import Section
 from pipeline.streams.bounds import Bounds
 from pipeline.streams.contract import InputShard, InputStream
-from pipeline.streams.files import is_damage, shard_names
+from pipeline.streams.files import is_damage
 from pipeline.streams.rows import Columns, FileShard, SliceShard
+from pipeline.streams.shard_names import local_places, shard_names
 
 FILE_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow"}
 """The builder that reads files of each suffix."""
@@ -95,6 +96,7 @@ class HubInput(Section):
             ]
         return InputStream(
             shards=shards,
+            places=local_places([*files, *([f"{self.path}/**"] if Path(self.path).expanduser().is_dir() else [])]),
             label_names=columns.label_names(),
             features=columns.features,
             image_column=columns.image,

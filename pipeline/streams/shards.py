@@ -23,9 +23,9 @@ from pipeline.streams.files import (
     fingerprint,
     open_url,
     publish,
-    shard_names,
 )
 from pipeline.streams.names import Split, escape_dots
+from pipeline.streams.shard_names import local_places, shard_names
 from pipeline.streams.tarstream import Group, read_groups
 
 CLIP_EXTENSIONS = ("mp4",)
@@ -60,8 +60,11 @@ class WebDatasetInput(Section):
     def open(self) -> InputStream:
         """Finds the files. Raises `UserError` for one that is not there."""
         urls = expand_urls(self.urls, most=self.bounds.files)
-        shards = [TarShard(url, name, self) for url, name in zip(urls, shard_names(urls), strict=True)]
-        return InputStream(shards=shards, label_names=self.label_names, verbatim_names=True)
+        names = shard_names(urls, self.urls)
+        shards = [TarShard(url, name, self) for url, name in zip(urls, names, strict=True)]
+        return InputStream(
+            shards=shards, places=local_places(self.urls), label_names=self.label_names, verbatim_names=True
+        )
 
 
 class TarShard:

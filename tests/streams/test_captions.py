@@ -218,7 +218,7 @@ def test_shards_are_named_after_files_without_their_ending(tmp_path: Path) -> No
     stream = CaptionsInput(urls=(f"{tmp_path}/*.jsonl*",)).open()
     assert [s.name for s in stream.shards] == ["a", "b.c"]
     both = CaptionsInput(urls=(f"{tmp_path}/a.jsonl", f"{tmp_path}/d/a.jsonl")).open()
-    assert [s.name for s in both.shards] == ["00000-a", "00001-a"]
+    assert [s.name[:2] for s in both.shards] == ["a-", "a-"]
     assert len({s.key for s in everything(both)}) == 2
 
 
