@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -54,12 +55,26 @@ def wait_for(folder: Path, pattern: str, seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+def wait_until_gone(group: int) -> None:
+    """Workers are joined; Python's own tracker of shared resources takes a moment to see that its parent is gone."""
+    end = time.monotonic() + 10
+    with suppress(ProcessLookupError):
+        while time.monotonic() < end:
+            os.killpg(group, 0)
+            time.sleep(0.05)
+        pytest.fail("a process of the group is left")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("devices", [1, 2])
-def test_a_signal_ends_a_job_in_order(number: signal.Signals, devices: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("devices", "moment"), [(1, "out/shards/*.json"), (2, "out/shards/*.json"), (2, "out/.parts/lock")]
+)
+def test_a_signal_ends_a_job_in_order(number: signal.Signals, devices: int, moment: str, tmp_path: Path) -> None:
     recipe = job(tmp_path, devices=devices)
     process = started(tmp_path, recipe)
-    wait_for(tmp_path, "out/shards/*.json")
+    wait_for(tmp_path, moment)
+    if moment.endswith("lock"):
+        time.sleep(0.5)  # workers import what they need
     for _ in range(5):  # a terminal sends them to the whole group, and people press more than once
         os.killpg(process.pid, number)
         time.sleep(0.03)
@@ -71,9 +86,9 @@ def test_a_signal_ends_a_job_in_order(number: signal.Signals, devices: int, tmp_
     done = len(list((tmp_path / "out" / "shards").glob("*.json")))
     assert f", {done} of 4 shards are finished; nothing half-done is left" in line
     assert (number.name in line) == (number != signal.SIGINT)
-    assert 0 < done < 4
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)  # nobody of the group is left
+    assert done < 4
+    assert (done > 0) == moment.endswith("json")
+    wait_until_gone(process.pid)
     left = {path.name for path in (tmp_path / "out" / ".parts").iterdir()} if devices == 1 else {"lock"}
     assert left == {"lock"}
     assert main(["run", str(recipe)]) == 0
