@@ -451,17 +451,18 @@ def run_with_progress(plan: Plan, on_change: OnChange, *, prune: bool = False, v
 def outcome(manifest: Manifest, on_damage: str = "fail") -> int:
     """The exit code of a job.
 
-    It has failed where it could write none of the samples it read and, with `on_damage` fail, where a shard is damaged.
+    It has failed where it could write nothing of what it found and, with `on_damage` fail, where a shard is damaged.
     """
-    if manifest.counts.damaged:
+    counts = manifest.counts
+    if (counts.read or counts.damaged) and not counts.written:
+        print("doppel: no image was written; quarantine/ holds every sample and the reason", file=sys.stderr)
+        return FAILED
+    if counts.damaged:
         from pipeline.commands.run import damage
 
         print(f"doppel: {damage(manifest)}; quarantine/ says where", file=sys.stderr)
         if on_damage == "fail":
             return FAILED
-    if manifest.counts.read and not manifest.counts.written:
-        print("doppel: no image was written; quarantine/ holds every sample and the reason", file=sys.stderr)
-        return FAILED
     return 0
 
 

@@ -76,14 +76,14 @@ class HashedReader:
         """Reads and hashes up to `size` bytes, or the rest."""
         data = self._file.read(size)
         self._digest.update(data)
-        self._complete = not data or size < 0
+        self._complete = size < 0 or (size > 0 and not data)
         return data
 
     def seek(self, position: int) -> int:
         """Rewinds to 0 and starts the hash anew. Raises `ValueError` for another position."""
         if position != 0:
             raise ValueError("a hashed file can only be rewound")
-        self._digest = hashlib.sha256()
+        self._digest, self._complete = hashlib.sha256(), False
         return self._file.seek(0)
 
     def sha256(self) -> str | None:

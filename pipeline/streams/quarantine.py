@@ -9,6 +9,7 @@ from typing import Literal
 
 from pipeline.media.records import Rejected, Sample
 from pipeline.media.versioned import Text, Versioned
+from pipeline.streams.bounds import Bounds
 from pipeline.streams.files import Stored
 from pipeline.streams.private import make_private_folder
 from pipeline.streams.shards import TarWriter
@@ -16,6 +17,8 @@ from pipeline.streams.tarstream import Group, read_groups
 
 REASON = "reason.json"
 """The member that holds the reason."""
+UNBOUNDED = Bounds(member_bytes=1 << 62, sample_bytes=1 << 62, sample_members=1 << 62, header_bytes=1 << 62)
+"""Samples in the quarantine have passed the bounds of their job."""
 
 
 class Quarantined(Versioned):
@@ -76,7 +79,7 @@ def write_quarantine(rejected: Iterable[Rejected], *, folder: Path, parts: Path,
 def read_quarantine(tar: Path) -> Iterator[tuple[Quarantined, Group]]:
     """Yields the reason and the members of each sample. Raises `UserError` for a tar of another version of doppel."""
     with open(tar, "rb") as file:
-        for number, members, _ in read_groups(file, "first"):
+        for number, members, _ in read_groups(file, "first", UNBOUNDED):
             yield Quarantined.from_json(members.pop(REASON), f"{tar}: {number}.{REASON}"), members
 
 

@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.media.records import Sample
+from pipeline.media.records import Rejected, Sample
 from pipeline.streams import WRITERS, open_writer
 from pipeline.streams.contract import InputStream, ShardWriter, Unwritable
 from pipeline.streams.names import safe_component, text_of, unescape_dots
+from pipeline.streams.quarantine import read_quarantine, write_quarantine
 from tests.streams.made import folders, picture, tree, write
 from tests.streams.test_parquet_writing import restored
 
@@ -238,3 +239,19 @@ def test_a_stricter_file_system_costs_the_sample_alone(tmp_path: Path, monkeypat
         writer.add([plain(key="a"), plain(key="é")])
     writer.add([plain(key="a")])
     assert [path for path in writer.commit() if path.startswith("data/")] == ["data/a.png"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.dictionaries(
+        texts | st.sampled_from(["reason.json", "0.x_", "1.x_", "x?", "x*", "7.png", "x" * 300]), st.binary()
+    )
+)
+def test_the_quarantine_takes_members_of_any_name(
+    tmp_path_factory: pytest.TempPathFactory, members: dict[str, bytes]
+) -> None:
+    root = tmp_path_factory.mktemp("q")
+    bad = Rejected(key="k", reason="r", kind="refused", origin="o", members=members)
+    write_quarantine([bad, bad], folder=root / "quarantine", parts=root, name="shard")
+    for _, kept in read_quarantine(root / "quarantine" / "shard.tar"):
+        assert list(kept.values()) == list(members.values())
