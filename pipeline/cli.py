@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pipeline.job.config import JobConfig
     from pipeline.job.plan import Plan
     from pipeline.streams.job_records import Manifest
-    from pipeline.streams.ledger import OnChange
+    from pipeline.streams.reconciling import OnChange
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 """The exit codes for failures; 0 stands for success."""
@@ -60,7 +60,10 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--forbid-noncommercial", action="store_true", help="refuse weights that forbid commercial use")
     change = run.add_mutually_exclusive_group()
     change.add_argument("--overwrite", action="store_true", help="remove what the job wrote before, and start anew")
+    change.add_argument("--redo-changed", action="store_true", help="do finished shards again whose input changed")
     change.add_argument("--keep-finished", action="store_true", help="keep finished shards although something changed")
+    run.add_argument("--prune", action="store_true", help="remove what was made of shards that are gone from the input")
+    run.add_argument("--verify", action="store_true", help="hash all outputs of finished shards, not only their sizes")
     run.set_defaults(command=run_command)
 
     recipes = commands.add_parser("recipes", help="the recipes that come with doppel, and the command of each kind")
@@ -136,18 +139,26 @@ def run_command(args: argparse.Namespace) -> int:
     if args.dry_run:
         return dry_run(args)
     plan = plan_of(job_config(args), forbid_noncommercial=args.forbid_noncommercial)
-    on_change: OnChange = "overwrite" if args.overwrite else "keep" if args.keep_finished else "refuse"
+    answers: dict[OnChange, bool] = {
+        "overwrite": args.overwrite, "redo": args.redo_changed, "keep": args.keep_finished,
+    }  # fmt: skip
+    on_change: OnChange = next((answer for answer, given in answers.items() if given), "refuse")
     from pipeline.commands.release import check_export
     from pipeline.commands.run import check_finished
 
     check_export(plan)
-    manifest = run_with_progress(plan, on_change)
+    manifest = run_with_progress(plan, on_change, prune=args.prune, verify=args.verify)
     counts, shards = manifest.counts, manifest.shards
     print(
         f"{plan.config.output.path}: {counts.images} images from {counts.read} samples in "
         f"{shards.finished} of {shards.total} shards, {counts.in_quarantine} in quarantine"
     )
-    failed = outcome(manifest)
+    for names, what in ((manifest.gone, "is gone"), (manifest.changed, "has changed")):
+        if names:
+            print(
+                f"doppel: kept shards whose input {what}: {', '.join(names[:5])}, {len(names)} in all", file=sys.stderr
+            )
+    failed = outcome(manifest, plan.config.on_damage)
     if plan.config.release is None or failed:
         return failed
     check_finished(plan, manifest)
@@ -416,9 +427,9 @@ def check_training() -> None:
         )
 
 
-def run_with_progress(plan: Plan, on_change: OnChange) -> Manifest:
+def run_with_progress(plan: Plan, on_change: OnChange, *, prune: bool = False, verify: bool = False) -> Manifest:
     """Runs a job with a progress bar, and returns its manifest."""
-    from pipeline.engine.events import Event, Progress, Scanned
+    from pipeline.engine.events import Event, Noted, Progress, Scanned
     from pipeline.engine.local import run_job
     from pipeline.report.progress import JobProgress
 
@@ -429,17 +440,29 @@ def run_with_progress(plan: Plan, on_change: OnChange) -> Manifest:
                 bar.scanned(event.images)
             elif isinstance(event, Progress):
                 bar.add(event.images, event.rejected)
+            elif isinstance(event, Noted):
+                print(f"doppel: {event.text}", file=sys.stderr)
             else:
                 bar.shard_done()
 
-        return run_job(plan, on_change=on_change, begin=bar.begin, observe=observe)
+        return run_job(plan, on_change=on_change, prune=prune, verify=verify, begin=bar.begin, observe=observe)
 
 
-def outcome(manifest: Manifest) -> int:
-    """The exit code of a job: it has failed where it read samples and could write none of them."""
-    if manifest.counts.read and not manifest.counts.written:
+def outcome(manifest: Manifest, on_damage: str = "fail") -> int:
+    """The exit code of a job.
+
+    It has failed where it could write nothing of what it found and, with `on_damage` fail, where a shard is damaged.
+    """
+    counts = manifest.counts
+    if (counts.read or counts.damaged) and not counts.written:
         print("doppel: no image was written; quarantine/ holds every sample and the reason", file=sys.stderr)
         return FAILED
+    if counts.damaged:
+        from pipeline.commands.run import damage
+
+        print(f"doppel: {damage(manifest)}; quarantine/ says where", file=sys.stderr)
+        if on_damage == "fail":
+            return FAILED
     return 0
 
 

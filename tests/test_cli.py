@@ -154,23 +154,35 @@ def test_labels_that_the_model_cannot_use(desk: Desk) -> None:
     ]
 
 
-def test_a_cut_off_tar_gives_what_it_holds(desk: Desk) -> None:
+def test_a_cut_off_tar_gives_what_it_holds_and_has_failed_unless_damage_may_stay(desk: Desk) -> None:
     data = desk.source.read_bytes()
     cut = data.index(b"0002.png") + 512 + 20  # inside the third image
     desk.source.write_bytes(data[:cut])
     code, said = desk.run()
-    assert code == 0
-    assert "2 images from 3 samples" in said
-    (row,) = desk.quarantine()
-    assert "cut off or damaged" in row["reason"]
+    assert code == FAILED
+    assert "input shards are damaged in 1 place" in said
+    sample, place = desk.quarantine()
+    assert (sample["kind"], place["kind"]) == ("undecodable", "damaged")
+    assert "cut off or damaged in or after this sample" in sample["reason"]
+    assert "the file is cut off" in place["reason"]
 
 
-def test_a_job_that_could_write_nothing_has_failed(desk: Desk) -> None:
-    desk.source.write_bytes(b"no tar at all")
-    code, said = desk.run()
+@pytest.mark.parametrize("on_damage", ["fail", "keep"])
+def test_a_job_that_could_write_nothing_has_failed(desk: Desk, on_damage: str) -> None:
+    builders.tar(desk.source, [("0000.png", b"")])
+    code, said = desk.run(on_damage=on_damage)
     assert code == FAILED
     assert "no image was written" in said
     assert len(desk.quarantine()) == 1
+
+
+def test_what_is_no_tar_at_all_has_failed_even_where_damage_may_stay(desk: Desk) -> None:
+    desk.source.write_bytes(b"no tar at all")
+    code, said = desk.run(on_damage="keep")
+    assert code == FAILED
+    assert "no image was written" in said
+    (place,) = desk.quarantine()
+    assert (place["kind"], "no tar archive" in place["reason"]) == ("damaged", True)
 
 
 def test_unwritable_output(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

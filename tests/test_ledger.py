@@ -22,7 +22,8 @@ from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.media.output_keys import Shape
 from pipeline.streams.job_records import Job, Manifest
-from pipeline.streams.ledger import Ledger, OnChange
+from pipeline.streams.ledger import Ledger
+from pipeline.streams.reconciling import OnChange
 from tests import builders
 
 
@@ -114,7 +115,7 @@ def test_changed_input_is_noticed_and_a_touched_file_is_not(content: dict[str, A
     data = bytearray(source.read_bytes())
     data[700] ^= 1  # same size, one bit inside an image
     source.write_bytes(data)
-    with pytest.raises(UserError, match=r"input of 1 finished shards changed \(1\)"):
+    with pytest.raises(UserError, match=r"input of 1 shard \(1\) changed since: --redo-changed"):
         run(content)
 
 
@@ -145,17 +146,21 @@ def test_a_folder_of_the_previous_version_is_refused_in_one_sentence(
     assert builders.tree(tmp_path / "out", ".") == before
 
 
-def test_overwrite_removes_only_what_the_job_wrote(content: dict[str, Any], tmp_path: Path) -> None:
+def test_overwrite_removes_all_in_the_folders_of_the_job_and_nothing_else(
+    content: dict[str, Any], tmp_path: Path
+) -> None:
     run(content)
-    (tmp_path / "out" / "data" / "notes.txt").write_text("mine")
+    (tmp_path / "out" / "data" / "old.tar").write_text("no record names it")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
     run({**content, "input": {**content["input"], "urls": str(tmp_path / "in" / "2.tar")}}, "overwrite")
-    assert sorted(p.name for p in (tmp_path / "out" / "data").iterdir()) == ["2.tar", "notes.txt"]
+    assert [p.name for p in (tmp_path / "out" / "data").iterdir()] == ["2.tar"]
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
 
 
 def test_two_processes_cannot_write_to_one_folder(content: dict[str, Any], tmp_path: Path) -> None:
     job = make_plan(validate(JobConfig, content, "test"))
     with (
-        Ledger(tmp_path / "out").open(Job(config={}, hashes={}, outputs=Shape(), licences={}), "refuse"),
+        Ledger(tmp_path / "out").open(Job(config={}, hashes={}, outputs=Shape(), licences={})),
         pytest.raises(UserError, match="another"),
     ):
         run_job(job)

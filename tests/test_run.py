@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.media.pixels import decode
 from pipeline.streams.job_records import Counts, Manifest
-from pipeline.streams.ledger import OnChange
+from pipeline.streams.reconciling import OnChange
 from tests import builders
 
 

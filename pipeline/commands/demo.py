@@ -26,7 +26,7 @@ from pipeline.report.neighbours import neighbours
 from pipeline.report.sheet import contact_sheet
 from pipeline.streams import AnyInput
 from pipeline.streams.job_records import Manifest
-from pipeline.streams.ledger import OnChange
+from pipeline.streams.reconciling import OnChange
 from pipeline.streams.shards import WebDatasetInput
 
 LEVELS = (0.2, 0.4, 0.6, 0.8)

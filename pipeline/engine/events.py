@@ -29,4 +29,11 @@ class Scanned:
     images: int
 
 
-Event = Scanned | Progress | ShardDone
+@dataclass(frozen=True)
+class Noted:
+    """Something that people should know, in one sentence."""
+
+    text: str
+
+
+Event = Scanned | Progress | ShardDone | Noted

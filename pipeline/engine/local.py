@@ -5,13 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import queue
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pipeline.engine.batch_size import remember
-from pipeline.engine.events import Event, Scanned, ShardDone
+from pipeline.engine.events import Event, Noted, Scanned, ShardDone
 from pipeline.engine.gate import open_gate
 from pipeline.engine.process import process
 from pipeline.engine.reading import open_input
@@ -20,33 +20,45 @@ from pipeline.job.hashes import identity
 from pipeline.job.outputs import shape_of
 from pipeline.job.plan import Plan
 from pipeline.orphans import follow_parent
+from pipeline.streams.apart import check_apart
 from pipeline.streams.contract import InputShard
 from pipeline.streams.job_records import Job, Manifest, StatedLicence
-from pipeline.streams.ledger import Ledger, OnChange
+from pipeline.streams.ledger import Ledger
+from pipeline.streams.private import make_private_folder, private_umask
+from pipeline.streams.reconciling import OnChange, reconcile, settle
 
 POLL_SECONDS = 1.0
 """Seconds between two looks whether a silent worker still lives."""
 
 
 def run_job(
-    plan: Plan, *, on_change: OnChange = "refuse", observe: Callable[[Event], None] = lambda event: None,
+    plan: Plan, *, on_change: OnChange = "refuse", prune: bool = False, verify: bool = False,
+    observe: Callable[[Event], None] = lambda event: None,
     begin: Callable[[int, int], None] = lambda finished, total: None,
 ) -> Manifest:  # fmt: skip
     """Does what is left of a job and returns its manifest.
 
-    `begin(finished, total)` is told how many shards there are, and `observe` everything that happens afterwards. Raises
-    `UserError` for what the user can mend. After a crash or Ctrl-C, finished shards stay finished, and the same call
-    goes on from there.
+    Finished shards are compared with today's input and outputs first: `on_change` says what happens where they differ,
+    `prune` removes what is gone from the input, and `verify` hashes the outputs. `begin(finished, total)` is told how
+    many shards there are, and `observe` everything that happens afterwards. Raises `UserError` for what the user can
+    mend. After a crash or Ctrl-C, finished shards stay finished, and the same call goes on from there.
     """
-    stream, devices = open_input(plan), plan.devices
-    job = job_of(plan)
-    with Ledger(Path(plan.config.output.path)).open(job, on_change) as ledger:
+    stream, devices, limit = open_input(plan), plan.devices, plan.config.limit
+    names = [shard.name for shard in stream.shards]
+    job, ledger = job_of(plan), Ledger(Path(plan.config.output.path))
+    check_apart(ledger.root, stream)
+    with confidential(plan), ledger.open(job, keep=on_change == "keep", overwrite=on_change == "overwrite"):
+        if plan.config.anonymity is not None:
+            make_private_folder(ledger.root)
+        standing = reconcile(ledger, stream.shards, limit=limit, verify=verify)
+        todo, notes = settle(ledger, standing, on_change, prune=prune)
+        for note in notes:
+            observe(Noted(note))
+            ledger.log("note", text=note)
         if plan.config.model is not None and plan.config.model.batch_size == "auto":
             remember(ledger.root, plan.hashes, plan.batch_size)
-        todo = ledger.pending(stream.shards, on_change)
-        total = len(stream.shards)
-        begin(total - len(todo), total)
-        ledger.log("start", shards=total, todo=len(todo), devices=devices)
+        begin(len(names) - len(todo), len(names))
+        ledger.log("start", shards=len(names), todo=len(todo), devices=devices)
         if plan.config.anonymity is not None and todo:
             scan_apart(plan, observe)
         if len(devices) == 1 or plan.config.limit:
@@ -59,12 +71,16 @@ def run_job(
                     observe(event)
                     if isinstance(event, ShardDone):
                         ledger.log("shard", shard=event.record.shard, **event.record.counts.model_dump())
-            if plan.config.limit:
-                total = len(ledger.records())  # the shards that the limit reached are all there are
         finally:
-            manifest = ledger.write_manifest(job, total)
+            kept = [shard.name for shard in standing.changed] if on_change == "keep" else []
+            manifest = ledger.write_manifest(job, names, limit=limit, changed=kept)
             ledger.log("stop", **manifest.shards.model_dump(), **manifest.counts.model_dump())
         return manifest
+
+
+def confidential(plan: Plan) -> AbstractContextManager[None]:
+    """Within it, whatever is written is its owner's alone, where the job's images show people."""
+    return nullcontext() if plan.config.anonymity is None else private_umask()
 
 
 def job_of(plan: Plan) -> Job:
@@ -155,8 +171,9 @@ def _work(plan: Plan, device: str, tasks: Any, events: Any) -> None:
             yield shards[name]
 
     try:
-        for event in process(assigned(), plan, stream, Ledger(Path(plan.config.output.path)), device):
-            events.put(event)
+        with confidential(plan):
+            for event in process(assigned(), plan, stream, Ledger(Path(plan.config.output.path)), device):
+                events.put(event)
         events.put(None)
     except UserError as error:
         events.put(error)

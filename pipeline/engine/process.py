@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 
 from pipeline.engine.encoding import encode_all
 from pipeline.engine.events import Event
+from pipeline.engine.holding import held_in
 from pipeline.engine.ladder import climb
 from pipeline.engine.prefetch import prefetch
 from pipeline.engine.reading import Reader
@@ -34,11 +36,14 @@ def process(
     Closing the generator leaves finished shards finished and nothing else behind.
     """
     transformed_by = transform_all if plan.config.anonymity is None else climb
+    ahead = partial(prefetch, depth=AHEAD, most=plan.config.run.memory // 4)
     remaining = plan.config.limit and plan.config.limit - sum(record.counts.read for record in ledger.records())
     with (
         ThreadPoolExecutor(plan.config.run.workers) as pool,
-        closing(prefetch(Reader(plan, stream.label_names, pool)(shards, remaining), AHEAD)) as decoded,
-        closing(prefetch(transformed_by(decoded, plan, device), AHEAD)) as transformed,
-        closing(prefetch(encode_all(whole(transformed), plan.config, pool), AHEAD)) as encoded,
+        closing(ahead(Reader(plan, stream.label_names, pool)(shards, remaining), weigh=held_in)) as decoded,
+        closing(ahead(transformed_by(decoded, plan, device), weigh=lambda made: 2 * held_in(made[0]))) as transformed,
+        closing(
+            ahead(encode_all(whole(transformed), plan.config, pool), weigh=lambda made: 2 * held_in(made[0].batch))
+        ) as encoded,
     ):
         yield from write(encoded, plan, stream, ledger)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, islice
-from typing import TYPE_CHECKING, Literal
+from itertools import chain
+from typing import TYPE_CHECKING, Literal, TypeVar
 
+from pipeline.engine.holding import held_at_all, held_encoded
 from pipeline.engine.windows import windows
 from pipeline.errors import UserError
 from pipeline.job.captions import CaptionConfig, NoCaption, read_caption, wants
@@ -26,12 +27,35 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+
 def open_input(plan: Plan) -> InputStream:
     """Opens the job's input. Where it does not name its classes, they get the names that the model knows."""
     stream = plan.config.input.open()
     if stream.label_names is None and plan.outline is not None and wants(plan.config.operator, plan.outline, "class"):
         return replace(stream, label_names=plan.outline.class_names)
     return stream
+
+
+class Limited:
+    """The first items of a stream, and whether it would have had more. A place of damage is no item."""
+
+    def __init__(self, items: Iterator[Sample | Rejected], most: int | None) -> None:
+        self._items, self._most, self.taken = items, most, 0
+
+    def __iter__(self) -> Iterator[Sample | Rejected]:
+        while self._most is None or self.taken < self._most:
+            item = next(self._items, None)
+            if item is None:
+                return
+            self.taken += not is_damage(item)
+            yield item
+
+    def cut(self) -> bool:
+        """Whether the limit was reached before the end."""
+        return self.taken == self._most and next(self._items, None) is not None
 
 
 @dataclass(frozen=True)
@@ -47,36 +71,37 @@ class Reader:
         """Yields decoded batches; none crosses the end of a shard, and every shard ends with a batch marked `last`.
 
         At most `remaining` samples are read; None means all. For a model of clips, the batch size counts windows of
-        frames.
+        frames. A batch is shorter where it holds more than its part of `run.memory`; of what a model takes together,
+        only encoded bytes count.
         """
         config = self.plan.config
         size, model = self.plan.batch_size, self.plan.outline
         frames = frames_at_once(config, model) if model else None
-        at_once = config.run.workers if config.video else size  # decoded clips are large
+        held, most = (held_encoded, config.run.memory // 4) if model else (held_at_all, config.run.memory // 16)
+        at_once = config.run.workers * (1 if config.video else 2)  # decoded clips are large
         for shard in shards:
             if remaining == 0:
                 return
             fingerprint, rows, rejected, count = shard.fingerprint(), list[Row](), list[Rejected](), 0
             batch = partial(Batch, shard=shard.name, fingerprint=fingerprint)
-            samples = islice(shard.read(), remaining)
+            samples = Limited(shard.read(), remaining)
             before = deque[Row](maxlen=config.guide.previous or 0 if config.guide else 0)
-            while chunk := list(islice(samples, at_once)):
-                count += sum(not (isinstance(item, Rejected) and item.kind == "damaged") for item in chunk)
-                for item in self.pool.map(self.decode_rows, chunk):
-                    for row in [item] if isinstance(item, Rejected) else item:
-                        used = follow(row, before) if isinstance(row, Row) and before.maxlen else row
-                        if isinstance(used, Row):
-                            rows.append(used)
-                        else:
-                            rejected.append(used)
-                if remaining is not None:
-                    remaining -= len(chunk)
-                ready = windows(rows, frames)
-                while len(ready) >= size + (frames is not None):  # the last window may go on
-                    yield batch(rows=list(chain(*ready[:size])), rejected=rejected, read=count, last=False)
-                    ready, rejected, count = ready[size:], [], 0
-                rows = list(chain(*ready))
-            yield batch(rows=rows, rejected=rejected, read=count, last=True)
+            for item in ahead(self.pool, self.decode_rows, samples, at_once):
+                count += not is_damage(item)
+                for row in [item] if isinstance(item, Rejected) else item:
+                    used = follow(row, before) if isinstance(row, Row) and before.maxlen else row
+                    if isinstance(used, Row):
+                        rows.append(used)
+                    else:
+                        rejected.append(used)
+                whole = windows(rows, frames)[: None if frames is None else -1]  # the last window may go on
+                while len(whole) >= size or ((whole or rejected) and held(rows, rejected) > most):
+                    some, whole = whole[:size], whole[size:]
+                    yield batch(rows=list(chain(*some)), rejected=rejected, read=count, last=False)
+                    rows, rejected, count = rows[sum(map(len, some)) :], [], 0
+            if remaining is not None:
+                remaining -= samples.taken
+            yield batch(rows=rows, rejected=rejected, read=count, last=True, cut=samples.cut())
 
     def decode_rows(self, sample: Sample | Rejected) -> list[Row] | Rejected:
         """A sample's image, or the frames of its clip, fitted to the model; or why the sample cannot be used."""
@@ -174,6 +199,28 @@ class Reader:
         if label is not None and names is not None and not -1 <= label < len(names):
             return f"label {label} is out of range: the data set names 0 to {len(names) - 1}"
         return None
+
+
+def is_damage(item: object) -> bool:
+    """Whether an item is no sample, but a place where nobody knows how many are lost."""
+    return isinstance(item, Rejected) and item.kind == "damaged"
+
+
+def ahead(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Outcome], items: Iterable[Item], most: int
+) -> Iterator[Outcome]:
+    """Yields `work(item)` for each item, in order, while threads are at most `most` items ahead."""
+    waiting = deque[Future[Outcome]]()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) >= most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for left in waiting:
+            left.cancel()
 
 
 def follow(row: Row, before: deque[Row]) -> Row | Rejected:

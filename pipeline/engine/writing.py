@@ -12,22 +12,21 @@ from pipeline.engine.events import Event, Progress, ShardDone
 from pipeline.engine.windows import Done
 from pipeline.errors import UserError
 from pipeline.job.plan import Plan
-from pipeline.media.records import Output, Rejected, Sample, reject
+from pipeline.media.records import Batch, Output, Sample, reject
 from pipeline.report.flicker import Flicker
 from pipeline.streams import open_writer
 from pipeline.streams.contract import InputShard, InputStream, ShardWriter, Unwritable
 from pipeline.streams.job_records import Counts, FlickerMeans, ShardRecord
 from pipeline.streams.ledger import Ledger
-from pipeline.streams.quarantine import write_quarantine
+from pipeline.streams.quarantine import QuarantineWriter
 
 
 class OpenShard:
     """An output shard while it is being written."""
 
-    def __init__(self, writer: ShardWriter) -> None:
-        self.writer, self.started = writer, time.monotonic()
+    def __init__(self, writer: ShardWriter, quarantine: QuarantineWriter) -> None:
+        self.writer, self.quarantine, self.started = writer, quarantine, time.monotonic()
         self.counts = Counts()
-        self.rejected: list[Rejected] = []
         self.flicker = Flicker()
         self.judged = Judged()
 
@@ -42,7 +41,8 @@ class OpenShard:
                 continue
             self._note(chain(*outputs))
             written, images = written + 1, images + len(encoded)
-        self.rejected += rejected
+        for bad in rejected:
+            self.quarantine.add(bad)
         kinds = Counter(bad.kind for bad in rejected)
         counts = Counts(
             read=done.batch.read, written=written, images=images,
@@ -59,7 +59,7 @@ class OpenShard:
                 self.flicker.add((made.clip, made.key.copy), output.row.image, output.image)
             self.judged.add(made.anonymity)
 
-    def close(self, ledger: Ledger, plan: Plan, shard: InputShard, fingerprint: str) -> ShardRecord:
+    def close(self, plan: Plan, shard: InputShard, batch: Batch) -> ShardRecord:
         """Publishes data and quarantine, and returns counts and files.
 
         Raises `RuntimeError` where a sample got lost.
@@ -67,11 +67,10 @@ class OpenShard:
         counts, name, input_hash = self.counts, shard.name, shard.content_hash()
         if counts.read != counts.written + counts.in_quarantine:
             raise RuntimeError(f"shard {name}: samples were lost ({counts})")
-        files = self.writer.commit()
-        files |= write_quarantine(self.rejected, folder=ledger.quarantine, parts=ledger.parts, name=name)
+        files = self.writer.commit() | self.quarantine.commit()
         return ShardRecord(
-            shard=name, fingerprint=fingerprint, input_hash=input_hash, code=plan.code, hashes=plan.hashes,
-            counts=counts, files=files, seconds=round(time.monotonic() - self.started, 3),
+            shard=name, fingerprint=batch.fingerprint, input_hash=input_hash, cut=batch.cut, code=plan.code,
+            hashes=plan.hashes, counts=counts, files=files, seconds=round(time.monotonic() - self.started, 3),
             flicker=means_of(self.flicker), anonymity=self.judged.totals,
         )  # fmt: skip
 
@@ -96,19 +95,19 @@ def write(
         for done, samples in encoded:
             batch, shard = done.batch, shards[done.batch.shard]
             if output is None:
-                made = open_writer(
-                    plan.config.output.format, data=ledger.data, parts=ledger.parts, name=shard.name, stream=stream
-                )
-                output = OpenShard(made)
+                parts, name = ledger.parts, shard.name
+                writer = open_writer(plan.config.output.format, data=ledger.data, parts=parts, name=name, stream=stream)
+                output = OpenShard(writer, QuarantineWriter(folder=ledger.quarantine, parts=parts, name=name))
             counts = output.add(done, samples)
             yield Progress(images=counts.images, rejected=counts.in_quarantine)
             if batch.last:
                 if shard.fingerprint() != batch.fingerprint:
                     raise UserError(f"input shard {shard.name} changed while it was read; run again when it is still")
-                record = output.close(ledger, plan, shard, batch.fingerprint)
+                record = output.close(plan, shard, batch)
                 ledger.commit(record)
                 output = None
                 yield ShardDone(record)
     finally:
         if output is not None:
             output.writer.abort()
+            output.quarantine.abort()

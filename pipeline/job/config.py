@@ -49,6 +49,8 @@ class RunConfig(Section):
     devices: tuple[str, ...] = ("auto",)
     """Devices by torch's names; `auto` takes every CUDA device, or else the CPU. Each device gets a process of its
     own."""
+    memory: int = Field(default=1 << 30, ge=1 << 20)
+    """Bytes of images that wait between reading and writing, about, at most, for each device; a model needs more."""
     workers: int = Field(default=2, ge=1)
     """Threads that decode and encode, for each device."""
     salt_file: LocalPath | None = None
@@ -99,6 +101,9 @@ class JobConfig(Recipe):
     image: ImageConfig = ImageConfig()
     output: OutputConfig
     run: RunConfig = RunConfig()
+    on_damage: Literal["fail", "keep"] = "fail"
+    """Whether the job has failed where a shard of its input is damaged, so that nobody knows how many samples are lost.
+    What could be read of it is written in either case."""
     limit: int | None = Field(default=None, ge=1)
     """Processes only the first N samples of the stream."""
 

@@ -47,8 +47,8 @@ def identity(config: JobConfig) -> dict[str, Any]:
         "upscalers": {"__all__": {"path", "revision"}},
     }  # fmt: skip
     places: Any = {
-        "kind": True, "run": True, "output": {"path"}, "model": model_place, "second_model": model_place,
-        "mask": {"file"}, "guide": {"file"}, "judge": {"path", "revision"},
+        "kind": True, "run": True, "on_damage": True, "output": {"path"}, "model": model_place,
+        "second_model": model_place, "mask": {"file"}, "guide": {"file"}, "judge": {"path", "revision"},
         "anonymity": {"certificates", "workers"}, "release": True,
     }  # fmt: skip
     return config.model_dump(mode="json", exclude=places)

@@ -131,6 +131,8 @@ class Batch:
     """How many samples came out of the shard for this batch, good or bad."""
     last: bool
     """Whether the shard ends with this batch, which may have no rows."""
+    cut: bool = False
+    """Whether a limit ends the shard here, before its last sample."""
 
 
 @dataclass(frozen=True, kw_only=True)

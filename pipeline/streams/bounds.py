@@ -17,6 +17,13 @@ class Bounds(Section):
     sample_members: int = Field(default=1000, ge=1)
     """Members of one sample."""
     header_bytes: int = Field(default=1 << 20, ge=512)
-    """Bytes of one extended header of a tar."""
+    """Bytes of the extended headers before one member of a tar, which hold its name where that is long."""
+    line_bytes: int = Field(default=1 << 20, ge=1)
+    """Bytes of one line of a jsonl file."""
+    key_bytes: int = Field(default=200, ge=1)
+    """Bytes of a key in UTF-8 that a line of a jsonl file states."""
     files: int = Field(default=1_000_000, ge=1)
     """Files that a pattern may stand for."""
+    page_bytes: int = Field(default=1 << 30, ge=1)
+    """Bytes of one page of a parquet file, which can only be decoded as a whole; two or three times as many are used.
+    Where writers put a whole row group into a page, it must allow for one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Literal, cast
 
@@ -12,16 +11,16 @@ from pydantic import field_validator
 from pipeline.media.records import Rejected, Sample
 from pipeline.section import Section
 from pipeline.streams.bounds import Bounds
+from pipeline.streams.compressed import Damage
 from pipeline.streams.contract import InputStream
-from pipeline.streams.files import HashedReader, content_hash, expand_urls, fingerprint, open_url, shard_names
-from pipeline.streams.lines import LONGEST_LINE, Line, read_lines
+from pipeline.streams.files import HashedReader, content_hash, expand_urls, fingerprint, open_url
+from pipeline.streams.lines import Line, read_lines
 from pipeline.streams.names import unsafe
+from pipeline.streams.shard_names import local_places, shard_names
 
 KEPT_OF_LONGER = 1 << 12
 """Bytes of a refused long line that go to the quarantine, because what is rejected stays in memory until the shard
 ends."""
-LONGEST_KEY = 200
-"""Bytes of a key in UTF-8, at most: a file name has 255, and copies and extensions follow the key."""
 
 BLANK_PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c"
@@ -31,7 +30,7 @@ BLANK_PNG = bytes.fromhex(
 
 
 class CaptionsInput(Section):
-    """Reads jsonl files, plain or gzipped, local or by any fsspec URL.
+    """Reads jsonl files, plain or compressed as `unpacked` reads them, local or by any fsspec URL.
 
     Every line is a JSON object; blank lines are skipped. Each sample has the members `json` (the line) and `txt` (the
     caption), a blank image and no label.
@@ -56,8 +55,9 @@ class CaptionsInput(Section):
     def open(self) -> InputStream:
         """Finds the files. Raises `UserError` for one that is not there."""
         urls = expand_urls(self.urls, most=self.bounds.files)
-        names = shard_names([re.sub(r"(?<=[^/])\.(jsonl|ndjson|json)(\.gz)?$", "", url.split("?")[0]) for url in urls])
-        return InputStream(shards=[CaptionShard(url, name, self) for url, name in zip(urls, names, strict=True)])
+        names = shard_names(urls, self.urls)
+        shards = [CaptionShard(url, name, self) for url, name in zip(urls, names, strict=True)]
+        return InputStream(shards=shards, places=local_places(self.urls))
 
 
 class CaptionShard:
@@ -80,20 +80,20 @@ class CaptionShard:
         seen = set[str]()
         with open_url(self.url) as file:
             hashed = HashedReader(file)
-            lines = read_lines(cast(BinaryIO, hashed), local="://" not in self.url)
+            lines = read_lines(cast(BinaryIO, hashed), self.options.bounds.line_bytes)
             for number, line in enumerate(lines, start=1):
-                if isinstance(line, Exception):
-                    reason = f"the file is cut off or damaged: nothing can be read from line {number} on ({line})"
-                    yield self._reject(number, reason, "undecodable", {})
+                if isinstance(line, Damage):
+                    reason = f"{line}: nothing can be read from line {number} on"
+                    yield Rejected(key="", reason=reason, kind="damaged", origin=self._origin(number))
                 elif line.start.strip() or line.too_long:
                     yield self._sample(line, number, seen)
             self._hash = hashed.sha256()
 
     def _sample(self, line: Line, number: int, seen: set[str]) -> Sample | Rejected:
         """Adds the key to `seen`."""
-        kept = {"line": line.start}
+        kept, bounds = {"line": line.start}, self.options.bounds
         if line.too_long:
-            reason = f"the line has {line.size} bytes; {LONGEST_LINE} are allowed"
+            reason = f"the line has {line.size} bytes; allowed are {bounds.line_bytes} (input.bounds.line_bytes)"
             return self._reject(number, reason, "undecodable", {"line": line.start[:KEPT_OF_LONGER]})
         try:
             content = json.loads(line.start.decode("utf-8-sig"))
@@ -102,7 +102,9 @@ class CaptionShard:
         if not isinstance(content, dict):
             return self._reject(number, f"a JSON object is expected, found {line.start[:40]!r}", "undecodable", kept)
         key = content.get(self.options.id, self._key(number))
-        if (problem := _key_problem(key) or _caption_problem(content, self.options.prompt)) is not None:
+        if (
+            problem := _key_problem(key, bounds.key_bytes) or _caption_problem(content, self.options.prompt)
+        ) is not None:
             return self._reject(number, problem, "refused", kept)
         if (key := str(key)) in seen:
             return self._reject(number, f"duplicate key {key!r} in this shard", "refused", kept)
@@ -122,12 +124,12 @@ class CaptionShard:
         return f"{self.name}:line {number}"
 
 
-def _key_problem(key: Any) -> str | None:
+def _key_problem(key: Any, longest: int) -> str | None:
     if isinstance(key, bool) or not isinstance(key, str | int):
         return f"the key must be text or a whole number, found {repr(key)[:80]}"
     name = str(key)
-    if not name.rpartition("/")[2] or unsafe(name) or not _encodable(name) or len(name.encode()) > LONGEST_KEY:
-        return f"the key {repr(key)[:80]} cannot name a sample (at most {LONGEST_KEY} bytes, no unsafe path)"
+    if not name.rpartition("/")[2] or unsafe(name) or not _encodable(name) or len(name.encode()) > longest:
+        return f"the key {repr(key)[:80]} cannot name a sample (at most {longest} bytes, no unsafe path)"
     return None
 
 

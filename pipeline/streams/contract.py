@@ -36,6 +36,8 @@ class InputStream:
     """The shards of a data set, and what the source says about them."""
 
     shards: Sequence[InputShard]
+    places: tuple[str, ...] = ()
+    """What of this machine is read: paths, with wildcards where there are any; `FOLDER/**` for all below a folder."""
     label_names: tuple[str, ...] | None = None
     """The names of the classes, by label, where the source states them."""
     features: Any = None

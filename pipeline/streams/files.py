@@ -11,7 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.assets import resolve
@@ -48,14 +48,6 @@ def expand_urls(patterns: Sequence[str], option: str = "input.urls", *, most: in
     return urls
 
 
-def shard_names(urls: Sequence[str]) -> list[str]:
-    """One file name for each URL: its stem where all stems are unique, else with its position in front."""
-    stems = [_stem(url) for url in urls]
-    if len(set(stems)) == len(stems):
-        return stems
-    return [f"{i:05d}-{stem}" for i, stem in enumerate(stems)]
-
-
 def fingerprint(url: str) -> str:
     """Size, times and inode of a local file; what the remote file system reports about another one."""
     if "://" not in url:
@@ -84,14 +76,14 @@ class HashedReader:
         """Reads and hashes up to `size` bytes, or the rest."""
         data = self._file.read(size)
         self._digest.update(data)
-        self._complete = not data or size < 0
+        self._complete = size < 0 or (size > 0 and not data)
         return data
 
     def seek(self, position: int) -> int:
         """Rewinds to 0 and starts the hash anew. Raises `ValueError` for another position."""
         if position != 0:
             raise ValueError("a hashed file can only be rewound")
-        self._digest = hashlib.sha256()
+        self._digest, self._complete = hashlib.sha256(), False
         return self._file.seek(0)
 
     def sha256(self) -> str | None:
@@ -214,11 +206,3 @@ def _file_system(url: str) -> tuple[Any, str]:
         return url_to_fs(url)
     except (ImportError, ValueError) as error:  # a back end that is not installed, or no such protocol
         raise UserError(f"{url!r} cannot be opened: {error}") from None
-
-
-def _stem(url: str) -> str:
-    name = PurePosixPath(url.split("?")[0]).name
-    for suffix in (".tar.gz", ".tgz", ".tar", ".parquet", ".arrow"):
-        if name.endswith(suffix):
-            return name.removesuffix(suffix)
-    return name

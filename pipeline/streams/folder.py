@@ -20,6 +20,7 @@ from pipeline.streams.columns import LABEL_MEMBER
 from pipeline.streams.contract import InputStream
 from pipeline.streams.files import content_hash, fingerprint
 from pipeline.streams.names import safe_component, unsafe
+from pipeline.streams.shard_names import FIRST, cut_name, cuts
 from pipeline.streams.shards import IMAGE_EXTENSIONS
 
 
@@ -42,7 +43,8 @@ class FolderInput(Section):
     bounds: Bounds = Bounds()
     """How much of a folder may be held at a time."""
     shard_size: int = Field(default=1000, ge=1)
-    """Images in a shard."""
+    """Images in a shard, on average. Shards are cut so that a file more or less changes one of them, not all behind
+    it; see `cuts`."""
     labels: Literal["directories", "none"] = "directories"
     """With `directories`, the classes are the first folders that hold images, numbered in sorted order as torchvision
     and `imagefolder` do; images directly in `path` have no label."""
@@ -68,17 +70,14 @@ class FolderInput(Section):
         names: tuple[str, ...] | None = None
         if self.labels == "directories":
             names = tuple(sorted({e.key.split("/")[0] for e in entries if "/" in e.key})) or None
-        stem = safe_component(root.resolve().name)
-        shards = [
-            FolderShard(
-                name=f"{stem}-{i:05d}",
-                root=root,
-                entries=tuple(entries[start : start + self.shard_size]),
-                label_names=names,
-            )
-            for i, start in enumerate(range(0, len(entries), self.shard_size))
-        ]
-        return InputStream(shards=shards, label_names=names)
+        starts = cuts([entry.image for entry in entries], self.shard_size)
+        shards = []
+        for start, end in zip(starts, [*starts[1:], len(entries)], strict=True):
+            part = cut_name(entries[start].image) if start else FIRST
+            name = safe_component(f"{root.resolve().name}-{part}")
+            members = tuple(entries[start:end])
+            shards.append(FolderShard(name=name, root=root, entries=members, label_names=names))
+        return InputStream(shards=shards, label_names=names, places=(f"{root}/**",))
 
 
 @dataclass(frozen=True, kw_only=True)

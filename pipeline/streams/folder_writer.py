@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.media.provenance import PROVENANCE
@@ -15,6 +14,7 @@ from pipeline.media.records import Sample
 from pipeline.streams.columns import LABEL_MEMBER
 from pipeline.streams.contract import InputStream, Unwritable
 from pipeline.streams.files import Stored, publish, sync_file, sync_folder
+from pipeline.streams.job_records import FolderLine
 from pipeline.streams.names import safe_component, unescape_dots
 from pipeline.streams.shards import IMAGE_EXTENSIONS
 
@@ -31,7 +31,8 @@ class FolderWriter:
     that exists already raises `UserError`.
 
     `parts/../provenance/{name}.provenance.jsonl` gets one line for each sample: {file, sidecars, provenance}. It is
-    published before the first image: after a crash it tells which files in `data/` are leftovers of this shard.
+    published before the first image: after a crash it tells the ledger which files in `data/` are leftovers of this
+    shard, and they must be removed before the shard is written again.
     """
 
     def __init__(self, *, data: Path, parts: Path, name: str, stream: InputStream) -> None:
@@ -39,7 +40,7 @@ class FolderWriter:
         self._list_part = parts / f"{name}.provenance.jsonl"
         self._list = parts.parent / "provenance" / self._list_part.name
         self._classes = _class_folders(stream.label_names)
-        self._lines: list[dict[str, Any]] = []
+        self._lines: list[FolderLine] = []
         self._paths: dict[str, None] = {}
         shutil.rmtree(self._stage, ignore_errors=True)
         self._stage.mkdir()
@@ -72,16 +73,15 @@ class FolderWriter:
             self._write(path, content, sample.key)
             sidecars.append(path)
         provenance = json.loads(sample.members.get(PROVENANCE, b"null"))
-        self._lines.append({"file": image, "sidecars": sidecars, "provenance": provenance})
+        self._lines.append(FolderLine(file=image, sidecars=tuple(sidecars), provenance=provenance))
 
     def commit(self) -> dict[str, Stored]:
         """Publishes the list, then the files; see `ShardWriter`."""
         stored = {f"{self._data.name}/{path}": sync_file(self._stage / path) for path in self._paths}
-        self._remove_leftovers()
         for path in self._paths:
             if os.path.lexists(self._data / path):
                 raise UserError(f"{self._data / path} exists already: two samples have the same key")
-        self._list_part.write_text("".join(json.dumps(line) + "\n" for line in self._lines))
+        self._list_part.write_text("".join(line.to_json() + "\n" for line in self._lines))
         stored[f"{self._list.parent.name}/{self._list.name}"] = publish(self._list_part, self._list)
         for path in self._paths:
             final = self._data / path
@@ -118,13 +118,6 @@ class FolderWriter:
         staged = self._stage / path
         staged.parent.mkdir(parents=True, exist_ok=True)
         staged.write_bytes(content)
-
-    def _remove_leftovers(self) -> None:
-        if not self._list.exists():
-            return
-        for line in map(json.loads, self._list.read_text().splitlines()):
-            for path in (line["file"], *line["sidecars"]):
-                (self._data / path).unlink(missing_ok=True)
 
 
 def _class_folders(names: tuple[str, ...] | None) -> tuple[str, ...]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import collections
 import os
-import re
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import field_validator
@@ -19,13 +20,17 @@ from pipeline.plain_json import read_json_file
 from pipeline.section import Section
 from pipeline.streams.bounds import Bounds
 from pipeline.streams.contract import InputShard, InputStream
-from pipeline.streams.files import is_damage, shard_names
+from pipeline.streams.names import safe_component
+from pipeline.streams.own_files import OwnFiles, folder_of
 from pipeline.streams.rows import Columns, FileShard, SliceShard
+from pipeline.streams.shard_names import local_places, shard_names
+from pipeline.streams.shards import IMAGE_EXTENSIONS
+from pipeline.streams.tables import first_line, is_row_damage
 
 FILE_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow"}
 """The builder that reads files of each suffix."""
-ONE_FILE_ONE_SHARD = ("parquet", "arrow")
-"""Builders whose files are shards."""
+PACKED = (".zip", ".gz", ".bz2", ".xz", ".zst", ".lz4")
+"""Suffixes of files that `datasets` unpacks; all others that these builders read are shards."""
 
 
 class HubInput(Section):
@@ -69,19 +74,23 @@ class HubInput(Section):
         if not files:
             found = ", ".join(map(str, builder.config.data_files or {})) or "none"
             raise UserError(f"input.split: {self.path!r} has no split {self.split!r} (splits: {found})")
-        local = not any("://" in file for file in files)
-        if builder.name in ONE_FILE_ONE_SHARD:
-            features = builder.info.features or _first_features(builder.name, files)
-            columns = _columns(self, features)
+        own = _own_files(self, builder, files)
+        packed = any(PurePosixPath(file.split("?")[0]).suffix in PACKED for file in files)
+        if builder.name in FILE_SUFFIXES.values() and not packed:
+            columns = _columns(self, builder.info.features or _first_features(builder.name, files))
             shards: list[InputShard] = [
-                FileShard(name=name, url=url, builder=builder.name, columns=columns, local=local)
+                FileShard(name=name, url=url, builder=builder.name, columns=columns, own=own, bounds=self.bounds)
                 for url, name in zip(files, shard_names(files), strict=True)
             ]
         else:
-            data = builder.as_streaming_dataset(split=self.split)
-            columns = _columns(self, data.features or data._resolve_features().features)
+            with _told(self.path):
+                data = builder.as_streaming_dataset(split=self.split)
+                features = data.features or data._resolve_features().features
+                if not features:
+                    raise ValueError("it has no columns")
+            columns = _columns(self, features)
             data = data.cast(columns.features)
-            stem = re.sub(r"[^\w.-]", "_", f"{builder.dataset_name or builder.name}-{self.split}")
+            stem = safe_component(f"{builder.dataset_name or builder.name}-{self.split}")
             count = data.num_shards
             shards = [
                 SliceShard(
@@ -89,12 +98,14 @@ class HubInput(Section):
                     data=data.shard(num_shards=count, index=i),
                     files=tuple(files),
                     columns=columns,
-                    local=local,
+                    own=own,
+                    bounds=self.bounds,
                 )
                 for i in range(count)
             ]
         return InputStream(
             shards=shards,
+            places=local_places([*files, *([f"{self.path}/**"] if Path(self.path).expanduser().is_dir() else [])]),
             label_names=columns.label_names(),
             features=columns.features,
             image_column=columns.image,
@@ -110,7 +121,7 @@ def _builder(source: HubInput) -> Any:
     for folder in (path, source.data_dir):
         if folder is not None and os.path.isdir(folder):
             collections.deque(below(Path(folder)), maxlen=0)  # `datasets` passes over what it cannot read
-    try:
+    with _told(source.path):
         return load_dataset_builder(
             path,
             name=source.name,
@@ -118,9 +129,15 @@ def _builder(source: HubInput) -> Any:
             data_dir=source.data_dir,
             revision=source.revision,
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        raise UserError(f"input.path: data set {source.path!r} cannot be opened: {reason}") from error
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    """Tells in one sentence whatever `datasets` makes of a set that it did not write."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"input.path: data set {path!r} cannot be opened: {first_line(error).rstrip('.')}") from error
 
 
 def _local(source: HubInput) -> tuple[str, list[str] | None]:
@@ -138,12 +155,45 @@ def _local(source: HubInput) -> tuple[str, list[str] | None]:
         folder = folder / source.split
     if (folder / "state.json").is_file():
         match read_json_file(folder / "state.json"):
-            case {"_data_files": [*saved]} if all(isinstance(file, dict) and "filename" in file for file in saved):
-                return "arrow", [str(folder / str(file["filename"])) for file in saved]
+            case {"_data_files": [_, *_] as saved} if all(
+                isinstance(file, dict) and isinstance(file.get("filename"), str) for file in saved
+            ):
+                return "arrow", [str(folder / file["filename"]) for file in saved]
         raise UserError(f"{folder}/state.json names no data files; save_to_disk writes them")
     if path.startswith(("/", ".", "~")) and not folder.exists():
         raise UserError(f"input.path: {path!r} does not exist; a folder, file or data set name is expected")
     return str(folder) if folder.is_dir() else path, files
+
+
+def _own_files(source: HubInput, builder: Any, files: list[str]) -> OwnFiles:
+    """What belongs to the data set: its folder, or its place on the hub, or, where only files are named, their folders.
+
+    Raises `UserError` where the set itself names data files outside: metadata may say anything.
+    """
+    home = Path(source.path).expanduser()
+    if home.is_dir():
+        bases = [str(_with_blobs(home))]
+    elif "://" in (builder.base_path or ""):
+        bases = [builder.base_path]
+    else:
+        return OwnFiles.of([*([source.data_dir] if source.data_dir else []), *map(folder_of, files)])
+    own = OwnFiles.of(bases)
+    if source.data_files:
+        return OwnFiles.of([*bases, *map(folder_of, files)])
+    read_row_by_row = IMAGE_EXTENSIONS if builder.name == "imagefolder" else ()
+    strange = [f for f in files if PurePosixPath(f).suffix[1:].lower() not in read_row_by_row and not own.holds(f)]
+    if strange:
+        raise UserError(
+            f"input.path: data set {source.path!r} names the file {strange[0]}, which lies outside of it; "
+            "input.data_files may name files anywhere"
+        )
+    return own
+
+
+def _with_blobs(folder: Path) -> Path:
+    """A snapshot in the cache of the hub, `datasets--USER--SET/snapshots/REVISION`, links to files beside it."""
+    real = folder.resolve()
+    return next((above for above in real.parents if above.name.startswith("datasets--")), real)
 
 
 def _first_features(builder: str, files: list[str]) -> Any:
@@ -155,10 +205,10 @@ def _first_features(builder: str, files: list[str]) -> Any:
         try:
             return load_dataset(builder, data_files={"train": [file]}, split="train", streaming=True).features
         except Exception as error:
-            if not is_damage(error, local="://" not in file):
+            if not is_row_damage(error, local="://" not in file):
                 raise
             problem = error
-    reason = str(problem).splitlines()[0]
+    reason = first_line(problem) if problem else ""
     raise UserError(f"input.path: no file can be read of {len(files)}, the last one {files[-1]}: {reason}")
 
 
@@ -178,6 +228,7 @@ def _columns(source: HubInput, features: Any) -> Columns:
         feature = features[column]
         return isinstance(feature, ClassLabel) or (isinstance(feature, Value) and "int" in feature.dtype)
 
+    _check_kinds(source, features)
     label = source.label
     if label is None:
         classes = [c for c, feature in features.items() if isinstance(feature, ClassLabel)]
@@ -186,3 +237,26 @@ def _columns(source: HubInput, features: Any) -> Columns:
         raise UserError(f"input.label: column {label!r} is {features[label]}, not a ClassLabel or an integer")
     as_image = features[image] if image in images else Image()
     return Columns(features=Features({**features, image: as_image}), image=image, label=label, key=source.key)
+
+
+def _check_kinds(source: HubInput, features: Any) -> None:
+    """Raises `UserError` where `input.image` or `input.key` names a column that cannot be one."""
+    from datasets import Image, Value
+    from pyarrow import types
+
+    def fits(column: str, *kinds: Callable[[Any], bool]) -> bool:
+        kind = features.arrow_schema.field(column).type
+        return isinstance(features[column], Value) and any(is_kind(kind) for is_kind in kinds)
+
+    image, key = source.image, source.key
+    text = (types.is_string, types.is_large_string)
+    if image is not None and not (
+        isinstance(features[image], Image)
+        or (isinstance(features[image], dict) and {*features[image]} <= {"bytes", "path"})
+        or fits(image, *text, types.is_binary, types.is_large_binary)
+    ):
+        raise UserError(
+            f"input.image: column {image!r} is {features[image]}; images, their bytes or their file names are expected"
+        )
+    if key is not None and not fits(key, *text, types.is_integer):
+        raise UserError(f"input.key: column {key!r} is {features[key]}; text or an integer is expected")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, field_validator
 
 from pipeline.media.output_keys import Shape
 from pipeline.media.versioned import Text, Versioned
@@ -112,6 +112,24 @@ class ShardRecord(Versioned):
     """What the gate said; None without a gate."""
 
 
+class FolderLine(Versioned):
+    """A line of provenance/NAME.provenance.jsonl: one sample of a shard in folder output."""
+
+    file: Text
+    """The path of the image below data/."""
+    sidecars: tuple[Text, ...]
+    """The paths of the other files of the sample."""
+    provenance: dict[str, Any] | None
+    """The provenance of the image."""
+
+    @field_validator("file", "sidecars")
+    @classmethod
+    def _in_data(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for path in (value,) if isinstance(value, str) else value:
+            _inside(f"data/{path}")
+        return value
+
+
 class Finished(Section):
     """How many shards are done, and of how many."""
 
@@ -126,6 +144,10 @@ class Manifest(Job):
     complete: bool
     """Whether all shards are done."""
     shards: Finished
+    gone: tuple[Text, ...] = ()
+    """Finished shards that are no longer in the input; what they wrote is still there, and counted here."""
+    changed: tuple[Text, ...] = ()
+    """Finished shards that were kept, although their input has changed since."""
     counts: Counts
     seconds: float
     """The sum over the shards."""

@@ -21,20 +21,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.media.versioned import Versioned
-from pipeline.streams.contract import InputShard
 from pipeline.streams.files import sync_folder
-from pipeline.streams.job_records import Counts, Finished, Job, Manifest, ShardRecord
+from pipeline.streams.job_records import FOLDERS, Counts, Finished, FolderLine, Job, Manifest, ShardRecord
 
-OnChange = Literal["refuse", "keep", "overwrite"]
-"""What to do with finished shards that were made from something else: refuse to go on, keep them, or overwrite them."""
+SHARDS, PARTS = "shards", ".parts"
+"""The folders of records, and of work in progress."""
 MANIFEST = "manifest.json"
 """File name of the manifest."""
 ADVICE = "--keep-finished leaves finished shards as they are, --overwrite starts anew"
-"""The options that decide it."""
+"""The options that decide what becomes of finished shards."""
+NO_INPUT = ("limit",)
+"""Keys of a recipe that change neither the input nor the bytes that are made of it."""
 
 
 class Ledger:
@@ -42,45 +43,37 @@ class Ledger:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.data, self.parts = root / "data", root / ".parts"
-        self.shards, self.quarantine = root / "shards", root / "quarantine"
+        self.data, self.parts = root / "data", root / PARTS
+        self.shards, self.quarantine = root / SHARDS, root / "quarantine"
         self._events = root / "events.jsonl"
 
     @contextmanager
-    def open(self, job: Job, on_change: OnChange) -> Iterator[Ledger]:
+    def open(self, job: Job, *, keep: bool = False, overwrite: bool = False) -> Iterator[Ledger]:
         """Claims the folder for `job` and holds it against other processes.
 
-        Raises `UserError` where the folder is not ours, is in use, belongs to a job with other settings, or was made by
-        another version of doppel.
+        With `keep`, finished shards of a job with other settings stay; with `overwrite`, everything in the folders of
+        the job is removed. Raises `UserError` where the folder is not ours, is in use, belongs to a job with other
+        settings, or was made by another version of doppel.
         """
         if self.root.exists() and not self.root.is_dir():
             raise UserError(f"output.path: {self.root} is a file; a folder is expected")
-        if self.root.is_dir() and any(self.root.iterdir()) and not self._job_file.exists():
+        if self.root.is_dir() and {path.name for path in self.root.iterdir()} - {PARTS} and not self._job_file.exists():
             raise UserError(f"output.path: {self.root} is not empty and holds no doppel job; name an empty folder")
-        for folder in (self.data, self.shards, self.parts):
-            folder.mkdir(parents=True, exist_ok=True)
+        self.root.mkdir(parents=True, exist_ok=True)
+        for folder in (self.parts, *(self.root / name for name in (SHARDS, *FOLDERS))):
+            if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+                raise UserError(f"output.path: {folder} is a link or a file; a folder of the job's own is expected")
+        self.parts.mkdir(exist_ok=True)
         with open(self.parts / "lock", "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"output.path: another doppel process is writing to {self.root}") from None
-            self._claim(job, on_change)
-            yield self
-
-    def pending(self, shards: Sequence[InputShard], on_change: OnChange) -> list[InputShard]:
-        """The shards that are still to do. Raises `UserError` where the input of a finished shard has changed."""
-        todo, changed = [], []
-        for shard in shards:
-            record = self.record(shard.name)
-            if record is None or not all((self.root / file).exists() for file in record.files):
-                todo.append(shard)
-            elif record.fingerprint != shard.fingerprint() and record.input_hash != shard.content_hash():
-                changed.append(shard.name)
-        if changed and on_change == "refuse":
-            raise UserError(
-                f"{self.root}: the input of {len(changed)} finished shards changed ({', '.join(changed[:5])}): {ADVICE}"
-            )
-        return todo
+            self._claim(job, keep=keep, overwrite=overwrite)
+            try:
+                yield self
+            finally:
+                self._clear_parts()
 
     def job(self) -> Job | None:
         """The job that the folder was claimed for; None where there is none.
@@ -97,33 +90,85 @@ class Ledger:
     def record(self, name: str) -> ShardRecord | None:
         """The record of a shard; None where it is not finished."""
         file = self.shards / f"{name}.json"
-        return ShardRecord.from_json(file.read_bytes(), str(file)) if file.exists() else None
+        return _read_record(file) if file.exists() else None
 
     def records(self) -> list[ShardRecord]:
-        """The records of all finished shards, by name."""
-        return [ShardRecord.from_json(file.read_bytes(), str(file)) for file in sorted(self.shards.glob("*.json"))]
+        """The records of all finished shards, by name. Raises `UserError` for one that cannot be read."""
+        return [_read_record(file) for file in sorted(self.shards.glob("[!.]*.json"))]
 
     def commit(self, record: ShardRecord) -> None:
         """Marks a shard as done; its files must be in place."""
-        _write(self.shards / f"{record.shard}.json", record)
+        self._write(self.shards / f"{record.shard}.json", record)
+
+    def files(self) -> Iterator[str]:
+        """Yields the files that shards have written, or left, by their paths below the job's folder."""
+        for name in FOLDERS:
+            for folder, _, files in os.walk(self.root / name):
+                inside = Path(folder).relative_to(self.root).as_posix()
+                yield from sorted(f"{inside}/{file}" for file in files if not file.startswith("."))
+
+    def leftovers(self, name: str) -> set[str]:
+        """Files that an unfinished shard may have left, by their paths below the job's folder.
+
+        Raises `UserError` for a list of them that is not one of ours.
+        """
+        listed = f"provenance/{name}.provenance.jsonl"
+        names = {f"data/{name}.tar", f"data/{name}.parquet", f"quarantine/{name}.tar", listed}
+        if (self.root / listed).is_file():
+            for line in (self.root / listed).read_text().splitlines():
+                made = FolderLine.from_json(line, str(self.root / listed))
+                names |= {f"data/{path}" for path in (made.file, *made.sidecars)}
+        return names
+
+    def forget(self, name: str) -> None:
+        """Removes the record of a shard, if there is one, and then whatever the shard has written or left."""
+        record = self.record(name)
+        files = self.leftovers(name) | set(record.files if record else ())
+        (self.shards / f"{name}.json").unlink(missing_ok=True)
+        listed = f"provenance/{name}.provenance.jsonl"
+        for file in sorted(files, key=lambda file: file == listed):  # the list last: it tells what is left
+            self.remove(file)
+
+    def remove(self, file: str) -> None:
+        """Removes a file of the job, if it is there, and the folders of data/ that are empty then."""
+        path = self.root / file
+        if not path.parent.resolve().is_relative_to(self.root.resolve()):
+            raise UserError(f"{path} lies outside of the job's folder, behind a link; nothing there is removed")
+        path.unlink(missing_ok=True)
+        for folder in path.parents:
+            if folder.parent == self.root or not folder.is_relative_to(self.root) or any(folder.iterdir()):
+                break
+            folder.rmdir()
 
     def manifest(self) -> Manifest | None:
         """The manifest as it was last written; None where there is none."""
         file = self.root / MANIFEST
         return Manifest.from_json(file.read_bytes(), str(file)) if file.exists() else None
 
-    def write_manifest(self, job: Job, total_shards: int) -> Manifest:
-        """Writes and returns the totals over all finished shards, which come from their records alone."""
-        records = self.records()
+    def write_manifest(
+        self, job: Job, shards: Sequence[str], *, limit: int | None = None, changed: Sequence[str] = ()
+    ) -> Manifest:
+        """Writes and returns the totals over all finished shards, which come from their records alone.
+
+        `shards` are the names of all shards of the input, of which a `limit` may need only the first; `changed` are
+        those that were kept, although their input has changed.
+        """
+        records, known = self.records(), set(shards)
+        present = [record for record in records if record.shard in known]
+        counts = sum((record.counts for record in records), Counts())
+        reached = limit is not None and counts.read >= limit
+        whole = sum(not record.cut for record in present)
         manifest = Manifest(
-            **dict(job),
-            complete=len(records) == total_shards,
-            shards=Finished(finished=len(records), total=total_shards),
-            counts=sum((record.counts for record in records), Counts()),
+            **{name: value for name, value in job if name != "version"},
+            complete=reached or whole == len(shards),
+            shards=Finished(finished=len(present), total=len(present) if reached else len(shards)),
+            gone=tuple(record.shard for record in records if record.shard not in known),
+            changed=tuple(changed),
+            counts=counts,
             seconds=round(sum(record.seconds for record in records), 3),
-            files={file: digest for record in records for file, digest in record.files.items()},
+            files={file: stored for record in records for file, stored in record.files.items()},
         )
-        _write(self.root / MANIFEST, manifest)
+        self._write(self.root / MANIFEST, manifest)
         return manifest
 
     def log(self, event: str, **facts: Any) -> None:
@@ -136,34 +181,55 @@ class Ledger:
     def _job_file(self) -> Path:
         return self.root / "job.json"
 
-    def _claim(self, job: Job, on_change: OnChange) -> None:
+    def _claim(self, job: Job, *, keep: bool, overwrite: bool) -> None:
         before = self.job()
-        if before is not None and on_change == "overwrite":
+        if before is not None and overwrite:
             self._clear()
-        elif before is not None and on_change == "refuse" and (changed := differences(before, job)):
+        elif before is not None and not keep and (changed := differences(before, job)):
             raise UserError(f"{self.root} holds a job that differs in {'; '.join(changed)}: {ADVICE}")
-        for left in self.parts.iterdir():
-            if left.name != "lock":
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-        _write(self._job_file, job)
+        self._clear_parts()
+        self._write(self._job_file, job)
+        for folder in (self.data, self.shards):
+            folder.mkdir(exist_ok=True)
 
     def _clear(self) -> None:
-        """Removes what finished shards recorded, records first: a crash in between leaves nothing marked as done."""
-        records = self.records()
-        for record in records:
-            (self.shards / f"{record.shard}.json").unlink()
-        for record in records:
-            for name in record.files:
-                (self.root / name).unlink(missing_ok=True)
-        listed = (self.root / "provenance").glob("*.provenance.jsonl")
-        for file in (self.root / MANIFEST, self.root / "batch_size.json", self._events, *listed):
+        """Removes what lies in the folders of the job, records first: a crash leaves nothing marked as done."""
+        for name in (SHARDS, *FOLDERS):
+            if (self.root / name).exists():
+                shutil.rmtree(self.root / name)
+        for file in (self.root / MANIFEST, self.root / "batch_size.json", self._events):
             file.unlink(missing_ok=True)
+
+    def _clear_parts(self) -> None:
+        for left in self.parts.iterdir():
+            if left.name != "lock":
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+
+    def _write(self, file: Path, record: Versioned) -> None:
+        """Complete or not at all, and on the disk when it returns."""
+        part = self.parts / f"{file.name}.part"
+        with open(part, "w") as handle:
+            handle.write(record.to_json(indent=1) + "\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(part, file)
+        sync_folder(file.parent)
+
+
+def _read_record(file: Path) -> ShardRecord:
+    try:
+        record = ShardRecord.from_json(file.read_bytes(), str(file))
+    except UserError as error:
+        raise UserError(f"{error}; without this file the shard is done again") from None
+    if record.shard != file.name.removesuffix(".json"):
+        raise UserError(f"{file} is the record of shard {record.shard!r}; without this file the shard is done again")
+    return record
 
 
 def differences(old: Job, new: Job) -> list[str]:
     """What differs between two jobs, in words: single keys of the configuration, or model, code, salt."""
     flat_old, flat_new = flatten(old.config), flatten(new.config)
-    keys = [key for key in {**flat_old, **flat_new} if flat_old.get(key) != flat_new.get(key)]
+    keys = [key for key in {**flat_old, **flat_new} if flat_old.get(key) != flat_new.get(key) and key not in NO_INPUT]
     changed = [f"{key} ({flat_old.get(key)} → {flat_new.get(key)})" for key in keys]
     words = {
         "model": "the model's files",
@@ -179,14 +245,3 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, Mapping):
         return {k: v for key, part in value.items() for k, v in flatten(part, f"{prefix}.{key}".lstrip(".")).items()}
     return {prefix: value}
-
-
-def _write(file: Path, record: Versioned) -> None:
-    """Complete or not at all, and on the disk when it returns."""
-    part = file.with_name(f".{file.name}.part")
-    with open(part, "w") as handle:
-        handle.write(record.to_json(indent=1) + "\n")
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(part, file)
-    sync_folder(file.parent)

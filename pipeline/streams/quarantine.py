@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
 from pipeline.media.records import Rejected, Sample
 from pipeline.media.versioned import Text, Versioned
+from pipeline.streams.bounds import Bounds
 from pipeline.streams.files import Stored
+from pipeline.streams.private import make_private_folder
 from pipeline.streams.shards import TarWriter
 from pipeline.streams.tarstream import Group, read_groups
 
 REASON = "reason.json"
 """The member that holds the reason."""
+UNBOUNDED = Bounds(member_bytes=1 << 62, sample_bytes=1 << 62, sample_members=1 << 62, header_bytes=1 << 62)
+"""Samples in the quarantine have passed the bounds of their job."""
 
 
 class Quarantined(Versioned):
@@ -27,28 +31,55 @@ class Quarantined(Versioned):
     origin: Text
 
 
-def write_quarantine(rejected: Sequence[Rejected], *, folder: Path, parts: Path, name: str) -> dict[str, Stored]:
-    """Writes `folder/NAME.tar`: `000000.reason.json` and the members of the sample, numbered in order.
+class QuarantineWriter:
+    """Writes `folder/NAME.tar`, which only its owner may open, one sample after another.
 
-    Names in the tar are ours, never the sample's. Returns what was stored, by its path below the job's folder. Without
-    samples nothing is written, and what an earlier run of the shard left is removed.
+    Each is `000000.reason.json` and the members of the sample, numbered in order. Names in the tar are ours, never the
+    sample's. Without samples nothing is written.
     """
-    if not rejected:
-        (folder / f"{name}.tar").unlink(missing_ok=True)
-        return {}
-    (parts / "quarantine").mkdir(exist_ok=True)
-    writer = TarWriter(data=folder, parts=parts / "quarantine", name=name, verbatim_names=True)
-    for i, bad in enumerate(rejected):
+
+    def __init__(self, *, folder: Path, parts: Path, name: str) -> None:
+        self._folder, self._parts, self._name = folder, parts / "quarantine", name
+        self._tar: TarWriter | None = None
+        self._count = 0
+
+    def add(self, bad: Rejected) -> None:
+        """Writes a sample."""
+        if self._tar is None:
+            make_private_folder(self._parts)
+            self._tar = TarWriter(data=self._folder, parts=self._parts, name=self._name, verbatim_names=True)
         why = Quarantined(key=bad.key, reason=bad.reason, kind=bad.kind, origin=bad.origin)
         members = {_safe(extension, j): content for j, (extension, content) in enumerate(bad.members.items())}
-        writer.add([Sample(key=f"{i:06d}", image=why.to_json().encode(), image_ext=REASON, members=members)])
+        key = f"{self._count:06d}"
+        self._tar.add([Sample(key=key, image=why.to_json().encode(), image_ext=REASON, members=members)])
+        self._count += 1
+
+    def commit(self) -> dict[str, Stored]:
+        """Publishes the tar, if there is one; see `ShardWriter`."""
+        if self._tar is None:
+            return {}
+        make_private_folder(self._folder)
+        (self._parts / f"{self._name}.tar").chmod(0o600)
+        return self._tar.commit()
+
+    def abort(self) -> None:
+        """Removes what was written so far."""
+        if self._tar is not None:
+            self._tar.abort()
+
+
+def write_quarantine(rejected: Iterable[Rejected], *, folder: Path, parts: Path, name: str) -> dict[str, Stored]:
+    """Writes all at once; see `QuarantineWriter`."""
+    writer = QuarantineWriter(folder=folder, parts=parts, name=name)
+    for bad in rejected:
+        writer.add(bad)
     return writer.commit()
 
 
 def read_quarantine(tar: Path) -> Iterator[tuple[Quarantined, Group]]:
     """Yields the reason and the members of each sample. Raises `UserError` for a tar of another version of doppel."""
     with open(tar, "rb") as file:
-        for number, members, _ in read_groups(file, "first"):
+        for number, members, _ in read_groups(file, "first", UNBOUNDED):
             yield Quarantined.from_json(members.pop(REASON), f"{tar}: {number}.{REASON}"), members
 
 

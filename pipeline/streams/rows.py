@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import count
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.media.records import Rejected, Sample
+from pipeline.streams.bounds import Bounds
 from pipeline.streams.columns import HubRow, row_to_members
-from pipeline.streams.files import content_hash, fingerprint, is_damage, open_url, stored_sha256
+from pipeline.streams.files import content_hash, fingerprint, stored_sha256
 from pipeline.streams.names import unsafe
+from pipeline.streams.own_files import Outside, OwnFiles
 from pipeline.streams.shards import IMAGE_EXTENSIONS
-
-READ_AHEAD_ROWS = 64
-"""Rows that are read together."""
+from pipeline.streams.tables import BadRow, Lost, file_tables, first_line, stream_tables
 
 MAGIC = {
     b"\xff\xd8\xff": "jpg",
@@ -28,6 +28,10 @@ MAGIC = {
     b"MM\0*": "tif",
 }
 """The extension of an image, by the bytes it begins with."""
+
+
+Problem = tuple[Literal["refused", "undecodable"], str]
+"""The kind of a rejection, and its reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,9 @@ class FileShard:
     url: str
     builder: str
     columns: Columns
-    local: bool
+    own: OwnFiles
+    """What its rows may name."""
+    bounds: Bounds
 
     def fingerprint(self) -> str:
         """See `InputShard`."""
@@ -65,24 +71,10 @@ class FileShard:
         return stored_sha256(self.url) or content_hash(self.url)
 
     def read(self) -> Iterator[Sample | Rejected]:
-        """See `InputShard`."""
-        return read_rows(self._tables(), self.name, self.columns, local=self.local)
-
-    def _tables(self) -> Iterator[Any]:
-        from datasets import load_dataset
-
-        batch = {"batch_size": READ_AHEAD_ROWS} if self.builder == "parquet" else {}
-        data = load_dataset(
-            self.builder,
-            data_files={"train": [self.url]},
-            split="train",
-            streaming=True,
-            features=self.columns.features,
-            **batch,
-        )
-        if self.builder == "parquet":
-            data = data.reshard()  # by row group: the groups before a damaged one are read
-        yield from data.with_format("arrow")
+        """See `InputShard`; a place where rows are lost is `Rejected` as damaged."""
+        tables = file_tables(self.url, self.builder, self.columns.features, self.bounds)
+        reader = RowReader(name=self.name, columns=self.columns, own=self.own, bounds=self.bounds, beside=self.url)
+        return reader.read(tables)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +86,9 @@ class SliceShard:
     files: tuple[str, ...]
     """All files of the split, because a change in any of them may have changed this part."""
     columns: Columns
-    local: bool
+    own: OwnFiles
+    """What its rows may name."""
+    bounds: Bounds
 
     def fingerprint(self) -> str:
         """See `InputShard`; it covers all files of the split."""
@@ -114,47 +108,57 @@ class SliceShard:
         return digest.hexdigest()
 
     def read(self) -> Iterator[Sample | Rejected]:
-        """See `InputShard`."""
-        return read_rows(self.data.with_format("arrow"), self.name, self.columns, local=self.local)
+        """See `InputShard`; where the part breaks off, the rest is `Rejected` as damaged."""
+        local = not any("://" in file for file in self.files)
+        tables = stream_tables(self.data.with_format("arrow"), self.columns.features, self.bounds, local=local)
+        return RowReader(name=self.name, columns=self.columns, own=self.own, bounds=self.bounds).read(tables)
 
 
-def read_rows(tables: Any, name: str, columns: Columns, *, local: bool) -> Iterator[Sample | Rejected]:
-    """Yields the samples of `tables`, Arrow tables of one row each. Damage ends the shard with one `Rejected`."""
-    rows, seen = iter(tables), set[str]()
-    for index in count():
-        origin, key = f"{name}:row {index}", f"{name}-{index:06d}"
-        try:
-            table = next(rows, None)
-        except Exception as error:
-            if not _is_damage(error, local=local):
-                raise
-            reason = f"the file is damaged: no rows from {index} on ({_first_line(error)})"
-            yield Rejected(key=key, reason=reason, kind="undecodable", origin=origin)
-            return
-        if table is None:
-            return
+@dataclass(frozen=True, kw_only=True)
+class RowReader:
+    """Makes samples of the rows of a shard."""
+
+    name: str
+    """Name of the shard."""
+    columns: Columns
+    own: OwnFiles
+    bounds: Bounds
+    beside: str | None = None
+    """The file that the rows come from, where it is one: relative names are looked up beside it."""
+
+    def read(self, tables: Iterable[Any]) -> Iterator[Sample | Rejected]:
+        """Yields what `tables` hold; see `file_tables`."""
+        index, seen = 0, set[str]()
+        for table in tables:
+            if isinstance(table, Lost):
+                yield self._lost(table, index)
+                index += table.rows or 0
+            else:
+                yield self._sample(table, index, seen)
+                index += 1
+
+    def _sample(self, table: Any, index: int, seen: set[str]) -> Sample | Rejected:
+        columns, origin, key = self.columns, f"{self.name}:row {index}", f"{self.name}-{index:06d}"
+        if isinstance(table, BadRow):
+            return Rejected(key=key, reason=table.reason, kind="undecodable", origin=origin)
         try:
             row = table.to_pylist()[0]
         except ValueError as error:
-            reason = f"the row cannot be read ({_first_line(error)})"
-            yield Rejected(key=key, reason=reason, kind="undecodable", origin=origin)
-            continue
-        image, problem = _embed_images(row, columns, local=local)
+            reason = f"the row cannot be read ({first_line(error)})"
+            return Rejected(key=key, reason=reason, kind="undecodable", origin=origin)
+        image, problem = self._embed_images(row)
         members = row_to_members(row, columns.features, columns.image, columns.label)
+        kept = members if image is None else {"image": image, **members}
         if image is None or problem is not None:
-            reason = problem or f"column {columns.image!r} is null"
-            kept = members if image is None else {"image": image, **members}
-            yield Rejected(key=key, reason=reason, kind="undecodable", origin=origin, members=kept)
-            continue
+            kind, reason = problem or ("undecodable", f"column {columns.image!r} is null")
+            return Rejected(key=key, reason=reason, kind=kind, origin=origin, members=kept)
         if columns.key is not None:
             key = "" if row[columns.key] is None else str(row[columns.key])
-        problem = _key_problem(key, seen)
+        refusal = _key_problem(key, seen)
         seen.add(key)
-        if problem is not None:
-            kept = {"image": image, **members}
-            yield Rejected(key=key, reason=problem, kind="refused", origin=origin, members=kept)
-            continue
-        yield Sample(
+        if refusal is not None:
+            return Rejected(key=key, reason=refusal, kind="refused", origin=origin, members=kept)
+        return Sample(
             key=key,
             image=image,
             image_ext=_extension(image, row[columns.image]["path"]),
@@ -163,44 +167,43 @@ def read_rows(tables: Any, name: str, columns: Columns, *, local: bool) -> Itera
             origin=origin,
         )
 
+    def _lost(self, lost: Lost, index: int) -> Rejected:
+        which = f"the rows from {index} on are" if lost.rows is None else f"{lost.rows} rows from {index} on are"
+        return Rejected(
+            key=f"{self.name}-{index:06d}",
+            reason=f"{lost.place} is damaged: {which} lost ({lost.cause})",
+            kind="damaged",
+            origin=f"{self.name}:row {index}",
+        )
 
-def _embed_images(row: HubRow, columns: Columns, *, local: bool) -> tuple[bytes | None, str | None]:
-    """Reads the files that `row` only names, in every image column of it, in place.
+    def _embed_images(self, row: HubRow) -> tuple[bytes | None, Problem | None]:
+        """Reads the files that `row` only names, in every image column of it, in place.
 
-    Returns (bytes of the main image or None, why an image cannot be read or None).
-    """
-    from datasets import Image
+        Returns (bytes of the main image or None, why an image cannot be had or None).
+        """
+        from datasets import Image
 
-    problem = None
-    for column, feature in columns.features.items():
-        value = row[column]
-        if not isinstance(feature, Image) or value is None or value["bytes"] is not None:
-            continue
-        if value["path"] is None:
-            row[column] = None
-            continue
-        found = _read_image(value["path"], local=local)
-        if isinstance(found, str):
-            row[column], problem = None, f"column {column!r}: {found}"
-            continue
-        row[column] = {"bytes": found, "path": PurePosixPath(value["path"]).name}
-    main = row[columns.image]
-    return (None if main is None else bytes(main["bytes"])), problem
-
-
-def _read_image(path: str, *, local: bool) -> bytes | str:
-    """The file's bytes, or why they cannot be had. Only a local set may name files of this machine."""
-    if not local and "://" not in path:
-        return f"a remote data set may not name the local file {path!r}"
-    try:
-        with open_url(path) as file:
-            return file.read()
-    except FileNotFoundError:
-        return f"file {path!r} is missing"
-    except OSError as error:
-        if "://" in path:
-            raise
-        return f"file {path!r} cannot be read ({error.strerror})"
+        problem: Problem | None = None
+        for column, feature in self.columns.features.items():
+            value = row[column]
+            if not isinstance(feature, Image) or value is None or value["bytes"] is not None:
+                continue
+            row[column], path = None, value["path"]
+            if path is None:
+                continue
+            try:
+                found = self.own.read(path, self.beside, self.bounds.member_bytes)
+                row[column] = {"bytes": found, "path": PurePosixPath(path).name}
+            except Outside as error:
+                problem = "refused", f"column {column!r}: {error}"
+            except FileNotFoundError:
+                problem = "undecodable", f"column {column!r}: file {path!r} is missing"
+            except OSError as error:
+                if self.own.remote and error.errno not in (errno.EFBIG, errno.EBADMSG):
+                    raise
+                problem = "undecodable", f"column {column!r}: file {path!r} cannot be read ({error.strerror})"
+        main = row[self.columns.image]
+        return (None if main is None else bytes(main["bytes"])), problem
 
 
 def _extension(image: bytes, path: str | None) -> str:
@@ -217,16 +220,6 @@ def _key_problem(key: str, seen: set[str]) -> str | None:
     if not key or unsafe(key):
         return f"the key column holds {key!r}, which cannot name a sample"
     return f"duplicate key {key!r} in this shard" if key in seen else None
-
-
-def _is_damage(error: Exception, *, local: bool) -> bool:
-    import pyarrow as pa
-
-    return isinstance(error, pa.ArrowException) or is_damage(error, local=local)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _pinned(url: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
@@ -23,10 +24,10 @@ from pipeline.streams.files import (
     fingerprint,
     open_url,
     publish,
-    shard_names,
 )
 from pipeline.streams.names import Split, escape_dots
-from pipeline.streams.tarstream import Group, read_groups
+from pipeline.streams.shard_names import local_places, shard_names
+from pipeline.streams.tarstream import SHOWN, Group, read_groups
 
 CLIP_EXTENSIONS = ("mp4",)
 """Extensions of files that hold only clips; a GIF counts as an image."""
@@ -60,8 +61,11 @@ class WebDatasetInput(Section):
     def open(self) -> InputStream:
         """Finds the files. Raises `UserError` for one that is not there."""
         urls = expand_urls(self.urls, most=self.bounds.files)
-        shards = [TarShard(url, name, self) for url, name in zip(urls, shard_names(urls), strict=True)]
-        return InputStream(shards=shards, label_names=self.label_names, verbatim_names=True)
+        names = shard_names(urls, self.urls)
+        shards = [TarShard(url, name, self) for url, name in zip(urls, names, strict=True)]
+        return InputStream(
+            shards=shards, places=local_places(self.urls), label_names=self.label_names, verbatim_names=True
+        )
 
 
 class TarShard:
@@ -81,21 +85,19 @@ class TarShard:
 
     def read(self) -> Iterator[Sample | Rejected]:
         """See `InputShard`; damaged and duplicate samples are `Rejected`."""
-        seen: set[str] = set()
+        seen = set[bytes]()
         with open_url(self.url) as file:
             hashed = HashedReader(file)
-            for key, members, problem in read_groups(cast(BinaryIO, hashed), self.options.split):
-                origin = f"{self.name}:{key}"
-                if problem is None and key in seen:
-                    problem = f"duplicate key {key!r} in this shard"
-                seen.add(key)
-                if problem is None:
-                    yield _sample(key, members, origin, self.options)
+            for key, members, problem in read_groups(cast(BinaryIO, hashed), self.options.split, self.options.bounds):
+                origin, short = f"{self.name}:{key}", _digest(key)
+                if problem is not None:
+                    yield Rejected(key=key, reason=problem.reason, kind=problem.kind, origin=origin, members=members)
+                elif short in seen:
+                    reason = f"duplicate key {key!r} in this shard"
+                    yield Rejected(key=key, reason=reason, kind="refused", origin=origin, members=members)
                 else:
-                    kind: Literal["refused", "undecodable"] = (
-                        "refused" if problem.startswith("duplicate") else "undecodable"
-                    )
-                    yield Rejected(key=key, reason=problem, kind=kind, origin=origin, members=members)
+                    yield _sample(key, members, origin, self.options)
+                seen.add(short)
             self._hash = hashed.sha256()
 
 
@@ -139,10 +141,15 @@ class TarWriter:
         self._part.unlink(missing_ok=True)
 
 
+def _digest(key: str) -> bytes:
+    """A short stand-in for a key, which may be long."""
+    return hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=16).digest()
+
+
 def _sample(key: str, members: Group, origin: str, options: WebDatasetInput) -> Sample | Rejected:
     image_ext = options.image or find_image(members)
     if image_ext is None or image_ext not in members:
-        found = ", ".join(members)
+        found = ", ".join(members)[:SHOWN]
         reason = f"no image member, or more than one and none named by input.image (found: {found})"
         return Rejected(key=key, reason=reason, kind="undecodable", origin=origin, members=members)
     return Sample(

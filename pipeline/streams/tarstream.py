@@ -2,110 +2,109 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
-import tarfile
-from collections.abc import Callable, Iterator
-from typing import IO, BinaryIO, cast
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO, Literal, NamedTuple
 
-from pipeline.streams.files import is_damage
+from pipeline.streams.bounds import Bounds
+from pipeline.streams.compressed import plain, unpacked
 from pipeline.streams.names import Split, split_name, unsafe
-
-LARGEST_MEMBER = 1 << 28
-"""Bytes of a member, at most."""
-SKIP = 1 << 20
-"""Bytes that are read at a time behind the archive's end."""
+from pipeline.streams.tarmembers import BLOCK, Archives, Blocks, Lost, Member, is_header
 
 Group = dict[str, bytes]
 """The members of a sample, by extension."""
-
-OPENERS: dict[bytes, Callable[..., object]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\0": lzma.open,
-}
-"""Decompressors by magic number. tarfile's own check no sums, and stop at the first of several compressed members."""
+SHOWN = 200
+"""Characters of a name that a reason shows, at most."""
 
 
-def read_groups(file: BinaryIO, split: Split) -> Iterator[tuple[str, Group, str | None]]:
+class Problem(NamedTuple):
+    """Why a sample cannot be used, or what happened to the tar."""
+
+    reason: str
+    kind: Literal["undecodable", "damaged"]
+    """The kind of `Rejected`."""
+
+
+def read_groups(file: BinaryIO, split: Split, bounds: Bounds) -> Iterator[tuple[str, Group, Problem | None]]:
     """Yields (key, members, what is wrong or None) for each run of members that share a key.
 
-    A sample counts as complete once the header after it has been read. In a tar that breaks off, the last sample is
-    reported as damaged, because nobody can know whether more of it was to come.
+    The tar may be compressed, in one of the ways of `unpacked`. Where it is damaged, an item of kind `damaged` without
+    key and members tells so; `Archives.members` says when reading goes on behind it. A sample counts as complete once
+    the header after it, or the end marker, has been read. Next to damage nobody knows that, so that the sample before
+    it is `undecodable`, as is the first one behind it.
+
+    Of a sample that is larger than `bounds` allow, nothing is kept.
     """
-    key, members, problem = "", Group(), None
-    begun = False
-    try:
-        with tarfile.open(fileobj=_decompressed(file), mode="r|", tarinfo=_StrictInfo) as tar:
-            while (info := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header for ever
-                if info.isdir():
-                    continue
-                new_key, extension = split_name(info.name, split)
-                if begun and (new_key != key or extension in members):
-                    yield key, members, problem
-                    members, problem = {}, None
-                key, begun = new_key, True
-                problem = problem or _member_problem(info, new_key, extension)
-                if info.isreg() and 0 <= info.size <= LARGEST_MEMBER:
-                    members[extension] = cast(IO[bytes], tar.extractfile(info)).read()
-                else:
-                    members[extension] = b""
-            _expect_zeros(cast(BinaryIO, tar.fileobj))
-    except Exception as error:
-        if not is_damage(error):
-            raise
-        if begun:
-            yield key, members, f"the tar is cut off or damaged in or after this sample ({error})"
-        else:
-            yield "", {}, f"no tar archive, or damaged from the start ({error})"
-        return
-    if begun:
-        yield key, members, problem
-
-
-class _StrictInfo(tarfile.TarInfo):
-    """tarfile takes a bad header or a missing end marker for the end of the archive; here both are damage."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _StrictInfo:
-        try:
-            info = super().frombuf(buf, encoding, errors)
-        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
-            raise tarfile.ReadError("the end-of-archive marker is missing") from None
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(str(error)) from None
-        if info.size < 0:
-            raise tarfile.ReadError("negative size in a header")
-        return info
-
-
-def _decompressed(file: BinaryIO) -> BinaryIO:
-    magic = file.read(6)
+    is_tar = is_header(file.read(BLOCK))
     file.seek(0)
-    for prefix, opener in OPENERS.items():
-        if magic.startswith(prefix):
-            return cast(BinaryIO, opener(file, "rb"))
-    return file
+    blocks = Blocks(plain(file) if is_tar else unpacked(file))
+    sample, torn = None, False
+    for found in Archives(blocks, bounds).members():
+        if isinstance(found, Member):
+            if found.is_folder:
+                continue
+            key, extension = split_name(found.name, split)
+            if sample is None or key != sample.key or extension in sample.members:
+                if sample is not None:
+                    yield sample.told()
+                sample, torn = _Run(key, "the tar is damaged before or in this sample" if torn else None), False
+            sample.add(found, extension, blocks, bounds)
+            continue
+        if sample is not None:
+            if isinstance(found, Lost):
+                sample.problem = sample.problem or "the tar is cut off or damaged in or after this sample"
+            yield sample.told()
+        if isinstance(found, Lost):
+            yield "", {}, Problem(found.reason, "damaged")
+        sample, torn = None, isinstance(found, Lost)
 
 
-def _expect_zeros(file: BinaryIO) -> None:
-    """After the end marker comes padding and nothing else: concatenated tars would lose their second half."""
-    while rest := file.read(SKIP):
-        if rest.strip(b"\0"):
-            raise tarfile.ReadError("more data follows the end-of-archive marker")
+@dataclass
+class _Run:
+    """Successive members that share a key."""
+
+    key: str
+    problem: str | None
+    members: Group = field(default_factory=Group)
+    size: int = 0
+    """Bytes of members and their extensions."""
+    too_large: bool = False
+
+    def add(self, member: Member, extension: str, blocks: Blocks, bounds: Bounds) -> None:
+        """Reads the content of a member, unless the sample is larger than allowed."""
+        self.problem = self.problem or _member_problem(member, self.key, extension)
+        if self.too_large:
+            return
+        self.size += member.size + len(extension)
+        if (reason := self._excess(member, bounds)) is not None:
+            self.problem, self.too_large, self.members = reason, True, {}
+        else:
+            self.members[extension] = blocks.read(member.size) if member.is_file else b""
+
+    def _excess(self, member: Member, bounds: Bounds) -> str | None:
+        if member.size > bounds.member_bytes:
+            found, bound = f"member {_shown(member.name)} has {member.size} bytes", "member_bytes"
+        elif self.size > bounds.sample_bytes:
+            found, bound = f"the sample has {self.size} bytes or more", "sample_bytes"
+        elif len(self.members) == bounds.sample_members:
+            found, bound = f"the sample has more than {len(self.members)} members", "sample_members"
+        else:
+            return None
+        return f"{found}; allowed are {getattr(bounds, bound)} (input.bounds.{bound})"
+
+    def told(self) -> tuple[str, Group, Problem | None]:
+        return self.key, self.members, None if self.problem is None else Problem(self.problem, "undecodable")
 
 
-def _member_problem(info: tarfile.TarInfo, key: str, extension: str) -> str | None:
-    if unsafe(info.name):
-        return f"unsafe member name {info.name!r}"
-    if not info.isreg() or info.sparse is not None:
-        return f"member {info.name!r} is not a regular file"
-    if info.size > LARGEST_MEMBER:
-        return f"member {info.name!r} has {info.size} bytes; {LARGEST_MEMBER} are allowed"
+def _member_problem(member: Member, key: str, extension: str) -> str | None:
+    if unsafe(member.name):
+        return f"unsafe member name {_shown(member.name)}"
+    if not member.is_file:
+        return f"member {_shown(member.name)} is not a regular file"
     if not extension or not key.rpartition("/")[2]:
-        return f"member name {info.name!r} has no key or no extension"
+        return f"member name {_shown(member.name)} has no key or no extension"
     return None
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= SHOWN else name[:SHOWN] + "…")

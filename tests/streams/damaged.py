@@ -30,3 +30,9 @@ def starts(content: bytes) -> list[tuple[str, int]]:
     """(member name, offset of its header) of every member."""
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         return [(info.name, info.offset) for info in tar]
+
+
+def told(items: list[Sample | Rejected]) -> list[str]:
+    """The key of every sample, with `?` where it is undecodable and `!` where it is refused; `#` for damage."""
+    marks = {"undecodable": "?", "refused": "!", "damaged": "#"}
+    return [item.key + (marks[item.kind] if isinstance(item, Rejected) else "") for item in items]

@@ -22,9 +22,9 @@ def picture(seed: int, format: str = "png") -> bytes:
     return buffer.getvalue()
 
 
-def tar_bytes(members: Iterable[tuple[str, bytes]]) -> bytes:
+def tar_bytes(members: Iterable[tuple[str, bytes]], format: int = tarfile.PAX_FORMAT) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+    with tarfile.open(fileobj=buffer, mode="w", format=format) as tar:
         for name, content in members:
             info = tarfile.TarInfo(name)
             info.size = len(content)

@@ -27,7 +27,6 @@ from pipeline.streams.files import (
     fingerprint,
     is_damage,
     open_url,
-    shard_names,
 )
 from pipeline.streams.shards import WebDatasetInput
 from tests.streams.made import folders, picture, samples, tar_bytes
@@ -115,11 +114,6 @@ def test_the_count_is_no_less_than_what_comes_out(pattern: str) -> None:
     assert len(names) <= count_braces(pattern) * (26 ** pattern.count("{a..c}"))
     if "{a..c}" not in pattern:
         assert count_braces(pattern) <= 2 * len(names)
-
-
-def test_shard_names_are_unique() -> None:
-    assert shard_names(["x/a.tar", "s3://y/b.tar.gz?v=1"]) == ["a", "b"]
-    assert shard_names(["x/a.tar", "y/a.tgz"]) == ["00000-a", "00001-a"]
 
 
 def test_a_fingerprint_changes_when_the_file_does(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pipeline.errors import UserError
 from pipeline.media.records import Sample
 from pipeline.streams.contract import InputStream, Unwritable
 from pipeline.streams.folder_writer import FolderWriter
+from pipeline.streams.ledger import Ledger
 from tests.streams.made import folders, picture, tree, write
 
 PLAIN = InputStream(shards=[])
@@ -46,8 +47,8 @@ def test_provenance_goes_beside_the_data_not_into_it(tmp_path: Path) -> None:
     assert set(hashes) == set(tree(data)) == {"3/a.png", "3/a.txt", "b.png", "b.cls"}
     lines = (tmp_path / "provenance" / "f.provenance.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
-        {"file": "3/a.png", "sidecars": ["3/a.txt"], "provenance": {"t": 0.5}},
-        {"file": "b.png", "sidecars": ["b.cls"], "provenance": None},
+        {"version": 1, "file": "3/a.png", "sidecars": ["3/a.txt"], "provenance": {"t": 0.5}},
+        {"version": 1, "file": "b.png", "sidecars": ["b.cls"], "provenance": None},
     ]
 
 
@@ -96,6 +97,8 @@ def test_a_shard_replaces_what_a_crash_left_of_it(tmp_path: Path, monkeypatch: p
         write(FolderWriter(data=data, parts=parts, name="f", stream=PLAIN), items)
     monkeypatch.setattr(os, "replace", real)
     assert 0 < len(tree(data)) < 8
+    Ledger(tmp_path).forget("f")
+    assert tree(data) == {}
     fresh = [Sample(key=f"k{i}", image=b"new", image_ext="png") for i in (0, 3)]
     write(FolderWriter(data=data, parts=parts, name="f", stream=PLAIN), fresh)
     assert tree(data) == {"k0.png": b"new", "k3.png": b"new"}

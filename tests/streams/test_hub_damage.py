@@ -9,14 +9,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 from pipeline.errors import UserError
 from pipeline.media.records import Rejected, Sample
+from pipeline.streams.bounds import Bounds
 from pipeline.streams.hub import HubInput
-from pipeline.streams.rows import Columns, read_rows
+from pipeline.streams.own_files import OwnFiles
+from pipeline.streams.rows import Columns, RowReader
 from tests.streams.hub_set import FEATURES, made, row
-from tests.streams.made import picture, rejected, samples
+from tests.streams.made import lay, picture, rejected, samples
 
 
 def test_keys_from_a_column_must_be_there_safe_and_unique(tmp_path: Path) -> None:
@@ -57,14 +59,19 @@ def test_a_remote_set_may_not_name_local_files(tmp_path: Path) -> None:
         [row(0) | {"img": {"bytes": None, "path": str(tmp_path / "secret.png")}}], schema=FEATURES.arrow_schema
     )
     columns = Columns(features=FEATURES, image="img", label="label", key=None)
-    (bad,) = read_rows([table], "s", columns, local=False)
+
+    def read(base: str) -> Sample | Rejected:
+        (item,) = RowReader(name="s", columns=columns, own=OwnFiles.of([base]), bounds=Bounds()).read([table])
+        return item
+
+    bad = read("https://example.com/set")
     assert isinstance(bad, Rejected)
-    assert "may not name the local file" in bad.reason
-    (good,) = read_rows([table], "s", columns, local=True)
-    assert isinstance(good, Sample)
+    assert bad.kind == "refused"
+    assert "lies outside the data set (https://example.com/set/)" in bad.reason
+    assert isinstance(read(str(tmp_path)), Sample)
 
 
-def test_a_parquet_file_cut_short_is_one_rejected_row(tmp_path: Path, parquet: Path) -> None:
+def test_a_parquet_file_cut_short_is_one_damaged_place(tmp_path: Path, parquet: Path) -> None:
     whole = (parquet / "part-0.parquet").read_bytes()
     (tmp_path / "a.parquet").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "b.parquet").write_bytes(whole)
@@ -73,21 +80,25 @@ def test_a_parquet_file_cut_short_is_one_rejected_row(tmp_path: Path, parquet: P
     for shard in (broken, empty):
         (bad,) = shard.read()
         assert isinstance(bad, Rejected)
-        assert bad.kind == "undecodable"
-        assert "damaged: no rows from 0 on" in bad.reason
+        assert bad.kind == "damaged"
+        assert "the file is damaged: the rows from 0 on are lost" in bad.reason
     assert len(samples(good)) == 5
 
 
-def test_rows_before_the_damage_come_through(tmp_path: Path, parquet: Path) -> None:
+def test_a_damaged_row_group_is_told_and_the_others_are_read(tmp_path: Path, parquet: Path) -> None:
     whole = bytearray((parquet / "part-0.parquet").read_bytes())
     group = pq.ParquetFile(parquet / "part-0.parquet").metadata.row_group(1)
     start = min(group.column(c).dictionary_page_offset or group.column(c).data_page_offset for c in range(3))
     whole[start : start + 40] = bytes(40)
-    (tmp_path / "a.parquet").write_bytes(whole)
-    (shard,) = HubInput(path=str(tmp_path / "a.parquet")).open().shards
+    (tmp_path / "part-0.parquet").write_bytes(whole)
+    (shard,) = HubInput(path=str(tmp_path / "part-0.parquet")).open().shards
     items = list(shard.read())
-    assert [type(item) for item in items] == [Sample, Sample, Rejected]
-    assert "no rows from 2 on" in items[2].reason  # type: ignore[union-attr]
+    assert [type(item) for item in items] == [Sample, Sample, Rejected, Sample]
+    lost = rejected(items)[0]
+    assert (lost.kind, lost.key, lost.members) == ("damaged", "part-0-000002", {})
+    assert "row group 1 is damaged: 2 rows from 2 on are lost" in lost.reason
+    (original,) = HubInput(path=str(parquet / "part-0.parquet")).open().shards
+    assert items[3] == samples(original)[4]
 
 
 def test_a_file_with_other_columns_is_rejected_not_fatal(tmp_path: Path) -> None:
@@ -95,7 +106,9 @@ def test_a_file_with_other_columns_is_rejected_not_fatal(tmp_path: Path) -> None
     made(1).rename_column("raw", "other").to_parquet(tmp_path / "b.parquet")
     first, second = HubInput(path=str(tmp_path)).open().shards
     assert len(samples(first)) == 1
-    assert [type(item) for item in second.read()] == [Rejected]
+    (lost,) = rejected(second.read())
+    assert lost.kind == "damaged"
+    assert "1 rows from 0 on are lost (its columns do not fit the data set" in lost.reason
 
 
 def test_a_shard_that_vanished_raises(tmp_path: Path, parquet: Path) -> None:
@@ -138,3 +151,83 @@ def test_an_image_whose_mask_is_missing_is_kept_in_the_quarantine(tmp_path: Path
     (bad,) = rejected(shard.read())
     assert "column 'mask'" in bad.reason
     assert bad.members["image"] == row(0)["img"]["bytes"]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"set.py": b"raise SystemExit('this ran')"}, "Dataset scripts are no longer supported, but found set.py"),
+        ({"state.json": b""}, r"state\.json "),
+        ({"state.json": b'{"_data_files": [{"filena'}, r"state\.json "),
+        ({"state.json": b"{}"}, r"/state\.json names no data files"),
+        ({"state.json": b'{"_data_files": []}'}, r"/state\.json names no data files"),
+        ({"state.json": b'{"_data_files": [{"filename": 3}]}'}, r"/state\.json names no data files"),
+        ({"state.json": b'{"_data_files": [{"filename": "gone.arrow"}]}'}, "Unable to find .*"),
+        ({"state.json": b"[" * 100_000}, r"state\.json "),
+        ({"dataset_dict.json": b""}, r"dataset_dict\.json "),
+        ({"dataset_dict.json": b'{"splits": {"train": 1}}'}, r"/dataset_dict\.json names no splits"),
+        ({"dataset_dict.json": b"\xff"}, r"dataset_dict\.json "),
+        ({"README.md": b"---\nconfigs: 3\n---\n", "x.parquet": b""}, "cannot be opened: "),
+        ({"README.md": b"---\na: [\n---\n", "x.parquet": b""}, "cannot be opened: "),
+        (
+            {"README.md": b"---\ndataset_info: {features: [{name: 3, dtype: nix}]}\n---\n", "x.parquet": b""},
+            "cannot be opened: ",
+        ),
+        ({"README.md": b"\xff\xfe", "x.parquet": b""}, "cannot be opened: "),
+        ({"dataset_infos.json": b"{", "x.parquet": b""}, "cannot be opened: "),
+        ({".huggingface.yaml": b"a: [", "x.parquet": b""}, "cannot be opened: "),
+        ({"x.csv": b""}, "cannot be opened: "),
+        ({"metadata.jsonl": b"{", "a.png": b""}, "cannot be opened: "),
+        ({"x.h5": b"no"}, "cannot be opened: "),
+        ({}, "cannot be opened: "),
+    ],
+)
+def test_whatever_a_folder_says_of_itself_is_told_in_one_sentence(
+    tmp_path: Path, files: dict[str, bytes], message: str
+) -> None:
+    lay(tmp_path / "set", files)
+    (tmp_path / "set").mkdir(exist_ok=True)
+    with pytest.raises(UserError, match=message) as told:
+        HubInput(path=str(tmp_path / "set")).open()
+    assert "\n" not in str(told.value)
+    assert str(tmp_path / "set") in str(told.value)
+
+
+def test_code_of_a_data_set_never_runs(tmp_path: Path) -> None:
+    lay(tmp_path / "set", {"set.py": b"import pathlib; pathlib.Path('ran').touch()"})
+    for options in ({"path": str(tmp_path / "set")}, {"path": str(tmp_path / "set" / "set.py")}):
+        with pytest.raises(UserError, match="no longer supported"):
+            HubInput.model_validate(options).open()
+
+
+KINDS = Features(
+    {
+        "image": Image(),
+        "raw": Value("binary"),
+        "file": Value("string"),
+        "stored": {"path": Value("string"), "bytes": Value("binary")},
+        "pixels": List(List(Value("uint8"))),
+        "box": {"x": Value("int32")},
+        "n": Value("int64"),
+        "f": Value("float32"),
+        "class": ClassLabel(names=["a"]),
+    }
+)
+
+
+@pytest.mark.parametrize("column", ["pixels", "box", "n", "f", "class"])
+def test_a_column_that_holds_no_image_is_told(tmp_path: Path, column: str) -> None:
+    pq.write_table(KINDS.arrow_schema.empty_table(), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=f"^input.image: column '{column}' is .*; images, their bytes or .* expected$"):
+        HubInput(path=str(tmp_path), image=column).open()
+    for fine in ("image", "raw", "file", "stored"):
+        assert HubInput(path=str(tmp_path), image=fine).open().image_column == fine
+
+
+@pytest.mark.parametrize("column", ["image", "raw", "stored", "pixels", "box", "f", "class"])
+def test_a_column_that_holds_no_key_is_told(tmp_path: Path, column: str) -> None:
+    pq.write_table(KINDS.arrow_schema.empty_table(), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=f"^input.key: column '{column}' is .*; text or an integer is expected$"):
+        HubInput(path=str(tmp_path), key=column).open()
+    for fine in ("file", "n"):
+        assert HubInput(path=str(tmp_path), key=fine).open().shards

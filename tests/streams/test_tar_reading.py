@@ -66,13 +66,6 @@ def test_directories_are_passed_over(tmp_path: Path) -> None:
     assert [s.key for s in samples(shard(tmp_path / "t.tar", buffer.getvalue()))] == ["d/a"]
 
 
-def test_an_oversized_member_is_rejected_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.streams.tarstream.LARGEST_MEMBER", 100)
-    items = read(tmp_path, tar_bytes([("a.png", bytes(101)), ("b.png", bytes(100))]))
-    assert [item.key for item in items if isinstance(item, Sample)] == ["b"]
-    assert "101 bytes" in rejected(items)[0].reason
-
-
 def test_the_second_of_two_equal_keys_is_refused(tmp_path: Path) -> None:
     items = read(tmp_path, tar_bytes([("a.png", b"1"), ("b.png", b"2"), ("a.png", b"3"), ("a.png", b"4")]))
     assert [item.image for item in items if isinstance(item, Sample)] == [b"1", b"2"]

@@ -1,0 +1,128 @@
+"""How the records of a job stand to today's input and to the outputs on disk, and what is done about it.
+
+A finished shard is known by its name and the content of its input. New shards are done; changed ones are asked about;
+what is gone from the input is named, and removed only when the user says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.errors import UserError
+from pipeline.streams.contract import InputShard
+from pipeline.streams.files import content_hash
+from pipeline.streams.job_records import ShardRecord
+from pipeline.streams.ledger import Ledger
+
+OnChange = Literal["refuse", "redo", "keep", "overwrite"]
+"""What to do with finished shards that were made from something else: refuse to go on, do those whose input changed
+again, keep them, or overwrite the whole job."""
+SHOWN = 5
+"""Names that a message lists at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How a job stands before it goes on."""
+
+    shards: Sequence[InputShard]
+    """All shards of the input."""
+    missing: tuple[InputShard, ...]
+    """Shards without a record, in the order of the input."""
+    again: tuple[InputShard, ...]
+    """Shards with a record that no longer holds: a limit cut them, or an output is not as it was written."""
+    changed: tuple[InputShard, ...]
+    """Finished shards whose input is no longer what they were made from."""
+    gone: tuple[ShardRecord, ...]
+    """Finished shards that are no longer in the input."""
+    stray: tuple[str, ...]
+    """Files in the job's folders that no finished shard has written, and no shard of the input has left there."""
+
+
+def reconcile(ledger: Ledger, shards: Sequence[InputShard], *, limit: int | None, verify: bool) -> Standing:
+    """Compares the records of a job with its input `shards` and its outputs, and changes nothing.
+
+    Outputs are compared by size; with `verify`, by their sha256. A shard that a limit has cut is finished only as long
+    as the `limit` is reached. Raises `UserError` for a record that cannot be read, and for a folder of the job that
+    isn't one.
+    """
+    records = {record.shard: record for record in ledger.records()}
+    whole = sum(record.counts.read for record in records.values() if not record.cut)
+    cut = sum(record.counts.read for record in records.values() if record.cut)
+    reached = limit is not None and whole + cut >= limit
+    missing, again, changed = list[InputShard](), list[InputShard](), list[InputShard]()
+    for shard in shards:
+        record = records.get(shard.name)
+        if record is None:
+            if not reached:
+                missing.append(shard)
+        elif (record.cut and not reached) or not _as_written(ledger, record, verify=verify):
+            again.append(shard)
+        elif record.fingerprint != shard.fingerprint() and record.input_hash != shard.content_hash():
+            changed.append(shard)
+    names = {shard.name for shard in shards}
+    known = {file for record in records.values() for file in record.files}
+    known |= {file for name in names - records.keys() for file in ledger.leftovers(name)}
+    return Standing(
+        shards=shards,
+        missing=tuple(missing),
+        again=tuple(again),
+        changed=tuple(changed),
+        gone=tuple(record for name, record in records.items() if name not in names),
+        stray=tuple(file for file in ledger.files() if file not in known),
+    )
+
+
+def settle(
+    ledger: Ledger, standing: Standing, on_change: OnChange, *, prune: bool
+) -> tuple[list[InputShard], list[str]]:
+    """Makes room for what is to be done; returns it, in the order of the input, and notes for people, as sentences.
+
+    What unfinished shards have left is removed, and with `prune` all that is gone from the input. Raises `UserError`
+    where the user has to decide.
+    """
+    if on_change == "refuse" and standing.changed:
+        raise UserError(
+            f"{ledger.root}: the input of {_names([shard.name for shard in standing.changed])} changed since: "
+            "--redo-changed does them again, --keep-finished leaves them as they are, --overwrite starts anew"
+        )
+    if (standing.gone or standing.stray) and on_change in ("refuse", "redo") and not prune:
+        lost = [f"the input of {_names([r.shard for r in standing.gone])} is gone"] if standing.gone else []
+        lost += [f"no finished shard has written {_names(standing.stray, 'file')}"] if standing.stray else []
+        raise UserError(
+            f"{ledger.root}: {', and '.join(lost)}: --prune removes what they left in the job's folder, "
+            "--keep-finished leaves it there"
+        )
+    changed = standing.changed if on_change == "redo" else ()
+    todo, notes = [*standing.missing, *standing.again, *changed], list[str]()
+    for shard in todo:
+        ledger.forget(shard.name)
+    if standing.again:
+        again = _names([shard.name for shard in standing.again])
+        notes.append(f"{again} done again: a limit had cut them, or an output is not as it was written")
+    if prune:
+        for record in standing.gone:
+            ledger.forget(record.shard)
+        for file in standing.stray:
+            ledger.remove(file)
+        if standing.gone or standing.stray:
+            notes.append(f"removed {len(standing.gone)} shards and {len(standing.stray)} files that have no input")
+    order = {shard.name: number for number, shard in enumerate(standing.shards)}
+    return sorted(todo, key=lambda shard: order[shard.name]), notes
+
+
+def _as_written(ledger: Ledger, record: ShardRecord, *, verify: bool) -> bool:
+    for file, stored in record.files.items():
+        path = ledger.root / file
+        if path.is_symlink() or not path.is_file() or path.stat().st_size != stored.bytes:
+            return False
+        if verify and content_hash(str(path)) != stored.sha256:
+            return False
+    return True
+
+
+def _names(names: Sequence[str], what: str = "shard") -> str:
+    shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+    return f"{len(names)} {what}{'s' if len(names) > 1 else ''} ({shown})"
