@@ -34,7 +34,7 @@ class FolderWriter:
     the class. So the rest of a labelled key becomes one file name (its `/` becomes `%2F`), and a key that already
     begins with the class loses that part. Without a label (−1 stands for none, too) the key's folders are kept.
 
-    `parts/../provenance/{name}.provenance.jsonl` gets one line for each sample: {file, sidecars, provenance}. It is
+    `data/../provenance/{name}.provenance.jsonl` gets one line for each sample: {file, sidecars, provenance}. It is
     published before the first image: after a crash it tells the ledger which files in `data/` are leftovers of this
     shard, and they must be removed before the shard is written again.
     """
@@ -42,7 +42,7 @@ class FolderWriter:
     def __init__(self, *, data: Path, parts: Path, name: str, stream: InputStream) -> None:
         self._data, self._stage, self._stream = data, parts / f"{name}.folder", stream
         self._list_part = parts / f"{name}.provenance.jsonl"
-        self._list = parts.parent / "provenance" / self._list_part.name
+        self._list = data.parent / "provenance" / self._list_part.name
         _check_classes(stream.label_names or ())
         self._lines: list[FolderLine] = []
         self._paths: dict[str, None] = {}
