@@ -121,7 +121,7 @@ CASES = (
         "key in two shards",
         named({"a.tar": raw(members_of(0)), "b.tar": raw(members_of(0))}),
         (FIRST,),
-        (Bad("s0", "refused", "", dict([("png", picture(0)), ("cls", b"1"), ("txt", b"text 0")])),),
+        (Bad("s0", "refused", "", {"png": picture(0), "cls": b"1", "txt": b"text 0"}),),
         outputs=("folder",),
     ),
     unsafe("that is empty", ".png", "", "no key"),
