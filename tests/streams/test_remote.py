@@ -23,6 +23,7 @@ from pipeline.media.records import Sample
 from pipeline.streams import remote
 from pipeline.streams.captions import CaptionsInput
 from pipeline.streams.files import content_hash, expand_urls, fingerprint, is_damage, open_url
+from pipeline.streams.hub import HubInput
 from pipeline.streams.remote import TRIES, Gone, RemoteFile, Unreachable, mark_of, passing, persistently, shown
 from pipeline.streams.shards import WebDatasetInput
 from tests import builders
@@ -212,6 +213,24 @@ def test_captions_and_other_file_systems(files: dict[str, Served], server: str) 
     assert len(list(shard.read())) == 40
     with pytest.raises(Gone, match="memory://m/none cannot be read: it is not there"):
         open_url("memory://m/none")
+
+
+def test_parquet_by_url(parquet: Path, files: dict[str, Served], server: str) -> None:
+    files["/p.parquet"] = served = Served((parquet / "part-0.parquet").read_bytes())
+    (shard,) = HubInput(path=f"{server}/p.parquet").open().shards
+    served.failures = [503, "cut", 500]
+    assert [type(item) for item in shard.read()] == [Sample] * 5
+    for failure, said in (
+        (403, "HTTP status 403"),
+        (404, "HTTP status 404"),
+        (500, "after 5 tries"),
+        ("cut", "after 5"),
+    ):
+        served.failures = [failure] * 99
+        with pytest.raises(Unreachable, match=rf"p\.parquet cannot be read.*{said}"):
+            list(shard.read())
+        with pytest.raises(Unreachable, match=rf"p\.parquet cannot be read.*{said}"):
+            HubInput(path=f"{server}/p.parquet").open()
 
 
 class Flaky:
