@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.cli import main
 from pipeline.config import validate
@@ -18,9 +20,15 @@ from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.streams.job_records import Manifest, ShardRecord
+from pipeline.media.output_keys import Shape
+from pipeline.streams.files import Stored
+from pipeline.streams.job_records import Counts, Manifest, ShardRecord
+from pipeline.streams.job_records import Job as JobRecord
+from pipeline.streams.ledger import Ledger
+from pipeline.streams.shard_names import shard_names
 from tests import builders
 
+EMPTY = JobRecord(config={}, hashes={}, outputs=Shape(), licences={})
 FORMATS = ("webdataset", "parquet", "folder")
 
 
@@ -202,11 +210,24 @@ def test_overwrite_leaves_nothing_of_the_old_input(job: Job) -> None:
     assert job.keys() == keys(range(90, 93))
 
 
-NAMES = ["...tar", "..tar", "%2E.tar", "a b.tar", "x" * 240 + ".tar", "CON.tar", "a\nb.tar"]
+NAMES = [
+    "quarantine.tar",
+    "lock.tar",
+    "job.tar",
+    "manifest.tar",
+    "...tar",
+    "..tar",
+    "%2E.tar",
+    "a b.tar",
+    "x" * 240 + ".tar",
+    "CON.tar",
+    "a\nb.tar",
+]
 
 
 @pytest.mark.parametrize(
-    ("format", "name"), [*(("folder", name) for name in NAMES), ("webdataset", "...tar"), ("parquet", NAMES[4])]
+    ("format", "name"),
+    [*(("folder", name) for name in NAMES), ("webdataset", "...tar"), ("parquet", "x" * 240 + ".tar")],
 )
 def test_no_name_of_a_shard_leads_out_of_the_job(tmp_path: Path, format: str, name: str) -> None:
     made = Job(tmp_path, **{"output.format": format})
@@ -220,6 +241,34 @@ def test_no_name_of_a_shard_leads_out_of_the_job(tmp_path: Path, format: str, na
     assert {p.name for p in made.out.iterdir()} <= {
         "data", "shards", "provenance", "job.json", "manifest.json", "events.jsonl", ".parts",
     }  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(stem=st.text(st.characters(exclude_characters="/\0", exclude_categories=[]), min_size=1, max_size=260))
+def test_whatever_a_shard_is_called_its_files_lie_in_the_job(
+    stem: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("any")
+    (root / "canary").write_text("alive")
+    (name,) = shard_names([f"in/{stem}.tar"], ["in/*.tar"])
+    ledger = Ledger(root / "out")
+    with ledger.open(EMPTY):
+        for sub in ("data", "quarantine", "provenance"):
+            (ledger.root / sub).mkdir(exist_ok=True)
+        files = {file: Stored(sha256="", bytes=0) for file in ledger.leftovers(name) if not file.endswith("jsonl")}
+        for file in files:
+            (ledger.root / file).touch()
+        ledger.commit(
+            ShardRecord(
+                shard=name, fingerprint="", input_hash="", code="", hashes={}, counts=Counts(), files=files, seconds=0
+            )
+        )
+        assert [record.shard for record in ledger.records()] == [name]
+        assert set(ledger.files()) == files.keys()
+        ledger.forget(name)
+        assert ledger.records() == []
+        assert list(ledger.files()) == []
+    assert sorted(path.name for path in root.iterdir()) == ["canary", "out"]
 
 
 @pytest.mark.parametrize("path", ["../victim", "/etc/hostname", "data/../../victim", "quarantine/../../victim"])
@@ -289,7 +338,7 @@ def test_nothing_is_removed_behind_a_link_inside_data(tmp_path: Path) -> None:
     assert (victim / "k.png").exists()
 
 
-@pytest.mark.parametrize("left", [(), (".parts/lock",), (".parts/lock", ".parts/job.json.part"), (".parts/q/x.tar",)])
+@pytest.mark.parametrize("left", [(), (".parts/lock",), (".parts/lock", ".parts/job/job.json"), (".parts/q/x.tar",)])
 def test_a_crash_before_the_job_has_a_record_is_no_obstacle(tmp_path: Path, left: tuple[str, ...]) -> None:
     made = Job(tmp_path)
     made.tar("a.tar", 0)
