@@ -318,4 +318,4 @@ def test_the_unpacked_size_is_that_of_the_buffers() -> None:
         out.write_table(table)
     schema, batch = pa.ipc.MessageReader.open_stream(pa.BufferReader(sink.getvalue()))
     assert unpacked_bytes(schema) == 0
-    assert unpacked_bytes(batch) == table.nbytes
+    assert table.nbytes <= unpacked_bytes(batch) <= table.nbytes + 8  # the last offset
