@@ -2,6 +2,7 @@
 
 from tests.corpus import (
     damage_cases,
+    folder_cases,
     image_cases,
     key_cases,
     label_cases,
@@ -20,5 +21,6 @@ CASES = (
     *image_cases.CASES,
     *shard_cases.CASES,
     *row_cases.CASES,
+    *folder_cases.CASES,
 )
 """All of them."""
