@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from pipeline import __version__
 from pipeline.errors import UserError
+from pipeline.stopping import stoppable
 
 if TYPE_CHECKING:
     from pipeline.audit import AuditConfig
@@ -16,35 +19,70 @@ if TYPE_CHECKING:
     from pipeline.streams.job_records import Manifest
     from pipeline.streams.reconciling import OnChange
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-"""The exit codes for failures; 0 stands for success."""
+FAILED, BAD_INPUT, SIGNALLED, INTERRUPTED = 1, 2, 128, 130
+"""The exit codes for failures; 0 stands for success, and 128 + n for an end by signal n."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command and returns its exit code.
 
-    The codes are 0 for done, 1 where the job failed, 2 for bad input (one sentence on stderr), and 130 where it was
-    interrupted.
+    The codes are 0 for done, 1 where the job failed, 2 for bad input (one sentence on stderr), 130 after Ctrl-C, and
+    128 + n after another signal n.
     """
-    args = build_parser().parse_args(arguments)
-    try:
-        return args.command(args)
-    except UserError as error:
-        print(f"doppel: {error}", file=sys.stderr)
+    with stoppable() as stopping:
+        try:
+            args = build_parser().parse_args(arguments)
+            code = args.command(args)
+            sys.stdout.flush()
+            return code
+        except (Exception, KeyboardInterrupt) as error:
+            if stopping.number is not None or isinstance(error, KeyboardInterrupt):
+                return interrupted(error, stopping.number or signal.SIGINT)
+            return failed(error)
+
+
+def interrupted(error: BaseException, number: int) -> int:
+    """Says what was finished when a signal ended the command, and returns its exit code.
+
+    The error may be another one than `Stopped`: libraries make their own of it, and workers are signalled, too.
+    """
+    by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+    finished = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
+    complain(f"interrupted{by}{finished}; nothing half-done is left, the same command goes on from here")
+    return SIGNALLED + number
+
+
+def failed(error: Exception) -> int:
+    """Says why the command failed, in one line, and returns its exit code; raises what is an error of doppel's own."""
+    if isinstance(error, UserError):
+        complain(str(error))
         return BAD_INPUT
-    except OSError as error:
+    if isinstance(error, BrokenPipeError):
+        silence(sys.stdout)
+        return SIGNALLED + signal.SIGPIPE  # as a program ends whose output nobody reads any more
+    if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        print(
-            f"doppel: {where}{error.strerror or error}; finished shards are kept, the same command goes on from there",
-            file=sys.stderr,
-        )
+        why = " ".join((error.strerror or str(error)).split())
+        complain(f"{where}{why}; finished shards are kept, the same command goes on from there")
+        silence(sys.stdout)
         return FAILED
-    except KeyboardInterrupt:
-        print(
-            "doppel: interrupted; nothing half-done is left, the same command goes on from here",
-            file=sys.stderr,
-        )
-        return INTERRUPTED
+    raise error
+
+
+def complain(sentence: str) -> None:
+    """One line on stderr, if anybody reads it."""
+    try:
+        print(f"doppel: {sentence}", file=sys.stderr, flush=True)
+    except OSError:
+        silence(sys.stderr)
+
+
+def silence(stream: TextIO) -> None:
+    """Where a stream cannot be written to any more, sends what it still holds nowhere, so that exiting is quiet."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -428,10 +466,14 @@ def check_training() -> None:
 
 
 def run_with_progress(plan: Plan, on_change: OnChange, *, prune: bool = False, verify: bool = False) -> Manifest:
-    """Runs a job with a progress bar, and returns its manifest."""
+    """Runs a job with a progress bar, and returns its manifest. Where it is interrupted, a note says what is done."""
+    from contextlib import suppress
+    from pathlib import Path
+
     from pipeline.engine.events import Event, Noted, Progress, Scanned
     from pipeline.engine.local import run_job
     from pipeline.report.progress import JobProgress
+    from pipeline.streams.ledger import Ledger
 
     with JobProgress() as bar:
 
@@ -445,7 +487,14 @@ def run_with_progress(plan: Plan, on_change: OnChange, *, prune: bool = False, v
             else:
                 bar.shard_done()
 
-        return run_job(plan, on_change=on_change, prune=prune, verify=verify, begin=bar.begin, observe=observe)
+        try:
+            return run_job(plan, on_change=on_change, prune=prune, verify=verify, begin=bar.begin, observe=observe)
+        except KeyboardInterrupt as stop:
+            with suppress(UserError, OSError):
+                if (manifest := Ledger(Path(plan.config.output.path)).manifest()) is not None:
+                    done = manifest.shards
+                    stop.add_note(f"{done.finished} of {done.total} shards are finished")
+            raise
 
 
 def outcome(manifest: Manifest, on_damage: str = "fail") -> int:

@@ -6,14 +6,30 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LEFT_TO_PARENT = (signal.SIGINT, signal.SIGHUP)
+"""Signals that reach the whole group of processes; the parent ends its workers by SIGTERM."""
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Processes that are started within it never see Ctrl-C and SIGHUP, not even while they import what they need.
+
+    This process sees them afterwards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_PARENT)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def follow_parent() -> None:
-    """Makes a worker end with its parent and ignore Ctrl-C; it is to be called first.
-
-    Ctrl-C reaches the whole group of processes, and is left to the parent, which ends its workers.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Makes a worker end with its parent and ignore Ctrl-C and SIGHUP; it is to be called first."""
+    for number in LEFT_TO_PARENT:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 

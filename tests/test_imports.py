@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "training").rglob("*.py")])
 ORDER = [
     "errors",
-    "orphans source_code section assets optional listing plain_json plain_yaml",
+    "orphans source_code section assets optional listing plain_json plain_yaml stopping",
     "recipes",
     "config",
     "identity",
@@ -43,6 +43,7 @@ ALLOWED: dict[str, str] = {
     "source_code": "",
     "section": "errors",
     "assets": "",
+    "stopping": "",
     "plain_json": "errors",
     "plain_yaml": "errors",
     "recipes": "errors plain_yaml",
@@ -90,7 +91,7 @@ ALLOWED: dict[str, str] = {
     ),
     "training.filter": "errors section media streams report hooks training.data training.classifier training.calibrate",
     "cli": (
-        "errors recipes optional config streams report job audit engine commands training.denoiser "
+        "errors stopping recipes optional config streams report job audit engine commands training.denoiser "
         "training.compare training.calibrate training.filter"
     ),
 }

@@ -122,9 +122,23 @@ def no_job(job: Path) -> None:
     shutil.rmtree(job)
 
 
+def withdrawn(job: Path) -> None:
+    rewrite(job / "manifest.json", gone=["secret-shard-0"])
+
+
+def stale(job: Path) -> None:
+    rewrite(job / "manifest.json", changed=["secret-shard-0"])
+
+
+def rewrite(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
+        (withdrawn, "the input of 1 finished shards is gone, and that of 0 has changed"),
+        (stale, "the input of 0 finished shards is gone, and that of 1 has changed"),
         (unfinished, "finish the job first"),
         (kept_from_before, "kept from a job with other settings"),
         (altered, "not as the job wrote it"),

@@ -146,6 +146,14 @@ def test_a_changed_shard_is_scanned_again_and_no_other(source: WebDatasetInput, 
     assert len(table.keys) == 10
 
 
+def test_faces_of_a_shard_that_is_gone_are_forgotten(source: WebDatasetInput, tmp_path: Path) -> None:
+    scanned(source, Finder(), tmp_path / "faces")
+    assert len(list((tmp_path / "faces").iterdir())) > 1
+    one = WebDatasetInput(urls=(f"{tmp_path}/in/a.tar",))
+    scanned(one, Finder(), tmp_path / "faces")
+    assert [file.stem for file in (tmp_path / "faces").iterdir()] == ["a"]
+
+
 def test_a_damaged_cache_is_scanned_again(source: WebDatasetInput, tmp_path: Path) -> None:
     folder, again = tmp_path / "faces", Finder()
     scanned(source, Finder(), folder)

@@ -19,9 +19,9 @@ from pipeline.errors import UserError
 from pipeline.job.hashes import identity
 from pipeline.job.outputs import shape_of
 from pipeline.job.plan import Plan
-from pipeline.orphans import follow_parent
+from pipeline.orphans import follow_parent, undisturbed
 from pipeline.streams.apart import check_apart
-from pipeline.streams.contract import InputShard
+from pipeline.streams.contract import InputShard, InputStream
 from pipeline.streams.job_records import Job, Manifest, StatedLicence
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.private import make_private_folder, private_umask
@@ -93,45 +93,54 @@ def job_of(plan: Plan) -> Job:
 def scan_apart(plan: Plan, observe: Callable[[Event], None]) -> None:
     """Scans the originals in a process of its own, so that its memory is free again when the models are loaded."""
     context = multiprocessing.get_context("spawn")
-    events = context.Queue()
+    with undisturbed():
+        events = context.Queue()
     worker = context.Process(target=_scan, args=(plan, events))
-    worker.start()
     try:
+        with undisturbed():
+            worker.start()
         for event in received(events, [worker]):
             observe(event)
         worker.join()
     finally:
-        worker.terminate()
-        worker.join()
+        end([worker])
 
 
 def process_on_many(todo: Sequence[InputShard], plan: Plan) -> Generator[Event, None, None]:
     """Runs one process for each device; each takes the next shard when it has finished one."""
     context = multiprocessing.get_context("spawn")
-    tasks, events = context.Queue(), context.Queue()
+    with undisturbed():
+        tasks, events = context.Queue(), context.Queue()
     for shard in todo:
         tasks.put(shard.name)
     # a daemon may have no processes of its own, as the gate does; none of them outlives its parent
     workers = [context.Process(target=_work, args=(plan, device, tasks, events)) for device in plan.devices]
     for _ in workers:
         tasks.put(None)
-    for worker in workers:
-        worker.start()
     try:
+        with undisturbed():
+            for worker in workers:
+                worker.start()
         yield from received(events, workers)
         for worker in workers:
             worker.join()
     finally:
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            worker.join()
+        end(workers)
+
+
+def end(workers: Sequence[Any]) -> None:
+    """Ends the workers that were started, and waits for them."""
+    started = [worker for worker in workers if worker.pid is not None]
+    for worker in started:
+        worker.terminate()
+    for worker in started:
+        worker.join()
 
 
 def received(events: Any, workers: Sequence[Any]) -> Iterator[Event]:
     """Yields what the workers send, until each has sent None.
 
-    Raises the `UserError` that one sends, and one for a dead worker.
+    Raises the `UserError` or `OSError` that one sends, and a `UserError` for a dead worker.
     """
     running = len(workers)
     while running:
@@ -146,7 +155,7 @@ def received(events: Any, workers: Sequence[Any]) -> Iterator[Event]:
             continue
         if event is None:
             running -= 1
-        elif isinstance(event, UserError):
+        elif isinstance(event, UserError | OSError):
             raise event
         else:
             yield event
@@ -157,25 +166,23 @@ def _scan(plan: Plan, events: Any) -> None:
     try:
         with open_gate(plan, plan.devices[0], seen=lambda images: events.put(Scanned(images))):
             events.put(None)
-    except UserError as error:
+    except (UserError, OSError) as error:
         events.put(error)
 
 
 def _work(plan: Plan, device: str, tasks: Any, events: Any) -> None:
     follow_parent()
-    stream = open_input(plan)
-    shards = {shard.name: shard for shard in stream.shards}
 
-    def assigned() -> Iterator[InputShard]:
+    def assigned(stream: InputStream) -> Iterator[InputShard]:
+        shards = {shard.name: shard for shard in stream.shards}
         while (name := tasks.get()) is not None:
             yield shards[name]
 
     try:
+        stream = open_input(plan)
         with confidential(plan):
-            for event in process(assigned(), plan, stream, Ledger(Path(plan.config.output.path)), device):
+            for event in process(assigned(stream), plan, stream, Ledger(Path(plan.config.output.path)), device):
                 events.put(event)
         events.put(None)
-    except UserError as error:
+    except (UserError, OSError) as error:
         events.put(error)
-    except OSError as error:
-        events.put(UserError(f"{error.filename or device}: {error.strerror or error}"))

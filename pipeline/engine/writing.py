@@ -95,9 +95,9 @@ def write(
         for done, samples in encoded:
             batch, shard = done.batch, shards[done.batch.shard]
             if output is None:
-                parts, name = ledger.parts, shard.name
+                parts, name = ledger.parts_of("data"), shard.name
                 writer = open_writer(plan.config.output.format, data=ledger.data, parts=parts, name=name, stream=stream)
-                output = OpenShard(writer, QuarantineWriter(folder=ledger.quarantine, parts=parts, name=name))
+                output = OpenShard(writer, QuarantineWriter(folder=ledger.quarantine, parts=ledger.parts, name=name))
             counts = output.add(done, samples)
             yield Progress(images=counts.images, rejected=counts.in_quarantine)
             if batch.last:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import UserError
@@ -18,6 +19,10 @@ from pipeline.streams.job_records import FolderLine
 from pipeline.streams.names import safe_component, unescape_dots
 from pipeline.streams.shards import IMAGE_EXTENSIONS
 
+LONGEST_NAME = 255
+"""Bytes of the name of a file, at most."""
+LONGEST_PATH = 4095
+"""Bytes of a path, at most."""
 MISREAD = ("zip", *IMAGE_EXTENSIONS)
 """Extensions that make a sidecar a sample of its own for whoever loads the folder."""
 
@@ -27,10 +32,9 @@ class FolderWriter:
 
     The folder of a class has its name, or its number where it has no name. `imagefolder` takes the innermost folder for
     the class. So the rest of a labelled key becomes one file name (its `/` becomes `%2F`), and a key that already
-    begins with the class loses that part. Without a label (−1 stands for none, too) the key's folders are kept. A name
-    that exists already raises `UserError`.
+    begins with the class loses that part. Without a label (−1 stands for none, too) the key's folders are kept.
 
-    `parts/../provenance/{name}.provenance.jsonl` gets one line for each sample: {file, sidecars, provenance}. It is
+    `data/../provenance/{name}.provenance.jsonl` gets one line for each sample: {file, sidecars, provenance}. It is
     published before the first image: after a crash it tells the ledger which files in `data/` are leftovers of this
     shard, and they must be removed before the shard is written again.
     """
@@ -38,55 +42,100 @@ class FolderWriter:
     def __init__(self, *, data: Path, parts: Path, name: str, stream: InputStream) -> None:
         self._data, self._stage, self._stream = data, parts / name, stream
         self._list_part = parts / f"{name}.provenance.jsonl"
-        self._list = parts.parent / "provenance" / self._list_part.name
-        self._classes = _class_folders(stream.label_names)
+        self._list = data.parent / "provenance" / self._list_part.name
+        _check_classes(stream.label_names or ())
         self._lines: list[FolderLine] = []
         self._paths: dict[str, None] = {}
+        self._folders: set[str] = set()
         shutil.rmtree(self._stage, ignore_errors=True)
         self._stage.mkdir()
 
     def add(self, samples: Sequence[Sample]) -> None:
         """Stages the files of the samples; see `ShardWriter`.
 
-        `Unwritable` are a label without a name, a file that another sample has taken, and a member that readers of the
-        folder would take for an image.
+        `Unwritable` are a label without a name, a file that another sample has, in this shard or in `data/`, a member
+        that readers of the folder would take for an image, and a path that is too long.
         """
-        for sample in samples:
-            self._add(sample)
+        files = dict[str, bytes]()
+        lines = [self._plan(sample, files) for sample in samples]
+        folders = {str(folder) for path in files for folder in list(PurePosixPath(path).parents)[:-1]}
+        for folder in folders - self._folders:
+            if folder in self._paths or folder in files or _is_no_folder(self._data / folder):
+                raise Unwritable(f"data/{folder} is a file, and cannot be a folder")
+        for path in files:
+            if path in self._paths:
+                raise Unwritable(f"data/{path} is taken by another sample of this shard")
+            if path in self._folders or os.path.lexists(self._data / path):
+                raise Unwritable(f"data/{path} exists already: a sample of another shard has this key")
+            _check_length(self._data / path, self._stage / path)
+        self._stage_all(files)
+        self._lines += lines
+        self._paths |= dict.fromkeys(files)
+        self._folders |= folders
 
-    def _add(self, sample: Sample) -> None:
+    def _plan(self, sample: Sample, files: dict[str, bytes]) -> FolderLine:
+        """Adds the files of a sample to `files`, and returns what the list says of them."""
         stem = self._stem(sample)
-        image = f"{stem}.{safe_component(sample.image_ext)}"
-        self._write(image, sample.image, sample.key)
-        sidecars = []
+
+        def put(extension: str, content: bytes) -> str:
+            path = f"{stem}.{safe_component(extension)}"
+            if path in files:
+                raise Unwritable(f"two of its files would be data/{path}")
+            files[path] = content
+            return path
+
+        image, sidecars = put(sample.image_ext, sample.image), []
         for extension, content in sample.members.items():
             if extension == PROVENANCE or (
                 extension == LABEL_MEMBER and sample.label not in (None, -1) and content == b"%d" % sample.label
             ):
                 continue
-            path = f"{stem}.{safe_component(extension)}"
+            path = put(extension, content)
             if path.rpartition(".")[2].lower() in MISREAD or PurePosixPath(path).stem == "metadata":
                 raise Unwritable(
                     f"member {extension!r} would be read as an image or as metadata "
                     "of the folder; output.format must be webdataset or parquet"
                 )
-            self._write(path, content, sample.key)
             sidecars.append(path)
-        provenance = json.loads(sample.members.get(PROVENANCE, b"null"))
-        self._lines.append(FolderLine(file=image, sidecars=tuple(sidecars), provenance=provenance))
+        try:
+            provenance = json.loads(sample.members.get(PROVENANCE, b"null"))
+            return FolderLine(file=image, sidecars=tuple(sidecars), provenance=provenance)
+        except (ValueError, RecursionError):
+            raise Unwritable(f"member {PROVENANCE!r} is no JSON object") from None
+
+    def _stage_all(self, files: Mapping[str, bytes]) -> None:
+        try:
+            for path, content in files.items():
+                staged = self._stage / path
+                staged.parent.mkdir(parents=True, exist_ok=True)
+                with open(staged, "xb") as file:
+                    file.write(content)
+        except OSError as error:
+            for path in files:
+                (self._stage / path).unlink(missing_ok=True)
+            if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EEXIST):  # a stricter file system than ours
+                raise Unwritable(f"the file system takes no such name ({error.strerror})") from None
+            raise
 
     def commit(self) -> dict[str, Stored]:
         """Publishes the list, then the files; see `ShardWriter`."""
         stored = {f"{self._data.name}/{path}": sync_file(self._stage / path) for path in self._paths}
-        for path in self._paths:
-            if os.path.lexists(self._data / path):
-                raise UserError(f"{self._data / path} exists already: two samples have the same key")
+        if taken := [path for path in self._paths if os.path.lexists(self._data / path)]:
+            raise _taken(self._data / taken[0])
         self._list_part.write_text("".join(line.to_json() + "\n" for line in self._lines))
         stored[f"{self._list.parent.name}/{self._list.name}"] = publish(self._list_part, self._list)
+        claimed = list[Path]()
         for path in self._paths:
             final = self._data / path
             final.parent.mkdir(parents=True, exist_ok=True)
-            _claim(final)
+            try:  # `os.replace` alone would overwrite what another process was faster to write
+                os.close(os.open(final, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            except FileExistsError:
+                for made in claimed:
+                    made.unlink()
+                self._list.unlink()  # or the file of the other shard would be removed as one of ours
+                raise _taken(final) from None
+            claimed.append(final)
             os.replace(self._stage / path, final)
         for folder in sorted({f for path in self._paths for f in (self._data / path).parents}):
             if folder.is_relative_to(self._data):
@@ -100,36 +149,36 @@ class FolderWriter:
         self._list_part.unlink(missing_ok=True)
 
     def _stem(self, sample: Sample) -> str:
-        key = unescape_dots(sample.key) if self._stream.verbatim_names else sample.key
+        key = (unescape_dots(sample.key) if self._stream.verbatim_names else sample.key).removeprefix("./")
         if sample.label is None or sample.label == -1:
-            parts = [safe_component(part) for part in key.split("/") if part not in ("", ".")]
-            return "/".join(parts) or safe_component("")
+            return "/".join(map(safe_component, key.split("/")))
         names = self._stream.label_names
         if names is not None and not 0 <= sample.label < len(names):
             raise Unwritable(f"label {sample.label} is not among the {len(names)} names")
         name = str(sample.label) if names is None else names[sample.label]
-        folder = safe_component(name) if names is None else self._classes[sample.label]
-        return f"{folder}/{safe_component(key.removeprefix('./').removeprefix(f'{name}/'))}"
-
-    def _write(self, path: str, content: bytes, key: str) -> None:
-        if path in self._paths:
-            raise Unwritable(f"{path} is taken by another sample of this shard")
-        self._paths[path] = None
-        staged = self._stage / path
-        staged.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_bytes(content)
+        return f"{safe_component(name)}/{safe_component(key.removeprefix(f'{name}/'))}"
 
 
-def _class_folders(names: tuple[str, ...] | None) -> tuple[str, ...]:
-    folders = tuple(safe_component(name) for name in names or ())
-    if len(set(folders)) < len(folders):
-        raise UserError(f"input.label_names: two classes would share a folder ({', '.join(folders)})")
-    return folders
+def _check_classes(names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise UserError(f"input.label_names: two classes would share a folder ({', '.join(names)})")
 
 
-def _claim(path: Path) -> None:
-    """Creates the file, or raises if another process was faster: `os.replace` alone would overwrite it."""
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    except FileExistsError:
-        raise UserError(f"{path} exists already: two samples have the same key") from None
+def _is_no_folder(path: Path) -> bool:
+    """Whether something is there that is no folder: a file, or a link, which might lead anywhere."""
+    return os.path.lexists(path) and (path.is_symlink() or not path.is_dir())
+
+
+def _check_length(*paths: Path) -> None:
+    for path in paths:
+        if len(os.fsencode(path.name)) > LONGEST_NAME or len(os.fsencode(os.path.abspath(path))) > LONGEST_PATH:
+            raise Unwritable(
+                f"the path of a file is too long: {LONGEST_PATH} bytes are possible, and {LONGEST_NAME} of a name"
+            )
+
+
+def _taken(path: Path) -> UserError:
+    return UserError(
+        f"{path} exists already: another shard, which was written at the same time, has a sample of this key; "
+        "the same command, run again, puts one of them into quarantine"
+    )

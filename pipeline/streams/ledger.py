@@ -177,6 +177,11 @@ class Ledger:
         with open(self._events, "a") as file:
             file.write(json.dumps(line) + "\n")
 
+    def parts_of(self, what: str) -> Path:
+        """The folder of work in progress of one kind, so that no name of a shard meets another file there."""
+        (self.parts / what).mkdir(exist_ok=True)
+        return self.parts / what
+
     @property
     def _job_file(self) -> Path:
         return self.root / "job.json"
@@ -207,7 +212,7 @@ class Ledger:
 
     def _write(self, file: Path, record: Versioned) -> None:
         """Complete or not at all, and on the disk when it returns."""
-        part = self.parts / f"{file.name}.part"
+        part = self.parts_of("records" if file.parent == self.shards else "job") / file.name
         with open(part, "w") as handle:
             handle.write(record.to_json(indent=1) + "\n")
             handle.flush()

@@ -38,15 +38,34 @@ class ParquetWriter:
         self._part, self._final = parts / f"{name}.parquet", data / f"{name}.parquet"
         self._file = open(self._part, "wb")  # noqa: SIM115 (closed by commit or abort)
         self._writer = pq.ParquetWriter(self._file, self._schema, write_page_index=True)
-        self._rows: list[HubRow] = []
+        self._rows: list[Any] = []
         self._bytes = 0
+        self._keys = set[str]()
 
     def add(self, samples: Sequence[Sample]) -> None:
-        """Takes the samples; see `ShardWriter`. `Unwritable`: a label without a name, and a member without a column."""
-        self._rows += [self._to_row(sample) for sample in samples]
+        """Takes the samples; see `ShardWriter`.
+
+        `Unwritable` are a label without a name, a member without a column, a key that the shard has, and whatever the
+        schema cannot hold, such as a name that is no UTF-8.
+        """
+        keys = [sample.key for sample in samples]
+        for i, key in enumerate(keys):
+            if key in self._keys or key in keys[:i]:
+                raise Unwritable(f"key {key!r} is taken by another sample of this shard")
+        self._rows += [self._row(sample) for sample in samples]
+        self._keys.update(keys)
         self._bytes += sum(len(sample.image) + sum(map(len, sample.members.values())) for sample in samples)
         if len(self._rows) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
             self._flush()
+
+    def _row(self, sample: Sample) -> Any:
+        """A table of one row."""
+        import pyarrow as pa
+
+        try:
+            return pa.Table.from_pylist([self._to_row(sample)], schema=self._schema)
+        except (pa.ArrowException, ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
+            raise Unwritable(f"the columns cannot hold it ({error})") from None
 
     def commit(self) -> dict[str, Stored]:
         """Writes the last row group and publishes the file; see `ShardWriter`."""
@@ -65,7 +84,7 @@ class ParquetWriter:
         import pyarrow as pa
 
         if self._rows:
-            table = pa.Table.from_pylist(self._rows, schema=self._schema)
+            table = pa.concat_tables(self._rows).combine_chunks()
             self._writer.write_table(table, row_group_size=len(self._rows))
         self._rows, self._bytes = [], 0
 

@@ -84,5 +84,7 @@ def read_quarantine(tar: Path) -> Iterator[tuple[Quarantined, Group]]:
 
 
 def _safe(extension: str, position: int) -> str:
-    plain = re.sub(r"[^A-Za-z0-9._-]", "_", extension)
-    return plain if plain == extension and plain != REASON else f"{position}.{plain}"
+    """The extension, where it is plain; else a name of ours, which no plain one has: it begins with a digit."""
+    if re.fullmatch(r"[A-Za-z_-][A-Za-z0-9._-]{0,99}", extension) and extension != REASON:
+        return extension
+    return f"{position}.{re.sub(r'[^A-Za-z0-9._-]', '_', extension)[:100] or 'member'}"

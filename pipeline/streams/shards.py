@@ -25,7 +25,7 @@ from pipeline.streams.files import (
     open_url,
     publish,
 )
-from pipeline.streams.names import Split, escape_dots
+from pipeline.streams.names import Split, escape_dots, unsafe
 from pipeline.streams.shard_names import local_places, shard_names
 from pipeline.streams.tarstream import SHOWN, Group, read_groups
 
@@ -33,6 +33,8 @@ CLIP_EXTENSIONS = ("mp4",)
 """Extensions of files that hold only clips; a GIF counts as an image."""
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif")
 """Extensions of image files."""
+LONGEST_NAME = 4095
+"""Bytes of the name of a member that is written, at most: no system opens a longer path."""
 
 
 class WebDatasetInput(Section):
@@ -108,27 +110,32 @@ class TarWriter:
         self._part, self._final = parts / f"{name}.tar", data / f"{name}.tar"
         self._verbatim = verbatim_names
         self._tar = tarfile.open(self._part, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        self._keys = set[str]()
 
     def add(self, samples: Sequence[Sample]) -> None:
         """Writes the members of each sample, its image first; see `ShardWriter`.
 
-        `Unwritable` is another member with the image's extension.
+        `Unwritable` are a second member of the image's extension, a key that the shard has, and names that would not
+        be read again as they are.
         """
+        keys, members = list[str](), dict[str, bytes]()
         for sample in samples:
+            key = sample.key if self._verbatim else escape_dots(sample.key)
+            if key in self._keys or key in keys:
+                raise Unwritable(f"key {sample.key!r} is taken by another sample of this shard")
             if sample.image_ext in sample.members:
                 raise Unwritable(
                     f"a member {sample.image_ext!r} stands beside the image; a tar needs another image format for the "
                     "output"
                 )
-        for sample in samples:
-            self._add(sample)
-
-    def _add(self, sample: Sample) -> None:
-        key = sample.key if self._verbatim else escape_dots(sample.key)
-        for extension, content in {sample.image_ext: sample.image, **sample.members}.items():
-            info = tarfile.TarInfo(f"{key}.{extension}")
+            keys.append(key)
+            members |= _named(key, {sample.image_ext: sample.image, **sample.members})
+        self._keys.update(keys)
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
             info.size, info.mode = len(content), 0o644
             self._tar.addfile(info, io.BytesIO(content))
+            self._tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header for ever
 
     def commit(self) -> dict[str, Stored]:
         """Ends the tar and publishes it; see `ShardWriter`."""
@@ -139,6 +146,21 @@ class TarWriter:
         """Removes what was written so far."""
         self._tar.fileobj.close()
         self._part.unlink(missing_ok=True)
+
+
+def _named(key: str, members: Group) -> dict[str, bytes]:
+    """The members by their names in a tar. Raises `Unwritable` for one that reads as another, or as none."""
+    named = {f"{key}.{extension}": content for extension, content in members.items()}
+    for name, extension in zip(named, members, strict=True):
+        if not key.rpartition("/")[2] or not extension or "/" in extension or unsafe(name):
+            raise Unwritable(f"{name!r} cannot be the name of a member of a tar")
+        try:
+            size = len(name.encode(errors="surrogateescape"))
+        except UnicodeEncodeError:
+            raise Unwritable(f"the name {name!r} holds what no bytes stand for") from None
+        if size > LONGEST_NAME:
+            raise Unwritable(f"the name of a member has {size} bytes; a tar gets names of {LONGEST_NAME} at most")
+    return named
 
 
 def _digest(key: str) -> bytes:

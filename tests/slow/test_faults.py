@@ -27,10 +27,6 @@ from pipeline.cli import main
 from tests import builders, faults
 from tests.faults import Fault, Kind, ended
 
-pytestmark = pytest.mark.xfail(
-    strict=True,
-    reason="a crash before job.json leaves a folder that is refused; .parts/quarantine stays; --overwrite gets lost",
-)
 FORMATS = ("webdataset", "parquet", "folder")
 RANDOM = int(os.environ.get("DOPPEL_FAULTS_RANDOM", "40"))
 """Random kills of each kind of process, for each format."""

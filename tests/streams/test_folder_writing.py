@@ -65,23 +65,6 @@ def test_nothing_is_written_outside_data_or_hidden_in_it(tmp_path: Path, key: st
     assert set(tree(tmp_path)) == {f"out/data/{path}" for path in hashes} | {"out/provenance/f.provenance.jsonl"}
 
 
-def test_one_name_for_two_samples_raises_and_overwrites_nothing(tmp_path: Path) -> None:
-    data, parts = folders(tmp_path)
-    first = Sample(key="a", image=b"first", image_ext="png")
-    write(FolderWriter(data=data, parts=parts, name="f0", stream=PLAIN), [first])
-    second = FolderWriter(data=data, parts=parts, name="f1", stream=PLAIN)
-    second.add([Sample(key="0", image=b"other", image_ext="png")])
-    second.add([Sample(key="a", image=b"second", image_ext="png")])
-    with pytest.raises(Unwritable, match="taken by another sample of this shard"):
-        second.add([Sample(key="a", image=b"third", image_ext="png")])
-    with pytest.raises(UserError, match="two samples have the same key"):
-        second.commit()
-    second.abort()
-    assert tree(data) == {"a.png": b"first"}
-    assert [p.name for p in (tmp_path / "provenance").iterdir()] == ["f0.provenance.jsonl"]
-    assert not list(parts.iterdir())
-
-
 def test_a_shard_replaces_what_a_crash_left_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, parts = folders(tmp_path)
     items = [Sample(key=f"k{i}", image=b"old", image_ext="png", members={"txt": b"t"}) for i in range(4)]

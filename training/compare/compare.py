@@ -10,7 +10,7 @@ import multiprocessing
 import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import UserError
-from pipeline.orphans import follow_parent
+from pipeline.orphans import follow_parent, undisturbed
 from training.compare.config import CompareConfig
 from training.compare.intervals import holm, paired
 from training.compare.pools import pool_hash
@@ -115,16 +115,28 @@ def workers(config: CompareConfig, bench: Bench, device: str) -> Iterator[Callab
         yield lambda tasks: (perform(bench, task) for task in tasks)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(config.workers, context, initializer=_begin, initargs=(config, device)) as pool:
+    with undisturbed():
+        executor = ProcessPoolExecutor(config.workers, context, initializer=_begin, initargs=(config, device))
+    with executor as pool:
         try:
-            yield lambda tasks: (f.result() for f in as_completed([pool.submit(_perform, task) for task in tasks]))
+            yield lambda tasks: (f.result() for f in as_completed(submitted(pool, tasks)))
         except BrokenProcessPool:
             raise UserError(
                 f"a training process died, perhaps for want of memory; finished runs are kept: go on with fewer "
                 f"workers than {config.workers}"
             ) from None
+        except KeyboardInterrupt:  # a run takes minutes, and is done again
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def submitted(pool: ProcessPoolExecutor, tasks: Sequence[Any]) -> list[Future[Any]]:
+    """Gives the tasks to the pool, which starts its processes with the first."""
+    with undisturbed():
+        return [pool.submit(_perform, task) for task in tasks]
 
 
 def perform(bench: Bench, work: Work) -> Run | None:

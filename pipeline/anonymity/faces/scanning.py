@@ -99,10 +99,12 @@ def scan(
 
     With a `folder`, which must be as private as the originals, each finished shard is kept as `SHARD.safetensors`. It
     is reused as long as shard, input options, size, fit, identity, detector and recognisers, with the weights of both,
-    stay the same. Raises `UserError` where the source cannot be opened or none of its images can be read.
+    stay the same; those of shards that are gone from the source are removed, because faces are
+    personal data. Raises `UserError` where the source cannot be opened or none of its images can be read.
     """
     who, tables = identity_reader(identity), list[FaceTable]()
-    for shard in source.open().shards:
+    shards = source.open().shards
+    for shard in shards:
         file = folder / f"{shard.name}.safetensors" if folder else None
         made_of = {
             **scan_facts(finder, recognisers, size, fit), "identity": identity or "", "input": _options(source),
@@ -118,9 +120,17 @@ def scan(
         else:
             on_images(len(table.keys))
         tables.append(table)
+    if folder is not None:
+        _forget_others(folder, {shard.name for shard in shards})
     if not any(table.keys for table in tables):
         raise UserError("input: no image of it can be read")
     return joined(tables)
+
+
+def _forget_others(folder: Path, names: Container[str]) -> None:
+    for file in folder.glob("*.safetensors"):
+        if file.stem not in names:
+            file.unlink()
 
 
 def tabulated(

@@ -57,5 +57,6 @@ def serve(connection: Connection, task: str, name: str) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent closes the connection
+    for number in (signal.SIGINT, signal.SIGHUP):  # the parent closes the connection
+        signal.signal(number, signal.SIG_IGN)
     serve(Connection(int(sys.argv[1])), sys.argv[2], sys.argv[3])

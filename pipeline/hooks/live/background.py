@@ -33,6 +33,7 @@ from pipeline.models.config import ModelConfig
 from pipeline.models.families import sketch_model
 from pipeline.operators import Operator
 from pipeline.operators.on_cascades import check
+from pipeline.orphans import undisturbed
 from pipeline.plain_json import read_json_file
 from pipeline.section import local_option
 from pipeline.source_code import code_hash
@@ -258,7 +259,8 @@ def maker(setup: Setup) -> Iterator[None]:
     progress["passes"] += progress["made"] > 0  # the pass that was interrupted is not repeated: copies are fresh
     (folder / LOG).unlink(missing_ok=True)
     process = CONTEXT.Process(target=fill, args=(setup,), daemon=True)
-    process.start()
+    with undisturbed():
+        process.start()
     progress["pid"] = process.pid or 0
     told_to_end = threading.Event()
     watch = threading.Thread(target=_report, args=(process, folder, progress, told_to_end), daemon=True)

@@ -1,0 +1,56 @@
+"""Every oddity that an input may hold, through the real job: nothing lost, nothing twice, nothing outside.
+
+By default each case is written in one output format; the slow tests write it in the others, too.
+"""
+
+import zlib
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import validate
+from pipeline.engine.planning import make_plan
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import Plan
+from tests import builders
+
+pytest.register_assert_rewrite("tests.corpus.running")
+
+from tests.corpus import CASES, running  # noqa: E402
+from tests.corpus.case import Case  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """The plan of a job that passes images through: all cases share what it knows of code, devices and salt."""
+    root = tmp_path_factory.mktemp("plan")
+    recipe = builders.recipe(builders.shard(root / "a.tar", 1), root / "out", None)
+    return make_plan(validate(JobConfig, recipe, "test"))
+
+
+def mine(case: Case) -> str:
+    """The output format that the case is written in by default."""
+    return case.outputs[zlib.crc32(case.name.encode()) % len(case.outputs)]
+
+
+OTHERS = [
+    pytest.param(case, format, id=f"{case.name}-{format}", marks=running.gap(case))
+    for case in CASES
+    for format in case.outputs
+    if format != mine(case)
+]
+
+
+def test_names_are_unique_and_there_are_enough() -> None:
+    assert len({case.name for case in CASES}) == len(CASES) >= 100
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name, marks=running.gap(case)) for case in CASES])
+def test_oddity(case: Case, tmp_path: Path, plan: Plan) -> None:
+    running.run(case, mine(case), tmp_path, plan)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "format"), OTHERS)
+def test_oddity_in_the_other_formats(case: Case, format: str, tmp_path: Path, plan: Plan) -> None:
+    running.run(case, format, tmp_path, plan)
