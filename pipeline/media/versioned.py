@@ -52,4 +52,5 @@ class Versioned(Section):
             return cls.model_validate(content)
         except ValidationError as error:
             problem = error.errors()[0]
-            raise UserError(f"{where}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+            place, why = ".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")
+            raise UserError(f"{where}: {place}: {why}") from None

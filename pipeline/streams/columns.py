@@ -27,14 +27,14 @@ HubRow = dict[str, Any]
 """A row as `pyarrow.Table.to_pylist` gives it: nothing decoded, images as `{"bytes", "path"}`."""
 
 
-def row_to_members(row: Mapping[str, Any], features: Any, image: str, label: str | None) -> dict[str, bytes]:
+def row_to_members(row: Mapping[str, Any], schema: Any, image: str, label: str | None) -> dict[str, bytes]:
     """Turns every column but `image` into members.
 
-    `features` is a `datasets.Features`; the row may lack some of its columns. Raises `UserError` for a type that cannot
-    be carried.
+    `schema` is the `pyarrow.Schema` of a `datasets.Features`, which takes it a while to make; the row may lack some of
+    its columns. Raises `UserError` for a type that cannot be carried.
     """
     members: dict[str, bytes] = {}
-    for field in features.arrow_schema:
+    for field in schema:
         column = field.name
         if column == image or column not in row:
             continue
@@ -53,10 +53,10 @@ def row_to_members(row: Mapping[str, Any], features: Any, image: str, label: str
     return members
 
 
-def members_to_row(members: Mapping[str, bytes], features: Any, image: str, label: str | None) -> HubRow:
+def members_to_row(members: Mapping[str, bytes], schema: Any, image: str, label: str | None) -> HubRow:
     """The inverse of `row_to_members`: a column without a member is not in the row."""
     row: HubRow = {}
-    for field in features.arrow_schema:
+    for field in schema:
         column, name = field.name, member_name(field.name)
         if column == image:
             continue

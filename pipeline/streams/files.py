@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import lzma
 import os
 import re
@@ -19,9 +20,12 @@ from pipeline.errors import UserError
 from pipeline.listing import magic, matching
 from pipeline.section import Section
 from pipeline.streams.bounds import Bounds
+from pipeline.streams.remote import RemoteFile, mark_of, persistently
 
 CHUNK = 1 << 20
 """Bytes that are read at a time."""
+READ_AHEAD = 1 << 17
+"""Bytes of a remote file that are asked for at least; file systems read more ahead by themselves."""
 MOST_FILES = Bounds().files
 """Files that patterns may stand for where no section of an input says it."""
 BRACES = re.compile(r"\\.|[{},]|(?<=\{)(?P<first>-?\d+)\.\.(?P<last>-?\d+)(\.\.(?P<step>-?\d+))?(?=\})", re.DOTALL)
@@ -49,12 +53,15 @@ def expand_urls(patterns: Sequence[str], option: str = "input.urls", *, most: in
 
 
 def fingerprint(url: str) -> str:
-    """Size, times and inode of a local file; what the remote file system reports about another one."""
+    """Size, times and inode of a local file; of another one its size and its ETag, version or date.
+
+    Where its file system tells none of these, it is the sha256 of the content. Raises `Unreachable` as `open_url` does.
+    """
     if "://" not in url:
         s = os.stat(url)
         return f"{s.st_size}-{s.st_mtime_ns}-{s.st_ctime_ns}-{s.st_ino}"
     file_system, path = _file_system(url)
-    return str(file_system.checksum(path))
+    return mark_of(persistently(url, lambda: file_system.info(path))) or content_hash(url)
 
 
 def content_hash(url: str) -> str:
@@ -96,16 +103,20 @@ def stored_sha256(url: str) -> str | None:
     if not url.startswith("hf://"):
         return None
     file_system, path = _file_system(url)
-    large = file_system.info(path).get("lfs")
+    large = persistently(url, lambda: file_system.info(path)).get("lfs")
     return large["sha256"] if large else None
 
 
 def open_url(url: str) -> BinaryIO:
-    """Opens a local file, or one at a URL, for reading. Raises `UserError` where its protocol is unknown."""
+    """Opens a local file, or one at a URL, for reading.
+
+    Raises `UserError` where its protocol is unknown. Where the network breaks, now or later, it is tried again, and
+    then `Unreachable` is raised.
+    """
     if "://" not in url:
         return open(url, "rb")
     file_system, path = _file_system(url)
-    return file_system.open(path, "rb")
+    return io.BufferedReader(RemoteFile(url, file_system, path), READ_AHEAD)
 
 
 def is_damage(error: Exception, *, local: bool = True) -> bool:
@@ -194,7 +205,7 @@ def _glob(url: str) -> Iterator[str]:
             yield from dict.fromkeys(matching(url))
     elif magic(url):
         file_system, path = _file_system(url)
-        yield from map(file_system.unstrip_protocol, file_system.glob(path))
+        yield from map(file_system.unstrip_protocol, persistently(url, lambda: file_system.glob(path)))
     else:
         yield url
 

@@ -28,7 +28,7 @@ MISREAD = ("zip", *IMAGE_EXTENSIONS)
 
 
 class FolderWriter:
-    """Stages a shard in `parts/{name}/`, then moves its files into `data/` one by one.
+    """Stages a shard in `parts/{name}.folder/`, then moves its files into `data/` one by one.
 
     The folder of a class has its name, or its number where it has no name. `imagefolder` takes the innermost folder for
     the class. So the rest of a labelled key becomes one file name (its `/` becomes `%2F`), and a key that already
@@ -40,7 +40,7 @@ class FolderWriter:
     """
 
     def __init__(self, *, data: Path, parts: Path, name: str, stream: InputStream) -> None:
-        self._data, self._stage, self._stream = data, parts / name, stream
+        self._data, self._stage, self._stream = data, parts / f"{name}.folder", stream
         self._list_part = parts / f"{name}.provenance.jsonl"
         self._list = data.parent / "provenance" / self._list_part.name
         _check_classes(stream.label_names or ())

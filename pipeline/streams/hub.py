@@ -15,11 +15,12 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from pipeline.errors import UserError
-from pipeline.listing import below
+from pipeline.listing import below, magic
 from pipeline.plain_json import read_json_file
 from pipeline.section import Section
 from pipeline.streams.bounds import Bounds
 from pipeline.streams.contract import InputShard, InputStream
+from pipeline.streams.files import open_url
 from pipeline.streams.names import safe_component
 from pipeline.streams.own_files import OwnFiles, folder_of
 from pipeline.streams.rows import Columns, FileShard, SliceShard
@@ -114,13 +115,21 @@ class HubInput(Section):
 
 
 def _builder(source: HubInput) -> Any:
-    """The `DatasetBuilder`; raises `UserError` where the set or a file of it cannot be found or reached."""
+    """The `DatasetBuilder`.
+
+    Raises `UserError` where the set or a file of it cannot be found, and `Unreachable` where a file by URL cannot be
+    reached.
+    """
     from datasets import load_dataset_builder
 
     path, files = _local(source)
     for folder in (path, source.data_dir):
         if folder is not None and os.path.isdir(folder):
             collections.deque(below(Path(folder)), maxlen=0)  # `datasets` passes over what it cannot read
+    for url in (files or [])[:1]:
+        if "://" in url and "::" not in url and not magic(url):
+            with open_url(url) as file:  # `datasets` says of whatever goes wrong that there is no such file
+                file.read(1)
     with _told(source.path):
         return load_dataset_builder(
             path,

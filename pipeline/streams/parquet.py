@@ -129,6 +129,7 @@ def _source_layout(stream: InputStream) -> tuple[Any, Callable[[Sample], HubRow]
         raise ValueError("an InputStream with features must say which column is the image")
     key, provenance = _free("key", source), _free("provenance", source)
     features = Features({**source, key: Value("string"), provenance: Value("string")})
+    schema = source.arrow_schema
     known = {LABEL_MEMBER, PROVENANCE} | {
         f"{member_name(column)}.{suffix}" for column in source for suffix in ("txt", "bin", "json")
     }
@@ -136,7 +137,7 @@ def _source_layout(stream: InputStream) -> tuple[Any, Callable[[Sample], HubRow]
     def to_row(sample: Sample) -> HubRow:
         if lost := set(sample.members) - known:
             raise Unwritable(f"members {sorted(lost)} have no column")
-        row = members_to_row(sample.members, source, image, label)
+        row = members_to_row(sample.members, schema, image, label)
         if label is not None:
             row[label] = _label(sample, stream.label_names)
         return {

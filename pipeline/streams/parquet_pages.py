@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from typing import Protocol
 
 HEADER = 1 << 10
 """Bytes that are read for a header at first."""
@@ -12,7 +12,15 @@ DEEPEST = 8
 """Structures inside each other, at most."""
 
 
-def largest_page(file: BinaryIO, start: int, length: int) -> int:
+class Readable(Protocol):
+    """What is needed of a file."""
+
+    def seek(self, position: int, /) -> int: ...
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+def largest_page(file: Readable, start: int, length: int) -> int:
     """Bytes of the largest page, compressed or not, among those in `length` bytes of `file` from `start` on.
 
     Raises `ValueError` for what is no sequence of pages.
@@ -27,7 +35,7 @@ def largest_page(file: BinaryIO, start: int, length: int) -> int:
     return largest
 
 
-def _header(file: BinaryIO, at: int, end: int) -> tuple[int, int, int]:
+def _header(file: Readable, at: int, end: int) -> tuple[int, int, int]:
     """(uncompressed bytes, compressed bytes, bytes of the header itself)."""
     size = HEADER
     while True:

@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -126,6 +127,11 @@ class RowReader:
     beside: str | None = None
     """The file that the rows come from, where it is one: relative names are looked up beside it."""
 
+    @cached_property
+    def schema(self) -> Any:
+        """The `pyarrow.Schema` of all columns."""
+        return self.columns.features.arrow_schema
+
     def read(self, tables: Iterable[Any]) -> Iterator[Sample | Rejected]:
         """Yields what `tables` hold; see `file_tables`."""
         index, seen = 0, set[str]()
@@ -147,7 +153,7 @@ class RowReader:
             reason = f"the row cannot be read ({first_line(error)})"
             return Rejected(key=key, reason=reason, kind="undecodable", origin=origin)
         image, problem = self._embed_images(row)
-        members = row_to_members(row, columns.features, columns.image, columns.label)
+        members = row_to_members(row, self.schema, columns.image, columns.label)
         kept = members if image is None else {"image": image, **members}
         if image is None or problem is not None:
             kind, reason = problem or ("undecodable", f"column {columns.image!r} is null")

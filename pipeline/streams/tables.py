@@ -41,27 +41,31 @@ def file_tables(url: str, builder: str, features: Any, bounds: Bounds) -> Iterat
     Each is a `pyarrow.Table` of one row or a `BadRow`; a `Lost` stands for a run of rows. `builder` is `parquet` or
     `arrow`. Raises what the file system raises.
     """
-    try:
-        for table in _OPENERS[builder](url, features, bounds):
-            yield _checked(table, features, bounds)
-    except Exception as error:
-        if not is_row_damage(error, local="://" not in url):
-            raise
-        yield Lost(place="the file", cause=first_line(error))
+    schema = features.arrow_schema
+    with open_url(url) as opened:
+        file = _Watched(opened)
+        try:
+            for table in _READERS[builder](file, url, schema, bounds):
+                yield _checked(table, schema, bounds)
+        except Exception as error:
+            if file.failed or not is_row_damage(error):
+                raise
+            yield Lost(place="the file", cause=first_line(error))
 
 
 def stream_tables(data: Any, features: Any, bounds: Bounds, *, local: bool) -> Iterator[Any]:
     """Yields the rows of `data`, which gives Arrow tables of one row, as `file_tables` does."""
     try:
+        schema = features.arrow_schema
         for table in data:
-            yield _checked(table, features, bounds)
+            yield _checked(table, schema, bounds)
     except Exception as error:
         if not is_row_damage(error, local=local):
             raise
         yield Lost(place="this part", cause=first_line(error))
 
 
-def is_row_damage(error: Exception, *, local: bool) -> bool:
+def is_row_damage(error: Exception, *, local: bool = True) -> bool:
     """Whether an error means broken bytes; see `files.is_damage`."""
     import pyarrow as pa
 
@@ -73,36 +77,54 @@ def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _parquet_tables(url: str, features: Any, bounds: Bounds) -> Iterator[Any]:
+class _Watched:
+    """A file that remembers that it could not be read: what follows from that is no damage, and may be tried again."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.failed = file, False
+        self.seek, self.tell, self.close = file.seek, file.tell, file.close
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._file.read(size)
+        except Exception:
+            self.failed = True
+            raise
+
+
+def _parquet_tables(file: _Watched, url: str, target: Any, bounds: Bounds) -> Iterator[Any]:
     """Of a damaged row group, the rows before the damage are read; then the next group is."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     local = "://" not in url
-    with open_url(url) as file:
-        metadata = pq.read_metadata(file)
-        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        at_once = not local and all(_bytes(group) <= FETCH_BYTES for group in groups)
-        reader = pq.ParquetFile(file, metadata=metadata, pre_buffer=at_once, buffer_size=0 if at_once else READ_BYTES)
-        if (problem := _mismatch(reader.schema_arrow, features)) is not None:
-            yield Lost(place="the file", cause=problem, rows=metadata.num_rows)
-            return
-        for index, group in enumerate(groups):
-            done, cause = 0, "it ends early"
-            try:
-                _check_pages(file, group, bounds, local=local)
-                for batch in reader.iter_batches(batch_size=1, row_groups=[index], use_threads=False):
-                    done += batch.num_rows
-                    yield pa.Table.from_batches([batch])
-            except Exception as error:
-                if not is_row_damage(error, local=local):
-                    raise
-                cause = first_line(error)
-            if done < group.num_rows:
-                yield Lost(place=f"row group {index}", cause=cause, rows=group.num_rows - done)
+    metadata = pq.read_metadata(file)
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    at_once = not local and all(_bytes(group) <= FETCH_BYTES for group in groups)
+    reader = pq.ParquetFile(file, metadata=metadata, pre_buffer=at_once, buffer_size=0 if at_once else READ_BYTES)
+    if (problem := _mismatch(reader.schema_arrow, target)) is not None:
+        yield Lost(place="the file", cause=problem, rows=sum(max(0, group.num_rows) for group in groups))
+        return
+    for index, group in enumerate(groups):
+        done, cause = 0, "it ends early"
+        try:
+            _check_pages(file, group, bounds, local=local)
+            for batch in reader.iter_batches(batch_size=1, row_groups=[index], use_threads=False):
+                done += batch.num_rows
+                yield pa.Table.from_batches([batch])
+        except Exception as error:
+            if file.failed or not is_row_damage(error):
+                raise
+            cause = first_line(error)
+        if done < group.num_rows:
+            yield Lost(place=f"row group {index}", cause=cause, rows=group.num_rows - done)
 
 
-def _check_pages(file: BinaryIO, group: Any, bounds: Bounds, *, local: bool) -> None:
+def _check_pages(file: _Watched, group: Any, bounds: Bounds, *, local: bool) -> None:
     """Raises `ValueError` for a page over the bound. Remote pages are asked only where the footer gives cause."""
     for index in range(group.num_columns):
         column = group.column(index)
@@ -121,13 +143,13 @@ def _bytes(group: Any) -> int:
     return sum(group.column(i).total_compressed_size for i in range(group.num_columns))
 
 
-def _arrow_tables(url: str, features: Any, bounds: Bounds) -> Iterator[Any]:
+def _arrow_tables(file: _Watched, url: str, target: Any, bounds: Bounds) -> Iterator[Any]:
     """A local file is mapped into memory, so that a batch of many rows takes none until one is read."""
     import pyarrow as pa
 
-    with pa.memory_map(url) if "://" not in url else pa.PythonFile(open_url(url), "r") as file:
-        schema, batches = _arrow_batches(file)
-        problem = _mismatch(schema, features)
+    with pa.memory_map(url) if "://" not in url else pa.PythonFile(file, "r") as source:
+        schema, batches = _arrow_batches(source)
+        problem = _mismatch(schema, target)
         for batch in batches:
             try:
                 batch.validate(full=True)
@@ -162,18 +184,18 @@ def _arrow_batches(file: Any) -> tuple[Any, Iterator[Any]]:
     return stream.schema, batches()
 
 
-def _mismatch(schema: Any, features: Any) -> str | None:
-    """Why a table of this schema cannot be cast to the features; None where it can."""
+def _mismatch(schema: Any, target: Any) -> str | None:
+    """Why a table of this schema cannot be cast to `target`; None where it can."""
     from datasets.table import table_cast
 
     try:
-        table_cast(schema.empty_table(), features.arrow_schema)
+        table_cast(schema.empty_table(), target)
     except Exception as error:  # whatever the library makes of a foreign schema
         return f"its columns do not fit the data set ({first_line(error)}: {', '.join(schema.names)})"
     return None
 
 
-def _checked(table: Any, features: Any, bounds: Bounds) -> Any:
+def _checked(table: Any, target: Any, bounds: Bounds) -> Any:
     """A table of one row, cast as `datasets` does it; or why it cannot be used."""
     from datasets.table import table_cast
 
@@ -188,11 +210,11 @@ def _checked(table: Any, features: Any, bounds: Bounds) -> Any:
             allowed = f"input.bounds.member_bytes allows {bounds.member_bytes}"
             return BadRow(reason=f"column {name!r} has {column.nbytes} bytes; {allowed}")
     try:
-        return table_cast(table, features.arrow_schema)
+        return table_cast(table, target)
     except Exception as error:
         if not is_row_damage(error, local=True):
             raise
         return BadRow(reason=f"the row cannot be read ({first_line(error)})")
 
 
-_OPENERS = {"parquet": _parquet_tables, "arrow": _arrow_tables}
+_READERS = {"parquet": _parquet_tables, "arrow": _arrow_tables}

@@ -22,6 +22,8 @@ class Good:
     members: Mapping[str, bytes] = field(default_factory=dict)
     """All its other members, byte for byte."""
     label: int | None = None
+    extension: str = "png"
+    """The extension that its image has in the output."""
     shown: bytes | None = None
     """An image file with the pixels that must come out, where they are not those that Pillow reads in `image`."""
 

@@ -30,9 +30,7 @@ def cut(name: str, at: int, good: int, last: str) -> Case:
 def flipped(name: str, member: int, at: int, value: bytes, good: tuple[Good, ...], *keys: str) -> Case:
     """A tar with some bytes of a header replaced."""
     at += STARTS[member]
-    return Case(
-        f"damage: {name}", one(WHOLE[:at] + value + WHOLE[at + len(value) :]), good, torn(*keys), damaged=1
-    )  # fmt: skip
+    return Case(f"damage: {name}", one(WHOLE[:at] + value + WHOLE[at + len(value) :]), good, torn(*keys), damaged=1)
 
 
 def behind(name: str, rest: bytes) -> Case:
@@ -68,20 +66,32 @@ CASES = (
     flipped("header of noise", 3, 0, NOISE[:512], (), "s0"),
     flipped("checksum of the last member", 8, 148, b"777777", (FIRST, ALL[1]), "s2"),
     Case(
-        "damage: size of a terabyte", one(around(header(b"m.png", 0, stated=b"\x80" + (1 << 40).to_bytes(11, "big")))),
-        (FIRST,), (Bad("m", "undecodable", "bytes"),), damaged=1,
+        "damage: size of a terabyte",
+        one(around(header(b"m.png", 0, stated=b"\x80" + (1 << 40).to_bytes(11, "big")))),
+        (FIRST,),
+        (Bad("m", "undecodable", "bytes"),),
+        damaged=1,
     ),
     Case(
-        "damage: size beyond the end", one(around(header(b"m.png", 1 << 20))), (FIRST,),
-        (Bad("m", "undecodable", ""),), damaged=1,
+        "damage: size beyond the end",
+        one(around(header(b"m.png", 1 << 20))),
+        (FIRST,),
+        (Bad("m", "undecodable", ""),),
+        damaged=1,
     ),
     Case(
-        "damage: pax header without its form", one(around(entry(b"x", b"no record", b"x") + entry(b"m.png", IMAGE))),
-        (), torn("s0", "s2"), damaged=1,
+        "damage: pax header without its form",
+        one(around(entry(b"x", b"no record", b"x") + entry(b"m.png", IMAGE))),
+        (),
+        torn("s0", "s2"),
+        damaged=1,
     ),
     Case(
-        "damage: pax header over its bound", one(around(pax({"comment": b"x" * 9000}) + entry(b"m.png", IMAGE)),
-        bounds={"header_bytes": 4096}), (), torn("s0", "s2"), damaged=1,
+        "damage: pax header over its bound",
+        one(around(pax({"comment": b"x" * 9000}) + entry(b"m.png", IMAGE)), bounds={"header_bytes": 4096}),
+        (),
+        torn("s0", "s2"),
+        damaged=1,
     ),
     Case("damage: blocks of zeros in between", one(around(bytes(512))), (), torn("s0"), damaged=1),
     behind("noise", NOISE),
@@ -98,18 +108,27 @@ CASES = (
     Case("damage: gzip in gzip", one(gzip.compress(PACKED)), damaged=1),
     Case("damage: a zip archive", one(b"PK\x03\x04" + bytes(600)), damaged=1),
     Case(
-        "damage: bound on a member", one(around(entry(b"m.png", IMAGE) + entry(b"m.bin", bytes(5000))),
-        bounds={"member_bytes": 4000}), (FIRST, LAST), (Bad("m", "undecodable", "member_bytes"),),
+        "damage: bound on a member",
+        one(around(entry(b"m.png", IMAGE) + entry(b"m.bin", bytes(5000))), bounds={"member_bytes": 4000}),
+        (FIRST, LAST),
+        (Bad("m", "undecodable", "member_bytes"),),
     ),
     Case(
         "damage: bound on a sample",
-        one(around(raw([("m.png", IMAGE), ("m.b", bytes(900)), ("m.c", bytes(900))], end=b"")),
-        bounds={"sample_bytes": 1500}), (FIRST, LAST), (Bad("m", "undecodable", "sample_bytes"),),
+        one(
+            around(raw([("m.png", IMAGE), ("m.b", bytes(900)), ("m.c", bytes(900))], end=b"")),
+            bounds={"sample_bytes": 1500},
+        ),
+        (FIRST, LAST),
+        (Bad("m", "undecodable", "sample_bytes"),),
     ),
     Case(
         "damage: bound on members",
-        one(around(raw([("m.png", IMAGE), *((f"m.x{i}", b"") for i in range(9))], end=b"")),
-        bounds={"sample_members": 8}),
-        (FIRST, LAST), (Bad("m", "undecodable", "members"),),
+        one(
+            around(raw([("m.png", IMAGE), *((f"m.x{i}", b"") for i in range(9))], end=b"")),
+            bounds={"sample_members": 8},
+        ),
+        (FIRST, LAST),
+        (Bad("m", "undecodable", "members"),),
     ),
-)  # fmt: skip
+)

@@ -146,7 +146,7 @@ def read_folder(out: Path, written: Mapping[str, Good]) -> list[Read]:
     for path in sorted((out / "provenance").glob("*")):
         for line in map(json.loads, path.read_text().splitlines()):
             key = source(json.dumps(line["provenance"]).encode())
-            stem = line["file"].rpartition(".")[0]
+            stem = line["file"].removesuffix(f".{written[key].extension}")
             named.update([line["file"], *line["sidecars"]])
             members = {text_of(name[len(stem) + 1 :]): (out / "data" / name).read_bytes() for name in line["sidecars"]}
             if "cls" in written[key].members and "cls" not in members:

@@ -108,4 +108,4 @@ CASES = (
     Case("tar behind an empty tar", one(packed([]) + WHOLE), ALL),
     Case("tar behind two others, each packed", one(b"".join(gzip.compress(raw(members_of(i))) for i in range(3))), ALL),
     Case("tar behind itself", one(raw(THREE[:3]) * 2), (FIRST,), (Bad("s0", "refused", "duplicate"),)),
-)  # fmt: skip
+)

@@ -195,7 +195,7 @@ def test_no_member_name_reaches_the_file_system(tmp_path: Path, model: Path) -> 
     (folder / "elsewhere.tar").write_bytes((folder / "data" / "in.tar").read_bytes())
     record["files"] = {"data/../elsewhere.tar": ""}
     (folder / "shards" / "in.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match="no shard of the job is finished"):
+    with pytest.raises(UserError, match="is no file of a job"):
         NeighbourStore.open(folder)
 
 
@@ -215,7 +215,7 @@ def test_weights_of_something_else_are_refused(job: JobConfig, tmp_path: Path) -
     with pytest.raises(UserError, match=r"the weight of '0000-0' is 1\.5"):
         NeighbourStore.open(job.output.path, weights={"0000-0": 1.5})
     (tmp_path / "w.json").write_text("[1]")
-    with pytest.raises(UserError, match="a JSON object of numbers"):
+    with pytest.raises(UserError, match="a JSON object"):
         read_weights(tmp_path / "w.json")
     (tmp_path / "w.json").write_text("{")
     with pytest.raises(UserError, match="is not valid JSON"):

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.media.records import Rejected, Sample
+from pipeline.streams import tables
 from pipeline.streams.hub import HubInput
+from pipeline.streams.own_files import OwnFiles
+from pipeline.streams.rows import FileShard
 from tests.streams.hub_set import made
 from tests.streams.made import picture, rejected, samples
 
@@ -194,6 +201,49 @@ def test_a_row_that_cannot_be_cast_is_one_rejected_row(tmp_path: Path) -> None:
     first, second = HubInput(path=str(tmp_path), image="image").open().shards
     assert len(samples(first)) == 2
     assert [type(item) for item in second.read()] == [Rejected, Sample]
+
+
+def remote(local: Path) -> FileShard:
+    """The shard in a local file, as it is read from elsewhere."""
+    fsspec.filesystem("memory").pipe(f"/set/{local.name}", local.read_bytes())
+    (shard,) = HubInput(path=str(local)).open().shards
+    assert isinstance(shard, FileShard)
+    return replace(shard, url=f"memory://set/{local.name}", own=OwnFiles.of(["memory://set"]))
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_remote_file_reads_like_a_local_one(
+    tmp_path: Path, parquet: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    if not at_once:
+        monkeypatch.setattr(tables, "FETCH_BYTES", 10)
+    arrow(tmp_path / "x.arrow")
+    for local in (parquet / "part-0.parquet", tmp_path / "x.arrow"):
+        assert list(remote(local).read()) == read(local)
+
+
+@pytest.mark.parametrize("name", ["part-0.parquet", "x.arrow"])
+def test_a_remote_file_that_is_damaged_is_told_and_one_that_cannot_be_reached_raises(
+    tmp_path: Path, parquet: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "part-0.parquet").write_bytes((parquet / "part-0.parquet").read_bytes())
+    arrow(tmp_path / "x.arrow")
+    shard = remote(tmp_path / name)
+    for size in (0, 100, (tmp_path / name).stat().st_size - 50):
+        fsspec.filesystem("memory").pipe(f"/set/{name}", (tmp_path / name).read_bytes()[:size])
+        assert [bad.kind for bad in rejected(shard.read())] == ["damaged"]
+    shard = remote(tmp_path / name)
+    for error in (OSError("connection reset"), ValueError("bad chunk"), TimeoutError("too slow")):
+        reads = iter(range(100))
+
+        def broken(self: Any, size: int = -1, error: Exception = error, reads: Any = reads) -> bytes:
+            if next(reads) > 2:
+                raise error
+            return io.BytesIO.read(self, size)
+
+        monkeypatch.setattr(MemoryFile, "read", broken)
+        with pytest.raises(type(error), match=str(error)):
+            list(shard.read())
 
 
 @settings(max_examples=150, deadline=None)
