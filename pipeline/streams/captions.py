@@ -57,7 +57,7 @@ class CaptionsInput(Section):
         urls = expand_urls(self.urls, most=self.bounds.files)
         names = shard_names(urls, self.urls)
         shards = [CaptionShard(url, name, self) for url, name in zip(urls, names, strict=True)]
-        return InputStream(shards=shards, places=local_places(self.urls))
+        return InputStream(shards=shards, places=local_places(*self.urls, *urls))
 
 
 class CaptionShard:

@@ -106,7 +106,7 @@ class HubInput(Section):
             ]
         return InputStream(
             shards=shards,
-            places=local_places([*files, *([f"{self.path}/**"] if Path(self.path).expanduser().is_dir() else [])]),
+            places=local_places(*(f"{self.path}/**" for _ in [0] if Path(self.path).expanduser().is_dir()), *files),
             label_names=columns.label_names(),
             features=columns.features,
             image_column=columns.image,

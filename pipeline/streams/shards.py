@@ -66,7 +66,7 @@ class WebDatasetInput(Section):
         names = shard_names(urls, self.urls)
         shards = [TarShard(url, name, self) for url, name in zip(urls, names, strict=True)]
         return InputStream(
-            shards=shards, places=local_places(self.urls), label_names=self.label_names, verbatim_names=True
+            shards=shards, places=local_places(*self.urls, *urls), label_names=self.label_names, verbatim_names=True
         )
 
 
