@@ -105,11 +105,15 @@ def test_a_whole_tar_gives_what_it_was_made_from(path: Path, made: Made, squeeze
 
 
 @settings(max_examples=50, deadline=None)
-@given(parts=st.lists(SHORT, min_size=1, max_size=4), squeeze=st.sampled_from([bytes, *WAYS.values()]), data=st.data())
+@given(
+    parts=st.lists(SHORT.filter(lambda made: bool(made.samples)), min_size=1, max_size=4),
+    squeeze=st.sampled_from([bytes, *WAYS.values()]),
+    data=st.data(),
+)
 def test_archives_behind_each_other_are_read_on(
     path: Path, parts: list[Made], squeeze: Squeeze, data: st.DataObject
 ) -> None:
-    """Compressed together or apart; a key that was there before is refused."""
+    """Compressed together or apart, but for empty ones; a key that was there before is refused."""
     each = [part.content for part in parts]
     content = b"".join(map(squeeze, each)) if data.draw(st.booleans()) else squeeze(b"".join(each))
     seen, expected = set[str](), list[str]()
