@@ -192,7 +192,7 @@ def _rgb(image: Image.Image) -> Pixels8:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    if image.mode in ("L", "RGB"):
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):  # 16 bits a pixel, or more
         values = np.asarray(image).astype(np.int64)
@@ -206,7 +206,7 @@ def _plain(image: Image.Image) -> Image.Image:
         over = image.convert("RGBA")
         white = Image.new("RGBA", over.size, "white")
         flat = Image.alpha_composite(white, over)
-        return flat.convert("L" if image.mode == "LA" else "RGB")
+        return flat.convert("L" if image.mode in ("L", "LA") else "RGB")
     return image.convert("RGB")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -76,7 +77,7 @@ class FolderInput(Section):
             part = cut_name(entries[start].image) if start else FIRST
             name = safe_component(f"{root.resolve().name}-{part}")
             members = tuple(entries[start:end])
-            shards.append(FolderShard(name=name, root=root, entries=members, label_names=names))
+            shards.append(FolderShard(name=name, root=root, entries=members, label_names=names, bounds=self.bounds))
         return InputStream(shards=shards, label_names=names, places=(f"{root}/**",))
 
 
@@ -100,6 +101,7 @@ class FolderShard:
     root: Path
     entries: tuple[ListedImage, ...]
     label_names: tuple[str, ...] | None
+    bounds: Bounds
 
     def fingerprint(self) -> str:
         """See `InputShard`."""
@@ -124,10 +126,17 @@ class FolderShard:
         if self.label_names is not None and "/" in key:
             label = self.label_names.index(key.split("/")[0])
             members[LABEL_MEMBER] = str(label).encode()
+        if len(entry.sidecars) >= self.bounds.sample_members:
+            problem = (
+                f"{len(entry.sidecars) + 1} files; input.bounds.sample_members allows {self.bounds.sample_members}"
+            )
+            return _reject(key, f"it has {problem}", "undecodable", entry.image, members)
         try:
-            image = (self.root / entry.image).read_bytes()
+            image = self._bytes(entry.image, 0)
+            size = len(image)
             for sidecar in entry.sidecars:
-                members[sidecar[len(key) + 1 :]] = (self.root / sidecar).read_bytes()
+                members[sidecar[len(key) + 1 :]] = content = self._bytes(sidecar, size)
+                size += len(content)
         except OSError as error:
             return _reject(key, f"file cannot be read ({error})", "undecodable", entry.image, members)
         if entry.duplicate:
@@ -135,6 +144,16 @@ class FolderShard:
             reason = f"duplicate key {key!r}: another image has this name"
             return _reject(key, reason, "refused", entry.image, kept)
         return Sample(key=key, image=image, image_ext=extension, label=label, members=members, origin=entry.image)
+
+    def _bytes(self, path: str, before: int) -> bytes:
+        """A file of a sample of which `before` bytes were read. Raises `OSError`, also where it is too large."""
+        bounds = self.bounds
+        most, name = min((bounds.member_bytes, "member_bytes"), (bounds.sample_bytes - before, "sample_bytes"))
+        with open(self.root / path, "rb") as file:
+            content = file.read(most + 1)
+        if len(content) > most:
+            raise OSError(errno.EFBIG, f"more than input.bounds.{name} allows, {getattr(bounds, name)} bytes", path)
+        return content
 
     def _digest(self, of_file: Callable[[str], str]) -> str:
         digest = hashlib.sha256()

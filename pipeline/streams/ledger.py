@@ -136,6 +136,8 @@ class Ledger:
             raise UserError(f"{path} lies outside of the job's folder, behind a link; nothing there is removed")
         path.unlink(missing_ok=True)
         for folder in path.parents:
+            if not folder.exists():  # a crash came before it was made
+                continue
             if folder.parent == self.root or not folder.is_relative_to(self.root) or any(folder.iterdir()):
                 break
             folder.rmdir()

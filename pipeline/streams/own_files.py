@@ -6,18 +6,18 @@ import errno
 import lzma
 import os
 import stat
-import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote
 
 from pipeline.streams.files import open_url
 
-ARCHIVES = ("zip", "tar", "gzip", "bz2", "xz", "zstd", "lz4")
-"""What may stand in front of `::`, for a file inside an archive."""
+ARCHIVE = "zip://"
+"""What a name begins with that lies in an archive: `zip://a.png::IMAGES.zip`."""
 
 
 class Outside(Exception):
@@ -37,18 +37,13 @@ class OwnFiles:
         """`bases` as people write them: folders, also by `file://`, and URLs."""
         return cls(tuple(dict.fromkeys(map(_base, bases))))
 
-    @property
-    def remote(self) -> bool:
-        """Whether any of them is behind a network."""
-        return any("://" in base for base in self.bases)
-
     def locate(self, path: str, beside: str | None = None) -> str:
         """The real path or URL that `path` means in the file `beside`.
 
         Links are followed before the check. Raises `Outside` for what lies outside of `bases`.
         """
         *inside, place = path.split("::")
-        if any(part.partition("://")[0] not in ARCHIVES or ".." in part.split("/") for part in inside):
+        if len(inside) > 1 or not all(part.startswith(ARCHIVE) for part in inside):
             raise Outside(f"{path!r} is no file of the data set")
         folder = self.bases[0] if beside is None else folder_of(beside)
         place = _local(place)
@@ -75,22 +70,27 @@ class OwnFiles:
     def read(self, path: str, beside: str | None, limit: int) -> bytes:
         """The bytes of a file.
 
-        Raises `Outside` where it is none of the data set's, and `OSError` where it cannot be read, is no regular file,
-        or has more than `limit` bytes.
+        Raises `Outside` where it is none of the data set's, `OSError` where it cannot be read, is no regular file, or
+        has more than `limit` bytes, and of these `Unreachable` where that may pass.
         """
-        import fsspec
-
-        place = self.locate(path, beside)
+        *inside, place = self.locate(path, beside).split("::")
         if "://" not in place and not stat.S_ISREG(os.stat(place).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")
-        try:
-            with fsspec.open(place, "rb") if "::" in place else open_url(place) as file:
-                content = file.read(limit + 1)
-        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError) as error:
-            raise OSError(errno.EBADMSG, f"its archive is damaged: {error}") from None
+        with open_url(place) as file:
+            content = _unpacked(file, inside[0], limit) if inside else file.read(limit + 1)
         if len(content) > limit:
             raise OSError(errno.EFBIG, f"it has more than the {limit} bytes that are allowed")
         return content
+
+
+def _unpacked(file: BinaryIO, inside: str, limit: int) -> bytes:
+    try:
+        with zipfile.ZipFile(file) as archive, archive.open(inside.removeprefix(ARCHIVE)) as member:
+            return member.read(limit + 1)
+    except KeyError:
+        raise FileNotFoundError(errno.ENOENT, "the archive does not hold it") from None
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:  # or it is encrypted
+        raise OSError(errno.EBADMSG, f"its archive is damaged: {error}") from None
 
 
 def folder_of(file: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ from pipeline.streams.columns import HubRow, row_to_members
 from pipeline.streams.files import content_hash, fingerprint, stored_sha256
 from pipeline.streams.names import unsafe
 from pipeline.streams.own_files import Outside, OwnFiles
+from pipeline.streams.remote import Unreachable
 from pipeline.streams.shards import IMAGE_EXTENSIONS
 from pipeline.streams.tables import BadRow, Lost, file_tables, first_line, stream_tables
 
@@ -204,9 +204,9 @@ class RowReader:
                 problem = "refused", f"column {column!r}: {error}"
             except FileNotFoundError:
                 problem = "undecodable", f"column {column!r}: file {path!r} is missing"
+            except Unreachable:
+                raise
             except OSError as error:
-                if self.own.remote and error.errno not in (errno.EFBIG, errno.EBADMSG):
-                    raise
                 problem = "undecodable", f"column {column!r}: file {path!r} cannot be read ({error.strerror})"
         main = row[self.columns.image]
         return (None if main is None else bytes(main["bytes"])), problem

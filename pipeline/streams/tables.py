@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from pipeline.streams.arrow_messages import unpacked_bytes
 from pipeline.streams.bounds import Bounds
 from pipeline.streams.files import is_damage, open_url
 from pipeline.streams.parquet_pages import largest_page
@@ -16,6 +18,8 @@ FETCH_BYTES = 64 << 20
 """Where no row group of a remote file has more bytes, each is fetched at once, because every request takes its time."""
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 """What closes an Arrow stream."""
+FILE_MAGIC = b"ARROW1\0\0"
+"""What an Arrow file begins with; a stream follows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +46,12 @@ def file_tables(url: str, builder: str, features: Any, bounds: Bounds) -> Iterat
     `arrow`. Raises what the file system raises.
     """
     schema = features.arrow_schema
-    with open_url(url) as opened:
-        file = _Watched(opened)
+    with open_url(url) as file:
         try:
             for table in _READERS[builder](file, url, schema, bounds):
                 yield _checked(table, schema, bounds)
         except Exception as error:
-            if file.failed or not is_row_damage(error):
+            if not is_row_damage(error):
                 raise
             yield Lost(place="the file", cause=first_line(error))
 
@@ -66,7 +69,7 @@ def stream_tables(data: Any, features: Any, bounds: Bounds, *, local: bool) -> I
 
 
 def is_row_damage(error: Exception, *, local: bool = True) -> bool:
-    """Whether an error means broken bytes; see `files.is_damage`."""
+    """Whether an error means broken bytes; see `files.is_damage`. What fails of a file by `open_url` is no damage."""
     import pyarrow as pa
 
     return isinstance(error, pa.ArrowException) or is_damage(error, local=local)
@@ -77,26 +80,7 @@ def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-class _Watched:
-    """A file that remembers that it could not be read: what follows from that is no damage, and may be tried again."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self.failed = file, False
-        self.seek, self.tell, self.close = file.seek, file.tell, file.close
-
-    @property
-    def closed(self) -> bool:
-        return self._file.closed
-
-    def read(self, size: int = -1) -> bytes:
-        try:
-            return self._file.read(size)
-        except Exception:
-            self.failed = True
-            raise
-
-
-def _parquet_tables(file: _Watched, url: str, target: Any, bounds: Bounds) -> Iterator[Any]:
+def _parquet_tables(file: BinaryIO, url: str, target: Any, bounds: Bounds) -> Iterator[Any]:
     """Of a damaged row group, the rows before the damage are read; then the next group is."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -117,14 +101,14 @@ def _parquet_tables(file: _Watched, url: str, target: Any, bounds: Bounds) -> It
                 done += batch.num_rows
                 yield pa.Table.from_batches([batch])
         except Exception as error:
-            if file.failed or not is_row_damage(error):
+            if not is_row_damage(error):
                 raise
             cause = first_line(error)
         if done < group.num_rows:
             yield Lost(place=f"row group {index}", cause=cause, rows=group.num_rows - done)
 
 
-def _check_pages(file: _Watched, group: Any, bounds: Bounds, *, local: bool) -> None:
+def _check_pages(file: BinaryIO, group: Any, bounds: Bounds, *, local: bool) -> None:
     """Raises `ValueError` for a page over the bound. Remote pages are asked only where the footer gives cause."""
     for index in range(group.num_columns):
         column = group.column(index)
@@ -143,14 +127,19 @@ def _bytes(group: Any) -> int:
     return sum(group.column(i).total_compressed_size for i in range(group.num_columns))
 
 
-def _arrow_tables(file: _Watched, url: str, target: Any, bounds: Bounds) -> Iterator[Any]:
+def _arrow_tables(file: BinaryIO, url: str, target: Any, bounds: Bounds) -> Iterator[Any]:
     """A local file is mapped into memory, so that a batch of many rows takes none until one is read."""
     import pyarrow as pa
 
     with pa.memory_map(url) if "://" not in url else pa.PythonFile(file, "r") as source:
-        schema, batches = _arrow_batches(source)
-        problem = _mismatch(schema, target)
-        for batch in batches:
+        start = len(FILE_MAGIC) if source.read(len(FILE_MAGIC)) == FILE_MAGIC else 0  # a file holds a stream
+        if "://" not in url:
+            source.seek(start)
+            _check_messages(source, bounds)
+        source.seek(start)
+        stream = pa.ipc.open_stream(source)
+        problem = _mismatch(stream.schema, target)
+        for batch in stream:
             try:
                 batch.validate(full=True)
             except pa.ArrowInvalid as error:
@@ -161,27 +150,21 @@ def _arrow_tables(file: _Watched, url: str, target: Any, bounds: Bounds) -> Iter
                 continue
             for row in range(batch.num_rows):
                 yield pa.Table.from_batches([batch.slice(row, 1)])
-
-
-def _arrow_batches(file: Any) -> tuple[Any, Iterator[Any]]:
-    """(schema, record batches) of an Arrow stream or file. Raises `ValueError` at the end of a stream that is cut."""
-    import pyarrow as pa
-
-    try:
-        stream = pa.ipc.open_stream(file)
-    except (OSError, pa.ArrowInvalid):
-        file.seek(0)
-        reader = pa.ipc.open_file(file)
-        return reader.schema, (reader.get_batch(i) for i in range(reader.num_record_batches))
-
-    def batches() -> Iterator[Any]:
-        yield from stream
-        end = file.tell()
-        file.seek(max(0, end - len(END_OF_STREAM)))
-        if file.read() != END_OF_STREAM:
+        source.seek(max(0, source.tell() - len(END_OF_STREAM)))
+        if source.read(len(END_OF_STREAM)) != END_OF_STREAM or (not start and source.read(1)):
             raise ValueError("the stream does not end where it says, or is cut off")
 
-    return stream.schema, batches()
+
+def _check_messages(source: Any, bounds: Bounds) -> None:
+    """Raises `ValueError` for a batch that would be over the bound once unpacked."""
+    import pyarrow as pa
+
+    with suppress(OSError, pa.ArrowException):  # damage is told when it is read
+        for message in pa.ipc.MessageReader.open_stream(source):
+            if (size := unpacked_bytes(message)) > bounds.page_bytes:
+                raise ValueError(
+                    f"a batch has {size} bytes once unpacked; input.bounds.page_bytes allows {bounds.page_bytes}"
+                )
 
 
 def _mismatch(schema: Any, target: Any) -> str | None:

@@ -180,6 +180,14 @@ def test_a_fault_of_each_kind_here_and_there(
     suffer(bench, [Fault(faults.KINDS[i % 6], at) for i, at in enumerate(places)], record_property)
 
 
+def test_a_crash_between_the_list_of_a_folder_and_its_files(
+    benches: Callable[..., Bench], record_property: Report
+) -> None:
+    """The list names files whose folders were never made."""
+    bench = benches("folder")
+    suffer(bench, [Fault("kill after", bench.operations.index("fsync provenance"))], record_property)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", faults.KINDS)
 @pytest.mark.parametrize("format", FORMATS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from pipeline.streams.contract import InputStream
 from pipeline.streams.folder import FolderInput
 from pipeline.streams.names import text_of
 from pipeline.streams.shards import WebDatasetInput
-from tests.streams.made import everything, folders, lay, rejected, tree, write
+from tests.streams.made import everything, folders, lay, picture, rejected, tree, write
 
 
 def copied(stream: InputStream, root: Path, format: str = "folder") -> Path:
@@ -164,3 +165,27 @@ def test_any_folder_of_classes_comes_back(
     assert {
         "/".join(map(text_of, path.removesuffix(".jpg").split("/"))) + ".jpg": held for path, held in found
     } == source
+
+
+@pytest.mark.parametrize(
+    ("bounds", "reason"),
+    [
+        ({"member_bytes": 1000}, r"input\.bounds\.member_bytes allows, 1000 bytes: 'a\.(bin|png)'"),
+        ({"sample_bytes": 1000}, r"input\.bounds\.sample_bytes allows, 1000 bytes: 'a\.(bin|png)'"),
+        ({"sample_members": 2}, r"it has 3 files; input\.bounds\.sample_members allows 2"),
+    ],
+)
+@pytest.mark.parametrize("huge", ["a.bin", "a.png"])
+def test_a_sample_over_a_bound_is_one_rejected_row(
+    tmp_path: Path, bounds: dict[str, int], reason: str, huge: str
+) -> None:
+    lay(tmp_path, {"a.png": picture(1), "a.bin": b"", "a.txt": b"t", "b.png": picture(2)})
+    with open(tmp_path / huge, "r+b") as file:
+        file.truncate(1 << 40)  # it takes no room on the disk
+    (shard,) = FolderInput.model_validate({"path": str(tmp_path), "bounds": bounds}).open().shards
+    bad, good = shard.read()
+    assert isinstance(bad, Rejected)
+    assert isinstance(good, Sample)
+    assert bad.kind == "undecodable"
+    assert re.search(reason, bad.reason), bad.reason
+    assert sum(map(len, bad.members.values())) < 1000

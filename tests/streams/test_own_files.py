@@ -204,7 +204,8 @@ BASE = "https://example.com/sets/one/"
         "http://example.com/sets/one/a.png", "http://169.254.169.254/x", "https://example.com@evil.org/a",
         "/etc/passwd",
         "file:///etc/passwd", "zip://a.png::https://evil.org/x.zip", "x://y::https://example.com/sets/one/a.png",
-        "zip://../a.png::https://example.com/sets/one/x.zip", "https://example.com/sets/one/..\\two", "a\0b",
+        "zip://a::zip://b::https://example.com/sets/one/x.zip", "gzip://a::https://example.com/sets/one/x.gz",
+        "https://example.com/sets/one/..\\two", "a\0b",
     ],
 )  # fmt: skip
 def test_a_remote_set_stays_below_its_own_url(path: str) -> None:

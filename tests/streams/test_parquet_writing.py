@@ -18,6 +18,7 @@ from pipeline.streams.contract import InputStream, Unwritable
 from pipeline.streams.hub import HubInput
 from pipeline.streams.parquet import ParquetWriter
 from tests.streams.made import everything, folders, picture, write
+from tests.streams.test_columns import KINDS
 
 TAR = InputStream(shards=[], verbatim_names=True)
 NAMED = InputStream(shards=[], label_names=("cat", "dog"))
@@ -156,3 +157,34 @@ def test_columns_whose_members_were_stripped_are_null(tmp_path: Path) -> None:
     stream = HubInput(path=str(path)).open()
     (row,) = pq.read_table(written(tmp_path / "2", stream, [sample(0, members={})])).to_pylist()
     assert (row["txt"], row["key"], row["members"], row["label"]) == (None, None, None, 0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_members_that_no_column_can_hold_cost_the_sample_alone(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    kind = data.draw(st.sampled_from([kind for kind, _ in KINDS]))
+    features = Features({"image": Image(), "x": kind, "label": ClassLabel(names=["a", "b"])})
+    stream = InputStream(
+        shards=[], features=features, image_column="image", label_column="label", label_names=("a", "b")
+    )
+    name = data.draw(st.sampled_from(["x.txt", "x.bin", "x.json", "cls", "image.json"]))
+    odd = data.draw(
+        st.binary(max_size=5) | st.sampled_from([b"null", b"[[1]]", b'{"x": 3}', b'"\\ud800"', b"1e400", b"9" * 30])
+    )
+    folder = tmp_path_factory.mktemp("p")
+    data_folder, parts = folders(folder)
+    writer = ParquetWriter(data=data_folder, parts=parts, name="p", stream=stream)
+    good = sample(1, members={"cls": b"1"})
+    writer.add([good])
+    try:
+        writer.add([sample(2, members={name: odd}, label=None)])
+        expected = 3
+    except Unwritable:
+        expected = 2
+    writer.add([sample(3, members={"cls": b"1"})])
+    writer.commit()
+    table = pq.read_table(data_folder / "p.parquet")
+    assert table.num_rows == expected
+    table.validate(full=True)
