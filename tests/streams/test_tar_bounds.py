@@ -14,7 +14,7 @@ from typing import IO
 
 import pytest
 
-from pipeline.media.records import Rejected, Sample
+from pipeline.media.records import Sample
 from tests.streams.damaged import read, told
 from tests.streams.made import rejected, tar_bytes
 
@@ -117,6 +117,16 @@ def test_the_last_of_several_extended_headers_counts(tmp_path: Path) -> None:
     assert told(read(tmp_path, content)) == ["two", "one"]
 
 
+def test_what_extended_headers_tell_ends_with_the_archive(tmp_path: Path) -> None:
+    one = extended(record(b"path", b"one.png"), tarfile.XGLTYPE) + header("a.png", 0) + bytes(16 * 512)
+    assert len(one) == 10240 - 512
+    assert told(read(tmp_path, one + bytes(512) + header("b.png", 0) + END)) == ["one", "b"]
+    for behind in (b"", AFTER):
+        items = read(tmp_path, header("a.png", 0) + extended(record(b"path", b"one.png")) + bytes(17 * 512) + behind)
+        assert told(items) == ["a?", "#", *"yz"[: len(behind)]]
+        assert "is missing" in rejected(items)[1].reason
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -199,6 +209,9 @@ def test_memory_for_many_samples_with_long_names(tmp_path: Path) -> None:
     assert peak < PEAK
 
 
-def test_samples_and_rejects_are_all_that_comes_out(tmp_path: Path) -> None:
-    for item in read(tmp_path, extended(record(b"path", b"\xff\xfe/" + b"d/" * 5000 + b"\xc3.png")) + AFTER[512:]):
-        assert isinstance(item, Sample | Rejected)
+@pytest.mark.parametrize("name", [b"\xff\xfe/\xc3.png", b"d/" * 5000 + b"x.png", b"k" * 70_000 + b".png"])
+def test_names_of_any_bytes_and_lengths_are_read(tmp_path: Path, name: bytes) -> None:
+    for long in (extended(record(b"path", name)), extended(name + b"\0", tarfile.GNUTYPE_LONGNAME)):
+        (sample, *_) = read(tmp_path, long + header("b.png", 0) + AFTER)
+        assert isinstance(sample, Sample)
+        assert sample.key.encode(errors="surrogateescape") == name.removesuffix(b".png")
