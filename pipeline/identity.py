@@ -32,7 +32,7 @@ KINDS = (b"0123456789", b"abcdefghijklmnopqrstuvwxyz", b"ABCDEFGHIJKLMNOPQRSTUVW
 
 def hash_files(files: Iterable[str | None]) -> str:
     """sha256, in hexadecimal, over the contents of files in their order; empty where there are none."""
-    contents = [Path(file).expanduser().read_bytes() for file in files if file]
+    contents = [Path(os.path.expanduser(file)).read_bytes() for file in files if file]
     return hashlib.sha256(b"".join(hashlib.sha256(c).digest() for c in contents)).hexdigest() if contents else ""
 
 
@@ -51,7 +51,7 @@ def given_salt(file: str | None, option: str) -> bytes | None:
     """
     if file is not None:
         try:
-            salt, source = Path(file).expanduser().read_bytes().strip(), option
+            salt, source = Path(os.path.expanduser(file)).read_bytes().strip(), option
         except OSError as error:
             raise UserError(f"{option}: cannot read {file!r} ({error.strerror})") from None
     elif SALT_VARIABLE in os.environ:
