@@ -7,6 +7,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
@@ -27,7 +28,7 @@ from pipeline.streams.files import (
 )
 from pipeline.streams.names import Split, escape_dots, unsafe
 from pipeline.streams.shard_names import local_places, shard_names
-from pipeline.streams.tarstream import SHOWN, Group, read_groups
+from pipeline.streams.tarstream import SHOWN, Group, read_groups, shown
 
 CLIP_EXTENSIONS = ("mp4",)
 """Extensions of files that hold only clips; a GIF counts as an image."""
@@ -95,7 +96,7 @@ class TarShard:
                 if problem is not None:
                     yield Rejected(key=key, reason=problem.reason, kind=problem.kind, origin=origin, members=members)
                 elif short in seen:
-                    reason = f"duplicate key {key!r} in this shard"
+                    reason = f"duplicate key {shown(key)} in this shard"
                     yield Rejected(key=key, reason=reason, kind="refused", origin=origin, members=members)
                 else:
                     yield _sample(key, members, origin, self.options)
@@ -144,7 +145,8 @@ class TarWriter:
 
     def abort(self) -> None:
         """Removes what was written so far."""
-        self._tar.fileobj.close()
+        with suppress(OSError):  # it writes what is left: the disk may be full
+            self._tar.fileobj.close()
         self._part.unlink(missing_ok=True)
 
 
