@@ -24,9 +24,7 @@ def local_path(place: str) -> str:
     if URL.match(place):
         raise ValueError("a place on this machine is expected, not a URL")
     if not place or NO_TEXT.search(place):
-        raise ValueError(
-            "a path is expected, which is neither empty nor holds control characters or bytes that are no text"
-        )
+        raise ValueError("a path is expected, not empty, without control characters and bytes that are no text")
     expanded = os.path.expanduser(place)
     if expanded.startswith("~"):
         raise ValueError(f"nobody's home is known as {place.partition('/')[0]}; write ./~ for a file of that name")
