@@ -321,6 +321,7 @@ def audit_command(args: argparse.Namespace) -> int:
         results = audit(config, on_images)
     for finding in results.findings:
         print(finding)
+    print(f"authenticity of RELEASE.json: {results.authenticity}")
     print(f"{config.output}/report.html")
     for failure in results.failed:
         print(f"doppel: {failure}", file=sys.stderr)

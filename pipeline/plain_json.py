@@ -20,11 +20,11 @@ def read_json_file(file: Path) -> dict[str, Any]:
 def parse_json_object(text: str | bytes, where: str) -> dict[str, Any]:
     """A JSON object. Raises `UserError`, one sentence that begins with `where`, for anything else."""
     if not text.strip():
-        raise UserError(f"{where} is empty; a JSON object is expected")
+        raise UserError(f"{where} is not valid JSON: it is empty")
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not valid JSON ({error})") from None
     if not isinstance(content, dict):
-        raise UserError(f"{where}: a JSON object is expected, found {repr(content)[:40]}")
+        raise UserError(f"{where}: a JSON object is expected, found {type(content).__name__}")
     return content

@@ -55,7 +55,7 @@ ALLOWED: dict[str, str] = {
     "diffusion.views": "section",
     "diffusion": "section diffusion.views",
     "diffusion.tiles": "section media diffusion",
-    "streams": "errors section assets listing plain_json media",
+    "streams": "errors identity section assets listing plain_json media",
     "report": "errors media diffusion.tiles",
     "models": "errors section assets optional listing plain_json diffusion.views diffusion",
     "operators": "errors section media diffusion.views diffusion diffusion.tiles models",

@@ -320,7 +320,7 @@ def test_a_linked_folder_is_refused(tmp_path: Path, folder: str, on_change: str)
     if place.exists():
         place.rename(tmp_path / "moved")
     place.symlink_to(victim)
-    with pytest.raises(UserError, match=f"{folder} is a link or a file; a folder of the job's own is expected"):
+    with pytest.raises(UserError, match=f"{folder} is a link or a file; a job's folder holds its own things only"):
         made.run(on_change=on_change)
     assert (victim / "a.tar").read_text() == "alive"
 
@@ -371,6 +371,103 @@ def test_output_beside_the_input_is_fine(tmp_path: Path, out: str) -> None:
     content = builders.recipe(tmp_path / "a" / "*.tar", tmp_path / out, None)
     for _ in range(2):
         assert run_job(make_plan(validate(JobConfig, content, "test"))).complete
+
+
+def test_an_output_that_is_linked_into_the_input_is_refused(tmp_path: Path) -> None:
+    made = Job(tmp_path)
+    made.tar("a.tar", 0)
+    made.run()
+    (made.source / "b.tar").symlink_to(made.out / "data" / "a.tar")
+    with pytest.raises(UserError, match="a folder apart from the input"):
+        made.run()
+    with pytest.raises(UserError, match="a folder apart from the input"):
+        made.run(on_change="overwrite")
+    assert (made.out / "data" / "a.tar").exists()
+
+
+@pytest.mark.parametrize("urls", [["a.tar", "a.tar"], ["*.tar", "a.tar"]])
+def test_a_shard_that_is_named_twice_is_refused(tmp_path: Path, urls: list[str]) -> None:
+    made = Job(tmp_path)
+    made.tar("a.tar", 0)
+    with pytest.raises(UserError, match=r"a\.tar' is there twice"):
+        made.run(changes={"input.urls": [str(made.source / url) for url in urls]})
+
+
+@pytest.mark.parametrize("place", ["events.jsonl", ".parts/lock", "batch_size.json", "faces", "manifest.json"])
+@pytest.mark.parametrize("begun", [True, False])
+def test_links_in_a_prepared_folder_are_refused(tmp_path: Path, place: str, begun: bool) -> None:
+    made = Job(tmp_path)
+    made.tar("a.tar", 0)
+    if begun:
+        made.run()
+    (tmp_path / "victim").write_text("alive")
+    (made.out / place).parent.mkdir(parents=True, exist_ok=True)
+    (made.out / place).unlink(missing_ok=True)
+    (made.out / place).symlink_to(tmp_path / "victim")
+    for how in ("refuse", "overwrite"):
+        with pytest.raises(UserError, match=r"is a link or a file|holds no doppel job"):
+            made.run(on_change=how)
+    assert (tmp_path / "victim").read_text() == "alive"
+
+
+def test_a_file_that_two_records_name_is_refused(tmp_path: Path) -> None:
+    made = Job(tmp_path)
+    made.tar("a.tar", 0)
+    made.tar("b.tar", 4)
+    made.run()
+    file = made.out / "shards" / "a.json"
+    record = json.loads(file.read_text())
+    record["files"]["data/b.tar"] = {"sha256": "", "bytes": 0}
+    file.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"the records of a and b both name data/b\.tar"):
+        made.run(on_change="redo")
+
+
+@pytest.mark.parametrize("how", [{}, {"on_change": "redo"}])
+def test_a_smaller_limit_takes_nothing_away(job: Job, how: dict[str, Any]) -> None:
+    job.run()
+    if how:
+        job.tar("a2.tar", 70)
+    else:
+        for path in [p for p in (job.out / "data").rglob("*") if p.is_file()][-1:]:
+            path.write_bytes(b"")
+    assert job.run(changes={"limit": 3}, **how).counts.read == 12
+    assert len(job.keys()) == 12
+
+
+def test_a_limit_counts_what_is_in_the_input(job: Job) -> None:
+    job.run(changes={"limit": 4})
+    (job.source / "a0.tar").unlink()
+    manifest = job.run(changes={"limit": 4}, prune=True)
+    assert (manifest.complete, job.keys()) == (True, keys(range(4, 8)))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_class_more_changes_every_shard(tmp_path: Path, format: str) -> None:
+    for name in ("bird", "cat"):
+        for i in range(3):
+            (tmp_path / "in" / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "in" / name / f"{i}.png").write_bytes(builders.picture(i))
+    content = builders.recipe("", tmp_path / "out", None, **{"output.format": format})
+    content["input"] = {"format": "folder", "path": str(tmp_path / "in"), "shard_size": 3}
+
+    def run(how: str) -> Manifest:
+        return run_job(make_plan(validate(JobConfig, content, "test")), on_change=how)  # type: ignore[arg-type]
+
+    finished = run("refuse").shards.finished
+    assert finished > 1
+    (tmp_path / "in" / "ant").mkdir()
+    (tmp_path / "in" / "ant" / "0.png").write_bytes(builders.picture(9))
+    with pytest.raises(UserError, match=f"the input of {finished} shards .* changed since"):
+        run("refuse")
+    assert run("redo").counts.written == 7
+    if format == "webdataset":
+        found = dict[str, set[bytes]]()
+        for path in (tmp_path / "out" / "data").iterdir():
+            for name, held in builders.members_of(path).items():
+                if name.endswith(".cls"):
+                    found.setdefault(name.split("/")[0], set()).add(held)
+        assert found == {"ant": {b"0"}, "bird": {b"1"}, "cat": {b"2"}}
 
 
 def test_output_inside_an_image_folder_is_refused(tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import os
 import re
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +17,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.audit.examining import authenticity
+from pipeline.audit.task import Audit, check
 from pipeline.errors import UserError
 from pipeline.release import check_release, publish, seal, verify
-from pipeline.release.sealing import text_of
+from pipeline.release.privacy import derive
+from pipeline.release.sealing import ReleaseManifest, text_of
+from pipeline.streams.shards import WebDatasetInput
 from tests.finished_job import (
     FACTS,
     SALT,
@@ -161,7 +169,7 @@ def test_one_altered_byte_is_found_wherever_it_is(sound: Path, data: st.DataObje
         ("", "is not valid JSON"), ("\xff", "is not valid JSON"), ("[" * 100_000, "is not valid JSON"),
         ("[]", "found list"), ("null", "found NoneType"), ("{}", "an older version"),
         ('{"files": 7}', "an older version"),
-        ('{"version": 1}', "another version of doppel, in schema 1"), ('{"version": 2}', "job: Field required"),
+        ('{"version": 2}', "another version of doppel, in schema 2"), ('{"version": 3}', "job: Field required"),
     ],
 )  # fmt: skip
 def test_a_manifest_of_nonsense(tmp_path: Path, text: str, sentence: str) -> None:
@@ -169,6 +177,75 @@ def test_a_manifest_of_nonsense(tmp_path: Path, text: str, sentence: str) -> Non
     (problem,) = verify(tmp_path)
     assert re.match(f"RELEASE.json.*{sentence}", problem)
     assert "\n" not in problem
+
+
+def recomputed(release: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Changes RELEASE.json and computes its digest anew, as whoever reads the code can."""
+    content = json.loads((release / "RELEASE.json").read_bytes())
+    change(content)
+    del content["version"]
+    changed = ReleaseManifest.model_validate({**content, "digest": ""})
+    (release / "RELEASE.json").write_text(text_of(changed))
+
+
+def without_a_tar(content: dict[str, Any], release: Path) -> None:
+    (release / "data" / "release-00001.tar").unlink()
+    del content["files"]["data/release-00001.tar"]
+
+
+def with_another_tar(content: dict[str, Any], release: Path) -> None:
+    tar = release / "data" / "release-00000.tar"
+    tar.write_bytes(bytes(10240))
+    sha256 = hashlib.sha256(bytes(10240)).hexdigest()
+    content["files"]["data/release-00000.tar"] |= {"sha256": sha256, "bytes": 10240}
+
+
+CHANGES: dict[str, Callable[[dict[str, Any], Path], None]] = {
+    "facts": lambda content, release: content["facts"].update(gate="stricter"),
+    "counts": lambda content, release: content["counts"].update(released=7),
+    "verdicts": lambda content, release: content["counts"].update(released_by_verdict={"anonymous": 99}),
+    "scans": lambda content, release: content["scans"]["near_copies"].update(closest_bits=30),
+    "threat models": lambda content, release: content.update(threat_models={"T1": "safe", "T2": "safe"}),
+    "code": lambda content, release: content.update(code="9.9"),
+    "file list": without_a_tar,
+    "a file": with_another_tar,
+    "no hmac": lambda content, release: content.update(hmac=""),
+    "another hmac": lambda content, release: content.update(hmac="0" * 64),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_was_changed_and_computed_anew_is_known_by_the_salt(sound: Path, tmp_path: Path, change: str) -> None:
+    copy = Path(shutil.copytree(sound, tmp_path / "copy"))
+    assert verify(copy, SALT) == []
+    recomputed(copy, lambda content: CHANGES[change](content, copy))
+    assert verify(copy) == [], "nobody can tell without the salt"
+    assert verify(copy, SALT) == [
+        "RELEASE.json is not authentic: it was changed and computed anew, or belongs to another salt"
+    ]
+    task = Audit(originals=WebDatasetInput(urls=("x.tar",)), release=copy, out=tmp_path / "audit", salt=SALT)
+    with pytest.raises(UserError, match=r"RELEASE\.json is not authentic"):
+        check(task)
+    check(replace(task, salt=None))
+    assert authenticity(replace(task, salt=None)).startswith("not checked: no salt was given")
+    job, config = sound.parent / "job", settings_of(tmp_path).model_copy(update={"path": str(copy)})
+    with pytest.raises(UserError, match=r"RELEASE\.json is not authentic|of another job"):
+        publish(config, job, salt=SALT, evidence=evidence(people(6)), facts=FACTS)
+
+
+def test_the_seal_s_key_is_its_own(sound: Path) -> None:
+    content = json.loads((sound / "RELEASE.json").read_bytes())
+    stated = content.pop("hmac")
+    del content["digest"]
+    text, secret = json.dumps(content, sort_keys=True).encode(), derive(SALT)
+    own = hashlib.blake2b(key=secret, digest_size=32, person=b"doppel seal").digest()
+    assert hmac.new(own, text, "sha256").hexdigest() == stated
+    for other in (SALT, secret, derive(SALT + b"2")):
+        assert hmac.new(other, text, "sha256").hexdigest() != stated
+    assert verify(sound, b"another secret of the tests") == [
+        "RELEASE.json is not authentic: it was changed and computed anew, or belongs to another salt"
+    ]
+    assert SALT.hex() not in (sound / "RELEASE.json").read_text()
 
 
 def test_a_manifest_that_lists_files_elsewhere(sound: Path, tmp_path: Path) -> None:

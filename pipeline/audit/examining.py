@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from pipeline.audit.task import Audit, check
 from pipeline.audit.undoing import check_model, paired_again, undo
 from pipeline.audit.usefulness import useful
 from pipeline.release.sealing import text_of
+from pipeline.streams.private import make_private_folder, write_private
 
 if TYPE_CHECKING:
     from pipeline.anonymity.faces.deepface_recognisers import Recogniser
@@ -54,6 +56,7 @@ def examine(
     on_images: OnImages = silent,
 ) -> AuditResults:
     """Does the work of `audit` with a given detector and recognisers, on a release that has been checked."""
+    make_private_folder(task.out)
     size = task.size or first_size(task.release)
     check_model(task.model, size)
     seen = gather(task, size, finder, recognisers, on_images)
@@ -77,6 +80,7 @@ def examine(
     )  # fmt: skip
     results = AuditResults(
         release=hashlib.sha256(text_of(task.manifest).encode()).hexdigest(),
+        authenticity=authenticity(task),
         made_with=made_with,
         counts=counts(seen.pairing),
         failed=failures(seen),
@@ -102,6 +106,15 @@ def counts(pairing: Pairing) -> AuditCounts:
         people=len(people),
         people_with_two_photographs=int((each > 1).sum()),
     )
+
+
+def authenticity(task: Audit) -> str:
+    """Whether the salt has told that RELEASE.json is authentic, which `check` has seen to."""
+    if task.unsealed is not None:
+        return "not sealed yet"
+    if task.salt is None:
+        return "not checked: no salt was given, so RELEASE.json may have been changed and computed anew"
+    return "checked: RELEASE.json was written by whoever has the salt"
 
 
 def failures(seen: Seen) -> tuple[str, ...]:
@@ -138,11 +151,11 @@ def write(out: Path, results: AuditResults, pictures: Mapping[str, tuple[str, by
     from pipeline.report.sheet import contact_sheet
 
     told = results.model_dump()
-    out.mkdir(parents=True, exist_ok=True)
     for name, (_, content) in pictures.items():
-        (out / name).write_bytes(content)
+        write_private(out / name, content)
     if len(pairs.rows):
-        shown = [("original", pairs.sources[:12]), ("released", pairs.released[:12])]
-        contact_sheet(shown, cell=96).save(out / "before_after.png")
-    (out / "report.html").write_text(html_report(told, dict(pictures.values())), encoding="utf-8")
-    (out / "audit.json").write_text(json.dumps(told, indent=1, allow_nan=False) + "\n")
+        shown, sheet = [("original", pairs.sources[:12]), ("released", pairs.released[:12])], io.BytesIO()
+        contact_sheet(shown, cell=96).save(sheet, "PNG")
+        write_private(out / "before_after.png", sheet.getvalue())
+    write_private(out / "report.html", html_report(told, dict(pictures.values())).encode())
+    write_private(out / "audit.json", json.dumps(told, indent=1, allow_nan=False).encode() + b"\n")

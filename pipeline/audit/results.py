@@ -69,9 +69,11 @@ class UtilityFigures(Section):
 class AuditResults(Versioned):
     """Everything that an audit has found."""
 
-    version: int = 2
+    version: int = 3
     release: str
     """sha256 of RELEASE.json, in hexadecimal."""
+    authenticity: str
+    """Whether the salt has told that RELEASE.json was not computed anew by somebody else, in words."""
     made_with: MadeWith
     counts: AuditCounts
     failed: tuple[str, ...]

@@ -44,12 +44,12 @@ class Audit:
 
 
 def check(task: Audit) -> None:
-    """Checks that the release is whole, and that the report can be drawn and will lie outside the release.
+    """Checks that the release is whole and, with the salt, authentic.
 
-    Raises `UserError` where it is not so.
+    Raises `UserError` where it is not so, where the report cannot be drawn, and where it would lie in the release.
     """
     require_package("matplotlib", "the report of an audit", extra="plots")
-    if problems := verify(task.release):
+    if problems := verify(task.release, task.salt):
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(f"{task.release}: {problems[0]}{more}; nothing that follows from it would hold")
     release, out = (path.resolve() for path in (task.release, task.out))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from pipeline.operators.contract import guide_name
 from pipeline.report.animate import animate
 from pipeline.report.sheet import contact_sheet
 from pipeline.section import local_option
+from pipeline.streams.private import private_umask
 
 if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
@@ -60,9 +62,10 @@ def preview(
         raise UserError(
             f"no sample can be shown; the first was refused: {rejected[0].reason}" if rejected else "the input is empty"
         )
-    contact_sheet(list(sheet_rows(outputs).items())).save(picture)
-    if moving is not None:
-        animate_first(outputs[0], moving)
+    with nullcontext() if config.anonymity is None else private_umask():
+        contact_sheet(list(sheet_rows(outputs).items())).save(picture)
+        if moving is not None:
+            animate_first(outputs[0], moving)
     return rejected
 
 

@@ -50,21 +50,21 @@ def run_job(
     with confidential(plan), ledger.open(job, keep=on_change == "keep", overwrite=on_change == "overwrite"):
         if plan.config.anonymity is not None:
             make_private_folder(ledger.root)
-        standing = reconcile(ledger, stream.shards, limit=limit, verify=verify)
-        todo, notes = settle(ledger, standing, on_change, prune=prune)
-        for note in notes:
+        standing = reconcile(ledger, stream, limit=limit, verify=verify)
+        work = settle(ledger, standing, on_change, limit=limit, prune=prune)
+        for note in work.notes:
             observe(Noted(note))
             ledger.log("note", text=note)
         if plan.config.model is not None and plan.config.model.batch_size == "auto":
             remember(ledger.root, plan.hashes, plan.batch_size)
-        begin(len(names) - len(todo), len(names))
-        ledger.log("start", shards=len(names), todo=len(todo), devices=devices)
-        if plan.config.anonymity is not None and todo:
+        begin(len(names) - len(work.shards), len(names))
+        ledger.log("start", shards=len(names), todo=len(work.shards), devices=devices)
+        if plan.config.anonymity is not None and work.shards:
             scan_apart(plan, observe)
         if len(devices) == 1 or plan.config.limit:
-            events = process(todo, plan, stream, ledger, devices[0])
+            events = process(work.shards, plan, stream, ledger, devices[0], remaining=work.room, unlimited=work.whole)
         else:
-            events = process_on_many(todo, plan)
+            events = process_on_many(work.shards, plan)
         try:
             with closing(events):
                 for event in events:

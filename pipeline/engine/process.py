@@ -6,7 +6,7 @@ quarantine.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Container, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -29,18 +29,19 @@ AHEAD = 2
 
 
 def process(
-    shards: Iterable[InputShard], plan: Plan, stream: InputStream, ledger: Ledger, device: str
-) -> Generator[Event, None, None]:
+    shards: Iterable[InputShard], plan: Plan, stream: InputStream, ledger: Ledger, device: str,
+    remaining: int | None = None, unlimited: Container[str] = (),
+) -> Generator[Event, None, None]:  # fmt: skip
     """Runs the job over `shards` of its `stream` on one device; a shard is committed before its `ShardDone` is yielded.
 
-    Closing the generator leaves finished shards finished and nothing else behind.
+    At most `remaining` samples are read, except from shards that are named in `unlimited`; None means all. Closing the
+    generator leaves finished shards finished and nothing else behind.
     """
     transformed_by = transform_all if plan.config.anonymity is None else climb
     ahead = partial(prefetch, depth=AHEAD, most=plan.config.run.memory // 4)
-    remaining = plan.config.limit and plan.config.limit - sum(record.counts.read for record in ledger.records())
     with (
         ThreadPoolExecutor(plan.config.run.workers) as pool,
-        closing(ahead(Reader(plan, stream.label_names, pool)(shards, remaining), weigh=held_in)) as decoded,
+        closing(ahead(Reader(plan, stream.label_names, pool)(shards, remaining, unlimited), weigh=held_in)) as decoded,
         closing(ahead(transformed_by(decoded, plan, device), weigh=lambda made: 2 * held_in(made[0]))) as transformed,
         closing(
             ahead(encode_all(whole(transformed), plan.config, pool), weigh=lambda made: 2 * held_in(made[0].batch))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -67,24 +67,27 @@ class Reader:
     """The names of the classes, by label; None where nobody names them."""
     pool: ThreadPoolExecutor
 
-    def __call__(self, shards: Iterable[InputShard], remaining: int | None = None) -> Iterator[Batch]:
+    def __call__(
+        self, shards: Iterable[InputShard], remaining: int | None = None, unlimited: Container[str] = ()
+    ) -> Iterator[Batch]:
         """Yields decoded batches; none crosses the end of a shard, and every shard ends with a batch marked `last`.
 
-        At most `remaining` samples are read; None means all. For a model of clips, the batch size counts windows of
-        frames. A batch is shorter where it holds more than its part of `run.memory`; of what a model takes together,
-        only encoded bytes count.
+        At most `remaining` samples are read, except from shards that are named in `unlimited`; None means all. For a
+        model of clips, the batch size counts windows of frames. A batch is shorter where it holds more than its part of
+        `run.memory`; of what a model takes together, only encoded bytes count.
         """
         config = self.plan.config
         size, model = self.plan.batch_size, self.plan.outline
         frames = frames_at_once(config, model) if model else None
-        held, most = (held_encoded, config.run.memory // 4) if model else (held_at_all, config.run.memory // 16)
+        held, room = (held_encoded, config.run.memory // 4) if model else (held_at_all, config.run.memory // 16)
         at_once = config.run.workers * (1 if config.video else 2)  # decoded clips are large
         for shard in shards:
-            if remaining == 0:
-                return
+            most = None if shard.name in unlimited else remaining
+            if most == 0:
+                continue
             fingerprint, rows, rejected, count = shard.fingerprint(), list[Row](), list[Rejected](), 0
             batch = partial(Batch, shard=shard.name, fingerprint=fingerprint)
-            samples = Limited(shard.read(), remaining)
+            samples = Limited(shard.read(), most)
             before = deque[Row](maxlen=config.guide.previous or 0 if config.guide else 0)
             for item in ahead(self.pool, self.decode_rows, samples, at_once):
                 count += not is_damage(item)
@@ -95,11 +98,11 @@ class Reader:
                     else:
                         rejected.append(used)
                 whole = windows(rows, frames)[: None if frames is None else -1]  # the last window may go on
-                while len(whole) >= size or ((whole or rejected) and held(rows, rejected) > most):
+                while len(whole) >= size or ((whole or rejected) and held(rows, rejected) > room):
                     some, whole = whole[:size], whole[size:]
                     yield batch(rows=list(chain(*some)), rejected=rejected, read=count, last=False)
                     rows, rejected, count = rows[sum(map(len, some)) :], [], 0
-            if remaining is not None:
+            if remaining is not None and most is not None:
                 remaining -= samples.taken
             yield batch(rows=rows, rejected=rejected, read=count, last=True, cut=samples.cut())
 

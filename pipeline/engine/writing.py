@@ -59,7 +59,7 @@ class OpenShard:
                 self.flicker.add((made.clip, made.key.copy), output.row.image, output.image)
             self.judged.add(made.anonymity)
 
-    def close(self, plan: Plan, shard: InputShard, batch: Batch) -> ShardRecord:
+    def close(self, plan: Plan, stream: InputStream, shard: InputShard, batch: Batch) -> ShardRecord:
         """Publishes data and quarantine, and returns counts and files.
 
         Raises `RuntimeError` where a sample got lost.
@@ -69,8 +69,9 @@ class OpenShard:
             raise RuntimeError(f"shard {name}: samples were lost ({counts})")
         files = self.writer.commit() | self.quarantine.commit()
         return ShardRecord(
-            shard=name, fingerprint=batch.fingerprint, input_hash=input_hash, cut=batch.cut, code=plan.code,
-            hashes=plan.hashes, counts=counts, files=files, seconds=round(time.monotonic() - self.started, 3),
+            shard=name, fingerprint=batch.fingerprint, input_hash=input_hash, classes=stream.classes(), cut=batch.cut,
+            code=plan.code, hashes=plan.hashes, counts=counts, files=files,
+            seconds=round(time.monotonic() - self.started, 3),
             flicker=means_of(self.flicker), anonymity=self.judged.totals,
         )  # fmt: skip
 
@@ -103,7 +104,7 @@ def write(
             if batch.last:
                 if shard.fingerprint() != batch.fingerprint:
                     raise UserError(f"input shard {shard.name} changed while it was read; run again when it is still")
-                record = output.close(plan, shard, batch)
+                record = output.close(plan, stream, shard, batch)
                 ledger.commit(record)
                 output = None
                 yield ShardDone(record)

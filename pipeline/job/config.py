@@ -46,7 +46,7 @@ class OutputConfig(Section):
 class RunConfig(Section):
     """The devices that a job runs on and its speed; nothing here changes the bytes that are written."""
 
-    devices: tuple[str, ...] = ("auto",)
+    devices: tuple[str, ...] = Field(default=("auto",), min_length=1)
     """Devices by torch's names; `auto` takes every CUDA device, or else the CPU. Each device gets a process of its
     own."""
     memory: int = Field(default=1 << 30, ge=1 << 20)

@@ -64,7 +64,8 @@ doppel {manifest.code}.
 
 `RELEASE.json` lists the sha256 of every file. `doppel audit ORIGINALS THIS_FOLDER` checks them, and attacks the release
 with face recognition where the originals are at hand. To be sure of `RELEASE.json` itself, compare its sha256 with the
-one that the publisher states elsewhere.
+one that the publisher states elsewhere. Its `hmac` can be checked by the publisher alone, with the salt of the job: it
+tells whether anybody else changed facts, counts or files and computed the rest anew.
 """
 
 

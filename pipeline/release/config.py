@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from pipeline.errors import UserError
-from pipeline.identity import PUBLIC_SALT, SALT_VARIABLE, SHORTEST_SALT
+from pipeline.identity import PUBLIC_SALT, SALT_VARIABLE, SHORTEST_SALT, weakness
 from pipeline.media.provenance import PROVENANCE
 from pipeline.release.finished_job import LABEL
 from pipeline.release.privacy import derive
@@ -81,8 +81,8 @@ def secret_of(salt: bytes) -> bytes:
             f"release needs a secret salt of at least {SHORTEST_SALT} bytes: name run.salt_file, or set the variable "
             f"{SALT_VARIABLE}"
         )
-    if len(salt) < SHORTEST_SALT:
-        raise UserError(f"release: the salt has {len(salt)} bytes; at least {SHORTEST_SALT} are needed")
+    if (problem := weakness(salt)) is not None:
+        raise UserError(f"release: the salt holds {problem}")
     return derive(salt)
 
 

@@ -46,6 +46,11 @@ def job_token(secret: bytes, facts: object) -> str:
     return _keyed(secret, json.dumps(facts, sort_keys=True), b"job")
 
 
+def seal_key(secret: bytes) -> bytes:
+    """The key of 32 bytes by which RELEASE.json is authenticated; it is used for nothing else."""
+    return hashlib.blake2b(key=secret, digest_size=32, person=b"doppel seal").digest()
+
+
 def shuffled(keys: Sequence[str], secret: bytes) -> list[int]:
     """Positions in `keys` in an order that depends only on the set of keys and the secret, not on their order."""
     ranks = [_keyed(secret, key, b"order") for key in keys]

@@ -29,6 +29,7 @@ from pipeline.release.sealing import (
     ReleaseCounts,
     ReleaseManifest,
     Scans,
+    authenticated,
     read_seal,
     remove,
     staging,
@@ -70,7 +71,7 @@ def publish(
     options = config.model_dump(mode="json", exclude={"path", "audit"})
     token = job_token(secret, {"tars": tars, "release": options, "facts": facts})
     if (release / SEAL).exists():
-        return sealed_before(release, token)
+        return sealed_before(release, token, salt)
     check_facts(facts, evidence.originals)
     entries = list(made.entries(config.members))
     labels = labels_of(entries, evidence.originals, config.labels or ())
@@ -106,10 +107,10 @@ def publish(
         code=f"{__version__}+{code_hash(__name__)[:12]}",
     )
     listed = {**files, CARD: write_card(staged, card(manifest))}
-    return manifest.model_copy(update={"files": listed})
+    return authenticated(manifest.model_copy(update={"files": listed}), secret)
 
 
-def sealed_before(release: Path, token: str) -> ReleaseManifest:
+def sealed_before(release: Path, token: str, salt: bytes) -> ReleaseManifest:
     """The manifest of a release that is finished and sound.
 
     Raises `UserError` for the release of another job, or one that was altered.
@@ -121,6 +122,8 @@ def sealed_before(release: Path, token: str) -> ReleaseManifest:
         raise UserError(
             f"release.path: {release} holds a release of another job, or with another salt; name a new folder"
         )
+    if problems := verify(release, salt):
+        raise UserError(f"release.path: {release} is no longer as it was sealed: {problems[0]}")
     return manifest
 
 

@@ -9,6 +9,7 @@ RELEASE.part/          a release in the making, beside it; nobody should read th
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from pipeline.listing import below
 from pipeline.media.output_keys import Shape
 from pipeline.media.versioned import Versioned
 from pipeline.release.copies import FaceScan, NearCopyScan
+from pipeline.release.privacy import derive, seal_key
 from pipeline.section import Section
 from pipeline.streams.files import content_hash, sync_folder
 
@@ -71,7 +73,7 @@ class Scans(Section):
 class ReleaseManifest(Versioned):
     """RELEASE.json. It has no names, keys, places or times, so that the same job gives the same bytes."""
 
-    version: int = 2
+    version: int = 3
     job: str
     """A keyed hash of what the release was made from, which only those with the salt can compare."""
     files: dict[str, ListedFile]
@@ -91,6 +93,9 @@ class ReleaseManifest(Versioned):
     """What the release protects from and what not, in words."""
     code: str
     """doppel's version and the beginning of the code's hash."""
+    hmac: str = ""
+    """HMAC-SHA256 of all the rest with a key that only those with the salt have, so that nobody else can change facts,
+    counts or files and compute the rest anew; see `authenticated`."""
     digest: str = ""
     """sha256 of all the rest, so that no byte can change unseen; see `text_of`."""
 
@@ -122,6 +127,13 @@ def text_of(manifest: ReleaseManifest) -> str:
     body = manifest.model_dump(mode="json", exclude={"digest"})
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return json.dumps({**body, "digest": digest}, sort_keys=True, indent=1) + "\n"
+
+
+def authenticated(manifest: ReleaseManifest, secret: bytes) -> ReleaseManifest:
+    """The manifest with its HMAC; `secret` is what `derive` makes of the salt."""
+    body = manifest.model_dump(mode="json", exclude={"hmac", "digest"})
+    code = hmac.new(seal_key(secret), json.dumps(body, sort_keys=True).encode(), hashlib.sha256).hexdigest()
+    return manifest.model_copy(update={"hmac": code})
 
 
 def read_seal(release: Path) -> ReleaseManifest:
@@ -161,10 +173,11 @@ def seal(release: Path, manifest: ReleaseManifest) -> None:
     sync_folder(release)
 
 
-def verify(release: Path) -> list[str]:
+def verify(release: Path, salt: bytes | None = None) -> list[str]:
     """Everything that is wrong with a release, one sentence each; empty where it is sound.
 
-    It looks for an altered RELEASE.json, and for files that are missing, extra or altered.
+    It looks for an altered RELEASE.json, and for files that are missing, extra or altered. With the salt of the job it
+    also tells whether RELEASE.json was changed and computed anew; without, nobody can.
     """
     try:
         manifest = read_seal(release)
@@ -172,6 +185,8 @@ def verify(release: Path) -> list[str]:
         return [str(error)]
     same = text_of(manifest).encode() == (release / SEAL).read_bytes()
     altered = [] if same else [f"{SEAL} was altered: its own digest differs"]
+    if salt is not None and not hmac.compare_digest(authenticated(manifest, derive(salt)).hmac, manifest.hmac):
+        altered.append(f"{SEAL} is not authentic: it was changed and computed anew, or belongs to another salt")
     return altered + differing(release, manifest, SEAL)
 
 

@@ -28,6 +28,7 @@ def html_report(results: Mapping[str, Any], pictures: Mapping[str, bytes]) -> st
         f"<style>{STYLE}</style><h1>Audit of a release</h1>",
         "<p class='note'>Private: the pictures of the audit folder may show originals.</p>",
         *(["<h2>Failed</h2>", _list(results["failed"])] if results["failed"] else []),
+        f"<p>Authenticity of RELEASE.json: {escape(results['authenticity'])}.</p>",
         "<h2>What to read first</h2>", _list(results["findings"]) or "<p>No attack clearly beat chance.</p>",
         "<p class='note'>Named is what lies above chance with its whole 95 % interval, which one in forty does by "
         "accident. Brackets hold intervals over people.</p>",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Literal, cast
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from pipeline.media.records import Rejected, Sample
 from pipeline.section import Section
@@ -37,7 +37,7 @@ class CaptionsInput(Section):
     """
 
     format: Literal["captions"] = "captions"
-    urls: tuple[str, ...]
+    urls: tuple[str, ...] = Field(min_length=1)
     """One or many files; globs and braces are expanded. Each file is a shard."""
     bounds: Bounds = Bounds()
     """How much of a file may be held at a time."""
@@ -57,7 +57,7 @@ class CaptionsInput(Section):
         urls = expand_urls(self.urls, most=self.bounds.files)
         names = shard_names(urls, self.urls)
         shards = [CaptionShard(url, name, self) for url, name in zip(urls, names, strict=True)]
-        return InputStream(shards=shards, places=local_places(self.urls))
+        return InputStream(shards=shards, places=local_places(*self.urls, *urls))
 
 
 class CaptionShard:

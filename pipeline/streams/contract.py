@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pipeline.identity import hash_json
 from pipeline.media.records import Rejected, Sample
 from pipeline.streams.files import Stored
 
@@ -49,6 +50,14 @@ class InputStream:
     writes them."""
     verbatim_names: bool = False
     """Whether keys came out of tar member names, so that an output tar must use them as they are, dots included."""
+
+    def classes(self) -> str:
+        """A hash of what the source says of all its shards: the names of the classes, and the columns.
+
+        A class more can change the numbers of all that follow, in shards whose own files stay the same.
+        """
+        columns = {} if self.features is None else self.features.to_dict()
+        return hash_json([self.label_names, columns, self.image_column, self.label_column])
 
 
 class Unwritable(Exception):

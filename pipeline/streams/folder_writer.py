@@ -19,6 +19,8 @@ from pipeline.streams.job_records import FolderLine
 from pipeline.streams.names import safe_component, unescape_dots
 from pipeline.streams.shards import IMAGE_EXTENSIONS
 
+MOST_FOLDERS = 100
+"""Folders that a file may lie in below data/, at most: they are made and removed one inside the other."""
 LONGEST_NAME = 255
 """Bytes of the name of a file, at most."""
 LONGEST_PATH = 4095
@@ -76,6 +78,8 @@ class FolderWriter:
     def _plan(self, sample: Sample, files: dict[str, bytes]) -> FolderLine:
         """Adds the files of a sample to `files`, and returns what the list says of them."""
         stem = self._stem(sample)
+        if (depth := stem.count("/")) > MOST_FOLDERS:
+            raise Unwritable(f"its key would lie {depth} folders deep; {MOST_FOLDERS} are possible")
 
         def put(extension: str, content: bytes) -> str:
             path = f"{stem}.{safe_component(extension)}"

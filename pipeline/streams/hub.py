@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -22,7 +23,7 @@ from pipeline.streams.bounds import Bounds
 from pipeline.streams.contract import InputShard, InputStream
 from pipeline.streams.files import open_url
 from pipeline.streams.names import safe_component
-from pipeline.streams.own_files import OwnFiles, folder_of
+from pipeline.streams.own_files import OwnFiles
 from pipeline.streams.rows import Columns, FileShard, SliceShard
 from pipeline.streams.shard_names import local_places, shard_names
 from pipeline.streams.shards import IMAGE_EXTENSIONS
@@ -106,7 +107,7 @@ class HubInput(Section):
             ]
         return InputStream(
             shards=shards,
-            places=local_places([*files, *([f"{self.path}/**"] if Path(self.path).expanduser().is_dir() else [])]),
+            places=local_places(*(f"{self.path}/**" for _ in [0] if Path(self.path).expanduser().is_dir()), *files),
             label_names=columns.label_names(),
             features=columns.features,
             image_column=columns.image,
@@ -175,34 +176,55 @@ def _local(source: HubInput) -> tuple[str, list[str] | None]:
 
 
 def _own_files(source: HubInput, builder: Any, files: list[str]) -> OwnFiles:
-    """What belongs to the data set: its folder, or its place on the hub, or, where only files are named, their folders.
+    """What belongs to the data set: its folder, or its place on the hub, and the folders of patterns in the recipe.
 
     Raises `UserError` where the set itself names data files outside: metadata may say anything.
     """
-    home = Path(source.path).expanduser()
-    if home.is_dir():
-        bases = [str(_with_blobs(home))]
-    elif "://" in (builder.base_path or ""):
-        bases = [builder.base_path]
-    else:
-        return OwnFiles.of([*([source.data_dir] if source.data_dir else []), *map(folder_of, files)])
-    own = OwnFiles.of(bases)
-    if source.data_files:
-        return OwnFiles.of([*bases, *map(folder_of, files)])
+    path = os.path.expanduser(source.path)
+    home = next((folder for folder in (path, source.data_dir or "") if os.path.isdir(folder)), None)
+    if home is None and "://" in (builder.base_path or ""):
+        home = builder.base_path
+    patterns = source.data_files or (() if home else (path,))
+    named = [_fixed(pattern, home or "") for pattern in patterns]
+    beside = [folder for folder in named if not _is_below(folder, home)]
+    own = OwnFiles.of([*([_with_blobs(home)] if home else []), *beside])
     read_row_by_row = IMAGE_EXTENSIONS if builder.name == "imagefolder" else ()
-    strange = [f for f in files if PurePosixPath(f).suffix[1:].lower() not in read_row_by_row and not own.holds(f)]
-    if strange:
-        raise UserError(
-            f"input.path: data set {source.path!r} names the file {strange[0]}, which lies outside of it; "
-            "input.data_files may name files anywhere"
-        )
+    for file in files:
+        by_row = PurePosixPath(file).suffix[1:].lower() in read_row_by_row
+        if not (by_row or own.holds(file) or any(_is_below(file, folder) for folder in named)):
+            raise UserError(
+                f"input.path: data set {source.path!r} names the file {file}, which lies outside of it; "
+                "input.data_files may name files anywhere"
+            )
     return own
 
 
-def _with_blobs(folder: Path) -> Path:
+def _fixed(pattern: str, home: str) -> str:
+    """The folder or URL that all files of a pattern lie below; it may be a link. Relative ones begin at `home`."""
+    pattern = pattern.split("::")[-1]  # of what lies in an archive, the place of the archive
+    place = pattern if "://" in pattern else os.path.join(home, os.path.expanduser(pattern))
+    place = place if "://" in place else os.path.abspath(place)
+    plain = place if os.path.isfile(place) else re.split(r"[*?\[{]", place, maxsplit=1)[0]
+    return plain.rpartition("/")[0] or "/"
+
+
+def _is_below(place: str, folder: str | None) -> bool:
+    """Whether a path, as it is written, or a URL lies in a folder."""
+    if folder is None or ("://" in place) != ("://" in folder):
+        return False
+    if "://" in folder:
+        return OwnFiles.of([folder]).holds(place)
+    return PurePosixPath(os.path.abspath(place)).is_relative_to(os.path.abspath(folder))
+
+
+def _with_blobs(folder: str) -> str:
     """A snapshot in the cache of the hub, `datasets--USER--SET/snapshots/REVISION`, links to files beside it."""
-    real = folder.resolve()
-    return next((above for above in real.parents if above.name.startswith("datasets--")), real)
+    if "://" in folder:
+        return folder
+    parents = Path(os.path.realpath(folder)).parents
+    return next(
+        (str(p.parent) for p in parents if p.name == "snapshots" and p.parent.name[:10] == "datasets--"), folder
+    )
 
 
 def _first_features(builder: str, files: list[str]) -> Any:

@@ -95,6 +95,8 @@ class ShardRecord(Versioned):
     """Fingerprint of its input, taken before it was read, which is fast to compare."""
     input_hash: Text
     """sha256 of its input."""
+    classes: str = ""
+    """Hash of the names of the classes and the columns of its input."""
     code: str
     """doppel's version and the beginning of the code's hash."""
     hashes: dict[str, str]

@@ -60,11 +60,9 @@ class Ledger:
         if self.root.is_dir() and {path.name for path in self.root.iterdir()} - {PARTS} and not self._job_file.exists():
             raise UserError(f"output.path: {self.root} is not empty and holds no doppel job; name an empty folder")
         self.root.mkdir(parents=True, exist_ok=True)
-        for folder in (self.parts, *(self.root / name for name in (SHARDS, *FOLDERS))):
-            if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-                raise UserError(f"output.path: {folder} is a link or a file; a folder of the job's own is expected")
+        self._refuse_links()
         self.parts.mkdir(exist_ok=True)
-        with open(self.parts / "lock", "w") as lock:
+        with os.fdopen(os.open(self.parts / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -94,7 +92,16 @@ class Ledger:
 
     def records(self) -> list[ShardRecord]:
         """The records of all finished shards, by name. Raises `UserError` for one that cannot be read."""
-        return [_read_record(file) for file in sorted(self.shards.glob("[!.]*.json"))]
+        records = [_read_record(file) for file in sorted(self.shards.glob("[!.]*.json"))]
+        owners = dict[str, str]()
+        for record in records:
+            for file in record.files:
+                if owners.setdefault(file, record.shard) != record.shard:
+                    raise UserError(
+                        f"{self.shards}: the records of {owners[file]} and {record.shard} both name {file}; without "
+                        "these files both shards are done again"
+                    )
+        return records
 
     def commit(self, record: ShardRecord) -> None:
         """Marks a shard as done; its files must be in place."""
@@ -158,7 +165,7 @@ class Ledger:
         records, known = self.records(), set(shards)
         present = [record for record in records if record.shard in known]
         counts = sum((record.counts for record in records), Counts())
-        reached = limit is not None and counts.read >= limit
+        reached = limit is not None and sum(record.counts.read for record in present) >= limit
         whole = sum(not record.cut for record in present)
         manifest = Manifest(
             **{name: value for name, value in job if name != "version"},
@@ -187,6 +194,13 @@ class Ledger:
     @property
     def _job_file(self) -> Path:
         return self.root / "job.json"
+
+    def _refuse_links(self) -> None:
+        """Raises `UserError` for what would lead the job's own reading, writing and removing to another place."""
+        folders = {PARTS, SHARDS, *FOLDERS}
+        for path in (*self.root.iterdir(), self.parts / "lock"):
+            if path.is_symlink() or (path.name in folders and not path.is_dir()):
+                raise UserError(f"output.path: {path} is a link or a file; a job's folder holds its own things only")
 
     def _claim(self, job: Job, *, keep: bool, overwrite: bool) -> None:
         before = self.job()

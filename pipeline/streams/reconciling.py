@@ -6,12 +6,12 @@ what is gone from the input is named, and removed only when the user says so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.errors import UserError
-from pipeline.streams.contract import InputShard
+from pipeline.streams.contract import InputShard, InputStream
 from pipeline.streams.files import content_hash
 from pipeline.streams.job_records import ShardRecord
 from pipeline.streams.ledger import Ledger
@@ -29,6 +29,8 @@ class Standing:
 
     shards: Sequence[InputShard]
     """All shards of the input."""
+    records: Mapping[str, ShardRecord]
+    """The records of finished shards, by name."""
     missing: tuple[InputShard, ...]
     """Shards without a record, in the order of the input."""
     again: tuple[InputShard, ...]
@@ -41,32 +43,33 @@ class Standing:
     """Files in the job's folders that no finished shard has written, and no shard of the input has left there."""
 
 
-def reconcile(ledger: Ledger, shards: Sequence[InputShard], *, limit: int | None, verify: bool) -> Standing:
-    """Compares the records of a job with its input `shards` and its outputs, and changes nothing.
+def reconcile(ledger: Ledger, stream: InputStream, *, limit: int | None, verify: bool) -> Standing:
+    """Compares the records of a job with its input and its outputs, and changes nothing.
 
     Outputs are compared by size; with `verify`, by their sha256. A shard that a limit has cut is finished only as long
     as the `limit` is reached. Raises `UserError` for a record that cannot be read, and for a folder of the job that
     isn't one.
     """
     records = {record.shard: record for record in ledger.records()}
-    whole = sum(record.counts.read for record in records.values() if not record.cut)
-    cut = sum(record.counts.read for record in records.values() if record.cut)
-    reached = limit is not None and whole + cut >= limit
+    names, classes = {shard.name for shard in stream.shards}, stream.classes()
+    reached = limit is not None and sum(r.counts.read for r in records.values() if r.shard in names) >= limit
     missing, again, changed = list[InputShard](), list[InputShard](), list[InputShard]()
-    for shard in shards:
+    for shard in stream.shards:
         record = records.get(shard.name)
         if record is None:
             if not reached:
                 missing.append(shard)
         elif (record.cut and not reached) or not _as_written(ledger, record, verify=verify):
             again.append(shard)
-        elif record.fingerprint != shard.fingerprint() and record.input_hash != shard.content_hash():
+        elif record.classes != classes or (
+            record.fingerprint != shard.fingerprint() and record.input_hash != shard.content_hash()
+        ):
             changed.append(shard)
-    names = {shard.name for shard in shards}
     known = {file for record in records.values() for file in record.files}
     known |= {file for name in names - records.keys() for file in ledger.leftovers(name)}
     return Standing(
-        shards=shards,
+        shards=stream.shards,
+        records=records,
         missing=tuple(missing),
         again=tuple(again),
         changed=tuple(changed),
@@ -75,10 +78,22 @@ def reconcile(ledger: Ledger, shards: Sequence[InputShard], *, limit: int | None
     )
 
 
-def settle(
-    ledger: Ledger, standing: Standing, on_change: OnChange, *, prune: bool
-) -> tuple[list[InputShard], list[str]]:
-    """Makes room for what is to be done; returns it, in the order of the input, and notes for people, as sentences.
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a job has to do."""
+
+    shards: tuple[InputShard, ...]
+    """Unfinished shards, in the order of the input."""
+    whole: frozenset[str]
+    """The names of those that were finished before. They are read whole again, whatever the limit."""
+    room: int | None
+    """How many samples of the others may be read; None means all."""
+    notes: tuple[str, ...]
+    """What people should know, as sentences."""
+
+
+def settle(ledger: Ledger, standing: Standing, on_change: OnChange, *, limit: int | None, prune: bool) -> Work:
+    """Makes room for what is to be done, and returns it.
 
     What unfinished shards have left is removed, and with `prune` all that is gone from the input. Raises `UserError`
     where the user has to decide.
@@ -96,6 +111,10 @@ def settle(
             "--keep-finished leaves it there"
         )
     changed = standing.changed if on_change == "redo" else ()
+    whole = [shard.name for shard in (*standing.again, *changed) if not standing.records[shard.name].cut]
+    open_cuts = {shard.name for shard in standing.again} - set(whole)
+    gone = {record.shard for record in standing.gone}
+    taken = sum(r.counts.read for name, r in standing.records.items() if name not in open_cuts | gone)
     todo, notes = [*standing.missing, *standing.again, *changed], list[str]()
     for shard in todo:
         ledger.forget(shard.name)
@@ -110,7 +129,12 @@ def settle(
         if standing.gone or standing.stray:
             notes.append(f"removed {len(standing.gone)} shards and {len(standing.stray)} files that have no input")
     order = {shard.name: number for number, shard in enumerate(standing.shards)}
-    return sorted(todo, key=lambda shard: order[shard.name]), notes
+    return Work(
+        shards=tuple(sorted(todo, key=lambda shard: order[shard.name])),
+        whole=frozenset(whole),
+        room=None if limit is None else max(0, limit - taken),
+        notes=tuple(notes),
+    )
 
 
 def _as_written(ledger: Ledger, record: ShardRecord, *, verify: bool) -> bool:

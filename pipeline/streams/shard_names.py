@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pipeline.assets import resolve
+from pipeline.errors import UserError
 from pipeline.streams.names import safe_component
 
 SUFFIX = re.compile(r"(?<=[^/])(\.tar(\.\w+)?|\.tgz|\.parquet|\.arrow|\.(jsonl|ndjson|json)(\.\w+)?)$")
@@ -24,18 +25,24 @@ def shard_names(urls: Sequence[str], patterns: Sequence[str] = ()) -> list[str]:
     """One file name for each URL, safe for the file system: its path below what the patterns fix, without its suffix.
 
     Of `in/*/a.tar`, `in/` is fixed, so that `in/x/a.tar` is called `x-a`. A name that several files would have gets a
-    hash of the URL. So no name depends on which other files there are, unless they would have the same one.
+    hash of the URL. So no name depends on which other files there are, unless they would have the same one. Raises
+    `UserError` for a URL that comes twice.
     """
     fixed = sorted({_fixed(resolve(pattern)) for pattern in patterns}, key=len, reverse=True)
     plain = [_name(url, fixed) for url in urls]
     times = Counter(plain)
-    return [
+    names = [
         name if times[name] == 1 else f"{name}-{hashlib.sha256(url.encode(errors='surrogateescape')).hexdigest()[:12]}"
         for name, url in zip(plain, urls, strict=True)
     ]
+    times = Counter(names)
+    for name, url in zip(names, urls, strict=True):
+        if times[name] > 1:
+            raise UserError(f"input: {url!r} is there twice, or its shard would have the name of another, {name}")
+    return names
 
 
-def local_places(patterns: Sequence[str]) -> tuple[str, ...]:
+def local_places(*patterns: str) -> tuple[str, ...]:
     """Those of the patterns that are paths on this machine, with braces as wildcards."""
     local = [resolve(pattern) for pattern in patterns if "://" not in resolve(pattern)]
     return tuple(p if os.path.isfile(p) else re.sub(r"\{[^{}]*\}", "*", p) for p in local)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from pipeline.media.records import Rejected, Sample
 from pipeline.section import Section
@@ -41,7 +41,7 @@ class WebDatasetInput(Section):
     """Reads tar files, local or by any fsspec URL."""
 
     format: Literal["webdataset"] = "webdataset"
-    urls: tuple[str, ...]
+    urls: tuple[str, ...] = Field(min_length=1)
     """One or many files; globs and braces are expanded. Each file is a shard."""
     image: str | None = None
     """The extension of the image member; by default the only one with an image extension, else the only .mp4."""
@@ -66,7 +66,7 @@ class WebDatasetInput(Section):
         names = shard_names(urls, self.urls)
         shards = [TarShard(url, name, self) for url, name in zip(urls, names, strict=True)]
         return InputStream(
-            shards=shards, places=local_places(self.urls), label_names=self.label_names, verbatim_names=True
+            shards=shards, places=local_places(*self.urls, *urls), label_names=self.label_names, verbatim_names=True
         )
 
 

@@ -14,6 +14,8 @@ from pipeline.streams.compressed import Damage
 BLOCK = 512
 """Bytes of a header; contents are padded to a multiple of it."""
 ZEROS = bytes(BLOCK)
+MOST_ZEROS = 1 + tarfile.RECORDSIZE // BLOCK
+"""Blocks of zeros at the end of an archive, at most: two, and what fills its last record."""
 GLOBAL, GNU_NAME, GNU_LINK, GNU_SPARSE = tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, b"S"
 EXTENDED = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, GLOBAL, GNU_NAME, GNU_LINK)
 """Types of headers that tell of the next member or, where global, of all that follow."""
@@ -109,8 +111,10 @@ class Archives:
     def members(self) -> Iterator[Member | Lost | End]:
         """Yields what the headers tell, in order; the last item is `End` or `Lost`.
 
-        Archives that follow each other are read on. Zeros end an archive where they are two blocks, or more that fill
-        its last record. In front of another header, any other number may as well be a part of it that was wiped.
+        Archives that follow each other are read on. Zeros end an archive where they are two blocks and what fills its
+        last record, as tar programs write it; at the end of the file, without such filling, too. Anything else may be a
+        part that was wiped: behind two blocks, with which some programs end an archive, reading goes on, and the place
+        is told; behind others it ends.
 
         Behind a damaged header reading goes on only where the size that it states leads to a header that is whole,
         past no other one. Nothing is ever searched for, because the content of a member may be a tar, whose members
@@ -132,13 +136,18 @@ class Archives:
                 zeros += 1
                 continue
             if zeros and not block.strip(b"\0"):
+                if zeros > MOST_ZEROS:
+                    raise Damage(f"the file ends in {zeros} blocks of zeros, more than the end of any archive")
                 yield End()
                 if self._blocks.damage is not None:
                     raise Damage
                 return
-            if zeros == 2 or (zeros > 2 and (start - begin) % tarfile.RECORDSIZE == 0):
+            if 2 <= zeros <= MOST_ZEROS and (start - begin) % tarfile.RECORDSIZE == 0:
                 begin, zeros, nameless = start, 0, False
                 yield End()
+            if zeros == 2 and is_header(block):
+                begin, zeros = start, 0
+                yield Lost(f"an archive ends before byte {start} within a record, or a header was wiped there")
             if zeros:
                 raise Damage(f"{zeros} blocks of zeros stand in the place of headers before byte {start}")
             if len(block) < BLOCK and start > begin:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -27,7 +28,17 @@ from pipeline.media.output_keys import Shape
 from pipeline.release.card import THREAT_MODELS
 from pipeline.release.copies import NearCopyScan
 from pipeline.release.privacy import derive, release_key
-from pipeline.release.sealing import CARD, MARK, ListedFile, ReleaseCounts, ReleaseManifest, Scans, seal, staging
+from pipeline.release.sealing import (
+    CARD,
+    MARK,
+    ListedFile,
+    ReleaseCounts,
+    ReleaseManifest,
+    Scans,
+    authenticated,
+    seal,
+    staging,
+)
 from pipeline.report.audit_page import html_report
 from pipeline.report.audit_plots import (
     AttackAtLevel,
@@ -135,7 +146,7 @@ def release(folder: Path, operator: Operator, *, people: int = PEOPLE, shape: Sh
         job="", files=files, outputs=shape, counts=counts, members=(), labels=(0, 1), facts={}, scans=scans,
         threat_models=THREAT_MODELS, code="",
     )  # fmt: skip
-    seal(place, manifest)
+    seal(place, authenticated(manifest, secret))
     return place
 
 
@@ -156,8 +167,9 @@ def stranger(person: int, number: int) -> Pixels8:
     return photo(1000 + EACH * person + number, 0)
 
 
-def examined(one: Audit) -> dict[str, Any]:
-    check(one)
+def examined(one: Audit, *, checked: bool = True) -> dict[str, Any]:
+    if checked:
+        check(one)
     found: dict[str, Any] = examine(one, Finder(), [Recogniser()]).model_dump(mode="json")  # type: ignore[arg-type]
     return found
 
@@ -249,6 +261,11 @@ def test_files(kept: tuple[Audit, dict[str, Any]]) -> None:
     for name in ("distances", "roc", "cmc", "privacy_utility", "before_after"):
         assert Image.open(one.out / f"{name}.png").width > 100
     assert {path.name for path in one.release.rglob("*")} == {"data", "release-00000.tar", "RELEASE.json", "README.md"}
+    evidence = [one.out, *one.out.rglob("*")]
+    assert {(path.is_dir(), stat.S_IMODE(path.stat().st_mode)) for path in evidence if path.name != "faces"} == {
+        (True, 0o700), (False, 0o600),
+    }  # fmt: skip
+    assert any(path.suffix == ".safetensors" for path in evidence)
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -283,7 +300,10 @@ def test_without_a_salt_only_what_needs_no_pairs(tmp_path: Path) -> None:
         assert "salt" in results[threat]["reason"]
     assert results["T2"]["near_copies"]["copies"] == PEOPLE * EACH
     assert any("near-copies" in finding for finding in results["findings"])
-    wrong = examined(task(tmp_path / "wrong", photo, salt=b"not the secret of these tests"))
+    other = task(tmp_path / "wrong", photo, salt=b"not the secret of these tests")
+    with pytest.raises(UserError, match=r"RELEASE\.json is not authentic"):
+        check(other)
+    wrong = examined(other, checked=False)
     assert wrong["counts"]["paired_with_source"] == 0
     why = "72 of 72 released images are paired with no original: "
     assert wrong["failed"] == [f"{why}they go back to none of these originals by this salt"]
@@ -422,10 +442,10 @@ def test_pictures_of_nothing_and_of_levels() -> None:
 def test_the_page_escapes_what_it_shows() -> None:
     results = {
         "failed": ["<s>"], "findings": ["<script>"], "counts": {"<b>": 1}, "utility": {"x": None}, "not_measured": [],
-        "T1": {"statement": "a < b", "recognisers": None, "reason": "<none>"},
+        "authenticity": "<a>", "T1": {"statement": "a < b", "recognisers": None, "reason": "<none>"},
         "T2": {"statement": "", "recognisers": {}, "near_copies": {"<i>": "<u>"}},
     }  # fmt: skip
     page = html_report(results, {"<img>": b"png"})
-    for tag in ("<s>", "<script>", "<b>", "<none>", "<i>", "<u>", "<img>"):
+    for tag in ("<a>", "<s>", "<script>", "<b>", "<none>", "<i>", "<u>", "<img>"):
         assert tag not in page
     assert "a &lt; b" in page

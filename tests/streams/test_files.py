@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from pipeline.errors import UserError
 from pipeline.streams import INPUTS, WRITERS, AnyInput, files, open_writer
 from pipeline.streams.contract import InputStream
 from pipeline.streams.files import (
+    HashedReader,
     content_hash,
     count_braces,
     expand_urls,
@@ -201,3 +203,14 @@ def test_a_protocol_that_is_not_there_is_one_sentence(url: str) -> None:
     with pytest.raises(UserError, match="nosuch") as caught:
         [open_url(found) for found in expand_urls([url])]
     assert url in str(caught.value)
+
+
+def test_a_hash_is_complete_only_where_the_end_was_seen_since_the_start() -> None:
+    reader = HashedReader(io.BytesIO(b"abc"))
+    for read, complete in ((2, False), (0, False), (2, False), (0, False), (1, True), (0, False), (1, True)):
+        reader.read(read)
+        assert reader.sha256() == (hashlib.sha256(b"abc").hexdigest() if complete else None), read
+    reader.seek(0)
+    assert reader.sha256() is None
+    reader.read()
+    assert reader.sha256() == hashlib.sha256(b"abc").hexdigest()

@@ -103,3 +103,17 @@ def test_classes_that_would_share_a_folder_and_labels_without_a_name_are_told(tm
     for label in (1, -2):
         with pytest.raises(Unwritable, match="is not among the 1 names"):
             writer.add([Sample(key="k", image=b"", image_ext="png", label=label)])
+
+
+@pytest.mark.parametrize(("depth", "fits"), [(100, True), (101, False), (1500, False)])
+def test_deep_folders_are_refused_one_by_one(tmp_path: Path, depth: int, fits: bool) -> None:
+    data, parts = folders(tmp_path)
+    writer = FolderWriter(data=data, parts=parts, name="f", stream=PLAIN)
+    deep = Sample(key="a/" * depth + "x", image=b"1", image_ext="png")
+    if fits:
+        writer.add([deep])
+    else:
+        with pytest.raises(Unwritable, match=f"{depth} folders deep; 100 are possible"):
+            writer.add([deep])
+    writer.add([Sample(key="b", image=b"2", image_ext="png")])
+    assert len([path for path in writer.commit() if path.endswith("png")]) == 1 + fits

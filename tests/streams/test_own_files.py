@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -234,3 +235,58 @@ def test_no_name_leads_outside(tmp_path_factory: pytest.TempPathFactory, name: s
         return
     assert Path(found) == Path(os.path.realpath(found))
     assert Path(found).is_relative_to(os.path.realpath(root / "set"))
+
+
+def test_links_to_data_files_are_followed_where_the_recipe_names_them(tmp_path: Path) -> None:
+    """As tars are; images that rows name are not."""
+    write(tmp_path / "far" / "x.parquet", table("a.png", "b.png"))
+    lay(tmp_path, {"far/a.png": picture(1), "set/b.png": picture(2)})
+    (tmp_path / "set" / "x.parquet").symlink_to(tmp_path / "far" / "x.parquet")
+    for options in (
+        {"path": str(tmp_path / "set" / "*.parquet")},
+        {"path": "parquet", "data_dir": str(tmp_path / "set"), "data_files": ["x.parquet"]},
+    ):
+        (shard,) = HubInput.model_validate(options).open().shards
+        bad, good = shard.read()
+        assert isinstance(good, Sample)
+        assert isinstance(bad, Rejected)
+        assert good.image == picture(2)
+
+
+def test_a_saved_set_with_data_files_in_the_recipe_is_checked_as_well(tmp_path: Path) -> None:
+    write(tmp_path / "victim.arrow", table("a.png"))
+    lay(tmp_path / "set", {"state.json": b'{"_data_files": [{"filename": "../victim.arrow"}]}', "x.arrow": b""})
+    with pytest.raises(UserError, match="lies outside of it"):
+        HubInput(path=str(tmp_path / "set"), data_files=("x.arrow",)).open()
+
+
+def test_a_folder_behind_a_link_opens_no_way_out(tmp_path: Path) -> None:
+    lay(tmp_path, {"far/secret.png": SECRET, "set/a.png": picture(1)})
+    (tmp_path / "set" / "sub").symlink_to(tmp_path / "far")
+    (shard,) = (
+        HubInput(path="imagefolder", data_dir=str(tmp_path / "set"), data_files=("**/*.png", "sub/*.png")).open().shards
+    )
+    for item in shard.read():
+        assert not isinstance(item, Sample) or item.image == picture(1)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "/etc/x.parquet", "http://169.254.169.254/x.parquet", "hf://datasets/other/set@abc/x.parquet",
+        "hf://datasets/user/set@abc/../../other/x.parquet", "zip://x.parquet::/etc/x.zip",
+    ],
+)  # fmt: skip
+def test_a_set_on_the_hub_names_data_files_of_its_own(monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    hub = "hf://datasets/user/set@abc"
+
+    def opened(*files: str) -> None:
+        config = SimpleNamespace(data_files={"train": list(files)})
+        info = SimpleNamespace(features=FEATURES)
+        found = SimpleNamespace(base_path=hub, config=config, name="parquet", info=info)
+        monkeypatch.setattr("datasets.load_dataset_builder", lambda *given, **more: found)
+        HubInput(path="user/set").open()
+
+    opened(f"{hub}/data/x.parquet")
+    with pytest.raises(UserError, match="which lies outside of it"):
+        opened(f"{hub}/data/x.parquet", file)

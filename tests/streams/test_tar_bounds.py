@@ -14,7 +14,7 @@ from typing import IO
 
 import pytest
 
-from pipeline.media.records import Rejected, Sample
+from pipeline.media.records import Sample
 from tests.streams.damaged import read, told
 from tests.streams.made import rejected, tar_bytes
 
@@ -199,6 +199,9 @@ def test_memory_for_many_samples_with_long_names(tmp_path: Path) -> None:
     assert peak < PEAK
 
 
-def test_samples_and_rejects_are_all_that_comes_out(tmp_path: Path) -> None:
-    for item in read(tmp_path, extended(record(b"path", b"\xff\xfe/" + b"d/" * 5000 + b"\xc3.png")) + AFTER[512:]):
-        assert isinstance(item, Sample | Rejected)
+@pytest.mark.parametrize("name", [b"\xff\xfe/\xc3.png", b"d/" * 5000 + b"x.png", b"k" * 70_000 + b".png"])
+def test_names_of_any_bytes_and_lengths_are_read(tmp_path: Path, name: bytes) -> None:
+    for long in (extended(record(b"path", name)), extended(name + b"\0", tarfile.GNUTYPE_LONGNAME)):
+        (sample, *_) = read(tmp_path, long + header("b.png", 0) + AFTER)
+        assert isinstance(sample, Sample)
+        assert sample.key.encode(errors="surrogateescape") == name.removesuffix(b".png")

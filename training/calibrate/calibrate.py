@@ -29,6 +29,7 @@ from pipeline.report.audit_plots import png
 from pipeline.report.progress import looking
 from pipeline.report.sheet import contact_sheet
 from pipeline.streams.files import publish
+from pipeline.streams.private import make_private_folder
 from training.calibrate.config import CalibrationConfig, LabelJudgeConfig
 from training.calibrate.faces import identity_meter
 from training.calibrate.locality import MadeNeighbours, class_spread, count_right, judged, measure, pick
@@ -51,6 +52,8 @@ def calibrate(config: CalibrationConfig) -> Calibration:
     """
     require_package("matplotlib", "the curve of a calibration", extra="plots")
     output, device = Path(config.output), "cuda" if torch.cuda.is_available() else "cpu"
+    if config.faces is not None:
+        make_private_folder(output)  # its sheet and its cache show people
     salt, model = given_salt(config.salt_file, "salt_file") or PUBLIC_SALT, load_model(config.model, device)
     images = held_out(config, model.size)
     if seen := read_training_set(find_model(config.model)):

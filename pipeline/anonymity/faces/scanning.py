@@ -21,6 +21,7 @@ from pipeline.media.records import Rejected, Sample
 from pipeline.source_code import code_hash
 from pipeline.streams import AnyInput
 from pipeline.streams.contract import InputShard
+from pipeline.streams.private import make_private_folder
 
 if TYPE_CHECKING:
     from pipeline.anonymity.faces.deepface_recognisers import Recogniser
@@ -97,7 +98,7 @@ def scan(
 ) -> FaceTable:
     """Finds and embeds the faces of all images that can be decoded; `on_images` is told how many more are done.
 
-    With a `folder`, which must be as private as the originals, each finished shard is kept as `SHARD.safetensors`. It
+    With a `folder`, which becomes its owner's alone, each finished shard is kept as `SHARD.safetensors`. It
     is reused as long as shard, input options, size, fit, identity, detector and recognisers, with the weights of both,
     stay the same; those of shards that are gone from the source are removed, because faces are
     personal data. Raises `UserError` where the source cannot be opened or none of its images can be read.
@@ -115,7 +116,7 @@ def scan(
             images = shard_images(shard, size, fit, who)
             table = tabulated(images, finder, recognisers, on_images)
             if file is not None:
-                file.parent.mkdir(parents=True, exist_ok=True)
+                make_private_folder(file.parent)
                 save_table(table, file, made_of)
         else:
             on_images(len(table.keys))

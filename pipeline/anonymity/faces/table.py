@@ -16,6 +16,7 @@ from pipeline.anonymity.faces.deepface_recognisers import unit
 from pipeline.anonymity.faces.phash import phash
 from pipeline.anonymity.faces.recognise import crops_for
 from pipeline.errors import UserError
+from pipeline.streams.private import open_private
 
 if TYPE_CHECKING:
     from pipeline.anonymity.faces.deepface_recognisers import Recogniser
@@ -105,7 +106,7 @@ def joined(tables: Sequence[FaceTable]) -> FaceTable:
 
 
 def save_table(table: FaceTable, file: Path, made_of: Mapping[str, Any] | None = None) -> None:
-    """Writes the columns as safetensors with the names as JSON in its header, completely or not at all.
+    """Writes the columns as safetensors with the names as JSON in its header, completely or not at all, and private.
 
     `made_of` says what the table was made from (JSON), for `load_table` to compare.
     """
@@ -117,7 +118,7 @@ def save_table(table: FaceTable, file: Path, made_of: Mapping[str, Any] | None =
     tensors |= {EMBEDDING + name: embedding for name, embedding in table.embeddings.items()}
     content = save({name: np.ascontiguousarray(t) for name, t in tensors.items()}, {HEADER: json.dumps(header)})
     part = file.with_name(f".{file.name}.part")
-    with open(part, "wb") as handle:
+    with open_private(part) as handle:
         handle.write(content)
         handle.flush()
         os.fsync(handle.fileno())
