@@ -19,8 +19,7 @@ from pipeline.streams.names import unsafe
 from pipeline.streams.shard_names import local_places, shard_names
 
 KEPT_OF_LONGER = 1 << 12
-"""Bytes of a refused long line that go to the quarantine, because what is rejected stays in memory until the shard
-ends."""
+"""Bytes of a line that is too long, of those that go to the quarantine."""
 
 BLANK_PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c"

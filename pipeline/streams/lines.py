@@ -34,15 +34,17 @@ def read_lines(file: BinaryIO, longest: int) -> Iterator[Line | Damage]:
 
 
 def _split(pieces: Iterator[bytes], longest: int) -> Iterator[Line]:
-    start, size = b"", 0
+    start, size = bytearray(), 0
     for piece in pieces:
         *ended, rest = piece.split(b"\n")
         for end in ended:
-            start, size = start + end, size + len(end)
-            whole = start.removesuffix(b"\r") if size == len(start) else start
-            size -= len(start) - len(whole)
-            yield Line(whole[:longest], size, size > longest)
-            start, size = b"", 0
-        start, size = start + rest[: longest + 1 - len(start)], size + len(rest)
+            start += end
+            size += len(end)
+            if size == len(start) and start.endswith(b"\r"):
+                size -= 1
+            yield Line(bytes(start[: min(size, longest)]), size, size > longest)
+            start, size = bytearray(), 0
+        start += rest[: longest + 1 - len(start)]
+        size += len(rest)
     if size:
-        yield Line(start[:longest], size, size > longest)
+        yield Line(bytes(start[:longest]), size, size > longest)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from pipeline.errors import UserError
 from pipeline.media.records import Rejected, Sample
 from pipeline.media.versioned import Text, Versioned
 from pipeline.streams.bounds import Bounds
@@ -77,9 +78,14 @@ def write_quarantine(rejected: Iterable[Rejected], *, folder: Path, parts: Path,
 
 
 def read_quarantine(tar: Path) -> Iterator[tuple[Quarantined, Group]]:
-    """Yields the reason and the members of each sample. Raises `UserError` for a tar of another version of doppel."""
+    """Yields the reason and the members of each sample.
+
+    Raises `UserError` for a tar that is damaged or of another version of doppel.
+    """
     with open(tar, "rb") as file:
-        for number, members, _ in read_groups(file, "first", UNBOUNDED):
+        for number, members, problem in read_groups(file, "first", UNBOUNDED):
+            if problem is not None or REASON not in members:
+                raise UserError(f"{tar} is damaged: {problem.reason if problem else f'no {number}.{REASON}'}")
             yield Quarantined.from_json(members.pop(REASON), f"{tar}: {number}.{REASON}"), members
 
 

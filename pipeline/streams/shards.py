@@ -27,7 +27,7 @@ from pipeline.streams.files import (
 )
 from pipeline.streams.names import Split, escape_dots, unsafe
 from pipeline.streams.shard_names import local_places, shard_names
-from pipeline.streams.tarstream import SHOWN, Group, read_groups
+from pipeline.streams.tarstream import SHOWN, Group, read_groups, shown
 
 CLIP_EXTENSIONS = ("mp4",)
 """Extensions of files that hold only clips; a GIF counts as an image."""
@@ -95,7 +95,7 @@ class TarShard:
                 if problem is not None:
                     yield Rejected(key=key, reason=problem.reason, kind=problem.kind, origin=origin, members=members)
                 elif short in seen:
-                    reason = f"duplicate key {key!r} in this shard"
+                    reason = f"duplicate key {shown(key)} in this shard"
                     yield Rejected(key=key, reason=reason, kind="refused", origin=origin, members=members)
                 else:
                     yield _sample(key, members, origin, self.options)

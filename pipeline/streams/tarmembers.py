@@ -138,15 +138,16 @@ class Archives:
             if zeros and not block.strip(b"\0"):
                 if zeros > MOST_ZEROS:
                     raise Damage(f"the file ends in {zeros} blocks of zeros, more than the end of any archive")
-                yield End()
+                yield from self._end()
                 if self._blocks.damage is not None:
                     raise Damage
                 return
             if 2 <= zeros <= MOST_ZEROS and (start - begin) % tarfile.RECORDSIZE == 0:
                 begin, zeros, nameless = start, 0, False
-                yield End()
+                yield from self._end()
             if zeros == 2 and is_header(block):
                 begin, zeros = start, 0
+                self._always, self._once = _Told(), _Told()
                 yield Lost(f"an archive ends before byte {start} within a record, or a header was wiped there")
             if zeros:
                 raise Damage(f"{zeros} blocks of zeros stand in the place of headers before byte {start}")
@@ -170,6 +171,12 @@ class Archives:
                 yield member
             nameless = False
             self._skip(end - self._blocks.position)
+
+    def _end(self) -> Iterator[Lost | End]:
+        if self._once != _Told():
+            yield Lost(f"the member that an extended header tells of is missing before byte {self._blocks.position}")
+        self._always, self._once = _Told(), _Told()
+        yield End()
 
     def _next_whole(self, damaged: bytes) -> tuple[tarfile.TarInfo, bytes] | None:
         """The header that a damaged one leads to, with its block."""

@@ -83,7 +83,7 @@ class _Run:
 
     def _excess(self, member: Member, bounds: Bounds) -> str | None:
         if member.size > bounds.member_bytes:
-            found, bound = f"member {_shown(member.name)} has {member.size} bytes", "member_bytes"
+            found, bound = f"member {shown(member.name)} has {member.size} bytes", "member_bytes"
         elif self.size > bounds.sample_bytes:
             found, bound = f"the sample has {self.size} bytes or more", "sample_bytes"
         elif len(self.members) == bounds.sample_members:
@@ -98,13 +98,14 @@ class _Run:
 
 def _member_problem(member: Member, key: str, extension: str) -> str | None:
     if unsafe(member.name):
-        return f"unsafe member name {_shown(member.name)}"
+        return f"unsafe member name {shown(member.name)}"
     if not member.is_file:
-        return f"member {_shown(member.name)} is not a regular file"
+        return f"member {shown(member.name)} is not a regular file"
     if not extension or not key.rpartition("/")[2]:
-        return f"member name {_shown(member.name)} has no key or no extension"
+        return f"member name {shown(member.name)} has no key or no extension"
     return None
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
+    """A name for a reason, in quotes."""
     return repr(name if len(name) <= SHOWN else name[:SHOWN] + "…")

@@ -114,3 +114,16 @@ def test_a_quarantine_of_older_code_is_refused(tmp_path: Path) -> None:
     file = builders.tar(tmp_path / "in.tar", [("000000.reason.json", json.dumps(why).encode())])
     with pytest.raises(UserError, match=r"in\.tar: 000000\.reason\.json was written by an older version of doppel"):
         list(read_quarantine(file))
+
+
+def test_a_damaged_quarantine_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "quarantine").mkdir()
+    one = Rejected(key="a", reason="no", kind="refused", origin="in.tar:a", members={"png": bytes(2000)})
+    write_quarantine([one, one], folder=tmp_path / "quarantine", parts=tmp_path / "parts", name="in")
+    file = tmp_path / "quarantine" / "in.tar"
+    whole = file.read_bytes()
+    for content in (b"", b"no tar", whole[:3000], whole.replace(b"reason.json", b"reason.yaml")):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=r"in\.tar is damaged: "):
+            list(read_quarantine(file))

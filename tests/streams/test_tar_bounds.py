@@ -117,6 +117,16 @@ def test_the_last_of_several_extended_headers_counts(tmp_path: Path) -> None:
     assert told(read(tmp_path, content)) == ["two", "one"]
 
 
+def test_what_extended_headers_tell_ends_with_the_archive(tmp_path: Path) -> None:
+    one = extended(record(b"path", b"one.png"), tarfile.XGLTYPE) + header("a.png", 0) + bytes(16 * 512)
+    assert len(one) == 10240 - 512
+    assert told(read(tmp_path, one + bytes(512) + header("b.png", 0) + END)) == ["one", "b"]
+    for behind in (b"", AFTER):
+        items = read(tmp_path, header("a.png", 0) + extended(record(b"path", b"one.png")) + bytes(17 * 512) + behind)
+        assert told(items) == ["a?", "#", *"yz"[: len(behind)]]
+        assert "is missing" in rejected(items)[1].reason
+
+
 @pytest.mark.parametrize(
     "content",
     [
