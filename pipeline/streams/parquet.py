@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,10 @@ class ParquetWriter:
 
     def abort(self) -> None:
         """Removes what was written so far."""
-        self._writer.close()
-        self._file.close()
+        with suppress(OSError):  # both write what is left: the disk may be full
+            self._writer.close()
+        with suppress(OSError):
+            self._file.close()
         self._part.unlink(missing_ok=True)
 
     def _flush(self) -> None:

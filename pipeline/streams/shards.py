@@ -7,6 +7,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
@@ -144,7 +145,8 @@ class TarWriter:
 
     def abort(self) -> None:
         """Removes what was written so far."""
-        self._tar.fileobj.close()
+        with suppress(OSError):  # it writes what is left: the disk may be full
+            self._tar.fileobj.close()
         self._part.unlink(missing_ok=True)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +26,7 @@ from pipeline.streams.quarantine import read_quarantine, write_quarantine
 from tests.streams.made import folders, picture, tree, write
 from tests.streams.test_parquet_writing import restored
 
+ROOT = Path(__file__).resolve().parents[2]
 NASTY = (
     "..", ".", "", "/", "\0", "\n", "\\", "\ud800", "\udce9", "\u2028", "\x85", "a", "b", "é", "%", "%2F", "~", "CON",
     "aux.h", "metadata", "a" * 180, "ß" * 120, " ", ":", "-1", "0", "doppel", "C:", "../" * 3, "x/y",
@@ -166,7 +169,7 @@ def test_what_a_format_cannot_hold_is_refused_with_all_that_came_with_it(
 
 @pytest.mark.parametrize("format", WRITERS)
 def test_long_keys_and_many_folders_are_no_trouble(tmp_path: Path, format: str) -> None:
-    items = [plain(key="x" * 256), plain(key="é" * 500), plain(key="x" * 257), plain(key="/".join("abcdefgh" * 20))]
+    items = [plain(key="x" * 256), plain(key="é" * 500), plain(key="x" * 257), plain(key="/".join("abcdefgh" * 10))]
     assert write(opened(tmp_path, format, InputStream(shards=[])), items)
     READ_BACK[format](tmp_path, InputStream(shards=[]), items)
 
@@ -255,3 +258,30 @@ def test_the_quarantine_takes_members_of_any_name(
     write_quarantine([bad, bad], folder=root / "quarantine", parts=root, name="shard")
     for _, kept in read_quarantine(root / "quarantine" / "shard.tar"):
         assert list(kept.values()) == list(members.values())
+
+
+@pytest.mark.parametrize("format", WRITERS)
+def test_an_abort_on_a_full_disk_leaves_nothing(tmp_path: Path, format: str) -> None:
+    script = """
+import resource, signal, sys
+from pathlib import Path
+from pipeline.media.records import Sample
+from pipeline.streams import open_writer
+from pipeline.streams.contract import InputStream
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+root = Path(sys.argv[2])
+writer = open_writer(sys.argv[1], data=root / "data", parts=root / ".parts", name="s", stream=InputStream(shards=[]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    for i in range(300):
+        writer.add([Sample(key=str(i), image=bytes([i % 256]) + i.to_bytes(2, "big") * 100_000, image_ext="png")])
+except OSError:
+    writer.abort()
+    print("aborted")
+"""
+    folders(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", script, format, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "aborted\n", done.stderr
+    assert tree(tmp_path) == {}
