@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import UserError
+from pipeline.listing import real
 from pipeline.media.versioned import Versioned
 from pipeline.streams.files import sync_folder
 from pipeline.streams.job_records import FOLDERS, Counts, Finished, FolderLine, Job, Manifest, ShardRecord
@@ -144,7 +145,7 @@ class Ledger:
     def remove(self, file: str) -> None:
         """Removes a file of the job, if it is there, and the folders of data/ that are empty then."""
         path = self.root / file
-        if not path.parent.resolve().is_relative_to(self.root.resolve()):
+        if not real(path.parent).is_relative_to(real(self.root)):
             raise UserError(f"{path} lies outside of the job's folder, behind a link; nothing there is removed")
         path.unlink(missing_ok=True)
         for folder in path.parents:
