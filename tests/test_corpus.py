@@ -12,11 +12,11 @@ from pipeline.config import validate
 from pipeline.engine.planning import make_plan
 from pipeline.job.config import JobConfig
 from pipeline.job.plan import Plan
-from tests import builders
+from tests import builders, faults
 
 pytest.register_assert_rewrite("tests.corpus.running")
 
-from tests.corpus import CASES, running  # noqa: E402
+from tests.corpus import CASES, again, running  # noqa: E402
 from tests.corpus.case import Case  # noqa: E402
 
 
@@ -33,6 +33,9 @@ def mine(case: Case) -> str:
     return case.outputs[zlib.crc32(case.name.encode()) % len(case.outputs)]
 
 
+FORMATS = ("webdataset", "parquet", "folder")
+PLAIN = ["tar behind a tar", "image turned to the right", "member of JSON", "rows with labels", "folder plain"]
+"""Cases that every library reads; keys with dots, say, only we read as they are."""
 OTHERS = [
     pytest.param(case, format, id=f"{case.name}-{format}", marks=running.gap(case))
     for case in CASES
@@ -53,4 +56,21 @@ def test_oddity(case: Case, tmp_path: Path, plan: Plan) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "format"), OTHERS)
 def test_oddity_in_the_other_formats(case: Case, format: str, tmp_path: Path, plan: Plan) -> None:
+    """There the job also runs twice, and what it wrote is read again."""
+    job = running.run(case, format, tmp_path, plan)
+    if case.error:
+        return
+    out = tmp_path / "out"
+    again.by_us(case, format, out / "data")
+    before = faults.settled(out)
+    assert job().complete
+    assert faults.difference(faults.settled(out), before) == []
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("name", PLAIN)
+def test_libraries_read_what_was_written(name: str, format: str, tmp_path: Path, plan: Plan) -> None:
+    (case,) = (case for case in CASES if case.name == name)
     running.run(case, format, tmp_path, plan)
+    again.by_us(case, format, tmp_path / "out" / "data")
+    again.by_others(format, tmp_path / "out" / "data", case.written(format))

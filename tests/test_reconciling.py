@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -158,7 +159,9 @@ def test_keeping_what_is_finished_keeps_no_half_shard(job: Job) -> None:
     job.run(changes={"limit": 5})
     assert job.run(on_change="keep").counts.read == 12
     assert job.keys() == keys(range(12))
-    assert job.notes == ["1 shard (a1) done again: a limit had cut them, or an output is not as it was written"]
+    assert job.notes == [
+        "1 shard (a1) done again: a limit had cut them, an output is not as it was written, or their keys were taken"
+    ]
 
 
 @pytest.mark.parametrize("harm", ["empty", "missing", "longer"])
@@ -187,6 +190,49 @@ def test_outputs_are_checked_by_hash_where_that_is_asked_for(job: Job) -> None:
     job.run(verify=True)
     assert job.done == ["a0"]
     assert builders.tree(job.out, "data") == before
+
+
+def test_keys_of_a_shard_that_was_pruned_are_free_again(tmp_path: Path) -> None:
+    made = Job(tmp_path, **{"output.format": "folder"})
+    made.tar("a.tar", 0)
+    made.tar("b.tar", 4)
+    made.run()
+    (made.source / "b.tar").rename(made.source / "z.tar")
+    kept = made.run(on_change="keep")
+    assert (kept.counts.written, kept.counts.quarantined, made.keys()) == (8, 4, keys(range(8)))
+    pruned = made.run(prune=True)
+    assert (pruned.counts.written, pruned.counts.quarantined, made.keys()) == (8, 0, keys(range(8)))
+
+
+@pytest.mark.parametrize("place", [".parts/lock", "events.jsonl", "shards/a.json", "job.json"])
+def test_a_pipe_in_a_prepared_folder_is_refused(tmp_path: Path, place: str) -> None:
+    made = Job(tmp_path)
+    made.tar("a.tar", 0)
+    made.run()
+    (made.out / place).unlink()
+    os.mkfifo(made.out / place)
+    with pytest.raises(UserError, match=r"is a link, a pipe or a file|is no record"):
+        made.run()
+
+
+def test_a_record_of_any_size_is_refused(tmp_path: Path) -> None:
+    made = Job(tmp_path)
+    made.tar("a.tar", 0)
+    made.run()
+    with open(made.out / "shards" / "a.json", "r+b") as file:
+        file.truncate(4 << 30)
+    with pytest.raises(UserError, match=r"a\.json is no record: a file of at most 67108864 bytes"):
+        made.run()
+
+
+def test_a_folder_that_only_looks_begun_is_left_alone(tmp_path: Path) -> None:
+    made = Job(tmp_path)
+    made.tar("a.tar", 0)
+    (made.out / ".parts" / "mine").mkdir(parents=True)
+    (made.out / ".parts" / "mine" / "precious").write_text("alive")
+    with pytest.raises(UserError, match="not empty and holds no doppel job"):
+        made.run()
+    assert (made.out / ".parts" / "mine" / "precious").read_text() == "alive"
 
 
 def test_stray_files_are_named_and_pruned(job: Job) -> None:
@@ -320,7 +366,7 @@ def test_a_linked_folder_is_refused(tmp_path: Path, folder: str, on_change: str)
     if place.exists():
         place.rename(tmp_path / "moved")
     place.symlink_to(victim)
-    with pytest.raises(UserError, match=f"{folder} is a link or a file; a job's folder holds its own things only"):
+    with pytest.raises(UserError, match=f"{folder} is a link, a pipe or a file; a job's folder"):
         made.run(on_change=on_change)
     assert (victim / "a.tar").read_text() == "alive"
 
@@ -338,7 +384,7 @@ def test_nothing_is_removed_behind_a_link_inside_data(tmp_path: Path) -> None:
     assert (victim / "k.png").exists()
 
 
-@pytest.mark.parametrize("left", [(), (".parts/lock",), (".parts/lock", ".parts/job/job.json"), (".parts/q/x.tar",)])
+@pytest.mark.parametrize("left", [(), (".parts/lock",), (".parts/lock", ".parts/job/job.json"), (".parts/data/x.tar",)])
 def test_a_crash_before_the_job_has_a_record_is_no_obstacle(tmp_path: Path, left: tuple[str, ...]) -> None:
     made = Job(tmp_path)
     made.tar("a.tar", 0)
@@ -385,11 +431,14 @@ def test_an_output_that_is_linked_into_the_input_is_refused(tmp_path: Path) -> N
     assert (made.out / "data" / "a.tar").exists()
 
 
-@pytest.mark.parametrize("urls", [["a.tar", "a.tar"], ["*.tar", "a.tar"]])
+@pytest.mark.parametrize(
+    "urls", [["a.tar", "a.tar"], ["*.tar", "a.tar"], ["a.tar", "../in/a.tar"], ["a.tar", "link.tar"]]
+)
 def test_a_shard_that_is_named_twice_is_refused(tmp_path: Path, urls: list[str]) -> None:
     made = Job(tmp_path)
-    made.tar("a.tar", 0)
-    with pytest.raises(UserError, match=r"a\.tar' is there twice"):
+    (tmp_path / "link.tar").symlink_to(made.tar("a.tar", 0))
+    (tmp_path / "link.tar").rename(made.source / "link.tar")
+    with pytest.raises(UserError, match=r"(a|link)\.tar' is there twice"):
         made.run(changes={"input.urls": [str(made.source / url) for url in urls]})
 
 
@@ -405,7 +454,7 @@ def test_links_in_a_prepared_folder_are_refused(tmp_path: Path, place: str, begu
     (made.out / place).unlink(missing_ok=True)
     (made.out / place).symlink_to(tmp_path / "victim")
     for how in ("refuse", "overwrite"):
-        with pytest.raises(UserError, match=r"is a link or a file|holds no doppel job"):
+        with pytest.raises(UserError, match=r"is a link, a pipe or a file|holds no doppel job"):
             made.run(on_change=how)
     assert (tmp_path / "victim").read_text() == "alive"
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 from pipeline.assets import resolve
 from pipeline.errors import UserError
@@ -213,7 +214,11 @@ def _glob(url: str) -> Iterator[str]:
 def _file_system(url: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
 
-    try:
-        return url_to_fs(url)
-    except (ImportError, ValueError) as error:  # a back end that is not installed, or no such protocol
-        raise UserError(f"{url!r} cannot be opened: {error}") from None
+    def found() -> tuple[Any, str]:
+        try:
+            urlsplit(url)  # some back ends take what is no URL, and fail on it later
+            return url_to_fs(url)
+        except (ImportError, ValueError) as error:  # a back end that is not installed, or no such protocol
+            raise UserError(f"{url!r} cannot be opened: {error}") from None
+
+    return persistently(url, found)  # some back ends connect at once

@@ -19,6 +19,8 @@ from pipeline.streams.ledger import Ledger
 OnChange = Literal["refuse", "redo", "keep", "overwrite"]
 """What to do with finished shards that were made from something else: refuse to go on, do those whose input changed
 again, keep them, or overwrite the whole job."""
+AGAIN = "a limit had cut them, an output is not as it was written, or their keys were taken"
+"""Why finished shards are done again that no one asked for."""
 SHOWN = 5
 """Names that a message lists at most."""
 
@@ -111,16 +113,22 @@ def settle(ledger: Ledger, standing: Standing, on_change: OnChange, *, limit: in
             "--keep-finished leaves it there"
         )
     changed = standing.changed if on_change == "redo" else ()
-    whole = [shard.name for shard in (*standing.again, *changed) if not standing.records[shard.name].cut]
-    open_cuts = {shard.name for shard in standing.again} - set(whole)
+    again = standing.again
+    if changed or (prune and standing.gone):  # keys may be free now that were another shard's
+        seen = {shard.name for shard in (*standing.missing, *again, *changed)}
+        again += tuple(s for s in standing.shards if s.name not in seen and standing.records[s.name].taken)
+    whole = [shard.name for shard in (*again, *changed) if not standing.records[shard.name].cut]
+    open_cuts = {shard.name for shard in again} - set(whole)
     gone = {record.shard for record in standing.gone}
     taken = sum(r.counts.read for name, r in standing.records.items() if name not in open_cuts | gone)
-    todo, notes = [*standing.missing, *standing.again, *changed], list[str]()
+    todo, notes = [*standing.missing, *again, *changed], list[str]()
     for shard in todo:
         ledger.forget(shard.name)
-    if standing.again:
-        again = _names([shard.name for shard in standing.again])
-        notes.append(f"{again} done again: a limit had cut them, or an output is not as it was written")
+    if again:
+        names = _names([shard.name for shard in again])
+        notes.append(
+            f"{names} done again: a limit had cut them, an output is not as it was written, or their keys were taken"
+        )
     if prune:
         for record in standing.gone:
             ledger.forget(record.shard)

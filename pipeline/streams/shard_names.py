@@ -35,10 +35,12 @@ def shard_names(urls: Sequence[str], patterns: Sequence[str] = ()) -> list[str]:
         name if times[name] == 1 else f"{name}-{hashlib.sha256(url.encode(errors='surrogateescape')).hexdigest()[:12]}"
         for name, url in zip(plain, urls, strict=True)
     ]
-    times = Counter(names)
+    seen = set[str]()
     for name, url in zip(names, urls, strict=True):
-        if times[name] > 1:
+        place = url if "://" in url else os.path.realpath(url)
+        if name in seen or place in seen:
             raise UserError(f"input: {url!r} is there twice, or its shard would have the name of another, {name}")
+        seen |= {name, place}
     return names
 
 

@@ -56,6 +56,8 @@ class Case:
     """By output format: the keys of good samples that it cannot hold, and a part of the reason."""
     outputs: tuple[str, ...] = ("webdataset", "parquet", "folder")
     """The output formats that the truth holds for."""
+    read_as: Mapping[str, Any] = field(default_factory=dict)
+    """What our reader of tars must be told to read the output again."""
     open_gap: str = ""
     """Why the case fails today."""
 

@@ -9,7 +9,7 @@ import random
 
 from tests.corpus.case import Bad, Case, Good
 from tests.corpus.tar_cases import ALL, FIRST, IMAGE, LAST, THREE, WHOLE, around, zstd
-from tests.corpus.tars import entry, header, one, pax, raw
+from tests.corpus.tars import END, entry, header, one, pax, raw
 
 PACKED = gzip.compress(WHOLE)
 NOISE = random.Random(0).randbytes(3000)
@@ -94,6 +94,21 @@ CASES = (
         damaged=1,
     ),
     Case("damage: blocks of zeros in between", one(around(bytes(512))), (), torn("s0"), damaged=1),
+    Case(
+        "damage: an archive ends within a record, and another follows",
+        one(raw(THREE[:3]) + raw(THREE[3:])),
+        (LAST,),
+        torn("s0", "s1"),
+        damaged=1,
+    ),
+    Case("damage: a megabyte of zeros at the end", one(WHOLE + bytes(1 << 20)), ALL[:2], torn("s2"), damaged=1),
+    Case(
+        "damage: a pax header and nothing behind it",
+        one(WHOLE[:-1024] + pax({"path": b"x.png"}) + END),
+        ALL[:2],
+        torn("s2"),
+        damaged=1,
+    ),
     behind("noise", NOISE),
     behind("a few bytes", b"signature"),
     behind("an image", IMAGE),

@@ -82,6 +82,7 @@ CASES = (
         one(raw([("s1.png", IMAGE), ("s1.jpg", picture(4))]), image="png"),
         (Good("s1", IMAGE, {"jpg": picture(4)}),),
         unwritable={"folder": {"s1": "image"}},
+        read_as={"image": "png"},
     ),
     Case(
         "member that is named, but missing",
@@ -104,6 +105,7 @@ CASES = (
         "members split at the first dot",
         one(raw([("a.1.png", IMAGE), ("a.1.txt", b"x")]), split="first", image="1.png"),
         (Good("a", IMAGE, {"1.txt": b"x"}, extension="1.png"),),
+        read_as={"split": "first", "image": "1.png"},
     ),
     Case(
         "members split at the last dot",

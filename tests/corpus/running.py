@@ -35,8 +35,8 @@ Read = tuple[str, bytes, Mapping[str, bytes], int | None]
 """Key, image, other members and label of a sample that was written; None where the format tells no label."""
 
 
-def run(case: Case, format: str, root: Path, plan: Plan) -> None:
-    """Runs the job and checks everything. `plan` is that of any pass-through job."""
+def run(case: Case, format: str, root: Path, plan: Plan) -> Callable[[], Manifest]:
+    """Runs the job and checks everything. `plan` is that of any pass-through job. Returns what runs it again."""
     beside = root / "beside"
     beside.mkdir()
     (beside / "thesis.tex").write_text("years of work")
@@ -45,9 +45,13 @@ def run(case: Case, format: str, root: Path, plan: Plan) -> None:
     before = seen(root)
     content = {"kind": "job", "input": section, "output": {"path": str(root / "out"), "format": format}}
     manifest, refused = None, ""
-    try:
+
+    def job() -> Manifest:
         config = validate(JobConfig, {**content, "run": {"devices": ["cpu"]}}, "test")
-        manifest = run_job(replace(plan, config=config))
+        return run_job(replace(plan, config=config))
+
+    try:
+        manifest = job()
     except UserError as error:
         refused = str(error)
     after = {path: mark for path, mark in seen(root).items() if path.split("/")[0] != "out"}
@@ -57,6 +61,7 @@ def run(case: Case, format: str, root: Path, plan: Plan) -> None:
     assert "\n" not in refused
     if manifest is not None:
         check(case, format, root / "out", manifest)
+    return job
 
 
 def check(case: Case, format: str, out: Path, manifest: Manifest) -> None:

@@ -18,6 +18,7 @@ WHOLE = raw(THREE)
 IMAGE, FIRST, LAST = picture(1), ALL[0], ALL[2]
 MANY = {f"x{i}": b"%d" % i for i in range(60)}
 SPARSE = pax({"GNU.sparse.major": b"1", "GNU.sparse.minor": b"0", "GNU.sparse.name": b"odd.txt"})
+EACH = [packed(members_of(number)) for number in range(3)]
 LONG = "d" * 90 + "/" + "k" * 90
 
 
@@ -54,7 +55,7 @@ CASES = (
     Case("tar of zeros only", one(bytes(10240))),
     Case("tar padded to a record", one(WHOLE + bytes(-len(WHOLE) % 10240)), ALL),
     Case("tar with one zero block at its end", one(WHOLE[:-512]), ALL),
-    Case("tar with a megabyte of zeros at its end", one(WHOLE + bytes(1 << 20)), ALL),
+    Case("tar with 9 KiB of zeros at its end", one(WHOLE + bytes(9216)), ALL),
     Case("tar in pax", one(packed(THREE)), ALL),
     Case("tar in GNU format", one(packed(THREE, tarfile.GNU_FORMAT)), ALL),
     Case("tar in ustar", one(packed(THREE, tarfile.USTAR_FORMAT)), ALL),
@@ -77,7 +78,6 @@ CASES = (
     between("unknown records in pax", pax({"SCHILY.xattr.user.x": b"\0\xff", "a": b""}) + entry(b"m.png", IMAGE), "m"),
     between("two names for one member", pax({"path": b"no.png"}) + pax({"path": b"m.png"}) + entry(b"x", IMAGE), "m"),
     Case("tar with a global header, as git makes it", one(pax({"comment": b"0" * 40}, b"g") + WHOLE), ALL),
-    Case("tar with a pax header and nothing behind it", one(WHOLE[:-1024] + pax({"path": b"x.png"}) + END), ALL),
     Case("tar with folders", one(entry(b"d/", b"", b"5") + raw(members_of(0, "d/s0"))), (sound(0, "d/s0"),)),
     Case("tar of a folder called .", one(entry(b"./", b"", b"5") + raw(members_of(0, "./s0"))), (sound(0, "./s0"),)),
     between("in a tar", entry(b"m.png", IMAGE) + entry(b"m.tar", WHOLE), "m", {"tar": WHOLE}),
@@ -103,9 +103,8 @@ CASES = (
     Case("tar packed by gzip, with zeros behind", one(gzip.compress(WHOLE) + bytes(5000)), ALL),
     Case("tar called .tar.gz that is not packed", named({"t.tar.gz": WHOLE}), ALL),
     Case("tar called .tgz packed by xz", named({"t.tgz": lzma.compress(WHOLE)}), ALL),
-    Case("tar behind a tar", one(raw(THREE[:3]) + raw(THREE[3:])), ALL),
-    Case("tar behind a tar padded to a record", one(packed(THREE[:3]) + packed(THREE[3:])), ALL),
+    Case("tar behind a tar", one(packed(THREE[:3]) + packed(THREE[3:])), ALL),
     Case("tar behind an empty tar", one(packed([]) + WHOLE), ALL),
-    Case("tar behind two others, each packed", one(b"".join(gzip.compress(raw(members_of(i))) for i in range(3))), ALL),
-    Case("tar behind itself", one(raw(THREE[:3]) * 2), (FIRST,), (Bad("s0", "refused", "duplicate"),)),
+    Case("tar behind two others, each packed", one(b"".join(map(gzip.compress, EACH))), ALL),
+    Case("tar behind itself", one(packed(THREE[:3]) * 2), (FIRST,), (Bad("s0", "refused", "duplicate"),)),
 )

@@ -7,6 +7,7 @@ import hashlib
 import io
 import pickle
 import random
+import re
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.cli import FAILED, main
+from pipeline.errors import UserError
 from pipeline.media.records import Sample
 from pipeline.streams import remote
 from pipeline.streams.captions import CaptionsInput
@@ -322,3 +324,15 @@ def test_the_last_error_is_told() -> None:
 
     with pytest.raises(Unreachable, match=f"after {TRIES} tries: OSError: No space left on device"):
         persistently("x://y", work)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "nothing://x/a.tar", "http://[x]/a.tar"])
+def test_what_is_no_url_is_one_sentence(url: str) -> None:
+    with pytest.raises(UserError, match=f"{re.escape(repr(url))} cannot be opened: "):
+        open_url(url)
+
+
+def test_a_server_that_takes_no_connection_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
+    with pytest.raises(Unreachable, match=r"ftp://127\.0\.0\.1/x\.tar cannot be read after 5 tries: .*refused"):
+        open_url("ftp://127.0.0.1/x.tar")
