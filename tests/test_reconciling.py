@@ -504,6 +504,13 @@ def test_a_limit_counts_what_is_in_the_input(job: Job) -> None:
     assert (manifest.complete, job.keys()) == (True, keys(range(4, 8)))
 
 
+def test_pruning_under_a_limit_that_is_reached(job: Job) -> None:
+    job.run(changes={"limit": 8})
+    (job.source / "a1.tar").unlink()
+    manifest = job.run(changes={"limit": 4}, prune=True)
+    assert (manifest.complete, job.done, job.keys()) == (True, [], keys(range(4)))
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_class_more_changes_every_shard(tmp_path: Path, format: str) -> None:
     for name in ("bird", "cat"):

@@ -36,7 +36,7 @@ class Standing:
     missing: tuple[InputShard, ...]
     """Shards without a record, in the order of the input."""
     again: tuple[InputShard, ...]
-    """Shards with a record that no longer holds: a limit cut them, or an output is not as it was written."""
+    """Shards with a record that no longer holds: see `AGAIN`."""
     changed: tuple[InputShard, ...]
     """Finished shards whose input is no longer what they were made from."""
     gone: tuple[ShardRecord, ...]
@@ -121,8 +121,9 @@ def settle(ledger: Ledger, standing: Standing, on_change: OnChange, *, limit: in
     changed = standing.changed if on_change == "redo" else ()
     again = standing.again
     if changed or (prune and standing.gone):  # keys may be free now that were another shard's
-        seen = {shard.name for shard in (*standing.missing, *again, *changed)}
-        again += tuple(s for s in standing.shards if s.name not in seen and standing.records[s.name].taken)
+        held = {name for name, record in standing.records.items() if record.taken}
+        held -= {shard.name for shard in (*again, *changed)}
+        again += tuple(shard for shard in standing.shards if shard.name in held)
     whole = [shard.name for shard in (*again, *changed) if not standing.records[shard.name].cut]
     open_cuts = {shard.name for shard in again} - set(whole)
     gone = {record.shard for record in standing.gone}
