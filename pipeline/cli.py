@@ -72,7 +72,8 @@ def failed(error: Exception) -> int:
 def complain(sentence: str) -> None:
     """One line on stderr, if anybody reads it."""
     try:
-        print(f"doppel: {sentence}", file=sys.stderr, flush=True)
+        text = sentence.encode(errors="backslashreplace").decode()  # names of files may be no text
+        print(f"doppel: {text}", file=sys.stderr, flush=True)
     except OSError:
         silence(sys.stderr)
 

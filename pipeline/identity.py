@@ -19,6 +19,8 @@ SALT_VARIABLE, SHORTEST_SALT = "DOPPEL_SALT", 16
 """The environment variable of the salt, and its smallest length in bytes."""
 
 
+LARGEST_SALT = 1 << 16
+"""Bytes of a salt, at most."""
 LEAST_BITS = 64
 """The entropy of a salt at least, in bits, by the generous estimate of `bits_of`."""
 JUDGED = 1024
@@ -32,7 +34,7 @@ KINDS = (b"0123456789", b"abcdefghijklmnopqrstuvwxyz", b"ABCDEFGHIJKLMNOPQRSTUVW
 
 def hash_files(files: Iterable[str | None]) -> str:
     """sha256, in hexadecimal, over the contents of files in their order; empty where there are none."""
-    contents = [Path(file).expanduser().read_bytes() for file in files if file]
+    contents = [Path(os.path.expanduser(file)).read_bytes() for file in files if file]
     return hashlib.sha256(b"".join(hashlib.sha256(c).digest() for c in contents)).hexdigest() if contents else ""
 
 
@@ -51,13 +53,18 @@ def given_salt(file: str | None, option: str) -> bytes | None:
     """
     if file is not None:
         try:
-            salt, source = Path(file).expanduser().read_bytes().strip(), option
+            with open(os.path.expanduser(file), "rb") as handle:
+                salt, source = handle.read(LARGEST_SALT + 1).strip(), option
         except OSError as error:
             raise UserError(f"{option}: cannot read {file!r} ({error.strerror})") from None
     elif SALT_VARIABLE in os.environ:
         salt, source = os.environb[SALT_VARIABLE.encode()], f"${SALT_VARIABLE}"
     else:
         return None
+    if len(salt) > LARGEST_SALT:
+        raise UserError(
+            f"{source} holds more than {LARGEST_SALT} bytes; a salt is a line of text, or some random bytes"
+        )
     if (problem := weakness(salt)) is not None:
         raise UserError(f"{source} holds {problem}")
     return salt

@@ -48,6 +48,11 @@ def matching(pattern: str) -> Iterator[str]:
         raise unreadable(error) from None
 
 
+def real(path: str | Path) -> Path:
+    """A path, absolute and with links followed as far as they lead: a link that leads to itself stays as it is."""
+    return Path(os.path.realpath(path))
+
+
 def magic(pattern: str) -> bool:
     """Whether a path is a glob."""
     return any(sign in pattern for sign in "*?[")

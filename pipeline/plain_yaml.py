@@ -87,8 +87,8 @@ class _PlainLoader(yaml.SafeLoader):
     def _check_keys(self, node: yaml.MappingNode) -> None:
         seen = set[Any]()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                value = self.construct_object(key)
+            if isinstance(key, yaml.ScalarNode):
+                value = key.value if key.tag == "tag:yaml.org,2002:merge" else self.construct_object(key)
                 if value in seen:
                     line = key.start_mark.line + 1
                     raise yaml.YAMLError(f"the key {value!r} stands twice in one mapping, again in line {line}")

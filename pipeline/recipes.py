@@ -6,11 +6,13 @@ Their content is a plain mapping here.
 from __future__ import annotations
 
 import difflib
+import os
 from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import UserError
+from pipeline.listing import real
 from pipeline.plain_yaml import parse_yaml, read_yaml_file
 
 SHIPPED = Path(__file__).parent.parent / "datasets_cfg"
@@ -56,7 +58,7 @@ def find_recipe(source: str, beside: Path | None = None) -> Path:
 
     Raises `UserError` where there is neither, with shipped names that are similar.
     """
-    path = Path(beside or "", Path(source).expanduser())
+    path = Path(beside or "", os.path.expanduser(source))
     if path.is_file():
         return path
     names = shipped()
@@ -92,7 +94,7 @@ def _base(files: list[Path], name: Any) -> Path:
         found = find_recipe(name, beside=files[-1].parent)
     except UserError as error:
         raise UserError(f"{files[-1]}: extends: {error}") from None
-    if found.resolve() in (file.resolve() for file in files):
+    if real(found) in map(real, files):
         raise UserError(f"{files[-1]}: extends goes in a circle: {' → '.join(map(str, [*files, found]))}")
     return found
 

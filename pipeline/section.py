@@ -15,12 +15,16 @@ URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|.*://")
 """What a URL begins with, also one that has lost a slash to path arithmetic."""
 
 
+NO_TEXT = re.compile("[\\x00-\\x1f\\x7f\\ud800-\\udfff]")
+"""Control characters, and what Python makes of bytes that are not UTF-8."""
+
+
 def local_path(place: str) -> str:
     """A place on this machine, with `~` expanded. Raises `ValueError` for a URL and for what can be no path."""
     if URL.match(place):
         raise ValueError("a place on this machine is expected, not a URL")
-    if not place or "\0" in place:
-        raise ValueError("a path is expected, which is neither empty nor holds a NUL")
+    if not place or NO_TEXT.search(place):
+        raise ValueError("a path is expected, not empty, without control characters and bytes that are no text")
     expanded = os.path.expanduser(place)
     if expanded.startswith("~"):
         raise ValueError(f"nobody's home is known as {place.partition('/')[0]}; write ./~ for a file of that name")

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from pipeline.config import validate
-from pipeline.engine.holding import held_in
+from pipeline.engine.holding import Budget, held_at_all, held_by
 from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
 from pipeline.engine.prefetch import prefetch
@@ -26,43 +26,55 @@ from pipeline.media.records import Batch, Rejected, Sample
 from tests import builders
 
 
-@pytest.mark.parametrize(
-    ("weights", "depth", "most"), [([5] * 20, 9, 12), ([1] * 20, 3, 99), ([50, 1, 50, 1] * 5, 4, 51)]
-)
-def test_what_waits_is_bounded_by_number_and_by_weight(weights: list[int], depth: int, most: int) -> None:
-    made, used, heaviest = list[int](), list[int](), list[int]()
-
-    def items() -> Iterator[int]:
-        for weight in weights:
-            waiting = made[len(used) :]
-            heaviest.append(sum(waiting))
-            assert len(waiting) <= depth + 1  # one is in the hands of the consumer
-            made.append(weight)
-            yield weight
-
-    for item in prefetch(items(), depth, most=most, weigh=lambda weight: weight):
-        time.sleep(0.002)
-        used.append(item)
-    assert used == weights
-    assert max(heaviest) <= max(most, *weights) + max(weights)
-    assert max(heaviest) >= min(most, depth) // 2  # it does work ahead
+def batch(weight: int) -> Batch:
+    bad = Rejected(key="", reason="", kind="refused", origin="", members={"bin": bytes(weight)})
+    return Batch(shard="s", fingerprint="", rows=[], rejected=[bad], read=1, last=False)
 
 
-def test_an_error_of_the_consumer_stops_the_thread() -> None:
-    before, closed = threading.active_count(), threading.Event()
+@pytest.mark.parametrize(("weights", "most"), [([5] * 30, 12), ([1] * 30, 99), ([50, 1, 50, 1] * 6, 51)])
+def test_what_lies_between_reading_and_writing_is_bounded_by_bytes(weights: list[int], most: int) -> None:
+    budget, inside, heaviest = Budget(most), list[int](), 0
 
-    def items() -> Iterator[int]:
-        try:
-            while True:
-                yield 1
-        finally:
-            closed.set()
+    def noted(batches: Iterator[Batch]) -> Iterator[Batch]:
+        nonlocal heaviest
+        for one in batches:
+            inside.append(len(one.rejected[0].members["bin"]))
+            heaviest = max(heaviest, sum(inside))
+            yield one
 
-    waiting = prefetch(items(), 2, most=10, weigh=lambda item: item)
+    seen = list[int]()
+    for one in budget.release(prefetch(noted(budget.admit(map(batch, weights))), 30)):
+        time.sleep(0.001)
+        seen.append(len(one.rejected[0].members["bin"]))
+        inside.pop(0)
+    assert seen == weights
+    assert heaviest <= max(most, *weights) + max(weights)  # the one that goes out has left `inside` before its room
+    assert heaviest > min(weights)  # it does work ahead
+
+
+def test_an_early_end_leaves_no_thread_waiting() -> None:
+    before, budget = threading.active_count(), Budget(1)
+    waiting = prefetch(budget.admit(batch(5) for _ in range(100)), 2)
     next(waiting)
+    time.sleep(0.05)
+    budget.close()
     waiting.close()
-    assert closed.wait(5)
     assert threading.active_count() == before
+
+
+def test_an_error_while_writing_ends_a_job_that_waits_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.streams.shards import TarWriter
+
+    source = builders.tar(tmp_path / "in.tar", [(f"{i:02d}.png", builders.picture(i, (200, 200))) for i in range(60)])
+
+    def full(self: TarWriter, samples: Any) -> None:
+        time.sleep(0.2)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(TarWriter, "add", full)
+    content = builders.recipe(source, tmp_path / "out", None, **{"run.memory": 1 << 20})
+    with pytest.raises(OSError, match="No space left"):
+        run_job(make_plan(validate(JobConfig, content, "test")))
 
 
 def batches(source: Path, out: Path, **changes: Any) -> list[Batch]:
@@ -77,7 +89,7 @@ def test_a_batch_is_cut_by_its_bytes(tmp_path: Path) -> None:
     members = [(f"{i:02d}.png", builders.picture(i, (100, 100))) for i in range(20)]
     source = builders.tar(tmp_path / "in.tar", members)
     few = batches(source, tmp_path / "out", **{"run.memory": 1 << 20})
-    assert max(held_in(batch) for batch in few) < (1 << 20) // 16 + 60_000
+    assert max(held_at_all(batch.rows, batch.rejected) for batch in few) < (1 << 20) // 16 + 60_000
     assert max(len(batch.rows) for batch in few) <= 3
     many = batches(source, tmp_path / "out")
     assert [len(batch.rows) for batch in many] == [20]
@@ -131,6 +143,13 @@ plan, before = make_plan(validate(JobConfig, json.loads(sys.argv[1]), "test")), 
 assert run_job(plan).counts.images == 120
 print(peak() - before)
 """
+
+
+def test_the_weight_of_a_sample_counts_its_pixels() -> None:
+    image = builders.picture(0, (300, 200))
+    sample = Sample(key="", image=image, image_ext="png", members={"bin": bytes(7)})
+    assert held_by(sample) == len(image) + 7 + 6 * 300 * 200
+    assert held_by(Sample(key="", image=b"no image", image_ext="png")) == 8
 
 
 @pytest.mark.slow

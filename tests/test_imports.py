@@ -46,7 +46,7 @@ ALLOWED: dict[str, str] = {
     "stopping": "",
     "plain_json": "errors",
     "plain_yaml": "errors",
-    "recipes": "errors plain_yaml",
+    "recipes": "errors listing plain_yaml",
     "optional": "errors",
     "listing": "errors",
     "config": "errors section recipes",
@@ -64,14 +64,16 @@ ALLOWED: dict[str, str] = {
     "anonymity.attacks": "section media diffusion anonymity.faces",
     "release": "errors source_code section listing identity media streams anonymity.faces",
     "job": "errors source_code section identity media diffusion streams models operators anonymity.gate release",
-    "audit": "errors section optional identity media streams report models anonymity.faces anonymity.attacks release",
+    "audit": (
+        "errors section optional listing identity media streams report models anonymity.faces anonymity.attacks release"
+    ),
     "engine": (
         "errors orphans identity plain_json media diffusion streams report models operators anonymity.faces "
         "anonymity.gate job"
     ),
     "hooks": "errors section plain_json identity media diffusion streams models operators job engine",
     "commands": (
-        "errors section optional config media diffusion streams report models operators anonymity.faces "
+        "errors section optional listing config media diffusion streams report models operators anonymity.faces "
         "anonymity.gate release job audit engine"
     ),
     "hooks.live": (

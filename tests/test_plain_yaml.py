@@ -39,6 +39,7 @@ REFUSED = {
     "many": ("[" + "1," * (MOST_NODES + 1) + "]", "values, aliases"),
     "large": ("#" * (LARGEST + 1), "bytes"),
     "a key twice": ("a: 1\nb: 2\na: 3\n", "the key 'a' stands twice in one mapping, again in line 3"),
+    "two merges": ("a: &a {x: 1}\nb: {<<: *a, <<: *a}", "the key '<<' stands twice"),
     "a key twice, quoted": ("a: 1\n'a': 3\n", "the key 'a' stands twice"),
     "a key twice, below": ("x: [{b: 1, b: 1}]", "the key 'b' stands twice"),
     "a key twice, as numbers": ("1: a\n0x1: b", "the key 1 stands twice"),

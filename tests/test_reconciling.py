@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -25,6 +26,7 @@ from pipeline.streams.files import Stored
 from pipeline.streams.job_records import Counts, Manifest, ShardRecord
 from pipeline.streams.job_records import Job as JobRecord
 from pipeline.streams.ledger import Ledger
+from pipeline.streams.reconciling import AGAIN
 from pipeline.streams.shard_names import shard_names
 from tests import builders
 
@@ -158,7 +160,7 @@ def test_keeping_what_is_finished_keeps_no_half_shard(job: Job) -> None:
     job.run(changes={"limit": 5})
     assert job.run(on_change="keep").counts.read == 12
     assert job.keys() == keys(range(12))
-    assert job.notes == ["1 shard (a1) done again: a limit had cut them, or an output is not as it was written"]
+    assert job.notes == [f"1 shard (a1) done again: {AGAIN}"]
 
 
 @pytest.mark.parametrize("harm", ["empty", "missing", "longer"])
@@ -187,6 +189,63 @@ def test_outputs_are_checked_by_hash_where_that_is_asked_for(job: Job) -> None:
     job.run(verify=True)
     assert job.done == ["a0"]
     assert builders.tree(job.out, "data") == before
+
+
+def test_keys_of_a_shard_that_was_pruned_are_free_again(tmp_path: Path) -> None:
+    made = Job(tmp_path, **{"output.format": "folder"})
+    made.tar("a.tar", 0)
+    made.tar("b.tar", 4)
+    made.run()
+    (made.source / "b.tar").rename(made.source / "z.tar")
+    kept = made.run(on_change="keep")
+    assert (kept.counts.written, kept.counts.quarantined, made.keys()) == (8, 4, keys(range(8)))
+    pruned = made.run(prune=True)
+    assert (pruned.counts.written, pruned.counts.quarantined, made.keys()) == (8, 0, keys(range(8)))
+
+
+@pytest.mark.parametrize("place", [".parts/lock", "events.jsonl", "shards/a.json", "job.json"])
+def test_a_pipe_in_a_prepared_folder_is_refused(tmp_path: Path, place: str) -> None:
+    made = Job(tmp_path)
+    made.tar("a.tar", 0)
+    made.run()
+    (made.out / place).unlink()
+    os.mkfifo(made.out / place)
+    with pytest.raises(UserError, match=r"is a link, a pipe or a file|is no record"):
+        made.run()
+
+
+def test_a_record_of_any_size_is_refused(tmp_path: Path) -> None:
+    made = Job(tmp_path)
+    made.tar("a.tar", 0)
+    made.run()
+    with open(made.out / "shards" / "a.json", "r+b") as file:
+        file.truncate(4 << 30)
+    with pytest.raises(UserError, match=r"a\.json is no record: a file of at most 67108864 bytes"):
+        made.run()
+
+
+def test_a_folder_that_only_looks_begun_is_left_alone(tmp_path: Path) -> None:
+    made = Job(tmp_path)
+    made.tar("a.tar", 0)
+    (made.out / ".parts" / "mine").mkdir(parents=True)
+    (made.out / ".parts" / "mine" / "precious").write_text("alive")
+    with pytest.raises(UserError, match="not empty and holds no doppel job"):
+        made.run()
+    assert (made.out / ".parts" / "mine" / "precious").read_text() == "alive"
+
+
+def test_a_damaged_shard_is_tried_again(tmp_path: Path) -> None:
+    made = Job(tmp_path)
+    whole = made.tar("a.tar", 0).read_bytes()
+    (made.source / "a.tar").write_bytes(whole[:2000])
+    assert made.run().counts.damaged == 1
+    assert made.run().counts.damaged == 1
+    assert made.done == ["a"]
+    made.run(changes={"on_damage": "keep"})
+    assert made.done == []
+    (made.source / "a.tar").write_bytes(whole)
+    mended = made.run()
+    assert (mended.counts.damaged, made.keys()) == (0, keys(range(4)))
 
 
 def test_stray_files_are_named_and_pruned(job: Job) -> None:
@@ -320,7 +379,7 @@ def test_a_linked_folder_is_refused(tmp_path: Path, folder: str, on_change: str)
     if place.exists():
         place.rename(tmp_path / "moved")
     place.symlink_to(victim)
-    with pytest.raises(UserError, match=f"{folder} is a link or a file; a job's folder holds its own things only"):
+    with pytest.raises(UserError, match=f"{folder} is a link, a pipe or a file; a job's folder"):
         made.run(on_change=on_change)
     assert (victim / "a.tar").read_text() == "alive"
 
@@ -338,7 +397,7 @@ def test_nothing_is_removed_behind_a_link_inside_data(tmp_path: Path) -> None:
     assert (victim / "k.png").exists()
 
 
-@pytest.mark.parametrize("left", [(), (".parts/lock",), (".parts/lock", ".parts/job/job.json"), (".parts/q/x.tar",)])
+@pytest.mark.parametrize("left", [(), (".parts/lock",), (".parts/lock", ".parts/job/job.json"), (".parts/data/x.tar",)])
 def test_a_crash_before_the_job_has_a_record_is_no_obstacle(tmp_path: Path, left: tuple[str, ...]) -> None:
     made = Job(tmp_path)
     made.tar("a.tar", 0)
@@ -385,11 +444,14 @@ def test_an_output_that_is_linked_into_the_input_is_refused(tmp_path: Path) -> N
     assert (made.out / "data" / "a.tar").exists()
 
 
-@pytest.mark.parametrize("urls", [["a.tar", "a.tar"], ["*.tar", "a.tar"]])
+@pytest.mark.parametrize(
+    "urls", [["a.tar", "a.tar"], ["*.tar", "a.tar"], ["a.tar", "../in/a.tar"], ["a.tar", "link.tar"]]
+)
 def test_a_shard_that_is_named_twice_is_refused(tmp_path: Path, urls: list[str]) -> None:
     made = Job(tmp_path)
-    made.tar("a.tar", 0)
-    with pytest.raises(UserError, match=r"a\.tar' is there twice"):
+    (tmp_path / "link.tar").symlink_to(made.tar("a.tar", 0))
+    (tmp_path / "link.tar").rename(made.source / "link.tar")
+    with pytest.raises(UserError, match=r"(a|link)\.tar' is there twice"):
         made.run(changes={"input.urls": [str(made.source / url) for url in urls]})
 
 
@@ -405,7 +467,7 @@ def test_links_in_a_prepared_folder_are_refused(tmp_path: Path, place: str, begu
     (made.out / place).unlink(missing_ok=True)
     (made.out / place).symlink_to(tmp_path / "victim")
     for how in ("refuse", "overwrite"):
-        with pytest.raises(UserError, match=r"is a link or a file|holds no doppel job"):
+        with pytest.raises(UserError, match=r"is a link, a pipe or a file|holds no doppel job"):
             made.run(on_change=how)
     assert (tmp_path / "victim").read_text() == "alive"
 
@@ -498,6 +560,7 @@ def test_the_command_names_what_is_gone_and_fails_where_a_shard_is_damaged(
     (made.source / "b.tar").write_bytes(whole[:2000])
     assert main(["run", str(recipe)]) == 2
     assert main(["run", str(recipe), "--redo-changed"]) == 1
+    assert main(["run", str(recipe)]) == 1
     assert "input shards are damaged in 1 place" in capsys.readouterr().err
     assert main(["run", str(recipe), "--set", "on_damage=keep"]) == 0
 

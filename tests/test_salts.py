@@ -71,6 +71,11 @@ def test_passphrases_of_several_words_pass(tmp_path: Path) -> None:
         assert read_salt(str(tmp_path / "salt")) == salt
 
 
+def test_what_never_ends_is_no_salt() -> None:
+    with pytest.raises(UserError, match="salt_file holds more than 65536 bytes"):
+        given_salt("/dev/zero", "salt_file")
+
+
 def test_without_a_secret_there_is_the_public_salt() -> None:
     assert read_salt(None) == PUBLIC_SALT
     with pytest.raises(UserError, match="release needs a secret salt"):

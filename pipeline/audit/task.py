@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.listing import real
 from pipeline.media.pixels import Fit
 from pipeline.optional import require_package
 from pipeline.release.sealing import ReleaseManifest, read_seal, verify
@@ -52,6 +53,6 @@ def check(task: Audit) -> None:
     if problems := verify(task.release, task.salt):
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(f"{task.release}: {problems[0]}{more}; nothing that follows from it would hold")
-    release, out = (path.resolve() for path in (task.release, task.out))
+    release, out = (real(path) for path in (task.release, task.out))
     if release == out or release in out.parents or out in release.parents:
         raise UserError(f"{task.out}: the audit shows originals, and must lie outside the release {task.release}")

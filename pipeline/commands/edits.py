@@ -34,11 +34,14 @@ def edits(config: EditsConfig) -> int:
     output = Path(config.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     part, count = output.with_name(f".{output.name}.part"), 0
-    with open(part, "wb") as file:
-        for edit in write_edits(config.edits, captions(config.input.open(), config.caption)):
-            file.write(to_line(edit))
-            count += 1
-    os.replace(part, output)
+    try:
+        with open(part, "wb") as file:
+            for edit in write_edits(config.edits, captions(config.input.open(), config.caption)):
+                file.write(to_line(edit))
+                count += 1
+        os.replace(part, output)
+    finally:
+        part.unlink(missing_ok=True)
     return count
 
 

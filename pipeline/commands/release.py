@@ -19,6 +19,7 @@ from pipeline.audit.results import AuditResults
 from pipeline.engine.gate import scan_originals
 from pipeline.errors import UserError
 from pipeline.job.plan import Plan
+from pipeline.listing import real
 from pipeline.media.pixels import decode
 from pipeline.optional import require_package
 from pipeline.release import Evidence, check_release, publish, seal
@@ -61,7 +62,7 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
         evidence = Evidence(originals=originals, outputs=outputs, copy_distance=copy_distance, size=size)
         facts = facts_of(plan, judges, originals)
         manifest = publish(config, Path(plan.config.output.path), salt=plan.salt, evidence=evidence, facts=facts)
-        release = Path(config.path).resolve()
+        release = real(config.path)
         staged = release if release.exists() else staging(release)
         task = Audit(
             originals=plan.config.input, release=staged, out=Path(config.audit), salt=plan.salt,

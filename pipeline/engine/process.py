@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Container, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
 
 from pipeline.engine.encoding import encode_all
 from pipeline.engine.events import Event
-from pipeline.engine.holding import held_in
+from pipeline.engine.holding import Budget
 from pipeline.engine.ladder import climb
 from pipeline.engine.prefetch import prefetch
 from pipeline.engine.reading import Reader
@@ -38,13 +37,15 @@ def process(
     generator leaves finished shards finished and nothing else behind.
     """
     transformed_by = transform_all if plan.config.anonymity is None else climb
-    ahead = partial(prefetch, depth=AHEAD, most=plan.config.run.memory // 4)
+    budget = Budget(plan.config.run.memory)
     with (
         ThreadPoolExecutor(plan.config.run.workers) as pool,
-        closing(ahead(Reader(plan, stream.label_names, pool)(shards, remaining, unlimited), weigh=held_in)) as decoded,
-        closing(ahead(transformed_by(decoded, plan, device), weigh=lambda made: 2 * held_in(made[0]))) as transformed,
-        closing(
-            ahead(encode_all(whole(transformed), plan.config, pool), weigh=lambda made: 2 * held_in(made[0].batch))
-        ) as encoded,
+        closing(budget.admit(Reader(plan, stream.label_names, pool)(shards, remaining, unlimited))) as read,
+        closing(prefetch(read, AHEAD)) as decoded,
+        closing(prefetch(transformed_by(decoded, plan, device), AHEAD)) as transformed,
+        closing(prefetch(encode_all(whole(transformed), plan.config, pool), AHEAD)) as encoded,
     ):
-        yield from write(encoded, plan, stream, ledger)
+        try:
+            yield from write(budget.release(encoded), plan, stream, ledger)
+        finally:
+            budget.close()  # so that no thread waits for room when the stages are closed

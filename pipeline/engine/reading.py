@@ -10,7 +10,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from pipeline.engine.holding import held_at_all, held_encoded
+from pipeline.engine.holding import held_at_all, held_by, held_encoded
 from pipeline.engine.windows import windows
 from pipeline.errors import UserError
 from pipeline.job.captions import CaptionConfig, NoCaption, read_caption, wants
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 
-Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 
@@ -89,7 +88,7 @@ class Reader:
             batch = partial(Batch, shard=shard.name, fingerprint=fingerprint)
             samples = Limited(shard.read(), most)
             before = deque[Row](maxlen=config.guide.previous or 0 if config.guide else 0)
-            for item in ahead(self.pool, self.decode_rows, samples, at_once):
+            for item in ahead(self.pool, self.decode_rows, samples, most=at_once, room=config.run.memory // 4):
                 count += not is_damage(item)
                 for row in [item] if isinstance(item, Rejected) else item:
                     used = follow(row, before) if isinstance(row, Row) and before.maxlen else row
@@ -210,19 +209,24 @@ def is_damage(item: object) -> bool:
 
 
 def ahead(
-    pool: ThreadPoolExecutor, work: Callable[[Item], Outcome], items: Iterable[Item], most: int
-) -> Iterator[Outcome]:
-    """Yields `work(item)` for each item, in order, while threads are at most `most` items ahead."""
-    waiting = deque[Future[Outcome]]()
+    pool: ThreadPoolExecutor, work: Callable[[Sample | Rejected], Outcome], items: Iterable[Sample | Rejected],
+    *, most: int, room: int,
+) -> Iterator[Outcome]:  # fmt: skip
+    """Yields `work(item)` for each item, in order.
+
+    Threads are ahead by at most `most` items that need `room` bytes together, or by one.
+    """
+    waiting = deque[tuple[int, Future[Outcome]]]()
     try:
         for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) >= most:
-                yield waiting.popleft().result()
+            weight = held_by(item)
+            while waiting and (len(waiting) >= most or sum(other for other, _ in waiting) + weight > room):
+                yield waiting.popleft()[1].result()
+            waiting.append((weight, pool.submit(work, item)))
         while waiting:
-            yield waiting.popleft().result()
+            yield waiting.popleft()[1].result()
     finally:
-        for left in waiting:
+        for _, left in waiting:
             left.cancel()
 
 

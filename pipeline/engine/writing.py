@@ -15,7 +15,7 @@ from pipeline.job.plan import Plan
 from pipeline.media.records import Batch, Output, Sample, reject
 from pipeline.report.flicker import Flicker
 from pipeline.streams import open_writer
-from pipeline.streams.contract import InputShard, InputStream, ShardWriter, Unwritable
+from pipeline.streams.contract import InputShard, InputStream, ShardWriter, Taken, Unwritable
 from pipeline.streams.job_records import Counts, FlickerMeans, ShardRecord
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.quarantine import QuarantineWriter
@@ -26,7 +26,7 @@ class OpenShard:
 
     def __init__(self, writer: ShardWriter, quarantine: QuarantineWriter) -> None:
         self.writer, self.quarantine, self.started = writer, quarantine, time.monotonic()
-        self.counts = Counts()
+        self.counts, self.taken = Counts(), 0
         self.flicker = Flicker()
         self.judged = Judged()
 
@@ -37,6 +37,7 @@ class OpenShard:
             try:
                 self.writer.add(encoded)
             except Unwritable as error:
+                self.taken += isinstance(error, Taken)
                 rejected.append(reject(outputs[0][0].row.sample, str(error), undecodable=False))
                 continue
             self._note(chain(*outputs))
@@ -70,7 +71,7 @@ class OpenShard:
         files = self.writer.commit() | self.quarantine.commit()
         return ShardRecord(
             shard=name, fingerprint=batch.fingerprint, input_hash=input_hash, classes=stream.classes(), cut=batch.cut,
-            code=plan.code, hashes=plan.hashes, counts=counts, files=files,
+            code=plan.code, hashes=plan.hashes, counts=counts, taken=self.taken, files=files,
             seconds=round(time.monotonic() - self.started, 3),
             flicker=means_of(self.flicker), anonymity=self.judged.totals,
         )  # fmt: skip

@@ -59,6 +59,15 @@ def decode(data: bytes, size: tuple[int, int] | None = None, fit: Fit = "resize"
     return pixels, Frame(mode=mode, full=image.size, size=seen, box=box)
 
 
+def decoded_bytes(data: bytes) -> int:
+    """Bytes that it takes to decode an image, about, by its header: 3 a pixel, and as many on the way; 0 for none."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return 6 * image.width * image.height if image.width * image.height <= LARGEST_IMAGE else 0
+    except Exception:  # decoding says what is wrong with it
+        return 0
+
+
 def decode_mask(data: bytes, full: tuple[int, int], size: tuple[int, int], fit: Fit = "resize") -> Pixels8:
     """Decodes the mask of an image to uint8 `[H, W]` of 0 and 1, fitted to `size` (height, width) like the image.
 

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from pipeline.errors import UserError
 from pipeline.identity import PUBLIC_SALT, SALT_VARIABLE, SHORTEST_SALT, weakness
+from pipeline.listing import real
 from pipeline.media.provenance import PROVENANCE
 from pipeline.release.finished_job import LABEL
 from pipeline.release.privacy import derive
@@ -88,4 +89,4 @@ def secret_of(salt: bytes) -> bytes:
 
 def _place(path: str) -> Path:
     """Absolute, links followed: two names of one folder are one place."""
-    return Path(path).resolve()
+    return real(path)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
 from pipeline.errors import UserError
+from pipeline.listing import real
 from pipeline.release.card import THREAT_MODELS, card
 from pipeline.release.config import ReleaseConfig, secret_of
 from pipeline.release.copies import check_faces, check_near_copies, closest
@@ -66,7 +67,7 @@ def publish(
     release of the same job is left as it is. Raises `UserError` where anything may not be published.
     """
     secret, made = secret_of(salt), Made.by(job_output)
-    release = Path(config.path).resolve()
+    release = real(config.path)
     tars = {tar.name: digest for tar, digest in made.tars.items()}
     options = config.model_dump(mode="json", exclude={"path", "audit"})
     token = job_token(secret, {"tars": tars, "release": options, "facts": facts})

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.listing import below
+from pipeline.listing import below, real
 from pipeline.media.output_keys import Shape
 from pipeline.media.versioned import Versioned
 from pipeline.release.copies import FaceScan, NearCopyScan
@@ -154,7 +154,7 @@ def seal(release: Path, manifest: ReleaseManifest) -> None:
     A sealed release of the same job stays as it is. Raises `UserError` where the files are not as the manifest lists
     them, or the folder is in use.
     """
-    release = release.resolve()
+    release = real(release)
     staged, text = staging(release), text_of(manifest)
     if (release / SEAL).exists():
         _check_same(release, text)

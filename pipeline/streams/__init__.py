@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -29,7 +30,7 @@ OutputFormat = Literal["webdataset", "parquet", "folder"]
 
 def input_at(place: str) -> WebDatasetInput | FolderInput:
     """The images at a place as people name it: a folder of images, or tars by path, glob or URL."""
-    return FolderInput(path=place) if Path(place).expanduser().is_dir() else WebDatasetInput(urls=(place,))
+    return FolderInput(path=place) if os.path.isdir(os.path.expanduser(place)) else WebDatasetInput(urls=(place,))
 
 
 def _open_tar(*, data: Path, parts: Path, name: str, stream: InputStream) -> TarWriter:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.listing import real
 from pipeline.streams.contract import InputStream
 
 
 def check_apart(root: Path, stream: InputStream) -> None:
     """Raises `UserError` where an input lies in the job's folder `root`, or would find what the job writes there."""
-    home = root.expanduser().resolve()
+    home = real(root)
     for pattern in stream.places:
-        place = Path(pattern).expanduser().absolute()
+        place = Path(os.path.expanduser(pattern)).absolute()
         fixed = Path(*place.parts[: _magic(place)])
-        parts = (*fixed.resolve().parts, *place.parts[_magic(place) :])
-        if fixed.resolve().is_relative_to(home):
+        parts = (*real(fixed).parts, *place.parts[_magic(place) :])
+        if real(fixed).is_relative_to(home):
             raise UserError(f"output.path: the input {pattern!r} lies in {root}; name a folder apart from the input")
         written = [home / "data" / f"{shard.name}.tar" for shard in stream.shards]
         for path in (*written, home / "data" / "class" / "image"):

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from pipeline.errors import UserError
-from pipeline.listing import unreadable, walk
+from pipeline.listing import real, unreadable, walk
 from pipeline.media.records import Rejected, Sample
 from pipeline.section import LocalPath, Section
 from pipeline.streams.bounds import Bounds
@@ -75,7 +75,7 @@ class FolderInput(Section):
         shards = []
         for start, end in zip(starts, [*starts[1:], len(entries)], strict=True):
             part = cut_name(entries[start].image) if start else FIRST
-            name = safe_component(f"{root.resolve().name}-{part}")
+            name = safe_component(f"{real(root).name}-{part}")
             members = tuple(entries[start:end])
             shards.append(FolderShard(name=name, root=root, entries=members, label_names=names, bounds=self.bounds))
         return InputStream(shards=shards, label_names=names, places=(f"{root}/**",))

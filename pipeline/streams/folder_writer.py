@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.media.provenance import PROVENANCE
 from pipeline.media.records import Sample
 from pipeline.streams.columns import LABEL_MEMBER
-from pipeline.streams.contract import InputStream, Unwritable
+from pipeline.streams.contract import InputStream, Taken, Unwritable
 from pipeline.streams.files import Stored, publish, sync_file, sync_folder
 from pipeline.streams.job_records import FolderLine
 from pipeline.streams.names import safe_component, unescape_dots
@@ -63,12 +63,12 @@ class FolderWriter:
         folders = {str(folder) for path in files for folder in list(PurePosixPath(path).parents)[:-1]}
         for folder in folders - self._folders:
             if folder in self._paths or folder in files or _is_no_folder(self._data / folder):
-                raise Unwritable(f"data/{folder} is a file, and cannot be a folder")
+                raise Taken(f"data/{folder} is a file, and cannot be a folder")
         for path in files:
             if path in self._paths:
                 raise Unwritable(f"data/{path} is taken by another sample of this shard")
             if path in self._folders or os.path.lexists(self._data / path):
-                raise Unwritable(f"data/{path} exists already: a sample of another shard has this key")
+                raise Taken(f"data/{path} exists already: a sample of another shard has this key")
             _check_length(self._data / path, self._stage / path)
         self._stage_all(files)
         self._lines += lines

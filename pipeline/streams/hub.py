@@ -107,7 +107,9 @@ class HubInput(Section):
             ]
         return InputStream(
             shards=shards,
-            places=local_places(*(f"{self.path}/**" for _ in [0] if Path(self.path).expanduser().is_dir()), *files),
+            places=local_places(
+                *(f"{self.path}/**" for _ in [0] if os.path.isdir(os.path.expanduser(self.path))), *files
+            ),
             label_names=columns.label_names(),
             features=columns.features,
             image_column=columns.image,
@@ -153,7 +155,7 @@ def _told(path: str) -> Iterator[None]:
 def _local(source: HubInput) -> tuple[str, list[str] | None]:
     """(what `load_dataset` calls path, data files): tells local files and saved data sets from ids."""
     path, files = source.path, list(source.data_files) if source.data_files else None
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     if folder.suffix in FILE_SUFFIXES and files is None:
         return FILE_SUFFIXES[folder.suffix], [str(folder) if "://" not in path else path]
     if (folder / "dataset_dict.json").is_file():

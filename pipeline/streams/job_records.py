@@ -104,6 +104,8 @@ class ShardRecord(Versioned):
     cut: bool = False
     """Whether a limit kept the rest of the shard from being read."""
     counts: Counts
+    taken: int = 0
+    """Samples in quarantine because another shard has their keys; once that one is gone, they can be written."""
     files: dict[OwnFile, Stored]
     """What each file holds, by its path below the job's folder."""
     seconds: float

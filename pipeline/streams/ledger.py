@@ -17,19 +17,25 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.errors import UserError
+from pipeline.listing import real
 from pipeline.media.versioned import Versioned
 from pipeline.streams.files import sync_folder
 from pipeline.streams.job_records import FOLDERS, Counts, Finished, FolderLine, Job, Manifest, ShardRecord
 
 SHARDS, PARTS = "shards", ".parts"
 """The folders of records, and of work in progress."""
+WORK = ("job", "records", "data", "quarantine")
+"""What work in progress is sorted by."""
+LARGEST_RECORD = 1 << 26
+"""Bytes of the record of a shard, at most."""
 MANIFEST = "manifest.json"
 """File name of the manifest."""
 ADVICE = "--keep-finished leaves finished shards as they are, --overwrite starts anew"
@@ -57,7 +63,7 @@ class Ledger:
         """
         if self.root.exists() and not self.root.is_dir():
             raise UserError(f"output.path: {self.root} is a file; a folder is expected")
-        if self.root.is_dir() and {path.name for path in self.root.iterdir()} - {PARTS} and not self._job_file.exists():
+        if self.root.is_dir() and not self._job_file.exists() and not self._only_begun():
             raise UserError(f"output.path: {self.root} is not empty and holds no doppel job; name an empty folder")
         self.root.mkdir(parents=True, exist_ok=True)
         self._refuse_links()
@@ -139,7 +145,7 @@ class Ledger:
     def remove(self, file: str) -> None:
         """Removes a file of the job, if it is there, and the folders of data/ that are empty then."""
         path = self.root / file
-        if not path.parent.resolve().is_relative_to(self.root.resolve()):
+        if not real(path.parent).is_relative_to(real(self.root)):
             raise UserError(f"{path} lies outside of the job's folder, behind a link; nothing there is removed")
         path.unlink(missing_ok=True)
         for folder in path.parents:
@@ -186,7 +192,7 @@ class Ledger:
         with open(self._events, "a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def parts_of(self, what: str) -> Path:
+    def parts_of(self, what: Literal["job", "records", "data"]) -> Path:
         """The folder of work in progress of one kind, so that no name of a shard meets another file there."""
         (self.parts / what).mkdir(exist_ok=True)
         return self.parts / what
@@ -195,12 +201,21 @@ class Ledger:
     def _job_file(self) -> Path:
         return self.root / "job.json"
 
+    def _only_begun(self) -> bool:
+        """Whether the folder holds nothing but what a job that was stopped before its first record leaves."""
+        names = {path.name for path in self.root.iterdir()}
+        begun = {path.name for path in self.parts.iterdir()} if PARTS in names and self.parts.is_dir() else set()
+        return names <= {PARTS} and begun <= {"lock", *WORK}
+
     def _refuse_links(self) -> None:
         """Raises `UserError` for what would lead the job's own reading, writing and removing to another place."""
         folders = {PARTS, SHARDS, *FOLDERS}
         for path in (*self.root.iterdir(), self.parts / "lock"):
-            if path.is_symlink() or (path.name in folders and not path.is_dir()):
-                raise UserError(f"output.path: {path} is a link or a file; a job's folder holds its own things only")
+            mode = path.lstat().st_mode if os.path.lexists(path) else stat.S_IFREG
+            if not (stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and path.name not in folders)):
+                raise UserError(
+                    f"output.path: {path} is a link, a pipe or a file; a job's folder holds its own things only"
+                )
 
     def _claim(self, job: Job, *, keep: bool, overwrite: bool) -> None:
         before = self.job()
@@ -238,6 +253,9 @@ class Ledger:
 
 
 def _read_record(file: Path) -> ShardRecord:
+    mode = file.lstat()
+    if not stat.S_ISREG(mode.st_mode) or mode.st_size > LARGEST_RECORD:
+        raise UserError(f"{file} is no record: a file of at most {LARGEST_RECORD} bytes is expected")
     try:
         record = ShardRecord.from_json(file.read_bytes(), str(file))
     except UserError as error:

@@ -19,6 +19,8 @@ from pipeline.streams.ledger import Ledger
 OnChange = Literal["refuse", "redo", "keep", "overwrite"]
 """What to do with finished shards that were made from something else: refuse to go on, do those whose input changed
 again, keep them, or overwrite the whole job."""
+AGAIN = "they were cut by a limit or damaged, an output is not as it was written, or their keys were taken"
+"""Why finished shards are done again that no one asked for."""
 SHOWN = 5
 """Names that a message lists at most."""
 
@@ -43,12 +45,14 @@ class Standing:
     """Files in the job's folders that no finished shard has written, and no shard of the input has left there."""
 
 
-def reconcile(ledger: Ledger, stream: InputStream, *, limit: int | None, verify: bool) -> Standing:
+def reconcile(
+    ledger: Ledger, stream: InputStream, *, limit: int | None, verify: bool, retry_damaged: bool = True
+) -> Standing:
     """Compares the records of a job with its input and its outputs, and changes nothing.
 
     Outputs are compared by size; with `verify`, by their sha256. A shard that a limit has cut is finished only as long
-    as the `limit` is reached. Raises `UserError` for a record that cannot be read, and for a folder of the job that
-    isn't one.
+    as the `limit` is reached, and with `retry_damaged`, one that was damaged is not. Raises `UserError` for a record
+    that cannot be read, and for a folder of the job that isn't one.
     """
     records = {record.shard: record for record in ledger.records()}
     names, classes = {shard.name for shard in stream.shards}, stream.classes()
@@ -59,7 +63,11 @@ def reconcile(ledger: Ledger, stream: InputStream, *, limit: int | None, verify:
         if record is None:
             if not reached:
                 missing.append(shard)
-        elif (record.cut and not reached) or not _as_written(ledger, record, verify=verify):
+        elif (
+            (record.cut and not reached)
+            or (record.counts.damaged and retry_damaged)
+            or not _as_written(ledger, record, verify=verify)
+        ):
             again.append(shard)
         elif record.classes != classes or (
             record.fingerprint != shard.fingerprint() and record.input_hash != shard.content_hash()
@@ -111,16 +119,20 @@ def settle(ledger: Ledger, standing: Standing, on_change: OnChange, *, limit: in
             "--keep-finished leaves it there"
         )
     changed = standing.changed if on_change == "redo" else ()
-    whole = [shard.name for shard in (*standing.again, *changed) if not standing.records[shard.name].cut]
-    open_cuts = {shard.name for shard in standing.again} - set(whole)
+    again = standing.again
+    if changed or (prune and standing.gone):  # keys may be free now that were another shard's
+        seen = {shard.name for shard in (*standing.missing, *again, *changed)}
+        again += tuple(s for s in standing.shards if s.name not in seen and standing.records[s.name].taken)
+    whole = [shard.name for shard in (*again, *changed) if not standing.records[shard.name].cut]
+    open_cuts = {shard.name for shard in again} - set(whole)
     gone = {record.shard for record in standing.gone}
     taken = sum(r.counts.read for name, r in standing.records.items() if name not in open_cuts | gone)
-    todo, notes = [*standing.missing, *standing.again, *changed], list[str]()
+    todo, notes = [*standing.missing, *again, *changed], list[str]()
     for shard in todo:
         ledger.forget(shard.name)
-    if standing.again:
-        again = _names([shard.name for shard in standing.again])
-        notes.append(f"{again} done again: a limit had cut them, or an output is not as it was written")
+    if again:
+        names = _names([shard.name for shard in again])
+        notes.append(f"{names} done again: {AGAIN}")
     if prune:
         for record in standing.gone:
             ledger.forget(record.shard)

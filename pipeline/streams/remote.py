@@ -11,6 +11,8 @@ from contextlib import suppress
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from pipeline.errors import UserError
+
 TRIES = 5
 """How often something is tried before it counts as unreachable."""
 FIRST_WAIT = 1.0
@@ -51,7 +53,7 @@ def persistently(url: str, work: Callable[[], Result]) -> Result:
     for trial in range(1, TRIES + 1):
         try:
             return work()
-        except Unreachable:
+        except (Unreachable, UserError):
             raise
         except Exception as error:
             if not passing(error) or trial == TRIES:
@@ -109,7 +111,9 @@ def reason(error: Exception) -> str:
 
 
 def shown(url: str) -> str:
-    """A URL without user, password and query, which may be secret."""
+    """A URL without user, password and query, which may be secret; a path as it is."""
+    if "://" not in url:
+        return url
     with suppress(ValueError):
         parts = urlsplit(url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -14,8 +14,8 @@ from pipeline.streams.compressed import Damage
 BLOCK = 512
 """Bytes of a header; contents are padded to a multiple of it."""
 ZEROS = bytes(BLOCK)
-MOST_ZEROS = 1 + tarfile.RECORDSIZE // BLOCK
-"""Blocks of zeros at the end of an archive, at most: two, and what fills its last record."""
+MOST_ZEROS = 1 + (1 << 16) // BLOCK
+"""Blocks of zeros at the end of an archive, at most: two, and what fills its last record, of up to 64 KiB."""
 GLOBAL, GNU_NAME, GNU_LINK, GNU_SPARSE = tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, b"S"
 EXTENDED = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, GLOBAL, GNU_NAME, GNU_LINK)
 """Types of headers that tell of the next member or, where global, of all that follow."""

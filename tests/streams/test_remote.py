@@ -7,6 +7,7 @@ import hashlib
 import io
 import pickle
 import random
+import re
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.cli import FAILED, main
+from pipeline.errors import UserError
 from pipeline.media.records import Sample
 from pipeline.streams import remote
 from pipeline.streams.captions import CaptionsInput
@@ -322,3 +324,36 @@ def test_the_last_error_is_told() -> None:
 
     with pytest.raises(Unreachable, match=f"after {TRIES} tries: OSError: No space left on device"):
         persistently("x://y", work)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "nothing://x/a.tar", "http://[x]/a.tar"])
+def test_what_is_no_url_is_one_sentence(url: str) -> None:
+    with pytest.raises(UserError, match=f"{re.escape(repr(url))} cannot be opened: "):
+        open_url(url)
+
+
+def test_a_server_that_takes_no_connection_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
+    with pytest.raises(Unreachable, match=r"ftp://127\.0\.0\.1/x\.tar cannot be read after 5 tries: .*refused"):
+        open_url("ftp://127.0.0.1/x.tar")
+
+
+@pytest.mark.parametrize("failure", [403, 404])
+def test_a_query_is_no_glob_and_no_secret_is_shown_or_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], failure: int
+) -> None:
+    served = Served(tar_bytes([("a.png", picture(1))]))
+    with unsteady_server({"/a.tar": served}) as base:
+        url = f"{base}/a.tar?token=SECRET".replace("http://", "http://user:SECRET@")
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(yaml.safe_dump(builders.recipe(url, tmp_path / "out", None)))
+        assert main(["run", str(recipe)]) == 0
+        assert main(["run", str(recipe), "--set", f"input.urls={url.replace('SECRET', 'NEXT')}"]) == 0
+        served.failures = served.head_failures = [failure] * 9
+        assert main(["run", str(recipe), "--overwrite"]) == FAILED
+    said = capsys.readouterr().err
+    assert f"/a.tar cannot be read: HTTP status {failure}" in said
+    assert "SECRET" not in said
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert b"SECRET" not in kept
+    assert b"NEXT" not in kept

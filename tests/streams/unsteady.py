@@ -25,6 +25,13 @@ class Served:
     """The requests, as method and range."""
 
 
+class Quiet(http.server.ThreadingHTTPServer):
+    """Says nothing of clients that hang up."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass
+
+
 @contextmanager
 def unsteady_server(files: dict[str, Served]) -> Iterator[str]:
     """Yields the URL of a server of these files, which runs until the block ends."""
@@ -77,7 +84,7 @@ def unsteady_server(files: dict[str, Served]) -> Iterator[str]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Quiet(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
