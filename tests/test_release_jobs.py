@@ -125,6 +125,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, said.getvalue()
 
 
+def test_what_shows_people_is_its_owner_s_alone(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    for private in ("job", "audit"):
+        modes = {(path.is_dir(), path.stat().st_mode & 0o077) for path in (folder / private).rglob("*")}
+        assert modes == {(True, 0), (False, 0)}, private
+        assert (folder / private).stat().st_mode & 0o777 == 0o700
+
+
 def test_a_job_ends_in_a_release_and_its_private_audit(finished: tuple[Path, str]) -> None:
     folder, said = finished
     release = folder / "release"
