@@ -56,7 +56,8 @@ def examine(
     on_images: OnImages = silent,
 ) -> AuditResults:
     """Does the work of `audit` with a given detector and recognisers, on a release that has been checked."""
-    make_private_folder(task.out)
+    for folder in (task.out, task.out / "faces"):
+        make_private_folder(folder)
     size = task.size or first_size(task.release)
     check_model(task.model, size)
     seen = gather(task, size, finder, recognisers, on_images)

@@ -22,7 +22,6 @@ from pipeline.source_code import code_hash
 from pipeline.streams import AnyInput
 from pipeline.streams.contract import InputShard
 from pipeline.streams.private import make_private_folder
-from pipeline.streams.private import make_private_folder
 
 if TYPE_CHECKING:
     from pipeline.anonymity.faces.deepface_recognisers import Recogniser
