@@ -123,7 +123,7 @@ def _plain(value: Any, kind: Any, column: str) -> Any:
 
 
 def _value(plain: Any, kind: Any, column: str) -> Any:
-    """The inverse of `_plain`."""
+    """The inverse of `_plain`. Raises `ValueError`, `TypeError` or `ArithmeticError` for what that doesn't give."""
     import pyarrow as pa
     from pyarrow import types
 
@@ -132,8 +132,12 @@ def _value(plain: Any, kind: Any, column: str) -> Any:
     if isinstance(kind, pa.BaseExtensionType):
         return _value(plain, kind.storage_type, column)
     if types.is_struct(kind):
+        if not isinstance(plain, dict):
+            raise ValueError(f"column {column!r}: an object is expected, found {plain!r}")
         return {field.name: _value(plain.get(field.name), field.type, column) for field in kind}
     if _is_list(kind):
+        if not isinstance(plain, list):
+            raise ValueError(f"column {column!r}: a list is expected, found {plain!r}")
         return [_value(item, kind.value_type, column) for item in plain]
     if _is_binary(kind):
         return base64.b64decode(plain)

@@ -144,16 +144,20 @@ class RowReader:
                 index += 1
 
     def _sample(self, table: Any, index: int, seen: set[str]) -> Sample | Rejected:
+        import pyarrow as pa
+
         columns, origin, key = self.columns, f"{self.name}:row {index}", f"{self.name}-{index:06d}"
         if isinstance(table, BadRow):
             return Rejected(key=key, reason=table.reason, kind="undecodable", origin=origin)
         try:
             row = table.to_pylist()[0]
-        except ValueError as error:
+            image, problem = self._embed_images(row)
+            members = row_to_members(row, self.schema, columns.image, columns.label)
+        except (ValueError, ArithmeticError, pa.ArrowException) as error:  # no UTF-8, a date that Python has not, …
             reason = f"the row cannot be read ({first_line(error)})"
-            return Rejected(key=key, reason=reason, kind="undecodable", origin=origin)
-        image, problem = self._embed_images(row)
-        members = row_to_members(row, self.schema, columns.image, columns.label)
+            return Rejected(
+                key=key, reason=reason, kind="undecodable", origin=origin, members=_stored(table, columns.image)
+            )
         kept = members if image is None else {"image": image, **members}
         if image is None or problem is not None:
             kind, reason = problem or ("undecodable", f"column {columns.image!r} is null")
@@ -210,6 +214,12 @@ class RowReader:
                 problem = "undecodable", f"column {column!r}: file {path!r} cannot be read ({error.strerror})"
         main = row[self.columns.image]
         return (None if main is None else bytes(main["bytes"])), problem
+
+
+def _stored(table: Any, column: str) -> dict[str, bytes]:
+    """The image that a row holds itself, to be kept where the rest of the row cannot be read."""
+    content = table.column(column).combine_chunks().field("bytes")[0].as_py()
+    return {} if content is None else {"image": content}
 
 
 def _extension(image: bytes, path: str | None) -> str:

@@ -231,3 +231,26 @@ def test_a_column_that_holds_no_key_is_told(tmp_path: Path, column: str) -> None
         HubInput(path=str(tmp_path), key=column).open()
     for fine in ("file", "n"):
         assert HubInput(path=str(tmp_path), key=fine).open().shards
+
+
+EXTREMES = [-(2**63), -(2**62), -(2**40), 2**40, 2**53, 2**62, 2**63 - 1]
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_a_time_that_python_has_not_costs_its_row_alone(tmp_path: Path, unit: str) -> None:
+    for kind in (pa.timestamp(unit), pa.timestamp(unit, tz="UTC"), pa.duration(unit), pa.date32()):
+        small = kind.bit_width == 32
+        values = [0, *([2**31 - 1, -(2**31)] if small else EXTREMES), 0]
+        times = pa.array(values, pa.int32() if small else pa.int64()).view(kind)
+        table = pa.table({"image": [picture(i) for i in range(len(values))], "t": times})
+        with pa.ipc.new_stream(tmp_path / "x.arrow", table.schema) as out:
+            out.write_table(table)
+        (shard,) = HubInput(path=str(tmp_path / "x.arrow"), image="image").open().shards
+        first, *items, last = shard.read()
+        assert isinstance(first, Sample)
+        assert isinstance(last, Sample)
+        assert len(items) == len(values) - 2
+        for i, bad in enumerate(items, start=1):
+            if isinstance(bad, Rejected):
+                assert (bad.kind, bad.members) == ("undecodable", {"image": picture(i)})
+                assert "the row cannot be read (" in bad.reason
