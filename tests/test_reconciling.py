@@ -26,6 +26,7 @@ from pipeline.streams.files import Stored
 from pipeline.streams.job_records import Counts, Manifest, ShardRecord
 from pipeline.streams.job_records import Job as JobRecord
 from pipeline.streams.ledger import Ledger
+from pipeline.streams.reconciling import AGAIN
 from pipeline.streams.shard_names import shard_names
 from tests import builders
 
@@ -159,9 +160,7 @@ def test_keeping_what_is_finished_keeps_no_half_shard(job: Job) -> None:
     job.run(changes={"limit": 5})
     assert job.run(on_change="keep").counts.read == 12
     assert job.keys() == keys(range(12))
-    assert job.notes == [
-        "1 shard (a1) done again: a limit had cut them, an output is not as it was written, or their keys were taken"
-    ]
+    assert job.notes == [f"1 shard (a1) done again: {AGAIN}"]
 
 
 @pytest.mark.parametrize("harm", ["empty", "missing", "longer"])
@@ -233,6 +232,20 @@ def test_a_folder_that_only_looks_begun_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not empty and holds no doppel job"):
         made.run()
     assert (made.out / ".parts" / "mine" / "precious").read_text() == "alive"
+
+
+def test_a_damaged_shard_is_tried_again(tmp_path: Path) -> None:
+    made = Job(tmp_path)
+    whole = made.tar("a.tar", 0).read_bytes()
+    (made.source / "a.tar").write_bytes(whole[:2000])
+    assert made.run().counts.damaged == 1
+    assert made.run().counts.damaged == 1
+    assert made.done == ["a"]
+    made.run(changes={"on_damage": "keep"})
+    assert made.done == []
+    (made.source / "a.tar").write_bytes(whole)
+    mended = made.run()
+    assert (mended.counts.damaged, made.keys()) == (0, keys(range(4)))
 
 
 def test_stray_files_are_named_and_pruned(job: Job) -> None:
@@ -491,6 +504,13 @@ def test_a_limit_counts_what_is_in_the_input(job: Job) -> None:
     assert (manifest.complete, job.keys()) == (True, keys(range(4, 8)))
 
 
+def test_pruning_under_a_limit_that_is_reached(job: Job) -> None:
+    job.run(changes={"limit": 8})
+    (job.source / "a1.tar").unlink()
+    manifest = job.run(changes={"limit": 4}, prune=True)
+    assert (manifest.complete, job.done, job.keys()) == (True, [], keys(range(4)))
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_class_more_changes_every_shard(tmp_path: Path, format: str) -> None:
     for name in ("bird", "cat"):
@@ -547,6 +567,7 @@ def test_the_command_names_what_is_gone_and_fails_where_a_shard_is_damaged(
     (made.source / "b.tar").write_bytes(whole[:2000])
     assert main(["run", str(recipe)]) == 2
     assert main(["run", str(recipe), "--redo-changed"]) == 1
+    assert main(["run", str(recipe)]) == 1
     assert "input shards are damaged in 1 place" in capsys.readouterr().err
     assert main(["run", str(recipe), "--set", "on_damage=keep"]) == 0
 

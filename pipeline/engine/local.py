@@ -50,7 +50,7 @@ def run_job(
     with confidential(plan), ledger.open(job, keep=on_change == "keep", overwrite=on_change == "overwrite"):
         if plan.config.anonymity is not None:
             make_private_folder(ledger.root)
-        standing = reconcile(ledger, stream, limit=limit, verify=verify)
+        standing = reconcile(ledger, stream, limit=limit, verify=verify, retry_damaged=plan.config.on_damage == "fail")
         work = settle(ledger, standing, on_change, limit=limit, prune=prune)
         for note in work.notes:
             observe(Noted(note))

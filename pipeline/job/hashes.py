@@ -10,6 +10,7 @@ from pipeline.job.config import JobConfig
 from pipeline.models.config import ModelConfig
 from pipeline.models.folder import find_model, hash_model
 from pipeline.source_code import code_hash
+from pipeline.streams.remote import shown
 
 MAKING = (
     "pipeline.streams",
@@ -51,4 +52,14 @@ def identity(config: JobConfig) -> dict[str, Any]:
         "second_model": model_place, "mask": {"file"}, "guide": {"file"}, "judge": {"path", "revision"},
         "anonymity": {"certificates", "workers"}, "release": True,
     }  # fmt: skip
-    return config.model_dump(mode="json", exclude=places)
+    found = config.model_dump(mode="json", exclude=places)
+    return {**found, "input": _without_secrets(found["input"])}
+
+
+def _without_secrets(value: Any) -> Any:
+    """A URL may hold a password or a signature, which is not to be kept, and which may expire."""
+    if isinstance(value, dict):
+        return {key: _without_secrets(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(part) for part in value]
+    return shown(value) if isinstance(value, str) else value

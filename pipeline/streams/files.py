@@ -21,7 +21,7 @@ from pipeline.errors import UserError
 from pipeline.listing import magic, matching
 from pipeline.section import Section
 from pipeline.streams.bounds import Bounds
-from pipeline.streams.remote import RemoteFile, mark_of, persistently
+from pipeline.streams.remote import RemoteFile, mark_of, persistently, shown
 
 CHUNK = 1 << 20
 """Bytes that are read at a time."""
@@ -44,7 +44,7 @@ def expand_urls(patterns: Sequence[str], option: str = "input.urls", *, most: in
         for url in _braces(pattern, option, most):
             found = list(islice(_glob(url), most + 1 - len(urls)))
             if not found:
-                raise UserError(f"{option}: {url!r} matches no file")
+                raise UserError(f"{option}: {shown(url)!r} matches no file")
             urls += sorted(found, key=lambda path: path.split("/"))
             if len(urls) > most:
                 raise UserError(
@@ -204,7 +204,7 @@ def _glob(url: str) -> Iterator[str]:
             yield from [url] if os.path.isfile(url) else []
         else:
             yield from dict.fromkeys(matching(url))
-    elif magic(url):
+    elif magic(urlsplit(url).path if url.startswith(("http://", "https://")) else url):  # `?` begins a query there
         file_system, path = _file_system(url)
         yield from map(file_system.unstrip_protocol, persistently(url, lambda: file_system.glob(path)))
     else:
@@ -219,6 +219,6 @@ def _file_system(url: str) -> tuple[Any, str]:
             urlsplit(url)  # some back ends take what is no URL, and fail on it later
             return url_to_fs(url)
         except (ImportError, ValueError) as error:  # a back end that is not installed, or no such protocol
-            raise UserError(f"{url!r} cannot be opened: {error}") from None
+            raise UserError(f"{shown(url)!r} cannot be opened: {error}") from None
 
     return persistently(url, found)  # some back ends connect at once

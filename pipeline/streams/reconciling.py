@@ -19,7 +19,7 @@ from pipeline.streams.ledger import Ledger
 OnChange = Literal["refuse", "redo", "keep", "overwrite"]
 """What to do with finished shards that were made from something else: refuse to go on, do those whose input changed
 again, keep them, or overwrite the whole job."""
-AGAIN = "a limit had cut them, an output is not as it was written, or their keys were taken"
+AGAIN = "they were cut by a limit or damaged, an output is not as it was written, or their keys were taken"
 """Why finished shards are done again that no one asked for."""
 SHOWN = 5
 """Names that a message lists at most."""
@@ -36,7 +36,7 @@ class Standing:
     missing: tuple[InputShard, ...]
     """Shards without a record, in the order of the input."""
     again: tuple[InputShard, ...]
-    """Shards with a record that no longer holds: a limit cut them, or an output is not as it was written."""
+    """Shards with a record that no longer holds: see `AGAIN`."""
     changed: tuple[InputShard, ...]
     """Finished shards whose input is no longer what they were made from."""
     gone: tuple[ShardRecord, ...]
@@ -45,12 +45,14 @@ class Standing:
     """Files in the job's folders that no finished shard has written, and no shard of the input has left there."""
 
 
-def reconcile(ledger: Ledger, stream: InputStream, *, limit: int | None, verify: bool) -> Standing:
+def reconcile(
+    ledger: Ledger, stream: InputStream, *, limit: int | None, verify: bool, retry_damaged: bool = True
+) -> Standing:
     """Compares the records of a job with its input and its outputs, and changes nothing.
 
     Outputs are compared by size; with `verify`, by their sha256. A shard that a limit has cut is finished only as long
-    as the `limit` is reached. Raises `UserError` for a record that cannot be read, and for a folder of the job that
-    isn't one.
+    as the `limit` is reached, and with `retry_damaged`, one that was damaged is not. Raises `UserError` for a record
+    that cannot be read, and for a folder of the job that isn't one.
     """
     records = {record.shard: record for record in ledger.records()}
     names, classes = {shard.name for shard in stream.shards}, stream.classes()
@@ -61,7 +63,11 @@ def reconcile(ledger: Ledger, stream: InputStream, *, limit: int | None, verify:
         if record is None:
             if not reached:
                 missing.append(shard)
-        elif (record.cut and not reached) or not _as_written(ledger, record, verify=verify):
+        elif (
+            (record.cut and not reached)
+            or (record.counts.damaged and retry_damaged)
+            or not _as_written(ledger, record, verify=verify)
+        ):
             again.append(shard)
         elif record.classes != classes or (
             record.fingerprint != shard.fingerprint() and record.input_hash != shard.content_hash()
@@ -115,8 +121,9 @@ def settle(ledger: Ledger, standing: Standing, on_change: OnChange, *, limit: in
     changed = standing.changed if on_change == "redo" else ()
     again = standing.again
     if changed or (prune and standing.gone):  # keys may be free now that were another shard's
-        seen = {shard.name for shard in (*standing.missing, *again, *changed)}
-        again += tuple(s for s in standing.shards if s.name not in seen and standing.records[s.name].taken)
+        held = {name for name, record in standing.records.items() if record.taken}
+        held -= {shard.name for shard in (*again, *changed)}
+        again += tuple(shard for shard in standing.shards if shard.name in held)
     whole = [shard.name for shard in (*again, *changed) if not standing.records[shard.name].cut]
     open_cuts = {shard.name for shard in again} - set(whole)
     gone = {record.shard for record in standing.gone}
@@ -126,9 +133,7 @@ def settle(ledger: Ledger, standing: Standing, on_change: OnChange, *, limit: in
         ledger.forget(shard.name)
     if again:
         names = _names([shard.name for shard in again])
-        notes.append(
-            f"{names} done again: a limit had cut them, an output is not as it was written, or their keys were taken"
-        )
+        notes.append(f"{names} done again: {AGAIN}")
     if prune:
         for record in standing.gone:
             ledger.forget(record.shard)

@@ -111,7 +111,9 @@ def reason(error: Exception) -> str:
 
 
 def shown(url: str) -> str:
-    """A URL without user, password and query, which may be secret."""
+    """A URL without user, password and query, which may be secret; a path as it is."""
+    if "://" not in url:
+        return url
     with suppress(ValueError):
         parts = urlsplit(url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pipeline.assets import resolve
 from pipeline.errors import UserError
 from pipeline.streams.names import safe_component
+from pipeline.streams.remote import shown
 
 SUFFIX = re.compile(r"(?<=[^/])(\.tar(\.\w+)?|\.tgz|\.parquet|\.arrow|\.(jsonl|ndjson|json)(\.\w+)?)$")
 """What the name of a file of samples loses."""
@@ -39,7 +40,9 @@ def shard_names(urls: Sequence[str], patterns: Sequence[str] = ()) -> list[str]:
     for name, url in zip(names, urls, strict=True):
         place = url if "://" in url else os.path.realpath(url)
         if name in seen or place in seen:
-            raise UserError(f"input: {url!r} is there twice, or its shard would have the name of another, {name}")
+            raise UserError(
+                f"input: {shown(url)!r} is there twice, or its shard would have the name of another, {name}"
+            )
         seen |= {name, place}
     return names
 

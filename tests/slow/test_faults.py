@@ -41,6 +41,8 @@ class Bench:
     root: Path
     recipe: Path
     options: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
+    """Options of the faulty run alone."""
     before: Callable[[Path], None] = lambda out: None
     """Makes what the faulty run finds."""
     whole: dict[str, bytes] = field(default_factory=dict)
@@ -66,7 +68,8 @@ class Bench:
     def undisturbed(self) -> Bench:
         """Learns the operations, and what is left at the end."""
         self.fresh()
-        self.operations = faults.operations(self.recipe, self.out, self.log, *self.options)
+        self.operations = faults.operations(self.recipe, self.out, self.log, *self.options, *self.first)
+        assert self.run() == 0, self.log.read_text()
         self.whole = self.seen()
         return self
 
@@ -77,7 +80,7 @@ class Bench:
     def suffers(self, fault: Fault) -> str | None:
         """Runs the job with the fault, and again without; what is wrong then."""
         self.fresh()
-        code = faults.faulty(self.recipe, self.out, fault, self.log, *self.options)
+        code = faults.faulty(self.recipe, self.out, fault, self.log, *self.options, *self.first)
         return self.wrong(code, self.log.read_text(), killed=fault.kind.startswith("kill"))
 
     def wrong(self, code: int, said: str, *, killed: bool) -> str | None:
@@ -139,7 +142,8 @@ def _overwrite(root: Path, format: str, model: Path | None) -> Bench:
     builders.shard(old / "in" / "gone.tar", 1, first=6)
     assert main(["run", str(_recipe(old, root / "out", format, model))]) == 0
     shutil.copytree(root / "out", old / "out")
-    return Bench(root, _recipe(root, root / "out", format, model), ("--overwrite",), partial(_copy, old / "out"))
+    recipe = _recipe(root, root / "out", format, model)
+    return Bench(root, recipe, ("--overwrite",), before=partial(_copy, old / "out"))
 
 
 def _half(root: Path, format: str, model: Path | None) -> Bench:
@@ -151,6 +155,31 @@ def _half(root: Path, format: str, model: Path | None) -> Bench:
     return Bench(root, recipe, before=partial(_copy, root / "half"))
 
 
+def _prune(root: Path, format: str, model: Path | None) -> Bench:
+    """An input of the finished job is gone."""
+    recipe = _recipe(root, root / "out", format, model)
+    gone = builders.shard(root / "in" / "gone.tar", 1, first=6)
+    assert main(["run", str(recipe)]) == 0
+    gone.unlink()
+    shutil.copytree(root / "out", root / "old")
+    return Bench(root, recipe, ("--prune",), before=partial(_copy, root / "old"))
+
+
+def _redo(root: Path, format: str, model: Path | None) -> Bench:
+    """An input of the finished job has changed since."""
+    recipe = _recipe(root, root / "out", format, model)
+    builders.shard(root / "in" / "0.tar", 1, first=6)
+    assert main(["run", str(recipe)]) == 0
+    builders.shard(root / "in" / "0.tar", 2)
+    shutil.copytree(root / "out", root / "old")
+    return Bench(root, recipe, ("--redo-changed",), before=partial(_copy, root / "old"))
+
+
+def _limit(root: Path, format: str, model: Path | None) -> Bench:
+    """The faulty run is one of a few samples, and all follow."""
+    return Bench(root, _recipe(root, root / "out", format, model), first=("--limit", "1"))
+
+
 def _copy(old: Path, out: Path) -> None:
     shutil.copytree(old, out)
 
@@ -159,6 +188,9 @@ SCENARIOS: dict[str, Callable[[Path, str, Path | None], Bench]] = {
     "fresh": _fresh,
     "overwrite": _overwrite,
     "half": _half,
+    "prune": _prune,
+    "redo": _redo,
+    "limit": _limit,
 }
 
 
@@ -211,9 +243,9 @@ def test_an_error_at_every_operation(format: str, benches: Callable[..., Bench],
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", ["overwrite", "half"])
+@pytest.mark.parametrize("scenario", ["overwrite", "half", "prune", "redo", "limit"])
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_fault_at_every_operation_in_a_folder_that_holds_a_job(
+def test_a_fault_at_every_operation_where_a_job_was_before(
     scenario: str, format: str, benches: Callable[..., Bench], record_property: Report
 ) -> None:
     bench = benches(format, scenario)

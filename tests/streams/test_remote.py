@@ -336,3 +336,24 @@ def test_a_server_that_takes_no_connection_is_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
     with pytest.raises(Unreachable, match=r"ftp://127\.0\.0\.1/x\.tar cannot be read after 5 tries: .*refused"):
         open_url("ftp://127.0.0.1/x.tar")
+
+
+@pytest.mark.parametrize("failure", [403, 404])
+def test_a_query_is_no_glob_and_no_secret_is_shown_or_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], failure: int
+) -> None:
+    served = Served(tar_bytes([("a.png", picture(1))]))
+    with unsteady_server({"/a.tar": served}) as base:
+        url = f"{base}/a.tar?token=SECRET".replace("http://", "http://user:SECRET@")
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(yaml.safe_dump(builders.recipe(url, tmp_path / "out", None)))
+        assert main(["run", str(recipe)]) == 0
+        assert main(["run", str(recipe), "--set", f"input.urls={url.replace('SECRET', 'NEXT')}"]) == 0
+        served.failures = served.head_failures = [failure] * 9
+        assert main(["run", str(recipe), "--overwrite"]) == FAILED
+    said = capsys.readouterr().err
+    assert f"/a.tar cannot be read: HTTP status {failure}" in said
+    assert "SECRET" not in said
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert b"SECRET" not in kept
+    assert b"NEXT" not in kept
