@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from pipeline.streams.hub import HubInput
 from tests import builders
 from tests.streams.made import lay, picture
 from training.data.cache import FACTS, KEYS, LABELS, PIXELS, build_cache
+from training.data.overlap import FILE, read_training_set
 from training.denoiser.checkpoint import load_checkpoint
 
 DAMAGED = {
@@ -98,6 +101,30 @@ def test_every_reader_names_its_file(name: str, content: bytes, tmp_path: Path) 
         assert name in ("weights.json", "config.json")
     assert file.name in said or "store from another configuration" in said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_damaged_tensors_are_one_sentence(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(content)
+    with pytest.raises(UserError, match=r"training_set\.safetensors is damaged, or cannot be read") as caught:
+        read_training_set(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_tensors_that_find_no_room(tmp_path: Path) -> None:
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))"
+    code = f"""{limited}
+import torch
+from pathlib import Path
+from pipeline.tensors import write_tensors
+try:
+    write_tensors({{"a": torch.zeros(10_000)}}, Path({str(tmp_path / "x.safetensors")!r}))
+except OSError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "x.safetensors: " in result.stdout
+    assert "File too large" in result.stdout
 
 
 def test_a_batch_size_is_remembered_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "training").rglob("*.py")])
 ORDER = [
     "errors",
-    "orphans source_code section assets optional listing plain_json plain_yaml stopping",
+    "orphans source_code section assets optional listing plain_json plain_yaml stopping tensors",
     "recipes",
     "config",
     "identity",
@@ -44,6 +44,7 @@ ALLOWED: dict[str, str] = {
     "section": "errors",
     "assets": "",
     "stopping": "",
+    "tensors": "errors",
     "plain_json": "errors",
     "plain_yaml": "errors",
     "recipes": "errors listing plain_yaml",
@@ -57,7 +58,7 @@ ALLOWED: dict[str, str] = {
     "diffusion.tiles": "section media diffusion",
     "streams": "errors identity section assets listing plain_json media",
     "report": "errors media diffusion.tiles",
-    "models": "errors section assets optional listing plain_json diffusion.views diffusion",
+    "models": "errors section assets optional listing plain_json tensors diffusion.views diffusion",
     "operators": "errors section media diffusion.views diffusion diffusion.tiles models",
     "anonymity.faces": "errors source_code section assets optional media diffusion streams",
     "anonymity.gate": "errors section assets media diffusion streams anonymity.faces",
@@ -79,12 +80,15 @@ ALLOWED: dict[str, str] = {
     "hooks.live": (
         "errors orphans source_code section plain_json identity media diffusion streams models operators hooks"
     ),
-    "training.data": "errors source_code plain_json media streams",
-    "training.classifier": "errors section optional report",
+    "training.data": "errors source_code plain_json tensors media streams",
+    "training.classifier": "errors section optional tensors report",
     "training.metrics": "",
-    "training.denoiser": "errors section optional plain_json media diffusion streams report models training.data",
+    "training.denoiser": (
+        "errors section optional plain_json tensors media diffusion streams report models training.data"
+    ),
     "training.compare": (
-        "errors orphans source_code section plain_json identity media diffusion streams report models operators hooks "
+        "errors orphans source_code section plain_json tensors identity media diffusion streams report models "
+        "operators hooks "
         "training.data training.classifier"
     ),
     "training.calibrate": (

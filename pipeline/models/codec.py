@@ -18,6 +18,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from pipeline.errors import UserError
 from pipeline.models.folder import read_json
+from pipeline.tensors import write_tensors
 
 FOLDER, CONFIG, TENSORS = "codec", "config.json", "codec.safetensors"
 Kind = Literal["none", "space_to_depth", "linear_patch"]
@@ -131,14 +132,12 @@ def fit_linear_patch(pixels: Tensor, *, patch: int, components: int) -> LinearPa
 
 def save_codec(codec: PatchCodec, model_folder: Path) -> None:
     """Records the codec in a model folder."""
-    from safetensors.torch import save_file
-
     folder = model_folder / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps({"kind": codec.kind, "patch": codec.patch}, indent=2) + "\n")
     if isinstance(codec, LinearPatch):
         tensors = {"mean": codec.mean, "components": codec.components, "std": codec.std}
-        save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, folder / TENSORS)
+        write_tensors({name: t.cpu().contiguous() for name, t in tensors.items()}, folder / TENSORS)
 
 
 def load_codec(model_folder: Path) -> PatchCodec:

@@ -27,3 +27,5 @@ class Bounds(Section):
     page_bytes: int = Field(default=1 << 30, ge=1)
     """Bytes of one page of a parquet file, which can only be decoded as a whole; two or three times as many are used.
     Where writers put a whole row group into a page, it must allow for one."""
+    footer_bytes: int = Field(default=1 << 26, ge=1)
+    """Bytes of the footer of a parquet file, which lists its row groups."""

@@ -27,7 +27,7 @@ from pipeline.streams.own_files import OwnFiles
 from pipeline.streams.rows import Columns, FileShard, SliceShard
 from pipeline.streams.shard_names import local_places, shard_names
 from pipeline.streams.shards import IMAGE_EXTENSIONS
-from pipeline.streams.tables import first_line, is_row_damage
+from pipeline.streams.tables import file_features, first_line, is_row_damage
 
 FILE_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow"}
 """The builder that reads files of each suffix."""
@@ -79,7 +79,7 @@ class HubInput(Section):
         own = _own_files(self, builder, files)
         packed = any(PurePosixPath(file.split("?")[0]).suffix in PACKED for file in files)
         if builder.name in FILE_SUFFIXES.values() and not packed:
-            columns = _columns(self, builder.info.features or _first_features(builder.name, files))
+            columns = _columns(self, builder.info.features or _first_features(builder.name, files, self.bounds))
             shards: list[InputShard] = [
                 FileShard(name=name, url=url, builder=builder.name, columns=columns, own=own, bounds=self.bounds)
                 for url, name in zip(files, shard_names(files), strict=True)
@@ -229,19 +229,16 @@ def _with_blobs(folder: str) -> str:
     )
 
 
-def _first_features(builder: str, files: list[str]) -> Any:
+def _first_features(builder: str, files: list[str], bounds: Bounds) -> Any:
     """What the first readable file says of its columns; unreadable ones are reported when they are read."""
-    from datasets import load_dataset
-
-    problem: Exception | None = None
+    reason = ""
     for file in files:
         try:
-            return load_dataset(builder, data_files={"train": [file]}, split="train", streaming=True).features
+            return file_features(file, builder, bounds)
         except Exception as error:
-            if not is_row_damage(error, local="://" not in file):
+            if not is_row_damage(error):
                 raise
-            problem = error
-    reason = first_line(problem) if problem else ""
+            reason = first_line(error)
     raise UserError(f"input.path: no file can be read of {len(files)}, the last one {files[-1]}: {reason}")
 
 

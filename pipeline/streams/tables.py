@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -56,6 +57,26 @@ def file_tables(url: str, builder: str, features: Any, bounds: Bounds) -> Iterat
             yield Lost(place="the file", cause=first_line(error))
 
 
+def file_features(url: str, builder: str, bounds: Bounds) -> Any:
+    """The `datasets.Features` of a file, by its schema. Raises what its reader raises; see `is_row_damage`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Features
+
+    with open_url(url) as file:
+        if builder == "parquet":
+            _check_footer(file, bounds)
+            schema = pq.read_schema(file)
+        else:
+            source = pa.PythonFile(file, "r")
+            _skip_magic(source)
+            schema = pa.ipc.open_stream(source).schema
+    try:
+        return Features.from_arrow_schema(schema)
+    except Exception as error:  # whatever the library makes of what somebody else wrote
+        raise ValueError(f"what it says of its columns is damaged ({first_line(error)})") from error
+
+
 def stream_tables(data: Any, features: Any, bounds: Bounds, *, local: bool) -> Iterator[Any]:
     """Yields the rows of `data`, which gives Arrow tables of one row, as `file_tables` does."""
     try:
@@ -86,6 +107,7 @@ def _parquet_tables(file: BinaryIO, url: str, target: Any, bounds: Bounds) -> It
     import pyarrow.parquet as pq
 
     local = "://" not in url
+    _check_footer(file, bounds)
     metadata = pq.read_metadata(file)
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     at_once = not local and all(_bytes(group) <= FETCH_BYTES for group in groups)
@@ -106,6 +128,14 @@ def _parquet_tables(file: BinaryIO, url: str, target: Any, bounds: Bounds) -> It
             cause = first_line(error)
         if done < group.num_rows:
             yield Lost(place=f"row group {index}", cause=cause, rows=group.num_rows - done)
+
+
+def _check_footer(file: BinaryIO, bounds: Bounds) -> None:
+    """Raises `ValueError` for a footer over the bound. The file ends with its size and four more bytes."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 8))
+    size = int.from_bytes(file.read(4), "little")
+    if size > bounds.footer_bytes:
+        raise ValueError(f"its footer has {size} bytes; input.bounds.footer_bytes allows {bounds.footer_bytes}")
 
 
 def _check_pages(file: BinaryIO, group: Any, bounds: Bounds, *, local: bool) -> None:
@@ -132,11 +162,10 @@ def _arrow_tables(file: BinaryIO, url: str, target: Any, bounds: Bounds) -> Iter
     import pyarrow as pa
 
     with pa.memory_map(url) if "://" not in url else pa.PythonFile(file, "r") as source:
-        start = len(FILE_MAGIC) if source.read(len(FILE_MAGIC)) == FILE_MAGIC else 0  # a file holds a stream
+        start = _skip_magic(source)
         if "://" not in url:
-            source.seek(start)
             _check_messages(source, bounds)
-        source.seek(start)
+            source.seek(start)
         stream = pa.ipc.open_stream(source)
         problem = _mismatch(stream.schema, target)
         for batch in stream:
@@ -153,6 +182,13 @@ def _arrow_tables(file: BinaryIO, url: str, target: Any, bounds: Bounds) -> Iter
         source.seek(max(0, source.tell() - len(END_OF_STREAM)))
         if source.read(len(END_OF_STREAM)) != END_OF_STREAM or (not start and source.read(1)):
             raise ValueError("the stream does not end where it says, or is cut off")
+
+
+def _skip_magic(source: Any) -> int:
+    """Goes to where the stream begins, which an Arrow file holds, too; returns that place."""
+    start = len(FILE_MAGIC) if source.read(len(FILE_MAGIC)) == FILE_MAGIC else 0
+    source.seek(start)
+    return start
 
 
 def _check_messages(source: Any, bounds: Bounds) -> None:

@@ -254,3 +254,26 @@ def test_a_time_that_python_has_not_costs_its_row_alone(tmp_path: Path, unit: st
             if isinstance(bad, Rejected):
                 assert (bad.kind, bad.members) == ("undecodable", {"image": picture(i)})
                 assert "the row cannot be read (" in bad.reason
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"{", b"[]", b"null", b'{"info": 3}', b'{"info": {"features": 3}}', b'{"info": {"features": {"x": {}}}}',
+     b'{"info": {"features": {"image": {"_type": "Nix"}}}}', b'{"info": {"features": {"image": {"_type": 3}}}}',
+     b'{"info": {"features": {"gone": {"dtype": "nix", "_type": "Value"}}}}', b"[" * 100_000],
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_what_a_file_says_of_its_columns_is_believed_or_told(tmp_path: Path, said: bytes, suffix: str) -> None:
+    table = pa.table({"image": [picture(0)]}).replace_schema_metadata({b"huggingface": said})
+    file = tmp_path / f"x.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(table, file)
+    else:
+        with pa.ipc.new_stream(file, table.schema) as out:
+            out.write_table(table)
+    try:
+        (shard,) = HubInput(path=str(file), image="image").open().shards
+    except UserError as told:
+        assert "\n" not in str(told)  # noqa: PT017
+    else:
+        assert list(shard.read())

@@ -21,6 +21,7 @@ from fsspec.implementations.memory import MemoryFile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.errors import UserError
 from pipeline.media.records import Rejected, Sample
 from pipeline.streams import files, tables
 from pipeline.streams.arrow_messages import unpacked_bytes
@@ -114,6 +115,20 @@ def test_a_page_that_grows_in_memory_is_refused_before_it_does(tmp_path: Path) -
     assert lost.kind == "damaged"
     assert "1 rows from 0 on are lost (a page of column image.bytes has 1048576" in lost.reason
     assert "input.bounds.page_bytes allows 10485760" in lost.reason
+
+
+def test_a_footer_over_the_bound_is_not_read(tmp_path: Path, parquet: Path) -> None:
+    options = {"path": str(parquet / "part-0.parquet"), "bounds": {"footer_bytes": 100}}
+    with pytest.raises(UserError, match=r"bytes; input\.bounds\.footer_bytes allows 100"):
+        HubInput.model_validate(options).open()
+    whole = (parquet / "part-0.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(whole)
+    (tmp_path / "b.parquet").write_bytes(whole[:-8] + (1 << 28).to_bytes(4, "little") + b"PAR1")
+    good, bad = HubInput(path=str(tmp_path)).open().shards
+    assert len(samples(good)) == 5
+    (lost,) = rejected(bad.read())
+    assert lost.kind == "damaged"
+    assert "its footer has 268435456 bytes; input.bounds.footer_bytes allows 67108864" in lost.reason
 
 
 @pytest.mark.slow

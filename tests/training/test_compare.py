@@ -2,7 +2,9 @@
 
 import json
 import multiprocessing
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -175,6 +177,36 @@ def test_processes_end_with_the_command_that_is_killed(recipe: Recipe, tmp_path:
         command.kill()
         command.wait()
     assert waited(lambda: not any(alive(pid) for pid in workers))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
+def test_runs_that_take_long_end_at_once_where_they_are_interrupted(recipe: Recipe, tmp_path: Path) -> None:
+    file = tmp_path / "compare.yaml"
+    plain = {"arms": {"real": {}, "flip_crop": {}}, "neighbours": {}, "schedule.steps": 10**6, "workers": 2}
+    file.write_text(json.dumps(recipe(**plain)))
+    command = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", "compare", str(file)], start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    children = Path(f"/proc/{command.pid}/task/{command.pid}/children")
+    assert waited(lambda: len(children.read_text().split()) >= 3)  # two workers, and Python's tracker of resources
+    time.sleep(2)
+    for _ in range(5):
+        os.killpg(command.pid, signal.SIGINT)
+        time.sleep(0.05)
+    _, said = command.communicate(timeout=60)
+    assert command.returncode == 130
+    assert "Traceback" not in said
+    assert len([line for line in said.splitlines() if line.startswith("doppel: interrupted")]) == 1
+
+    def gone() -> bool:
+        try:
+            os.killpg(command.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    assert waited(gone, 10)
 
 
 def waited(done: Callable[[], bool], seconds: float = 60) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pipeline.report.progress import training_progress
+from pipeline.tensors import read_tensors, write_tensors
 
 LAST_STEPS = 20
 """The progress bar shows the mean loss over so many steps."""
@@ -85,17 +86,13 @@ def evaluate(network: SmallCNN, images: Tensor, batch_size: int = 500) -> Tensor
 
 def save_classifier(network: SmallCNN, file: Path) -> None:
     """Writes the weights as safetensors."""
-    from safetensors.torch import save_file
-
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, file)
+    write_tensors({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, file)
 
 
 def load_classifier(file: Path) -> SmallCNN:
     """Reads a classifier that `save_classifier` wrote; it is in evaluation mode and cannot be trained further."""
-    from safetensors.torch import load_file
-
-    weights = load_file(file)
+    weights = read_tensors(file)
     network = SmallCNN(len(weights["head.bias"]))
     network.load_state_dict(weights)
     return network.eval().requires_grad_(False)

@@ -16,6 +16,7 @@ from pipeline.hooks.soft_labels import fractions, soft_labels
 from pipeline.identity import PUBLIC_SALT, hash_json
 from pipeline.models.families import load_model, sketch_model
 from pipeline.source_code import code_hash
+from pipeline.tensors import read_tensors, write_tensors
 from training.classifier.filtering import weights
 from training.classifier.fitting import EVALUATED, NeighbourPool, logits_of
 from training.compare.config import NearConfig
@@ -63,11 +64,9 @@ def made(near: NearConfig, subset: Images, device: str, folder: Path) -> tuple[T
     Where it was not, the pixels are those of the original. Copy c of a key has the pixels that an offline job with the
     public salt writes.
     """
-    from safetensors.torch import load_file, save_file
-
     file = folder / f"{pool_hash(near, subset)}.safetensors"
     if file.exists():
-        found = load_file(file)
+        found = read_tensors(file)
         return found["pixels"], found["made"]
     assert near.model is not None
     maker, labels = neighbours(near, load_model(near.model, device)), subset.labels.to(device)
@@ -79,7 +78,7 @@ def made(near: NearConfig, subset: Images, device: str, folder: Path) -> tuple[T
     folder.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(".part")
     seconds = torch.tensor(time.monotonic() - begun, dtype=torch.float64)
-    save_file({"pixels": pixels, "made": sound, "seconds": seconds}, part)
+    write_tensors({"pixels": pixels, "made": sound, "seconds": seconds}, part)
     part.replace(file)
     return pixels, sound
 

@@ -19,6 +19,7 @@ from pipeline.models.families import sketch_model
 from pipeline.models.folder import find_model
 from pipeline.plain_json import read_json_file
 from pipeline.source_code import code_hash
+from pipeline.tensors import read_tensors, write_tensors
 from training.classifier.augmentations import AUGMENTATIONS
 from training.classifier.filtering import rejected_share
 from training.classifier.fitting import (
@@ -168,12 +169,10 @@ class Bench:
 
     def baseline(self, size: int | str, seed: int) -> nn.Module:
         """The trained baseline classifier of this size and seed."""
-        from safetensors.torch import load_file
-
         name = self.config.baseline
         task = Task(arm=name, classical=self.config.arms[name].classical, size=size, seed=seed)
         network = build_classifier(self.config.classifier, self.config.classes, seed)
-        network.load_state_dict(load_file(self._weights(task)))
+        network.load_state_dict(read_tensors(self._weights(task)))
         return network.to(self.device).eval().requires_grad_(False)
 
     def _weights(self, task: Task) -> Path:
@@ -239,11 +238,9 @@ class Bench:
         }
 
     def _keep(self, network: nn.Module, task: Task) -> None:
-        from safetensors.torch import save_file
-
         file = self._weights(task)
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({n: t.detach().cpu().contiguous() for n, t in network.state_dict().items()}, file)
+        write_tensors({n: t.detach().cpu().contiguous() for n, t in network.state_dict().items()}, file)
 
 
 def with_best(task: Task, best: str) -> Task:

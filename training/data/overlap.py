@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
+from pipeline.tensors import read_tensors, write_tensors
 from training.data.cache import PixelCache
 from training.data.images import Images, key_marks, pixel_marks
 
@@ -18,9 +19,7 @@ FILE = "training_set.safetensors"
 
 def write_training_set(cache: PixelCache, folder: Path) -> None:
     """Writes 64-bit hashes of each training image's key and decoded content, int64 `[N]` each, into `folder`."""
-    from safetensors.torch import save_file
-
-    save_file(marks_of(cache.keys, cache.images()), folder / FILE)
+    write_tensors(marks_of(cache.keys, cache.images()), folder / FILE)
 
 
 def marks_of(keys: Sequence[str], pixels: Tensor) -> dict[str, Tensor]:
@@ -30,9 +29,7 @@ def marks_of(keys: Sequence[str], pixels: Tensor) -> dict[str, Tensor]:
 
 def read_training_set(folder: Path) -> dict[str, Tensor] | None:
     """The hashes of a model's training images; None where its folder says nothing of them."""
-    from safetensors.torch import load_file
-
-    return load_file(folder / FILE) if (folder / FILE).exists() else None
+    return read_tensors(folder / FILE) if (folder / FILE).exists() else None
 
 
 def refuse_overlap(model: str, trained_on: dict[str, Tensor], splits: dict[str, Images]) -> None:

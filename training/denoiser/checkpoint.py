@@ -16,6 +16,7 @@ from pipeline.models.codec import PatchCodec, load_codec, save_codec
 from pipeline.plain_json import read_json_file
 from pipeline.streams.files import sync_file, sync_folder
 from pipeline.streams.ledger import flatten
+from pipeline.tensors import read_tensors, write_tensors
 
 FOLDER = "checkpoint"
 """The folder of the checkpoint, below the run's output."""
@@ -51,13 +52,11 @@ def save_checkpoint(
     `ema` is the averaged network; `identity` is what a run that goes on from the checkpoint must have in common with
     it.
     """
-    from safetensors.torch import save_file
-
     part = output / f"{FOLDER}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     save_codec(codec, part)
-    save_file(_tensors(network, ema, optimizer), part / "state.safetensors")
+    write_tensors(_tensors(network, ema, optimizer), part / "state.safetensors")
     sync_file(part / "state.safetensors")
     (part / "state.json").write_text(json.dumps({"identity": identity, **asdict(state)}))
     sync_file(part / "state.json")
@@ -75,9 +74,6 @@ def load_checkpoint(
 
     Raises `UserError` where the checkpoint belongs to a run with another configuration.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     folder = next((f for f in (output / FOLDER, output / f"{FOLDER}.part") if (f / "state.json").exists()), None)
     if folder is None:
         return None
@@ -89,9 +85,9 @@ def load_checkpoint(
     if changed:
         raise UserError(f"{folder} belongs to a run with another {', '.join(changed)}: use --overwrite to start anew")
     try:
-        saved = load_file(folder / "state.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder}/state.safetensors is damaged ({error}): use --overwrite to start anew") from None
+        saved = read_tensors(folder / "state.safetensors")
+    except UserError as error:
+        raise UserError(f"{error}: use --overwrite to start anew") from None
     fused = bool(optimizer.param_groups[0]["fused"])
     with torch.no_grad():
         for name, parameter in network.named_parameters():
