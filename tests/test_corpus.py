@@ -4,11 +4,14 @@ By default each case is written in one output format; the slow tests write it in
 """
 
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import validate
+from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
 from pipeline.job.config import JobConfig
 from pipeline.job.plan import Plan
@@ -74,3 +77,18 @@ def test_libraries_read_what_was_written(name: str, format: str, tmp_path: Path,
     running.run(case, format, tmp_path, plan)
     again.by_us(case, format, tmp_path / "out" / "data")
     again.by_others(format, tmp_path / "out" / "data", case.written(format))
+
+
+@pytest.mark.parametrize("format", ["webdataset", "parquet"])
+def test_one_key_in_two_shards_is_two_samples(format: str, tmp_path: Path, plan: Plan) -> None:
+    """Only a folder has no place for both; see the case of that name."""
+    for name in "ab":
+        builders.tar(tmp_path / "in" / f"{name}.tar", [("s.png", builders.picture(ord(name)))])
+    content = builders.recipe(tmp_path / "in" / "*.tar", tmp_path / "out", None, **{"output.format": format})
+    manifest = run_job(replace(plan, config=validate(JobConfig, content, "test")))
+    assert (manifest.counts.read, manifest.counts.written) == (2, 2)
+    for name in "ab":
+        (file,) = (tmp_path / "out" / "data").glob(f"{name}.*")
+        found = builders.members_of(file)["s.png"] if format == "webdataset" else pq.read_table(file).to_pylist()[0]
+        image = found if isinstance(found, bytes) else found["image"]["bytes"]
+        assert running.pixels(image) == running.pixels(builders.picture(ord(name)))
