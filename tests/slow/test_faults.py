@@ -364,13 +364,14 @@ def kill(process: int, victim: str, dice: random.Random) -> int:
 
 
 def _forking(out: Path) -> None:
-    """Workers are forked, and hold the lock of the folder no more than spawned ones do."""
+    """Workers are forked, and hold the folder's lock and what the command does on SIGTERM no more than spawned ones."""
     real = multiprocessing.get_context
     multiprocessing.get_context = lambda method=None: real("fork")  # type: ignore[assignment]
     os.register_at_fork(after_in_child=partial(_let_go, out / ".parts" / "lock"))
 
 
 def _let_go(lock: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for handle in os.listdir("/proc/self/fd"):
         try:
             held = os.readlink(f"/proc/self/fd/{handle}") == str(lock)
