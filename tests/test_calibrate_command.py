@@ -172,7 +172,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "judge that is not a classifier": ({"judge": {"file": "HERE/train.tar"}}, "train.tar' is not a saved classifier"),
     "judge that is not there": (
         {"judge": {"file": "HERE/none"}},
-        "none' is not a saved classifier (FileNotFoundError)",
+        "none is damaged, or cannot be read (No such file",
     ),
     "two judges": (
         {"judge": {"file": "x", "data": {"format": "folder", "path": "y"}}},

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from pipeline.cli import FAILED, main
-from pipeline.stopping import PATIENCE, Stopped, Stopping, stoppable
+from pipeline.stopping import PATIENCE, SIGNALS, Stopped, Stopping, stoppable
 from tests import builders
 
 SLOW = """
@@ -65,11 +65,16 @@ def wait_until_gone(group: int) -> None:
         pytest.fail("a process of the group is left")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+SHARD, START = "out/shards/*.json", "out/.parts/lock"
+BRIEF = [(1, SHARD, signal.SIGHUP), (2, SHARD, signal.SIGTERM), (2, START, signal.SIGINT)]
+CASES = [(devices, moment, number) for devices, moment in ((1, SHARD), (2, SHARD), (2, START)) for number in SIGNALS]
+
+
 @pytest.mark.parametrize(
-    ("devices", "moment"), [(1, "out/shards/*.json"), (2, "out/shards/*.json"), (2, "out/.parts/lock")]
+    ("devices", "moment", "number"),
+    [pytest.param(*case, marks=[] if case in BRIEF else pytest.mark.slow) for case in CASES],
 )
-def test_a_signal_ends_a_job_in_order(number: signal.Signals, devices: int, moment: str, tmp_path: Path) -> None:
+def test_a_signal_ends_a_job_in_order(devices: int, moment: str, number: signal.Signals, tmp_path: Path) -> None:
     recipe = job(tmp_path, devices=devices)
     process = started(tmp_path, recipe)
     wait_for(tmp_path, moment)

@@ -108,6 +108,8 @@ def judge_for(
         assert judge.file is not None
         try:
             return load_classifier(Path(resolve(judge.file)))
+        except UserError as error:
+            raise UserError(f"judge.file: {judge.file!r} is not a saved classifier: {error}") from None
         except Exception as error:  # whatever the reader makes of a file that is something else
             raise UserError(f"judge.file: {judge.file!r} is not a saved classifier ({type(error).__name__})") from None
     known = load_images(judge.data, output / "cache" / "judge", size, fit, name="judge.data")
