@@ -194,9 +194,7 @@ def run_command(args: argparse.Namespace) -> int:
     )
     for names, what in ((manifest.gone, "is gone"), (manifest.changed, "has changed")):
         if names:
-            print(
-                f"doppel: kept shards whose input {what}: {', '.join(names[:5])}, {len(names)} in all", file=sys.stderr
-            )
+            complain(f"kept shards whose input {what}: {', '.join(names[:5])}, {len(names)} in all")
     failed = outcome(manifest, plan.config.on_damage)
     if plan.config.release is None or failed:
         return failed
@@ -485,7 +483,7 @@ def run_with_progress(plan: Plan, on_change: OnChange, *, prune: bool = False, v
             elif isinstance(event, Progress):
                 bar.add(event.images, event.rejected)
             elif isinstance(event, Noted):
-                print(f"doppel: {event.text}", file=sys.stderr)
+                complain(event.text)
             else:
                 bar.shard_done()
 
@@ -511,7 +509,7 @@ def outcome(manifest: Manifest, on_damage: str = "fail") -> int:
     if counts.damaged:
         from pipeline.commands.run import damage
 
-        print(f"doppel: {damage(manifest)}; quarantine/ says where", file=sys.stderr)
+        complain(f"{damage(manifest)}; quarantine/ says where")
         if on_damage == "fail":
             return FAILED
     return 0

@@ -20,9 +20,9 @@ from pipeline.media.records import Rejected, Sample
 from pipeline.release import Evidence, ReleaseConfig, check_release, publish, seal, verify
 from pipeline.streams.job_records import Counts, Job, ShardRecord
 from pipeline.streams.ledger import Ledger
-from pipeline.streams.quarantine import write_quarantine
 from pipeline.streams.shards import TarWriter, WebDatasetInput
 from tests import builders
+from tests.streams.made import write_quarantine
 
 if TYPE_CHECKING:
     from pipeline.media.records import Pixels8

@@ -40,7 +40,7 @@ FORMATS = ("webdataset", "parquet", "folder")
 PLAIN = ["tar behind a tar", "image turned to the right", "member of JSON", "rows with labels", "folder plain"]
 """Cases that every library reads; keys with dots, say, only we read as they are."""
 OTHERS = [
-    pytest.param(case, format, id=f"{case.name}-{format}", marks=running.gap(case))
+    pytest.param(case, format, id=f"{case.name}-{format}")
     for case in CASES
     for format in case.outputs
     if format != mine(case)
@@ -51,7 +51,7 @@ def test_names_are_unique_and_there_are_enough() -> None:
     assert len({case.name for case in CASES}) == len(CASES) >= 170
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.name, marks=running.gap(case)) for case in CASES])
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])
 def test_oddity(case: Case, tmp_path: Path, plan: Plan) -> None:
     running.run(case, mine(case), tmp_path, plan)
 

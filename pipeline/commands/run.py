@@ -50,12 +50,8 @@ def check_finished(plan: Plan, manifest: Manifest) -> None:
     """Raises `UserError` where the job is not finished or its input has changed, so that nothing may be released."""
     if not manifest.complete:
         raise UserError(f"{plan.config.output.path}: the job is not finished, so nothing is released")
-    if manifest.gone or manifest.changed:
-        raise UserError(
-            f"{plan.config.output.path}: the input of {len(manifest.gone)} finished shards is gone, and that of "
-            f"{len(manifest.changed)} has changed, so nothing is released: --prune removes the former, --redo-changed "
-            "does the latter again"
-        )
+    if (stale := manifest.stale()) is not None:
+        raise UserError(f"{plan.config.output.path}: {stale}")
     if manifest.counts.damaged and plan.config.on_damage == "fail":
         raise UserError(f"{plan.config.output.path}: {damage(manifest)}, so nothing is released; on_damage: keep does")
 

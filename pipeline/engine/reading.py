@@ -84,7 +84,7 @@ class Reader:
             most = None if shard.name in unlimited else remaining
             if most == 0:
                 continue
-            fingerprint, rows, rejected, count = shard.fingerprint(), list[Row](), list[Rejected](), 0
+            fingerprint, rows, rejected, count, heavy = shard.fingerprint(), list[Row](), list[Rejected](), 0, 0
             batch = partial(Batch, shard=shard.name, fingerprint=fingerprint)
             samples = Limited(shard.read(), most)
             before = deque[Row](maxlen=config.guide.previous or 0 if config.guide else 0)
@@ -94,13 +94,18 @@ class Reader:
                     used = follow(row, before) if isinstance(row, Row) and before.maxlen else row
                     if isinstance(used, Row):
                         rows.append(used)
+                        heavy += held([used], [])
                     else:
                         rejected.append(used)
+                        heavy += held([], [used])
+                if len(rows) < size and heavy <= room:
+                    continue
                 whole = windows(rows, frames)[: None if frames is None else -1]  # the last window may go on
-                while len(whole) >= size or ((whole or rejected) and held(rows, rejected) > room):
+                while len(whole) >= size or ((whole or rejected) and heavy > room):
                     some, whole = whole[:size], whole[size:]
                     yield batch(rows=list(chain(*some)), rejected=rejected, read=count, last=False)
                     rows, rejected, count = rows[sum(map(len, some)) :], [], 0
+                    heavy = held(rows, rejected)
             if remaining is not None and most is not None:
                 remaining -= samples.taken
             yield batch(rows=rows, rejected=rejected, read=count, last=True, cut=samples.cut())

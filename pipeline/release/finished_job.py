@@ -79,11 +79,8 @@ class Made:
         if not manifest.complete:
             done = manifest.shards
             raise UserError(f"{root}: {done.finished} of {done.total} shards are done; finish the job first")
-        if manifest.gone or manifest.changed:
-            raise UserError(
-                f"{root}: the input of {len(manifest.gone)} finished shards is gone, and that of "
-                f"{len(manifest.changed)} has changed: run the job with --prune or --redo-changed first"
-            )
+        if (stale := manifest.stale()) is not None:
+            raise UserError(f"{root}: {stale}")
         records = ledger.records()
         if others := sum(record.hashes != job.hashes for record in records):
             raise UserError(

@@ -157,3 +157,12 @@ class Manifest(Job):
     """The sum over the shards."""
     files: dict[OwnFile, Stored]
     """What each file holds, by its path below the job's folder."""
+
+    def stale(self) -> str | None:
+        """Why nothing of the job may be released, although it is complete; None where its input is as it was."""
+        if not self.gone and not self.changed:
+            return None
+        return (
+            f"the input of {len(self.gone)} finished shards is gone, and that of {len(self.changed)} has changed, so "
+            "nothing is released: --prune removes the former, --redo-changed does the latter again"
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -67,14 +67,6 @@ class QuarantineWriter:
         """Removes what was written so far."""
         if self._tar is not None:
             self._tar.abort()
-
-
-def write_quarantine(rejected: Iterable[Rejected], *, folder: Path, parts: Path, name: str) -> dict[str, Stored]:
-    """Writes all at once; see `QuarantineWriter`."""
-    writer = QuarantineWriter(folder=folder, parts=parts, name=name)
-    for bad in rejected:
-        writer.add(bad)
-    return writer.commit()
 
 
 def read_quarantine(tar: Path) -> Iterator[tuple[Quarantined, Group]]:

@@ -58,8 +58,6 @@ class Case:
     """The output formats that the truth holds for."""
     read_as: Mapping[str, Any] = field(default_factory=dict)
     """What our reader of tars must be told to read the output again."""
-    open_gap: str = ""
-    """Why the case fails today."""
 
     def written(self, format: str) -> dict[str, Good]:
         """The samples that must come out in an output format, by key."""

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import pytest
 from PIL import Image
 
 from pipeline.config import validate
@@ -193,8 +192,3 @@ def seen(root: Path) -> dict[str, Any]:
                 mark = info.st_mode, hashlib.sha256(Path(os.fsdecode(path)).read_bytes()).hexdigest()
             marks[os.fsdecode(os.path.relpath(path, os.fsencode(root)))] = mark
     return marks
-
-
-def gap(case: Case) -> list[Any]:
-    """The marks of a case that fails today, and must."""
-    return [pytest.mark.xfail(strict=True, reason=case.open_gap)] if case.open_gap else []

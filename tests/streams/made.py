@@ -11,6 +11,8 @@ from PIL import Image
 
 from pipeline.media.records import Rejected, Sample
 from pipeline.streams.contract import InputShard, InputStream, ShardWriter
+from pipeline.streams.files import Stored
+from pipeline.streams.quarantine import QuarantineWriter
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -71,3 +73,11 @@ def lay(root: Path, files: dict[str, bytes]) -> Path:
 
 def tree(root: Path) -> dict[str, bytes]:
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def write_quarantine(rejected: Iterable[Rejected], *, folder: Path, parts: Path, name: str) -> dict[str, Stored]:
+    """Writes all at once; see `QuarantineWriter`."""
+    writer = QuarantineWriter(folder=folder, parts=parts, name=name)
+    for bad in rejected:
+        writer.add(bad)
+    return writer.commit()

@@ -22,8 +22,9 @@ from pipeline.streams.job_records import (
     ShardRecord,
     StatedLicence,
 )
-from pipeline.streams.quarantine import Quarantined, read_quarantine, write_quarantine
+from pipeline.streams.quarantine import Quarantined, read_quarantine
 from tests import builders
+from tests.streams.made import write_quarantine
 
 text = st.text(st.characters(), max_size=12)
 number = st.integers(0, 1 << 60)

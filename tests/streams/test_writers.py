@@ -22,8 +22,8 @@ from pipeline.media.records import Rejected, Sample
 from pipeline.streams import WRITERS, open_writer
 from pipeline.streams.contract import InputStream, ShardWriter, Unwritable
 from pipeline.streams.names import safe_component, text_of, unescape_dots
-from pipeline.streams.quarantine import read_quarantine, write_quarantine
-from tests.streams.made import folders, picture, tree, write
+from pipeline.streams.quarantine import read_quarantine
+from tests.streams.made import folders, picture, tree, write, write_quarantine
 from tests.streams.test_parquet_writing import restored
 
 ROOT = Path(__file__).resolve().parents[2]
