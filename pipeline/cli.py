@@ -503,6 +503,8 @@ def outcome(manifest: Manifest, on_damage: str = "fail") -> int:
     It has failed where it could write nothing of what it found and, with `on_damage` fail, where a shard is damaged.
     """
     counts = manifest.counts
+    for note, samples in manifest.notes.items():
+        complain(f"{samples} samples: {note}")
     if (counts.read or counts.damaged) and not counts.written:
         print("doppel: no image was written; quarantine/ holds every sample and the reason", file=sys.stderr)
         return FAILED

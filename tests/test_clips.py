@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipeline.media import clips
 from pipeline.media.clips import Clip, is_clip, read_clip, write_clip
-from pipeline.media.pixels import Undecodable
+from pipeline.media.opening import Undecodable
 from tests import builders
 
 av = pytest.importorskip("av")

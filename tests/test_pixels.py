@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.media.pixels import Undecodable, decode, encode, from_pixels, image_ext, to_pixels
+from pipeline.media.opening import Undecodable
+from pipeline.media.pixels import decode, encode, from_pixels, image_ext, to_pixels
 from pipeline.media.records import Frame
 from tests import builders
 

@@ -11,7 +11,7 @@ from pipeline.anonymity.faces.scanning import identity_reader
 from pipeline.audit.task import Audit
 from pipeline.errors import UserError
 from pipeline.identity import given_salt
-from pipeline.media.pixels import Fit
+from pipeline.media.fitting import Fit
 from pipeline.section import LocalPath, Recipe
 from pipeline.streams import AnyInput, input_at
 

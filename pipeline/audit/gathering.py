@@ -15,8 +15,10 @@ from pipeline.anonymity.attacks.photos import UNKNOWN, Indices, Pairing, Vectors
 from pipeline.anonymity.faces.scanning import image_stream, scan
 from pipeline.audit.task import Audit
 from pipeline.errors import UserError
+from pipeline.media.fitting import Fit
+from pipeline.media.opening import Undecodable
 from pipeline.media.output_keys import Shape
-from pipeline.media.pixels import Fit, Undecodable, decode
+from pipeline.media.pixels import decode
 from pipeline.media.records import Rejected
 from pipeline.release.privacy import derive, release_key
 from pipeline.release.sealing import DATA

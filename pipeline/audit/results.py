@@ -10,7 +10,7 @@ from pipeline.anonymity.attacks.figures import (
     TaskFigures,
     ThreatFigures,
 )
-from pipeline.media.pixels import Fit
+from pipeline.media.fitting import Fit
 from pipeline.media.versioned import Versioned
 from pipeline.section import Section
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.listing import real
-from pipeline.media.pixels import Fit
+from pipeline.media.fitting import Fit
 from pipeline.optional import require_package
 from pipeline.release.sealing import ReleaseManifest, read_seal, verify
 from pipeline.streams import AnyInput

@@ -17,7 +17,7 @@ from pipeline.anonymity.faces.recognise import load_recogniser
 from pipeline.anonymity.faces.scanning import Named, identity_reader, shard_images, tabulated
 from pipeline.anonymity.gate.calibration import FLOOR, Certificate, certify
 from pipeline.errors import UserError
-from pipeline.media.pixels import Fit
+from pipeline.media.fitting import Fit
 from pipeline.media.records import Sample
 from pipeline.optional import require_package
 from pipeline.section import LocalPath, Recipe

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.engine.windows import Done
 from pipeline.job.outputs import shape_of
 from pipeline.media.clips import Clip, write_clip
-from pipeline.media.frames import unfit_frame
+from pipeline.media.fitting import unfit_frame
 from pipeline.media.pixels import encode, image_ext
 from pipeline.media.provenance import PROVENANCE
 from pipeline.media.records import Output, Row, Sample

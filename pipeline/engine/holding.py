@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import TypeVar
 
-from pipeline.media.pixels import decoded_bytes
+from pipeline.media.opening import decoded_bytes
 from pipeline.media.records import Batch, Rejected, Row, Sample
 
 T = TypeVar("T")

@@ -52,9 +52,16 @@ def run_job(
             make_private_folder(ledger.root)
         standing = reconcile(ledger, stream, limit=limit, verify=verify, retry_damaged=plan.config.on_damage == "fail")
         work = settle(ledger, standing, on_change, limit=limit, prune=prune)
-        for note in work.notes:
-            observe(Noted(note))
-            ledger.log("note", text=note)
+        told = set[str]()
+
+        def note(text: str) -> None:
+            if text not in told:
+                told.add(text)
+                observe(Noted(text))
+                ledger.log("note", text=text)
+
+        for text in work.notes:
+            note(text)
         if plan.config.model is not None and plan.config.model.batch_size == "auto":
             remember(ledger.root, plan.hashes, plan.batch_size)
         begin(len(names) - len(work.shards), len(names))
@@ -68,6 +75,9 @@ def run_job(
         try:
             with closing(events):
                 for event in events:
+                    if isinstance(event, Noted):
+                        note(event.text)  # each worker tells it once
+                        continue
                     observe(event)
                     if isinstance(event, ShardDone):
                         ledger.log("shard", shard=event.record.shard, **event.record.counts.model_dump())

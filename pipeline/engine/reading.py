@@ -17,8 +17,9 @@ from pipeline.job.captions import CaptionConfig, NoCaption, read_caption, wants
 from pipeline.job.clips import clip_of, frames_at_once
 from pipeline.job.extras import read_guide, read_mask
 from pipeline.media.clips import is_clip, read_clip
-from pipeline.media.frames import fit_frame
-from pipeline.media.pixels import Undecodable, decode
+from pipeline.media.fitting import fit_frame
+from pipeline.media.opening import Undecodable
+from pipeline.media.pixels import decode
 from pipeline.media.records import Batch, Frame, Reel, Rejected, Row, Sample, reject
 from pipeline.streams.contract import InputShard, InputStream
 
@@ -145,6 +146,7 @@ class Reader:
                         frame=replace(frame, mode="RGB") if config.image.mode == "RGB" else frame,
                         image=image,
                         noise_key=noise_key,
+                        label=sample.label,
                         mask=mask,
                         caption=caption,
                         edited=edited,

@@ -169,6 +169,7 @@ def blank_row(config: JobConfig, size: tuple[int, int]) -> Row:
         frame=Frame(mode="RGB", full=(width, height), size=(width, height), box=(0, 0, width, height)),
         image=image,
         noise_key="blank",
+        label=0,
         mask=np.ones((height, width), dtype=np.uint8) if config.mask else None,
         caption="a",
         edited="a",
@@ -214,7 +215,7 @@ def gather(
 
     labels = mask = None
     if wants(config.operator, model, "class"):
-        labels = torch.tensor([row.sample.label for row in firsts], device=device)
+        labels = torch.tensor([row.label for row in firsts], device=device)
     masks = [row.mask for row in rows if row.mask is not None]
     if masks:
         mask = windowed(torch.from_numpy(np.stack(masks)).to(device).float()[:, None])

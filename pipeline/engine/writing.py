@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 from pipeline.anonymity.gate.verdict_counts import Judged
-from pipeline.engine.events import Event, Progress, ShardDone
+from pipeline.engine.events import Event, Noted, Progress, ShardDone
 from pipeline.engine.windows import Done
 from pipeline.errors import UserError
 from pipeline.job.plan import Plan
@@ -29,6 +29,7 @@ class OpenShard:
         self.counts, self.taken = Counts(), 0
         self.flicker = Flicker()
         self.judged = Judged()
+        self.notes = Counter[str]()
 
     def add(self, done: Done, samples: Sequence[Sequence[Sample]]) -> Counts:
         """Adds the encoded samples of each sample of a batch, and counts what became of the batch."""
@@ -40,6 +41,7 @@ class OpenShard:
                 self.taken += isinstance(error, Taken)
                 rejected.append(reject(outputs[0][0].row.sample, str(error), undecodable=False))
                 continue
+            self.notes.update({note for frame in outputs[0] for note in frame.row.notes})
             self._note(chain(*outputs))
             written, images = written + 1, images + len(encoded)
         for bad in rejected:
@@ -71,8 +73,8 @@ class OpenShard:
         files = self.writer.commit() | self.quarantine.commit()
         return ShardRecord(
             shard=name, fingerprint=batch.fingerprint, input_hash=input_hash, classes=stream.classes(), cut=batch.cut,
-            code=plan.code, hashes=plan.hashes, counts=counts, taken=self.taken, files=files,
-            seconds=round(time.monotonic() - self.started, 3),
+            code=plan.code, hashes=plan.hashes, counts=counts, notes=dict(self.notes),
+            taken=self.taken, files=files, seconds=round(time.monotonic() - self.started, 3),
             flicker=means_of(self.flicker), anonymity=self.judged.totals,
         )  # fmt: skip
 
@@ -93,6 +95,7 @@ def write(
     """
     shards = {shard.name: shard for shard in stream.shards}
     output: OpenShard | None = None
+    told = set[str]()
     try:
         for done, samples in encoded:
             batch, shard = done.batch, shards[done.batch.shard]
@@ -102,6 +105,8 @@ def write(
                 output = OpenShard(writer, QuarantineWriter(folder=ledger.quarantine, parts=ledger.parts, name=name))
             counts = output.add(done, samples)
             yield Progress(images=counts.images, rejected=counts.in_quarantine)
+            yield from (Noted(note) for note in sorted(output.notes.keys() - told))
+            told |= output.notes.keys()
             if batch.last:
                 if shard.fingerprint() != batch.fingerprint:
                     raise UserError(f"input shard {shard.name} changed while it was read; run again when it is still")

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.media.pixels import resized
+from pipeline.media.fitting import resized
 from pipeline.streams.shards import IMAGE_EXTENSIONS
 
 IMAGE_FIELDS = ("image", "img", "images", "pixel_values", *IMAGE_EXTENSIONS)

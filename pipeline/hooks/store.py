@@ -18,7 +18,7 @@ from pipeline.identity import read_salt
 from pipeline.job.config import JobConfig
 from pipeline.job.hashes import hashes, identity
 from pipeline.job.plan import outlines
-from pipeline.media.pixels import FORMATS
+from pipeline.media.opening import FORMATS
 from pipeline.media.provenance import PROVENANCE, Provenance
 from pipeline.plain_json import read_json_file
 from pipeline.section import local_option

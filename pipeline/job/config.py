@@ -10,7 +10,8 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.job.captions import CaptionConfig
 from pipeline.job.extras import GuideConfig, JudgeConfig, MaskConfig
-from pipeline.media.pixels import Codec, Fit
+from pipeline.media.fitting import Fit
+from pipeline.media.pixels import Codec
 from pipeline.models.config import ModelConfig
 from pipeline.operators import AnyOperator
 from pipeline.operators.contract import Extra

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.media.pixels import LARGEST_IMAGE, Undecodable
+from pipeline.media.opening import LARGEST_IMAGE, Undecodable
 from pipeline.optional import require_package
 
 if TYPE_CHECKING:

@@ -95,6 +95,8 @@ class Row:
     """uint8 RGB `[H, W, 3]`, in the model's size where there is a model."""
     noise_key: str
     """The text that its noise is derived from: its own key, or that of its clip."""
+    label: int | None = None
+    """The model's number of the class, where the model takes one; `sample.label` is the data set's."""
     mask: Pixels8 | None = None
     """uint8 `[H, W]` of 0 and 1; 1 where the image is to change."""
     caption: str | None = None
@@ -107,6 +109,10 @@ class Row:
     """The clip that the sample is; None for a single image."""
     index: int = 0
     """Number of the frame in its clip, from 0."""
+
+    notes: tuple[str, ...] = ()
+    """What people should know of how the sample was understood, each a sentence without names, keys or values. How
+    many samples have it is counted; see `ShardRecord.notes`."""
 
     @property
     def ends(self) -> bool:

@@ -12,7 +12,9 @@ import numpy as np
 
 from pipeline.anonymity.faces.phash import phash
 from pipeline.errors import UserError
-from pipeline.media.pixels import EXTENSIONS, Codec, Fit, Undecodable, decode
+from pipeline.media.fitting import Fit
+from pipeline.media.opening import Undecodable
+from pipeline.media.pixels import EXTENSIONS, Codec, decode
 from pipeline.media.records import Sample
 from pipeline.release.finished_job import LABEL, MadeImage, read
 from pipeline.release.privacy import clean_image, names_in, release_key, shuffled

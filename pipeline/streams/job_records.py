@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from pipeline.media.output_keys import Shape
 from pipeline.media.versioned import Text, Versioned
@@ -104,6 +104,8 @@ class ShardRecord(Versioned):
     cut: bool = False
     """Whether a limit kept the rest of the shard from being read."""
     counts: Counts
+    notes: dict[str, int] = Field(default_factory=dict)
+    """What people should know of how samples were understood: a sentence, and how many samples it is about."""
     taken: int = 0
     """Samples in quarantine because another shard has their keys; once that one is gone, they can be written."""
     files: dict[OwnFile, Stored]
@@ -153,6 +155,8 @@ class Manifest(Job):
     changed: tuple[Text, ...] = ()
     """Finished shards that were kept, although their input has changed since."""
     counts: Counts
+    notes: dict[str, int] = Field(default_factory=dict)
+    """The notes of all shards, each with the number of samples it is about."""
     seconds: float
     """The sum over the shards."""
     files: dict[OwnFile, Stored]

@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -173,6 +174,9 @@ class Ledger:
         counts = sum((record.counts for record in records), Counts())
         reached = limit is not None and sum(record.counts.read for record in present) >= limit
         whole = sum(not record.cut for record in present)
+        notes = Counter[str]()
+        for record in records:
+            notes.update(record.notes)
         manifest = Manifest(
             **{name: value for name, value in job if name != "version"},
             complete=reached or whole == len(shards),
@@ -180,6 +184,7 @@ class Ledger:
             gone=tuple(record.shard for record in records if record.shard not in known),
             changed=tuple(changed),
             counts=counts,
+            notes=dict(notes),
             seconds=round(sum(record.seconds for record in records), 3),
             files={file: stored for record in records for file, stored in record.files.items()},
         )

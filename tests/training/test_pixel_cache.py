@@ -13,7 +13,7 @@ from PIL import Image
 
 import training.data.cache
 from pipeline.errors import UserError
-from pipeline.media.pixels import Fit
+from pipeline.media.fitting import Fit
 from pipeline.streams.folder import FolderInput
 from training.data.cache import PixelCache, build_cache
 

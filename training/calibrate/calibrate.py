@@ -21,7 +21,7 @@ from pipeline.diffusion.level_range import LevelRange
 from pipeline.errors import UserError
 from pipeline.hooks.neighbours import Neighbours
 from pipeline.identity import PUBLIC_SALT, given_salt
-from pipeline.media.pixels import Fit
+from pipeline.media.fitting import Fit
 from pipeline.models.families import load_model
 from pipeline.models.folder import find_model
 from pipeline.optional import require_package

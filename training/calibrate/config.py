@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.media.pixels import Fit
+from pipeline.media.fitting import Fit
 from pipeline.models.config import ModelConfig
 from pipeline.operators import OPERATORS, AnyOperator
 from pipeline.section import LocalPath, Recipe, Section

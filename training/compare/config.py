@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.media.pixels import Fit
+from pipeline.media.fitting import Fit
 from pipeline.models.config import ModelConfig
 from pipeline.operators import AnyOperator
 from pipeline.section import Fraction, LocalPath, Recipe, Section

@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from pipeline.media.pixels import Fit, Undecodable, decode
+from pipeline.media.fitting import Fit
+from pipeline.media.opening import Undecodable
+from pipeline.media.pixels import decode
 from pipeline.media.records import Rejected, Sample
 from pipeline.plain_json import read_json_file
 from pipeline.source_code import code_hash

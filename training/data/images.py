@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.media.pixels import Fit
+from pipeline.media.fitting import Fit
 from pipeline.streams import AnyInput
 from training.data.cache import build_cache
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from pipeline.media.pixels import Fit
+from pipeline.media.fitting import Fit
 from pipeline.section import LocalPath, Recipe, Section
 from pipeline.streams import AnyInput
 

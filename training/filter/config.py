@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from pipeline.media.pixels import Fit
+from pipeline.media.fitting import Fit
 from pipeline.section import LocalPath, Recipe
 from pipeline.streams import AnyInput
 from training.calibrate.config import LabelJudgeConfig

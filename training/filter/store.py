@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.hooks.store import NeighbourStore, StoredImage
-from pipeline.media.pixels import Fit, fitted
+from pipeline.media.fitting import Fit, fitted
 from pipeline.report.progress import looking
 from pipeline.section import Section
 from training.calibrate.calibrate import judge_for, write

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline.anonymity.faces.detect import TRANSFORM
 from pipeline.anonymity.faces.table import FaceTable, joined, load_table, save_table, tabulate
 from pipeline.errors import UserError
-from pipeline.media.pixels import Fit, Undecodable, decode
+from pipeline.media.fitting import Fit
+from pipeline.media.opening import Undecodable
+from pipeline.media.pixels import decode
 from pipeline.media.records import Rejected, Sample
 from pipeline.source_code import code_hash
 from pipeline.streams import AnyInput

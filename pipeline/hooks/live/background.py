@@ -28,7 +28,7 @@ from pipeline.hooks.live.filler import LOG, MakerProgress, MakerState, Setup, fi
 from pipeline.hooks.live.slots import SlotReader, Slots
 from pipeline.hooks.live.source import Arrays, FileSource, StreamSource, array_facts, check_arrays, save_arrays
 from pipeline.identity import PUBLIC_SALT, given_salt, hash_json, salt_check
-from pipeline.media.pixels import Fit
+from pipeline.media.fitting import Fit
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import sketch_model
 from pipeline.operators import Operator

@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.hooks.live.slots import Slots, SlotWriter
 from pipeline.hooks.live.source import FileSource, Original, StreamSource
 from pipeline.hooks.neighbours import Neighbours
-from pipeline.media.pixels import Undecodable
+from pipeline.media.opening import Undecodable
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
 from pipeline.operators import Operator

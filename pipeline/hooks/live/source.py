@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.media.pixels import Fit, decode
+from pipeline.media.fitting import Fit
+from pipeline.media.pixels import decode
 from pipeline.media.records import Rejected
 from pipeline.streams import AnyInput
 
