@@ -121,6 +121,7 @@ def transform_windows(
                     image=images[i],
                     provenance=how[own](
                         key=OutputKey(row.sample.key, copy, name),
+                        shard=row.sample.shard,
                         clip=row.noise_key if config.clip or row.reel else None,
                     ),
                     beside={} if name else {other: images[i] for other, images in beside.items()},
@@ -179,7 +180,9 @@ def blank_row(config: JobConfig, size: tuple[int, int]) -> Row:
 
 def untouched(row: Row, plan: Plan) -> Provenance:
     """The provenance of an image that is passed through."""
-    return Provenance(key=OutputKey(row.sample.key), code=plan.code, config=plan.hashes["config"])
+    return Provenance(
+        key=OutputKey(row.sample.key), shard=row.sample.shard, code=plan.code, config=plan.hashes["config"]
+    )
 
 
 def made_so(done: Transformed, plan: Plan, models: Models, frames: int | None) -> list[partial[Provenance]]:

@@ -99,7 +99,7 @@ class TarShard:
                     reason = f"duplicate key {shown(key)} in this shard"
                     yield Rejected(key=key, reason=reason, kind="refused", origin=origin, members=members)
                 else:
-                    yield _sample(key, members, origin, self.options)
+                    yield _sample(key, members, self.name, self.options)
                 seen.add(short)
             self._hash = hashed.sha256()
 
@@ -170,7 +170,8 @@ def _digest(key: str) -> bytes:
     return hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
-def _sample(key: str, members: Group, origin: str, options: WebDatasetInput) -> Sample | Rejected:
+def _sample(key: str, members: Group, shard: str, options: WebDatasetInput) -> Sample | Rejected:
+    origin = f"{shard}:{key}"
     image_ext = options.image or find_image(members)
     if image_ext is None or image_ext not in members:
         found = ", ".join(members)[:SHOWN]
@@ -178,6 +179,7 @@ def _sample(key: str, members: Group, origin: str, options: WebDatasetInput) -> 
         return Rejected(key=key, reason=reason, kind="undecodable", origin=origin, members=members)
     return Sample(
         key=key,
+        shard=shard,
         image=members[image_ext],
         image_ext=image_ext,
         label=read_label(members, options.label),
