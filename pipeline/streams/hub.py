@@ -33,7 +33,7 @@ from pipeline.streams.tables import file_features, first_line, is_row_damage
 FILE_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow"}
 """The builder that reads files of each suffix."""
 ALL = "all"
-"""In place of a split: all of them."""
+"""Stands for all splits, in place of the name of one."""
 PACKED = (".zip", ".gz", ".bz2", ".xz", ".zst", ".lz4")
 """Suffixes of files that `datasets` unpacks; all others that these builders read are shards."""
 
