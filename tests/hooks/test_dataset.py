@@ -379,6 +379,29 @@ def test_resuming_in_the_middle_of_an_epoch(workers: int) -> None:
     assert json.loads(json.dumps(again.state_dict())) == again.state_dict()
 
 
+@pytest.mark.parametrize(
+    ("workers", "context"),
+    [(0, None), (2, "fork"), *(pytest.param(2, c, marks=pytest.mark.slow) for c in ("forkserver", "spawn"))],
+)
+def test_resuming_where_items_come_again(workers: int, context: str | None) -> None:
+    """Draws go on with the number that they had, in every worker, whatever torch's seed has become."""
+
+    def started() -> Any:
+        sampler = torch.utils.data.RandomSampler(
+            range(4), replacement=True, num_samples=48, generator=torch.Generator().manual_seed(4)
+        )
+        return StatefulDataLoader(
+            made(), batch_size=3, num_workers=workers, sampler=sampler, multiprocessing_context=context
+        )
+
+    torch.manual_seed(1)
+    _, expected, state = resumed(started(), 7)
+    torch.manual_seed(2)
+    loader = started()
+    loader.load_state_dict(state)
+    assert [batch[0].tolist() for batch in loader] == expected
+
+
 def test_counts_of_the_whole_are_the_state_outside_of_workers() -> None:
     data = made()
     list(DataLoader(data, batch_size=4, num_workers=2))
