@@ -49,6 +49,8 @@ class InputStream:
     label_column: str | None = None
     """The column of `features` that holds the label. Its values travel as member `cls`, those of others as `columns`
     writes them."""
+    notes: tuple[str, ...] = ()
+    """What people should know of how the source was understood, each a sentence without names, keys or values."""
     splits: tuple[str, ...] = ()
     """First folders in keys that are splits."""
     siblings: Siblings | None = None

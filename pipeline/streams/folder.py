@@ -90,6 +90,11 @@ class FolderInput(Section):
                 for entry, split in zip(entries, splits, strict=True)
             ]
         names = tuple(sorted({entry.label for entry in entries if entry.label is not None})) or None
+        notes = []
+        if self.layout == "auto" and layout != "classes":
+            notes.append(f"input: the folder looks like {layout}, and is read so (input.layout)")
+        if any(splits):
+            notes.append("input: folders called like splits are splits, not classes (input.labels: directories)")
         return InputStream(
             shards=[
                 FolderShard(name=name, root=root, entries=part, label_names=names, bounds=self.bounds)
@@ -98,6 +103,7 @@ class FolderInput(Section):
             label_names=names,
             places=(f"{root}/**",),
             splits=tuple(sorted({split for split in splits if split})),
+            notes=tuple(notes),
             siblings=SIBLINGS.get(layout),
         )
 

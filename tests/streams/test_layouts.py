@@ -12,6 +12,7 @@ from datasets import Dataset, load_dataset
 from torchvision.datasets import ImageFolder, VOCDetection, VOCSegmentation
 
 from pipeline.config import validate
+from pipeline.engine.events import Noted
 from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
@@ -40,8 +41,10 @@ def written(root: Path, out: Path, **changes: Any) -> Path:
     """The data folder of a job that passes the images of a folder through."""
     recipe = builders.recipe("", out, None, **{"output.format": "folder", **changes})
     recipe["input"] = {"format": "folder", "path": str(root)}
-    manifest = run_job(make_plan(validate(JobConfig, recipe, "test")))
+    told = list[object]()
+    manifest = run_job(make_plan(validate(JobConfig, recipe, "test")), observe=told.append)
     assert manifest.counts.read == manifest.counts.written
+    assert any(isinstance(event, Noted) and "input: " in event.text for event in told)
     return out / "data"
 
 
@@ -130,6 +133,7 @@ def test_yolo_is_read_and_its_labels_stay_where_they_were(tmp_path: Path, place:
              f"{labels}2.txt": b"", "data.yaml": b"names: [cat]"}  # fmt: skip
     root = lay(tmp_path / "set", files)
     stream = FolderInput(path=str(root)).open()
+    assert [note for note in stream.notes if "yolo" in note] == [stream.notes[0]]
     found = {sample.key: (sample.label, dict(sample.members)) for sample in everything(stream)}
     assert found == {place: (None, {"txt": b"0 .5 .5 1 1\n"}), f"{place}2": (None, {"txt": b""})}
     assert all(shard.name.startswith("train-" if "train" in place else "set-") for shard in stream.shards)
