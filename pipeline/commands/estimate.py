@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from pipeline.engine.labels import probe
 from pipeline.engine.reading import Reader, open_input
 from pipeline.engine.transforming import transform_all
+from pipeline.job.classes import in_words
 from pipeline.job.plan import Plan
 
 
@@ -16,12 +18,15 @@ def estimate(plan: Plan) -> str:
     Images are counted in the first shard, and the other shards are assumed to be like it. The first call of the network
     is not timed.
     """
-    config, stream = plan.config, open_input(plan)
+    config, (stream, classes) = plan.config, open_input(plan)
     lines = [f"# shards: {len(stream.shards)}, device: {', '.join(plan.devices)}"]
     if not stream.shards:
         return "\n".join(lines)
+    probe(plan, stream.shards, classes)
+    if classes.shown is not None:
+        lines.append(f"# classes, data set → model: {in_words(classes.shown)}")
     with ThreadPoolExecutor(config.run.workers) as pool:
-        batch = next(Reader(plan, stream.label_names, pool)(stream.shards[:1]))
+        batch = next(Reader(plan, classes, pool)(stream.shards[:1]))
     made = transform_all([batch, batch], plan, plan.devices[0])
     next(made)
     started = time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.media.records import Unread
 from pipeline.streams.job_records import ShardRecord
 
 
@@ -13,6 +14,8 @@ class Progress:
 
     images: int
     rejected: int
+    unread: tuple[Unread, ...] = ()
+    """What stands in the place of labels that cannot be read."""
 
 
 @dataclass(frozen=True)
