@@ -62,7 +62,7 @@ class Tolerance:
         return "a whole number, a name of input.label_names, or a list is expected"
 
 
-def probe(plan: Plan, shards: Sequence[InputShard], classes: Classes) -> None:
+def check_first(plan: Plan, shards: Sequence[InputShard], classes: Classes) -> None:
     """Looks at the labels of the first samples.
 
     Raises `UserError` where no sample has the label that the recipe names, where too many cannot be read, and where the

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.engine.batch_size import remember
 from pipeline.engine.events import Event, Noted, Progress, Scanned, ShardDone
 from pipeline.engine.gate import open_gate
-from pipeline.engine.labels import Tolerance, probe
+from pipeline.engine.labels import Tolerance, check_first
 from pipeline.engine.process import process
 from pipeline.engine.reading import open_input
 from pipeline.errors import UserError
@@ -50,7 +50,7 @@ def run_job(
     job, ledger = job_of(plan, classes), Ledger(Path(plan.config.output.path))
     check_apart(ledger.root, stream)
     if stream.shards and (on_change == "overwrite" or ledger.record(stream.shards[0].name) is None):
-        probe(plan, stream.shards, classes)
+        check_first(plan, stream.shards, classes)
     with confidential(plan), ledger.open(job, keep=on_change == "keep", overwrite=on_change == "overwrite"):
         if plan.config.anonymity is not None:
             make_private_folder(ledger.root)

@@ -19,9 +19,10 @@ from pipeline.job.clips import clip_of, frames_at_once
 from pipeline.job.extras import read_guide, read_mask
 from pipeline.media.clips import is_clip, read_clip
 from pipeline.media.fitting import fit_frame
+from pipeline.media.frame import Frame
 from pipeline.media.opening import Undecodable
 from pipeline.media.pixels import decode
-from pipeline.media.records import Batch, Frame, Reel, Rejected, Row, Sample, reject
+from pipeline.media.records import Batch, Reel, Rejected, Row, Sample, reject
 from pipeline.streams.contract import InputShard, InputStream
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class Reader:
                 rows.append(
                     Row(
                         sample=sample,
-                        frame=replace(frame, mode="RGB") if config.image.mode == "RGB" else frame,
+                        frame=self.framed(frame),
                         image=image,
                         noise_key=noise_key,
                         label=None if sample.label is None else self.classes.number(sample.label),
@@ -190,6 +191,12 @@ class Reader:
         clip = read_clip(sample.image, sample.image_ext)
         reel = Reel(container=clip.container, seconds=clip.seconds, loop=clip.loop)
         return reel, [fit_frame(picture, size, fit) for picture in clip.frames]
+
+    def framed(self, frame: Frame) -> Frame:
+        """The frame as the recipe wants the output to be."""
+        options = self.plan.config.image
+        frame = frame.restored() if options.restore_size else frame
+        return replace(frame, mode="RGB") if options.mode == "RGB" else frame
 
     def caption(self, sample: Sample, condition: Literal["own", "edited"], config: CaptionConfig | None) -> str | None:
         """The prompt of a sample where the job needs one; else None.

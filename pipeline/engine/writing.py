@@ -57,7 +57,7 @@ class OpenShard:
             unread=len(wrong),
         )  # fmt: skip
         self.counts += counts
-        return Progress(images=images, rejected=counts.in_quarantine, unread=wrong)
+        return Progress(read=counts.read, images=images, rejected=counts.in_quarantine, unread=wrong)
 
     def _note(self, outputs: Iterable[Output]) -> None:
         """Takes from the outputs of one sample what the record of the shard says of them."""

@@ -28,7 +28,8 @@ class ImageConfig(Section):
     fit: Fit = "resize"
     """How an image of another size becomes one of the model's: stretched, cut to its centre, or padded."""
     restore_size: bool = False
-    """Whether the output is scaled back to the size of the source, or of the part of it that the model saw."""
+    """Whether the output has the geometry of the source again: upright, at its resolution, and in its size where the
+    whole of it is seen. With `crop` and `centre` the output is the window that is seen."""
     mode: Literal["source", "RGB"] = "source"
     """With `source`, grey images stay grey even where the model paints in colour."""
 

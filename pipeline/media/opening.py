@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from pipeline.media.frame import TURNS
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 """The kinds of image files that can be read, by Pillow's names."""
@@ -27,8 +30,17 @@ def decoded_bytes(data: bytes) -> int:
         return 0
 
 
-def open_image(data: bytes) -> Image.Image:
-    """The decoded image in mode L or RGB, upright. Raises `Undecodable`."""
+class Opened(NamedTuple):
+    """An image as it can be seen."""
+
+    image: Image.Image
+    """The image, upright."""
+    orientation: int
+    """The EXIF orientation that it has in its file, 1 to 8; 1 is upright."""
+
+
+def open_image(data: bytes) -> Opened:
+    """The decoded image in mode L or RGB. Raises `Undecodable`."""
     if not data:
         raise Undecodable("the file is empty")
     try:
@@ -36,7 +48,8 @@ def open_image(data: bytes) -> Image.Image:
         if image.width * image.height > LARGEST_IMAGE:
             raise Image.DecompressionBombError(f"{image.width} × {image.height} pixels")
         image.load()
-        return _plain(_upright(image))
+        orientation = _upright(image)
+        return Opened(_plain(image), orientation)
     except Undecodable:
         raise
     except Image.DecompressionBombError as error:
@@ -46,12 +59,14 @@ def open_image(data: bytes) -> Image.Image:
         raise Undecodable(f"{kind} ({_short(error)}); allowed are {', '.join(FORMATS)}") from None
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> int:
+    """Turns the image upright in place, and returns the orientation that it had."""
     try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # the picture is sound, only its EXIF block is not
-        return image
-    return image
+        return 1
+    return orientation if orientation in TURNS else 1
 
 
 def _plain(image: Image.Image) -> Image.Image:

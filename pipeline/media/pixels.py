@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
-from pipeline.media.fitting import Fit, fitted, resized
+from pipeline.media.fitting import Fit, fitted, framed, unfitted
+from pipeline.media.frame import Frame
 from pipeline.media.masks import read_mask
 from pipeline.media.opening import Undecodable, open_image
-from pipeline.media.records import Frame
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,10 +35,8 @@ def decode(data: bytes, size: tuple[int, int] | None = None, fit: Fit = "resize"
     image; `crop` keeps its centre; `centre 128` keeps 128 pixels (of the shorter side of `size`) around the centre, or
     all there are; `pad` repeats the border. Raises `Undecodable`.
     """
-    image = open_image(data)
-    pixels, seen, box = fitted(image, size, fit, Image.Resampling.BICUBIC)
-    mode: Literal["L", "RGB"] = "L" if image.mode == "L" else "RGB"
-    return pixels, Frame(mode=mode, full=image.size, size=seen, box=box)
+    image, orientation = open_image(data)
+    return framed(image, orientation, size, fit)
 
 
 def decode_mask(data: bytes, full: tuple[int, int], size: tuple[int, int], fit: Fit = "resize") -> Pixels8:
@@ -47,7 +45,7 @@ def decode_mask(data: bytes, full: tuple[int, int], size: tuple[int, int], fit: 
     The mask has the size of the image, `full` (width, height), or the model's `size`. Raises `Undecodable` for another
     size, and for values other than black and white.
     """
-    image = open_image(data).convert("L")
+    image = open_image(data).image.convert("L")
     if image.size not in (full, size[::-1]):
         allowed = f"{full[0]} × {full[1]}, the image's, or {size[1]} × {size[0]}, the model's"
         raise Undecodable(f"the mask measures {image.width} × {image.height}; allowed is {allowed}")
@@ -58,19 +56,13 @@ def decode_mask(data: bytes, full: tuple[int, int], size: tuple[int, int], fit: 
     return fitted(mask, size, fit if image.size == full else "resize", Image.Resampling.NEAREST)[0][..., 0]
 
 
-def encode(
-    pixels: Pixels8, frame: Frame, *, codec: Codec | None, quality: int, restore_size: bool
-) -> tuple[bytes, Codec]:
+def encode(pixels: Pixels8, frame: Frame, *, codec: Codec | None, quality: int) -> tuple[bytes, Codec]:
     """Encodes uint8 RGB `[H, W, 3]` in the mode that the source had; returns the bytes and the codec used.
 
-    The margin of a padded image is cut off. `restore_size` scales back to the size in the source. Where `codec` is
-    None, it is PNG below 128 pixels a side, else JPEG. `quality`, 1 to 100, is for JPEG and WebP. No metadata is
-    written.
+    The margin of a padded image is cut off, and the rest is scaled to `frame.output`. Where `codec` is None, it is PNG
+    below 128 pixels a side, else JPEG. `quality`, 1 to 100, is for JPEG and WebP. No metadata is written.
     """
-    left, top, right, bottom = frame.box
-    image = Image.fromarray(pixels[top:bottom, left:right])
-    if restore_size:
-        image = resized(image, frame.size)
+    image = unfitted(pixels, frame)
     if frame.mode == "L":
         image = image.convert("L")
     chosen: Codec = codec or ("png" if max(image.size) < SMALL else "jpeg")
