@@ -184,6 +184,7 @@ class RowReader:
         label = value_label(row[columns.label], self.names) if columns.label else NO_LABEL
         return Sample(
             key=key,
+            shard=self.name if columns.key else "",
             image=image,
             image_ext=_extension(image, row[columns.image]["path"]),
             label=label.number,
