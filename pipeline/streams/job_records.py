@@ -45,6 +45,8 @@ class Job(Versioned):
     """The outputs that it makes of each sample."""
     licences: dict[Text, StatedLicence]
     """The licences of all weights, by the path of the model."""
+    classes: dict[Text, Text] | None = None
+    """The model's class of each class of the data set, by names where there are any; None where no model asks."""
 
 
 class Counts(Section):
@@ -58,6 +60,8 @@ class Counts(Section):
     undecodable: int = 0
     damaged: int = 0
     """Places where a shard is damaged; nobody knows how many samples are lost there."""
+    unread: int = 0
+    """Samples whose label is there, but cannot be read, whether they were written or not."""
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(**{name: count + getattr(other, name) for name, count in self})
