@@ -97,7 +97,7 @@ def job_of(plan: Plan) -> Job:
     """The record of a plan's job."""
     licences = {path: StatedLicence(**asdict(licence)) for path, licence in plan.licences.items()}
     shape = shape_of(plan.config.operator)
-    return Job(config=identity(plan.config), hashes=plan.hashes, outputs=shape, licences=licences)
+    return Job(config=identity(plan.config), hashes=plan.hashes, outputs=shape, licences=licences, found=plan.found)
 
 
 def scan_apart(plan: Plan, observe: Callable[[Event], None]) -> None:

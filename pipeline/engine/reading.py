@@ -19,13 +19,13 @@ from pipeline.job.extras import read_guide, read_mask
 from pipeline.media.clips import is_clip, read_clip
 from pipeline.media.fitting import fit_frame
 from pipeline.media.opening import Undecodable
-from pipeline.media.pixels import decode
-from pipeline.media.records import Batch, Frame, Reel, Rejected, Row, Sample, reject
+from pipeline.media.pixels import Picture, read_picture
+from pipeline.media.records import Batch, Reel, Rejected, Row, Sample, reject
 from pipeline.streams.contract import InputShard, InputStream
+from pipeline.streams.pages import paged
 
 if TYPE_CHECKING:
     from pipeline.job.plan import Plan
-    from pipeline.media.records import Pixels8
 
 
 Outcome = TypeVar("Outcome")
@@ -33,7 +33,7 @@ Outcome = TypeVar("Outcome")
 
 def open_input(plan: Plan) -> InputStream:
     """Opens the job's input. Where it does not name its classes, they get the names that the model knows."""
-    stream = plan.config.input.open()
+    stream = paged(plan.config.input.open(), "first" if plan.config.video else plan.rules.frames)
     if stream.label_names is None and plan.outline is not None and wants(plan.config.operator, plan.outline, "class"):
         return replace(stream, label_names=plan.outline.class_names)
     return stream
@@ -115,7 +115,7 @@ class Reader:
         """A sample's image, or the frames of its clip, fitted to the model; or why the sample cannot be used."""
         if isinstance(sample, Rejected):
             return sample
-        config, fit = self.plan.config, self.plan.config.image.fit
+        config, rules = self.plan.config, self.plan.rules
         problem = self.label_problem(sample.label)
         if problem is not None:
             return reject(sample, problem, undecodable=False)
@@ -134,12 +134,14 @@ class Reader:
         rows = list[Row]()
         mask = None
         try:
-            for index, (image, frame) in enumerate(pictures):
+            for index, (image, frame, notes) in enumerate(pictures):
                 if config.mask and self.plan.outline and mask is None:  # all frames have the same
-                    mask = read_mask(config.mask, sample, frame, self.plan.outline.size, fit, self.plan.salt, noise_key)
+                    mask = read_mask(
+                        config.mask, sample, frame, self.plan.outline.size, rules, self.plan.salt, noise_key
+                    )
                 guide = None
                 if config.guide and self.plan.outline:
-                    guide = read_guide(config.guide, sample, image, self.plan.outline.size, fit)
+                    guide = read_guide(config.guide, sample, image, self.plan.outline.size, rules)
                 rows.append(
                     Row(
                         sample=sample,
@@ -153,24 +155,25 @@ class Reader:
                         guides=() if guide is None else (guide,),
                         reel=reel,
                         index=index,
+                        notes=notes,
                     )
                 )
         except Undecodable as error:
             return reject(sample, str(error), undecodable=False)
         return rows
 
-    def pictures(self, sample: Sample) -> tuple[Reel | None, list[tuple[Pixels8, Frame]]]:
+    def pictures(self, sample: Sample) -> tuple[Reel | None, list[Picture]]:
         """The image of a sample, or its frames where the recipe takes it for a clip. Raises `Undecodable`."""
-        size, fit = self.plan.outline.size if self.plan.outline else None, self.plan.config.image.fit
+        size, rules = self.plan.outline.size if self.plan.outline else None, self.plan.rules
         if not is_clip(sample.image_ext):
-            return None, [decode(sample.image, size, fit)]
+            return None, [read_picture(sample.image, size, rules)]
         if self.plan.config.video is None:
             if sample.image_ext.lower().endswith("mp4"):
                 raise Undecodable("it is a clip, and the recipe has no section video")
-            return None, [decode(sample.image, size, fit)]
+            return None, [read_picture(sample.image, size, rules)]
         clip = read_clip(sample.image, sample.image_ext)
         reel = Reel(container=clip.container, seconds=clip.seconds, loop=clip.loop)
-        return reel, [fit_frame(picture, size, fit) for picture in clip.frames]
+        return reel, [Picture(*fit_frame(picture, size, rules.fit), ()) for picture in clip.frames]
 
     def caption(self, sample: Sample, condition: Literal["own", "edited"], config: CaptionConfig | None) -> str | None:
         """The prompt of a sample where the job needs one; else None.
