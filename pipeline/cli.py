@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from pipeline import __version__
 from pipeline.errors import UserError
+from pipeline.posix import require_posix
 from pipeline.stopping import stoppable
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     with stoppable() as stopping:
         try:
+            require_posix("doppel")
             args = build_parser().parse_args(arguments)
             code = args.command(args)
             sys.stdout.flush()

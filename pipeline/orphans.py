@@ -9,7 +9,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LEFT_TO_PARENT = (signal.SIGINT, signal.SIGHUP)
+from pipeline.posix import STOPPING
+
+LEFT_TO_PARENT = tuple(number for number in STOPPING if number != signal.SIGTERM)
 """Signals that reach the whole group of processes; the parent ends its workers by SIGTERM."""
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""The signals that ask to stop."""
+from pipeline.posix import STOPPING
+
 PATIENCE = 10.0
 """Seconds in which further signals are passed over, so that they do not break the tidying up that the first began."""
 
@@ -46,8 +46,8 @@ def stoppable() -> Iterator[Stopping]:
     if threading.current_thread() is not threading.main_thread():
         yield stopping
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    mine = [number for number in SIGNALS if before[number] is not signal.SIG_IGN]
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    mine = [number for number in STOPPING if before[number] is not signal.SIG_IGN]
     for number in mine:
         signal.signal(number, stopping)
     try:

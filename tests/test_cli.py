@@ -217,7 +217,7 @@ def test_set_overrides_and_dry_run_writes_nothing(desk: Desk) -> None:
     resolved = yaml.safe_load(said)
     assert resolved["operator"]["t_boom"] == {"log_snr": [-1, 1]}
     assert resolved["output"]["quality"] == 80
-    assert "# images: about 3 in, 3 out" in said
+    assert "# samples: about 3 (3 in the first shard)\n# images: about 3 out" in said
     assert "images/s a device" in said
     assert not desk.out.exists()
 

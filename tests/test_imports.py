@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "training").rglob("*.py")])
 ORDER = [
     "errors",
+    "posix",
     "orphans source_code section assets optional listing plain_json plain_yaml stopping tensors",
     "recipes",
     "config",
@@ -39,11 +40,12 @@ ORDER = [
 """Rooms from the ground up; rooms of one floor do not know each other."""
 ALLOWED: dict[str, str] = {
     "errors": "",
-    "orphans": "",
+    "orphans": "posix",
+    "posix": "errors",
     "source_code": "",
     "section": "errors",
     "assets": "",
-    "stopping": "",
+    "stopping": "posix",
     "tensors": "errors",
     "plain_json": "errors",
     "plain_yaml": "errors",
@@ -56,7 +58,7 @@ ALLOWED: dict[str, str] = {
     "diffusion.views": "section",
     "diffusion": "section diffusion.views",
     "diffusion.tiles": "section media diffusion",
-    "streams": "errors identity section assets listing plain_json media",
+    "streams": "errors posix identity section assets listing plain_json media",
     "report": "errors media diffusion.tiles",
     "models": "errors section assets optional listing plain_json tensors diffusion.views diffusion",
     "operators": "errors section media diffusion.views diffusion diffusion.tiles models",
@@ -78,7 +80,7 @@ ALLOWED: dict[str, str] = {
         "anonymity.gate release job audit engine"
     ),
     "hooks.live": (
-        "errors orphans source_code section plain_json identity media diffusion streams models operators hooks"
+        "errors posix orphans source_code section plain_json identity media diffusion streams models operators hooks"
     ),
     "training.data": "errors source_code plain_json tensors media streams",
     "training.classifier": "errors section optional tensors report",
@@ -97,7 +99,7 @@ ALLOWED: dict[str, str] = {
     ),
     "training.filter": "errors section media streams report hooks training.data training.classifier training.calibrate",
     "cli": (
-        "errors stopping recipes optional config streams report job audit engine commands training.denoiser "
+        "errors posix stopping recipes optional config streams report job audit engine commands training.denoiser "
         "training.compare training.calibrate training.filter"
     ),
 }

@@ -20,7 +20,8 @@ from pipeline.engine.transforming import untouched
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.job.plan import Plan
-from pipeline.media.records import Batch, Frame, Output, Result, Row, Sample
+from pipeline.media.frame import Frame
+from pipeline.media.records import Batch, Output, Result, Row, Sample
 from pipeline.operators import OPERATORS
 from tests import builders
 from tests.anonymity import fakes
@@ -41,7 +42,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Plan
 
 def row(key: str, image: np.ndarray) -> Row:
     size = (image.shape[1], image.shape[0])
-    frame = Frame(mode="RGB", full=size, size=size, box=(0, 0, *size))
+    frame = Frame.whole("RGB", size)
     return Row(sample=Sample(key=key, image=b"", image_ext="png"), frame=frame, image=image, noise_key=key)
 
 

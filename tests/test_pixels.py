@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.media.frame import Frame
 from pipeline.media.opening import Undecodable
 from pipeline.media.pixels import decode, encode, from_pixels, image_ext, to_pixels
-from pipeline.media.records import Frame
 from pipeline.media.rules import PixelRules
 from tests import builders
 
@@ -44,7 +44,7 @@ def test_pixels_are_in_range_and_axes_in_order() -> None:
 def test_lossless_formats_decode_exactly(kind: str) -> None:
     pixels, frame = decode(encoded(Image.fromarray(ramp()), kind))
     assert np.array_equal(pixels, ramp())
-    assert frame == Frame(mode="RGB", full=(7, 5), size=(7, 5), box=(0, 0, 7, 5))
+    assert frame == Frame.whole("RGB", (7, 5))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
@@ -81,7 +81,7 @@ def test_exif_orientation_is_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rows are columns
     pixels, frame = decode(encoded(Image.fromarray(ramp()), "PNG", exif=exif))
-    assert frame.size == (5, 7)
+    assert (frame.full, frame.stored, frame.orientation) == ((5, 7), (7, 5), 6)
     assert np.array_equal(pixels, np.rot90(ramp(), -1))
 
 
@@ -90,11 +90,11 @@ def test_fits() -> None:
     wide[:, 20:40] = 255  # the middle third is white
     data = encoded(Image.fromarray(wide), "PNG")
     stretched, frame = decode(data, (10, 10), PixelRules(fit="resize"))
-    assert (stretched.shape, frame.size, frame.box) == ((10, 10, 3), (60, 20), (0, 0, 10, 10))
+    assert (stretched.shape, frame.seen, frame.box) == ((10, 10, 3), (60, 20), (0, 0, 10, 10))
     cut, frame = decode(data, (10, 10), PixelRules(fit="crop"))
-    assert (cut.min(), frame.size, frame.box) == (255, (20, 20), (0, 0, 10, 10))
+    assert (cut.min(), frame.seen, frame.box) == (255, (20, 20), (0, 0, 10, 10))
     padded, frame = decode(data, (12, 12), PixelRules(fit="pad"))
-    assert (padded.shape, frame.size, frame.box) == ((12, 12, 3), (60, 20), (0, 4, 12, 8))
+    assert (padded.shape, frame.seen, frame.box) == ((12, 12, 3), (60, 20), (0, 4, 12, 8))
     assert np.array_equal(padded[0], padded[4])  # margins repeat the border
 
 
@@ -109,7 +109,7 @@ def test_a_centred_cut_keeps_so_many_pixels_whatever_the_size(source: tuple[int,
     height, width = (round(side * scale) for side in target)
     top, left = (source[0] - height) // 2, (source[1] - width) // 2
     by_hand = Image.fromarray(values[top : top + height, left : left + width])
-    assert frame.size == (width, height)
+    assert frame.seen == (width, height)
     assert (cut[..., 0] == np.asarray(by_hand.resize(target[::-1], Image.Resampling.BICUBIC))).all()
 
 
@@ -119,17 +119,17 @@ def test_every_fit_gives_the_size_it_promised_and_restores(fit: str, size: tuple
     data = encoded(Image.new("RGB", size, (9, 8, 7)), "PNG")
     pixels, frame = decode(data, (6, 10), PixelRules(fit=fit))
     assert pixels.shape == (6, 10, 3)
-    back, codec = encode(pixels, frame, codec="png", quality=95, restore_size=True)
+    back, codec = encode(pixels, frame.restored(), codec="png", quality=95)
     assert codec == "png"
     restored = Image.open(io.BytesIO(back))
-    assert restored.size == (frame.size if fit == "crop" else size)
+    assert restored.size == (frame.seen if fit == "crop" else size)
     assert np.unique(np.asarray(restored).reshape(-1, 3), axis=0).tolist() == [[9, 8, 7]]
 
 
 def test_the_default_codec_depends_on_the_size_of_the_output() -> None:
     for side, codec in ((127, "png"), (128, "jpeg")):
-        frame = Frame(mode="RGB", full=(side, side), size=(side, side), box=(0, 0, side, side))
-        data, used = encode(np.zeros((side, side, 3), np.uint8), frame, codec=None, quality=95, restore_size=False)
+        frame = Frame.whole("RGB", (side, side))
+        data, used = encode(np.zeros((side, side, 3), np.uint8), frame, codec=None, quality=95)
         assert used == codec
         assert Image.open(io.BytesIO(data)).format == codec.upper()
 
@@ -140,7 +140,7 @@ def test_nothing_but_the_picture_is_written() -> None:
     source = encoded(Image.new("RGB", (9, 9)), "JPEG", exif=exif, comment=b"Jane")
     pixels, frame = decode(source)
     for codec in ("png", "jpeg", "webp"):
-        data, _ = encode(pixels, frame, codec=codec, quality=90, restore_size=False)  # type: ignore[arg-type]
+        data, _ = encode(pixels, frame, codec=codec, quality=90)  # type: ignore[arg-type]
         assert b"Jane" not in data
         assert b"Exif" not in data
 

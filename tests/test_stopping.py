@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from pipeline.cli import FAILED, main
-from pipeline.stopping import PATIENCE, SIGNALS, Stopped, Stopping, stoppable
+from pipeline.posix import STOPPING
+from pipeline.stopping import PATIENCE, Stopped, Stopping, stoppable
 from tests import builders
 
 SLOW = """
@@ -67,7 +68,7 @@ def wait_until_gone(group: int) -> None:
 
 SHARD, START = "out/shards/*.json", "out/.parts/lock"
 BRIEF = [(1, SHARD, signal.SIGHUP), (2, SHARD, signal.SIGTERM), (2, START, signal.SIGINT)]
-CASES = [(devices, moment, number) for devices, moment in ((1, SHARD), (2, SHARD), (2, START)) for number in SIGNALS]
+CASES = [(devices, moment, number) for devices, moment in ((1, SHARD), (2, SHARD), (2, START)) for number in STOPPING]
 
 
 @pytest.mark.parametrize(

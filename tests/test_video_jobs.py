@@ -23,8 +23,9 @@ from pipeline.engine.windows import filled, windows
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.media.clips import Clip, Container, read_clip, write_clip
+from pipeline.media.frame import Frame
 from pipeline.media.pixels import decode
-from pipeline.media.records import Frame, Reel, Row, Sample
+from pipeline.media.records import Reel, Row, Sample
 from pipeline.models.pixel import PixelModel
 from pipeline.operators import Boomerang
 from pipeline.streams.job_records import Counts
@@ -280,7 +281,7 @@ def row(clip_key: str, index: int, count: int | None = None, key: str = "") -> R
     reel = None if count is None else Reel(container="gif", seconds=(0.1,) * count)
     return Row(
         sample=Sample(key=key or f"{clip_key}-{index}", image=b"", image_ext="gif"),
-        frame=Frame(mode="RGB", full=(1, 1), size=(1, 1), box=(0, 0, 1, 1)),
+        frame=Frame.whole("RGB", (1, 1)),
         image=np.zeros((1, 1, 3), np.uint8),
         noise_key=clip_key,
         reel=reel,

@@ -1,42 +1,51 @@
-"""What a job would do and what it would cost, measured on one batch."""
+"""What a job would do and what it would cost, measured on a part of it, or not said at all."""
 
 from __future__ import annotations
 
-import time
-from concurrent.futures import ThreadPoolExecutor
-
-from pipeline.engine.reading import Reader, open_input
-from pipeline.engine.transforming import transform_all
+from pipeline.commands.probing import probe
+from pipeline.engine.reading import open_input
 from pipeline.job.plan import Plan
+from pipeline.streams.contract import InputStream
+
+UNKNOWN = (
+    "no estimate of time: with anonymity it hangs on how many images go round again; a run with --limit and another "
+    "output.path measures it"
+)
+"""What is said where the job has a gate."""
 
 
 def estimate(plan: Plan) -> str:
-    """Shards, images and time as comment lines that follow a recipe; writes nothing.
+    """Shards, images and time as comment lines that follow a recipe; what is written to find out is gone afterwards.
 
-    Images are counted in the first shard, and the other shards are assumed to be like it. The first call of the network
-    is not timed.
+    Samples are counted in the first shard, and the other shards are assumed to be like it. With a gate there is no
+    time: the gate looks at all originals first, and nobody knows how often an image will go round again.
     """
     config, stream = plan.config, open_input(plan)
-    lines = [f"# shards: {len(stream.shards)}, device: {', '.join(plan.devices)}"]
-    if not stream.shards:
-        return "\n".join(lines)
-    with ThreadPoolExecutor(config.run.workers) as pool:
-        batch = next(Reader(plan, stream.label_names, pool)(stream.shards[:1]))
-    made = transform_all([batch, batch], plan, plan.devices[0])
-    next(made)
-    started = time.perf_counter()
-    next(made)
-    frames = sum(len(row.reel.seconds) if row.reel else 1 for row in batch.rows) / max(len(batch.rows), 1)
-    seconds = frames * (time.perf_counter() - started) / max(len(batch.rows), 1)
-    first = sum(1 for _ in stream.shards[0].read())
-    total = min(first * len(stream.shards), config.limit or first * len(stream.shards))
-    copies = config.operator.copies if config.operator else 1
-    hours = total * seconds / len(plan.devices) / 3600
-    lines.append(f"# images: about {total} in, {total * copies} out ({first} in the first shard)")
-    lines.append(
-        f"# probe batch: {copies / max(seconds, 1e-9):.1f} images/s a device; the job: about {_duration(hours)}"
-    )
-    return "\n".join(lines)
+    lines = [f"shards: {len(stream.shards)}, device: {', '.join(plan.devices)}"]
+    first = sum(1 for _ in stream.shards[0].read()) if stream.shards else 0
+    if first:
+        total = min(first * len(stream.shards), config.limit or first * len(stream.shards))
+        lines.append(f"samples: about {total} ({first} in the first shard)")
+        lines += [UNKNOWN] if config.anonymity else timed(plan, stream, total)
+    return "\n".join(f"# {line}" for line in lines)
+
+
+def timed(plan: Plan, stream: InputStream, total: int) -> list[str]:
+    """What a probe says of a job with `total` samples, as lines."""
+    found = probe(plan, stream)
+    if not found.read:
+        return ["no estimate of time: no sample could be read"]
+    if not found.images:
+        return [*found.notes, f"no estimate of time: all {found.rejected} samples of the probe went to quarantine"]
+    devices = min(len(plan.devices), len(stream.shards))
+    hours = total * found.seconds / found.read / devices / 3600
+    lost = f", {found.rejected} of its {found.read} samples in quarantine" if found.rejected else ""
+    return [
+        *found.notes,
+        f"images: about {round(total * found.images / found.read)} out",
+        f"probe: {found.images / found.seconds:.1f} images/s a device, from reading to writing{lost}; "
+        f"the job: about {_duration(hours)}",
+    ]
 
 
 def _duration(hours: float) -> str:

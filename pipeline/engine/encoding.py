@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.engine.windows import Done
 from pipeline.job.outputs import shape_of
 from pipeline.media.clips import Clip, write_clip
-from pipeline.media.fitting import unfit_frame
+from pipeline.media.fitting import unfitted
 from pipeline.media.pixels import encode, image_ext
 from pipeline.media.provenance import PROVENANCE
 from pipeline.media.records import Output, Row, Sample
@@ -59,7 +59,7 @@ def to_member(name: str, images: Sequence[Pixels8], row: Row, config: JobConfig)
     """The extension and the bytes of an image, or of a clip in the container of its source."""
     extension = f"{name}.{row.sample.image_ext}" if name else row.sample.image_ext
     if row.reel is not None:
-        pictures = np.stack([unfit_frame(image, row.frame, config.image.restore_size) for image in images])
+        pictures = np.stack([np.asarray(unfitted(image, row.frame)) for image in images])
         reel = row.reel
         clip = Clip(frames=pictures, seconds=reel.seconds, container=reel.container, loop=reel.loop)
         return extension, write_clip(clip)
@@ -68,6 +68,5 @@ def to_member(name: str, images: Sequence[Pixels8], row: Row, config: JobConfig)
         row.frame,
         codec=None if config.output.codec == "auto" else config.output.codec,
         quality=config.output.quality,
-        restore_size=config.image.restore_size,
     )
     return image_ext(extension, codec), data

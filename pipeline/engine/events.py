@@ -11,6 +11,8 @@ from pipeline.streams.job_records import ShardRecord
 class Progress:
     """Some images of a shard have been written or rejected; a clip counts as one."""
 
+    read: int
+    """Samples of the shard that came in for them."""
     images: int
     rejected: int
 

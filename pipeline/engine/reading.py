@@ -18,6 +18,7 @@ from pipeline.job.clips import clip_of, frames_at_once
 from pipeline.job.extras import read_guide, read_mask
 from pipeline.media.clips import is_clip, read_clip
 from pipeline.media.fitting import fit_frame
+from pipeline.media.frame import Frame
 from pipeline.media.opening import Undecodable
 from pipeline.media.pixels import Picture, read_picture
 from pipeline.media.records import Batch, Reel, Rejected, Row, Sample, reject
@@ -145,7 +146,7 @@ class Reader:
                 rows.append(
                     Row(
                         sample=sample,
-                        frame=replace(frame, mode="RGB") if config.image.mode == "RGB" else frame,
+                        frame=self.framed(frame),
                         image=image,
                         noise_key=noise_key,
                         label=sample.label,
@@ -174,6 +175,12 @@ class Reader:
         clip = read_clip(sample.image, sample.image_ext)
         reel = Reel(container=clip.container, seconds=clip.seconds, loop=clip.loop)
         return reel, [Picture(*fit_frame(picture, size, rules.fit), ()) for picture in clip.frames]
+
+    def framed(self, frame: Frame) -> Frame:
+        """The frame as the recipe wants the output to be."""
+        options = self.plan.config.image
+        frame = frame.restored() if options.restore_size else frame
+        return replace(frame, mode="RGB") if options.mode == "RGB" else frame
 
     def caption(self, sample: Sample, condition: Literal["own", "edited"], config: CaptionConfig | None) -> str | None:
         """The prompt of a sample where the job needs one; else None.

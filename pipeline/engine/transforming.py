@@ -19,10 +19,11 @@ from pipeline.engine.batch_size import ON_CPU, BatchSize, largest_batch
 from pipeline.engine.windows import filled, windows
 from pipeline.job.captions import wants
 from pipeline.job.clips import frames_at_once
+from pipeline.media.frame import Frame
 from pipeline.media.output_keys import OutputKey
 from pipeline.media.pixels import from_pixels, to_pixels
 from pipeline.media.provenance import Details, Provenance
-from pipeline.media.records import Batch, Frame, Output, Result, Row, Sample
+from pipeline.media.records import Batch, Output, Result, Row, Sample
 from pipeline.models.clip import ClipJudge, load_clip
 from pipeline.models.families import load_model
 from pipeline.models.video import folded, unfolded
@@ -121,6 +122,7 @@ def transform_windows(
                     image=images[i],
                     provenance=how[own](
                         key=OutputKey(row.sample.key, copy, name),
+                        geometry=row.frame,
                         clip=row.noise_key if config.clip or row.reel else None,
                     ),
                     beside={} if name else {other: images[i] for other, images in beside.items()},
@@ -166,7 +168,7 @@ def blank_row(config: JobConfig, size: tuple[int, int]) -> Row:
     guides = (config.guide.previous or 1) if config.guide else 0
     return Row(
         sample=Sample(key="blank", image=b"", image_ext="png", label=0),
-        frame=Frame(mode="RGB", full=(width, height), size=(width, height), box=(0, 0, width, height)),
+        frame=Frame.whole("RGB", (width, height)),
         image=image,
         noise_key="blank",
         label=0,
@@ -179,7 +181,8 @@ def blank_row(config: JobConfig, size: tuple[int, int]) -> Row:
 
 def untouched(row: Row, plan: Plan) -> Provenance:
     """The provenance of an image that is passed through."""
-    return Provenance(key=OutputKey(row.sample.key), code=plan.code, config=plan.hashes["config"])
+    key = OutputKey(row.sample.key)
+    return Provenance(key=key, code=plan.code, config=plan.hashes["config"], geometry=row.frame)
 
 
 def made_so(done: Transformed, plan: Plan, models: Models, frames: int | None) -> list[partial[Provenance]]:

@@ -104,7 +104,7 @@ def write(
                 writer = open_writer(plan.config.output.format, data=ledger.data, parts=parts, name=name, stream=stream)
                 output = OpenShard(writer, QuarantineWriter(folder=ledger.quarantine, parts=ledger.parts, name=name))
             counts = output.add(done, samples)
-            yield Progress(images=counts.images, rejected=counts.in_quarantine)
+            yield Progress(read=counts.read, images=counts.images, rejected=counts.in_quarantine)
             yield from (Noted(note) for note in sorted(output.notes.keys() - told))
             told |= output.notes.keys()
             if batch.last:

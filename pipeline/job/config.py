@@ -30,7 +30,8 @@ class ImageConfig(Reading):
     or `{percentile: [1, 99]}` of the values in a probe. Without it, such images are refused. It changes no image of 8
     bits."""
     restore_size: bool = False
-    """Whether the output is scaled back to the size of the source, or of the part of it that the model saw."""
+    """Whether the output has the geometry of the source again: upright, at its resolution, and in its size where the
+    whole of it is seen. With `crop` and `centre` the output is the window that is seen."""
     mode: Literal["source", "RGB"] = "source"
     """With `source`, grey images stay grey even where the model paints in colour."""
 

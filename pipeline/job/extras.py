@@ -12,10 +12,11 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.errors import UserError
+from pipeline.media.frame import Frame
 from pipeline.media.masks import Shape, mask_shape
 from pipeline.media.opening import Undecodable
 from pipeline.media.pixels import decode, decode_mask
-from pipeline.media.records import Frame, Sample
+from pipeline.media.records import Sample
 from pipeline.media.rules import PixelRules
 from pipeline.media.strokes import stroke_painting
 from pipeline.section import LocalPath, OneOf, Section

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from PIL import Image
 from pydantic import AfterValidator
 
-from pipeline.media.records import Frame
+from pipeline.media.frame import Box, Frame
 
 if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
@@ -23,28 +23,27 @@ def _known_fit(fit: str) -> str:
 
 Fit = Annotated[str, AfterValidator(_known_fit)]
 """How an image is brought to another size: `resize`, `crop`, `pad` or `centre PIXELS`; see `decode`."""
-Box = tuple[int, int, int, int]
-"""Left, top, right, bottom in pixels."""
 
 
 def fitted(
     image: Image.Image, size: tuple[int, int] | None, fit: Fit, resampling: Image.Resampling
-) -> tuple[Pixels8, tuple[int, int], Box]:
-    """Fits an image to `size` (height, width): uint8 RGB `[H, W, 3]`, the size of the part seen, and its place.
+) -> tuple[Pixels8, Box, Box]:
+    """Fits an image to `size` (height, width): uint8 RGB `[H, W, 3]`, the part of it that is seen, and its place.
 
-    The last two are as in `Frame`.
+    The last two are `window` and `box` of a `Frame`.
     """
     if size is None:
-        return _rgb(image), image.size, (0, 0, *image.size)
-    target, seen = (size[1], size[0]), image.size
-    box = (0, 0, *target)
+        return _rgb(image), (0, 0, *image.size), (0, 0, *image.size)
+    target = size[1], size[0]
+    window, box = (0, 0, *image.size), (0, 0, *target)
     if fit.startswith(("crop", "centre")):
         side = min(image.width / target[0], image.height / target[1])
         if fit != "crop":
             side = min(side, int(fit.split()[1]) / min(target))
         seen = max(1, round(target[0] * side)), max(1, round(target[1] * side))
         left, top = (image.width - seen[0]) // 2, (image.height - seen[1]) // 2
-        image = image.crop((left, top, left + seen[0], top + seen[1]))
+        window = (left, top, left + seen[0], top + seen[1])
+        image = image.crop(window)
     elif fit == "pad":
         scale = min(target[0] / image.width, target[1] / image.height)
         inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
@@ -53,7 +52,7 @@ def fitted(
     image = resized(image, (box[2] - box[0], box[3] - box[1]), resampling)
     margins = (box[1], target[1] - box[3]), (box[0], target[0] - box[2])
     pixels = np.pad(_rgb(image), (*margins, (0, 0)), mode="edge") if fit == "pad" else _rgb(image)
-    return pixels, seen, box
+    return pixels, window, box
 
 
 def resized(
@@ -63,18 +62,23 @@ def resized(
     return image if image.size == size else image.resize(size, resampling)
 
 
+def framed(image: Image.Image, orientation: int, size: tuple[int, int] | None, fit: Fit) -> tuple[Pixels8, Frame]:
+    """Fits an upright image to `size` (height, width), and says how; `orientation` is the one it had in its file."""
+    pixels, window, box = fitted(image, size, fit, Image.Resampling.BICUBIC)
+    output = box[2] - box[0], box[3] - box[1]
+    mode: Literal["L", "RGB"] = "L" if image.mode == "L" else "RGB"
+    return pixels, Frame(mode=mode, orientation=orientation, full=image.size, window=window, box=box, output=output)
+
+
 def fit_frame(picture: Pixels8, size: tuple[int, int] | None, fit: Fit) -> tuple[Pixels8, Frame]:
     """Fits a frame uint8 `[H, W, 3]` to `size` (height, width), just as `decode` fits an image."""
-    image = Image.fromarray(picture)
-    pixels, seen, box = fitted(image, size, fit, Image.Resampling.BICUBIC)
-    return pixels, Frame(mode="RGB", full=image.size, size=seen, box=box)
+    return framed(Image.fromarray(picture), 1, size, fit)
 
 
-def unfit_frame(pixels: Pixels8, frame: Frame, restore_size: bool) -> Pixels8:
-    """Brings a frame back, just as `pipeline.media.pixels.encode` does with an image."""
+def unfitted(pixels: Pixels8, frame: Frame) -> Image.Image:
+    """The output that a model's image uint8 `[H, W, 3]` becomes: without margins, in the size of the output."""
     left, top, right, bottom = frame.box
-    image = Image.fromarray(pixels[top:bottom, left:right])
-    return np.asarray(resized(image, frame.size) if restore_size else image)
+    return resized(Image.fromarray(pixels[top:bottom, left:right]), frame.output)
 
 
 def _rgb(image: Image.Image) -> Pixels8:

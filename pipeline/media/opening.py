@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from pipeline.media.depth import MOST16, Deep, deep, is_deep
+from pipeline.media.frame import TURNS
 from pipeline.media.profiles import to_srgb
 from pipeline.media.rules import PLAIN, PixelRules, Range
 
@@ -36,10 +37,14 @@ class Undecodable(Exception):
 
 
 class Opened(NamedTuple):
-    """A decoded image, in mode L or RGB, and what people should know of how it was understood."""
+    """An image as it can be seen."""
 
     image: Image.Image
+    """The image in mode L or RGB, upright."""
+    orientation: int
+    """The EXIF orientation that it has in its file, 1 to 8; 1 is upright."""
     notes: tuple[str, ...]
+    """What people should know of how it was understood; see `Row.notes`."""
 
 
 def decoded_bytes(data: bytes) -> int:
@@ -57,12 +62,14 @@ def open_image(data: bytes, rules: PixelRules = PLAIN) -> Opened:
         notes = list[str]()
         if rules.frames == "first" and has_more(image):
             notes.append(MORE)
+        turned = getattr(image, "tag_v2", {}).get(ExifTags.Base.Orientation)  # Pillow turns a TIFF while it loads it
         whole = image
         if is_deep(image):
             notes.append(DEEP)
             whole = _shallow(image, data, rules.range)
         whole.load()
-        return _plain(_upright(whole), rules, notes)
+        orientation = _upright(whole)
+        return Opened(_plain(whole, rules, notes), turned if turned in TURNS else orientation, tuple(notes))
 
 
 def has_more(image: Image.Image) -> bool:
@@ -132,15 +139,17 @@ def _all_bits(found: Deep | None) -> Deep:
     return found
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> int:
+    """Turns the image upright in place, and returns the orientation that it had."""
     try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # the picture is sound, only its EXIF block is not
-        return image
-    return image
+        return 1
+    return orientation if orientation in TURNS else 1
 
 
-def _plain(image: Image.Image, rules: PixelRules, notes: list[str]) -> Opened:
+def _plain(image: Image.Image, rules: PixelRules, notes: list[str]) -> Image.Image:
     """Lays what can be seen of an image of 8 bits over the background, in sRGB."""
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     flat = _colours(image, notes)
@@ -151,7 +160,7 @@ def _plain(image: Image.Image, rules: PixelRules, notes: list[str]) -> Opened:
         over.putalpha(alpha)
         behind = Image.new("RGBA", over.size, rules.colour)
         flat = Image.alpha_composite(behind, over).convert("L" if grey else "RGB")
-    return Opened(flat, tuple(notes))
+    return flat
 
 
 def _colours(image: Image.Image, notes: list[str]) -> Image.Image:

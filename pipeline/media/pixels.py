@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from pipeline.media.fitting import Fit, fitted, resized
+from pipeline.media.fitting import Fit, fitted, framed, unfitted
+from pipeline.media.frame import Frame
 from pipeline.media.masks import read_mask
 from pipeline.media.opening import Undecodable, open_image
-from pipeline.media.records import Frame
 from pipeline.media.rules import PLAIN, PixelRules
 
 if TYPE_CHECKING:
@@ -47,10 +47,8 @@ def read_picture(data: bytes, size: tuple[int, int] | None = None, rules: PixelR
     pixels (of the shorter side of `size`) around the centre, or all there are; `pad` repeats the border. Raises
     `Undecodable`, also for more than 8 bits a pixel where the rules do not say what they mean.
     """
-    image, notes = open_image(data, rules)
-    pixels, seen, box = fitted(image, size, rules.fit, Image.Resampling.BICUBIC)
-    mode: Literal["L", "RGB"] = "L" if image.mode == "L" else "RGB"
-    return Picture(pixels, Frame(mode=mode, full=image.size, size=seen, box=box), notes)
+    image, orientation, notes = open_image(data, rules)
+    return Picture(*framed(image, orientation, size, rules.fit), notes)
 
 
 def decode(data: bytes, size: tuple[int, int] | None = None, rules: PixelRules = PLAIN) -> tuple[Pixels8, Frame]:
@@ -75,19 +73,13 @@ def decode_mask(data: bytes, full: tuple[int, int], size: tuple[int, int], fit: 
     return fitted(mask, size, fit if image.size == full else "resize", Image.Resampling.NEAREST)[0][..., 0]
 
 
-def encode(
-    pixels: Pixels8, frame: Frame, *, codec: Codec | None, quality: int, restore_size: bool
-) -> tuple[bytes, Codec]:
+def encode(pixels: Pixels8, frame: Frame, *, codec: Codec | None, quality: int) -> tuple[bytes, Codec]:
     """Encodes uint8 RGB `[H, W, 3]` in the mode that the source had; returns the bytes and the codec used.
 
-    The margin of a padded image is cut off. `restore_size` scales back to the size in the source. Where `codec` is
-    None, it is PNG below 128 pixels a side, else JPEG. `quality`, 1 to 100, is for JPEG and WebP. No metadata is
-    written.
+    The margin of a padded image is cut off, and the rest is scaled to `frame.output`. Where `codec` is None, it is PNG
+    below 128 pixels a side, else JPEG. `quality`, 1 to 100, is for JPEG and WebP. No metadata is written.
     """
-    left, top, right, bottom = frame.box
-    image = Image.fromarray(pixels[top:bottom, left:right])
-    if restore_size:
-        image = resized(image, frame.size)
+    image = unfitted(pixels, frame)
     if frame.mode == "L":
         image = image.convert("L")
     chosen: Codec = codec or ("png" if max(image.size) < SMALL else "jpeg")

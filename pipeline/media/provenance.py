@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from pipeline.media.frame import Frame
 from pipeline.media.output_keys import OutputKey
 from pipeline.media.versioned import Text, Versioned
 from pipeline.section import Section
@@ -54,6 +55,8 @@ class Provenance(Versioned):
     """Images, or windows of frames, that went through the model together."""
     frames: int | None = None
     """Frames that the model saw at once."""
+    geometry: Frame | None = None
+    """Where the source lies in the output: what became of orientation, window and size."""
     clip: Text | None = None
     """The clip that the image is a frame of, or that it is: the key of its noise."""
     details: Details | tuple[Details, ...] | None = None

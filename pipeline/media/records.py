@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.media.frame import Frame
 from pipeline.media.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -71,26 +72,12 @@ class Reel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frame:
-    """How an image was fitted to the model's size, so that this can be undone. Sizes are width and height."""
-
-    mode: Literal["L", "RGB"]
-    """Whether the original was grey (L) or in colour."""
-    full: tuple[int, int]
-    """Size of the original."""
-    size: tuple[int, int]
-    """Size, in the original, of the part that the model sees."""
-    box: tuple[int, int, int, int]
-    """Left, top, right and bottom of that part in what the model sees."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Row:
     """A sample and its decoded image, uint8 RGB `[H, W, 3]`; where the sample is a clip, one of its frames."""
 
     sample: Sample
     frame: Frame
-    """How the image was fitted."""
+    """Where the image lies in its source, and in the output."""
     image: Pixels8
     """uint8 RGB `[H, W, 3]`, in the model's size where there is a model."""
     noise_key: str

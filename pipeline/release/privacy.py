@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 from PIL import Image
 
 from pipeline.errors import UserError
+from pipeline.media.frame import Frame
 from pipeline.media.pixels import Codec, encode
-from pipeline.media.records import Frame
 
 if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
@@ -63,8 +63,7 @@ def clean_image(pixels: Pixels8, mode: Literal["L", "RGB"], codec: Codec, qualit
     Raises `RuntimeError` where the encoder wrote anything else.
     """
     height, width = pixels.shape[:2]
-    frame = Frame(mode=mode, full=(width, height), size=(width, height), box=(0, 0, width, height))
-    data, _ = encode(pixels, frame, codec=codec, quality=quality, restore_size=False)
+    data, _ = encode(pixels, Frame.whole(mode, (width, height)), codec=codec, quality=quality)
     if found := metadata_of(data):
         raise RuntimeError(f"the encoder wrote {', '.join(found)} beside the pixels")
     return data

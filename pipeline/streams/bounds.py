@@ -18,6 +18,8 @@ class Bounds(Section):
     """Members of one sample."""
     header_bytes: int = Field(default=1 << 20, ge=512)
     """Bytes of the extended headers before one member of a tar, which hold its name where that is long."""
+    unsorted_bytes: int = Field(default=1 << 36, ge=1)
+    """Bytes that a tar may have unpacked where `unsorted: true` needs a temporary file for it."""
     line_bytes: int = Field(default=1 << 20, ge=1)
     """Bytes of one line of a jsonl file."""
     key_bytes: int = Field(default=200, ge=1)

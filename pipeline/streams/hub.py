@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import field_validator
 
@@ -27,10 +27,13 @@ from pipeline.streams.own_files import OwnFiles
 from pipeline.streams.rows import Columns, FileShard, SliceShard
 from pipeline.streams.shard_names import local_places, shard_names
 from pipeline.streams.shards import IMAGE_EXTENSIONS
+from pipeline.streams.splits import names_in_split
 from pipeline.streams.tables import file_features, first_line, is_row_damage
 
 FILE_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow"}
 """The builder that reads files of each suffix."""
+ALL = "all"
+"""Stands for all splits, in place of the name of one."""
 PACKED = (".zip", ".gz", ".bz2", ".xz", ".zst", ".lz4")
 """Suffixes of files that `datasets` unpacks; all others that these builders read are shards."""
 
@@ -44,8 +47,9 @@ class HubInput(Section):
     a builder (`parquet`, `imagefolder`, …) with `data_files` or `data_dir`."""
     name: str | None = None
     """The configuration of the data set."""
-    split: str = "train"
-    """The split that is read."""
+    split: str | None = None
+    """The split that is read, or `all`; by default the only one there is. With `all`, shards are called `SPLIT-NAME`,
+    so that `datasets` finds the splits `train`, `validation` and `test` again in the output."""
     revision: str | None = None
     """The branch, tag or commit on the hub."""
     data_files: tuple[str, ...] | None = None
@@ -71,28 +75,45 @@ class HubInput(Section):
 
         Raises `UserError` where the set, its split or a column is not there or is of the wrong type.
         """
-        builder = _builder(self)
-        files = list((builder.config.data_files or {}).get(self.split, ()))
-        if not files:
-            found = ", ".join(map(str, builder.config.data_files or {})) or "none"
-            raise UserError(f"input.split: {self.path!r} has no split {self.split!r} (splits: {found})")
+        parts = [self._part(split, builder) for split, builder in _builders(self).items()]
+        columns = parts[0].columns
+        if other := next((part for part in parts if part.columns != columns), None):
+            raise UserError(
+                f"input.split: the columns of {parts[0].split!r} and {other.split!r} differ; name one of them"
+            )
+        files = [file for part in parts for file in part.files]
+        return InputStream(
+            shards=[shard for part in parts for shard in part.shards],
+            places=local_places(
+                *(f"{self.path}/**" for _ in [0] if os.path.isdir(os.path.expanduser(self.path))), *files
+            ),
+            label_names=columns.label_names(),
+            features=columns.features,
+            image_column=columns.image,
+            label_column=columns.label,
+        )
+
+    def _part(self, split: str, builder: Any) -> _Part:
+        files = list(builder.config.data_files[split])
         own = _own_files(self, builder, files)
         packed = any(PurePosixPath(file.split("?")[0]).suffix in PACKED for file in files)
+        shards: list[InputShard]
         if builder.name in FILE_SUFFIXES.values() and not packed:
             columns = _columns(self, builder.info.features or _first_features(builder.name, files, self.bounds))
-            shards: list[InputShard] = [
+            names = shard_names(files)
+            shards = [
                 FileShard(name=name, url=url, builder=builder.name, columns=columns, own=own, bounds=self.bounds)
-                for url, name in zip(files, shard_names(files), strict=True)
+                for url, name in zip(files, names_in_split(split, names) if self.split == ALL else names, strict=True)
             ]
         else:
             with _told(self.path):
-                data = builder.as_streaming_dataset(split=self.split)
+                data = builder.as_streaming_dataset(split=split)
                 features = data.features or data._resolve_features().features
                 if not features:
                     raise ValueError("it has no columns")
             columns = _columns(self, features)
             data = data.cast(columns.features)
-            stem = safe_component(f"{builder.dataset_name or builder.name}-{self.split}")
+            stem = split if self.split == ALL else safe_component(f"{builder.dataset_name or builder.name}-{split}")
             count = data.num_shards
             shards = [
                 SliceShard(
@@ -105,16 +126,48 @@ class HubInput(Section):
                 )
                 for i in range(count)
             ]
-        return InputStream(
-            shards=shards,
-            places=local_places(
-                *(f"{self.path}/**" for _ in [0] if os.path.isdir(os.path.expanduser(self.path))), *files
-            ),
-            label_names=columns.label_names(),
-            features=columns.features,
-            image_column=columns.image,
-            label_column=columns.label,
-        )
+        return _Part(split, shards, columns, files)
+
+
+class _Part(NamedTuple):
+    """One split."""
+
+    split: str
+    shards: list[InputShard]
+    columns: Columns
+    files: list[str]
+
+
+def _builders(source: HubInput) -> dict[str, Any]:
+    """The splits that are read, each with the `DatasetBuilder` that reads it.
+
+    Raises `UserError` where the set has no such split, and where it has several and none is named.
+    """
+    folder = Path(os.path.expanduser(source.path))
+    if (folder / "dataset_dict.json").is_file():
+        splits = read_json_file(folder / "dataset_dict.json").get("splits")
+        if not isinstance(splits, list) or not all(isinstance(split, str) for split in splits):
+            raise UserError(f"{folder}/dataset_dict.json names no splits; save_to_disk writes them")
+        chosen = _chosen(source, splits)
+        return {
+            split: _builder(source.model_copy(update={"path": str(folder / split), "split": split})) for split in chosen
+        }
+    builder = _builder(source)
+    return dict.fromkeys(_chosen(source, [str(split) for split in builder.config.data_files or {}]), builder)
+
+
+def _chosen(source: HubInput, splits: list[str]) -> list[str]:
+    """Those of a set's splits that are read."""
+    found = ", ".join(splits) or "none"
+    if source.split == ALL and splits:
+        return splits
+    if source.split is None and len(splits) > 1:
+        raise UserError(f"input.split: {source.path!r} has several splits ({found}); name one of them, or {ALL}")
+    if source.split is None and splits:
+        return splits
+    if source.split not in splits:
+        raise UserError(f"input.split: {source.path!r} has no split {source.split!r} (splits: {found})")
+    return [source.split]
 
 
 def _builder(source: HubInput) -> Any:
@@ -137,7 +190,7 @@ def _builder(source: HubInput) -> Any:
         return load_dataset_builder(
             path,
             name=source.name,
-            data_files={source.split: files} if files else None,
+            data_files={source.split if source.split not in (None, ALL) else "train": files} if files else None,
             data_dir=source.data_dir,
             revision=source.revision,
         )
@@ -158,13 +211,6 @@ def _local(source: HubInput) -> tuple[str, list[str] | None]:
     folder = Path(os.path.expanduser(path))
     if folder.suffix in FILE_SUFFIXES and files is None:
         return FILE_SUFFIXES[folder.suffix], [str(folder) if "://" not in path else path]
-    if (folder / "dataset_dict.json").is_file():
-        splits = read_json_file(folder / "dataset_dict.json").get("splits")
-        if not isinstance(splits, list) or not all(isinstance(split, str) for split in splits):
-            raise UserError(f"{folder}/dataset_dict.json names no splits; save_to_disk writes them")
-        if source.split not in splits:
-            raise UserError(f"input.split: {path!r} has no split {source.split!r} (splits: {', '.join(splits)})")
-        folder = folder / source.split
     if (folder / "state.json").is_file():
         match read_json_file(folder / "state.json"):
             case {"_data_files": [_, *_] as saved} if all(

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -28,6 +27,7 @@ from typing import Any, Literal
 from pipeline.errors import UserError
 from pipeline.listing import real
 from pipeline.media.versioned import Versioned
+from pipeline.posix import lock
 from pipeline.streams.files import sync_folder
 from pipeline.streams.job_records import FOLDERS, Counts, Finished, FolderLine, Job, Manifest, ShardRecord
 
@@ -69,11 +69,9 @@ class Ledger:
         self.root.mkdir(parents=True, exist_ok=True)
         self._refuse_links()
         self.parts.mkdir(exist_ok=True)
-        with os.fdopen(os.open(self.parts / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)) as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"output.path: another doppel process is writing to {self.root}") from None
+        with os.fdopen(os.open(self.parts / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)) as held:
+            if not lock(held):
+                raise UserError(f"output.path: another doppel process is writing to {self.root}")
             self._claim(job, keep=keep, overwrite=overwrite)
             try:
                 yield self

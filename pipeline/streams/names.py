@@ -15,6 +15,8 @@ UNSAFE = re.compile(r'[%/\\\x00-\x1f\x7f<>:"|?*]')
 """A character that has no place in the name of a file."""
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *", re.IGNORECASE)
 """A name that Windows takes for a device, whatever the extension."""
+JUNK = re.compile(r"(^|/)(\._[^/]*|__MACOSX(/.*)?|\.DS_Store|Thumbs\.db)$", re.DOTALL)
+"""Names of what macOS and Windows put into archives and folders beside the user's own files."""
 ESCAPE = re.compile(r"%u([0-9A-F]{4})|%([0-9A-F]{2})")
 """A character that `safe_component` has encoded."""
 
@@ -34,6 +36,11 @@ def split_name(name: str, rule: Split) -> tuple[str, str]:
         while cut > 0 and re.fullmatch(r"[A-Za-z]\w*", parts[cut - 1]):
             cut -= 1
     return folder + slash + ".".join([stem, *parts[:cut]]), ".".join(parts[cut:])
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file is none of the user's: `._*`, `.DS_Store`, `Thumbs.db`, and all below `__MACOSX/`."""
+    return JUNK.search(name) is not None
 
 
 def unsafe(name: str) -> bool:

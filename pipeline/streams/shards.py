@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import tarfile
@@ -16,6 +15,7 @@ from pydantic import Field, field_validator
 from pipeline.media.records import Rejected, Sample
 from pipeline.section import Section
 from pipeline.streams.bounds import Bounds
+from pipeline.streams.compressed import Damage
 from pipeline.streams.contract import InputStream, Unwritable
 from pipeline.streams.files import (
     HashedReader,
@@ -28,7 +28,8 @@ from pipeline.streams.files import (
 )
 from pipeline.streams.names import Split, escape_dots, unsafe
 from pipeline.streams.shard_names import local_places, shard_names
-from pipeline.streams.tarstream import SHOWN, Group, read_groups, shown
+from pipeline.streams.tarorder import Keys, anywhere, check_order, gathered_groups
+from pipeline.streams.tarstream import SHOWN, Group, Problem, read_groups, shown
 
 CLIP_EXTENSIONS = ("mp4",)
 """Extensions of files that hold only clips; a GIF counts as an image."""
@@ -52,6 +53,9 @@ class WebDatasetInput(Section):
     """The names of the classes, by label."""
     bounds: Bounds = Bounds()
     """How much of a tar may be held at a time."""
+    unsorted: bool = False
+    """Whether members of one sample may lie apart, as in a tar of all images and then all labels. With `true` each tar
+    is looked through first; one that is compressed or on another machine is unpacked into a temporary file."""
     split: Split = "auto"
     """The dot at which a name's key ends: the `first` (webdataset's rule), the `last`, or with `auto` the first after
     which every part begins with a letter, so that `IMG.2020.01.jpg` keeps its key and `7.seg.png` its extension."""
@@ -87,20 +91,36 @@ class TarShard:
         return self._hash or content_hash(self.url)
 
     def read(self) -> Iterator[Sample | Rejected]:
-        """See `InputShard`; damaged and duplicate samples are `Rejected`."""
-        seen = set[bytes]()
+        """See `InputShard`; damaged and duplicate samples are `Rejected`.
+
+        Raises `UserError` where members of one sample lie apart and the input is not `unsorted`: of a plain tar on this
+        machine before the first sample, else when the second part of a sample comes.
+        """
+        options, keys = self.options, Keys(self.name)
+        for key, members, problem in self._groups():
+            origin, repeated = f"{self.name}:{key}", keys.repeated(key, None if problem else members)
+            if problem is not None:
+                yield Rejected(key=key, reason=problem.reason, kind=problem.kind, origin=origin, members=members)
+            elif repeated:
+                reason = f"duplicate key {shown(key)} in this shard"
+                yield Rejected(key=key, reason=reason, kind="refused", origin=origin, members=members)
+            else:
+                yield _sample(key, members, origin, options)
+
+    def _groups(self) -> Iterator[tuple[str, Group, Problem | None]]:
+        split, bounds = self.options.split, self.options.bounds
         with open_url(self.url) as file:
+            if self.options.unsorted:
+                try:
+                    with anywhere(file, self.url, bounds) as tar:
+                        yield from gathered_groups(tar, split, bounds)
+                except Damage as error:
+                    yield "", {}, Problem(str(error), "damaged")
+                return
+            if "://" not in self.url:
+                check_order(file, self.name, split, bounds)
             hashed = HashedReader(file)
-            for key, members, problem in read_groups(cast(BinaryIO, hashed), self.options.split, self.options.bounds):
-                origin, short = f"{self.name}:{key}", _digest(key)
-                if problem is not None:
-                    yield Rejected(key=key, reason=problem.reason, kind=problem.kind, origin=origin, members=members)
-                elif short in seen:
-                    reason = f"duplicate key {shown(key)} in this shard"
-                    yield Rejected(key=key, reason=reason, kind="refused", origin=origin, members=members)
-                else:
-                    yield _sample(key, members, origin, self.options)
-                seen.add(short)
+            yield from read_groups(cast(BinaryIO, hashed), split, bounds)
             self._hash = hashed.sha256()
 
 
@@ -163,11 +183,6 @@ def _named(key: str, members: Group) -> dict[str, bytes]:
         if size > LONGEST_NAME:
             raise Unwritable(f"the name of a member has {size} bytes; a tar gets names of {LONGEST_NAME} at most")
     return named
-
-
-def _digest(key: str) -> bytes:
-    """A short stand-in for a key, which may be long."""
-    return hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def _sample(key: str, members: Group, origin: str, options: WebDatasetInput) -> Sample | Rejected:

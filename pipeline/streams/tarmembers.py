@@ -7,6 +7,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from pipeline.streams.bounds import Bounds
 from pipeline.streams.compressed import Damage
@@ -88,6 +89,24 @@ class Blocks:
             except Damage as error:
                 self.damage = str(error)
         return self._at < len(self._piece)
+
+
+class SeekableBlocks(Blocks):
+    """A file that can be read anywhere, of which nothing is read that is skipped."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(iter(()))
+        self._file, self._end = file, file.seek(0, io.SEEK_END)
+
+    def read(self, size: int) -> bytes:
+        self._file.seek(self.position)
+        content = self._file.read(min(size, max(self._end - self.position, 0)))
+        self.position += len(content)
+        return content
+
+    def skip(self, size: int) -> bool:
+        self.position, wanted = min(self.position + size, self._end), self.position + size
+        return self.position == wanted
 
 
 @dataclass

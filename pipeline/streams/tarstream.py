@@ -8,7 +8,7 @@ from typing import BinaryIO, Literal, NamedTuple
 
 from pipeline.streams.bounds import Bounds
 from pipeline.streams.compressed import plain, unpacked
-from pipeline.streams.names import Split, split_name, unsafe
+from pipeline.streams.names import Split, is_junk, split_name, unsafe
 from pipeline.streams.tarmembers import BLOCK, Archives, Blocks, Lost, Member, is_header
 
 Group = dict[str, bytes]
@@ -33,22 +33,34 @@ def read_groups(file: BinaryIO, split: Split, bounds: Bounds) -> Iterator[tuple[
     the header after it, or the end marker, has been read. Next to damage nobody knows that, so that the sample before
     it is `undecodable`, as is the first one behind it.
 
-    Of a sample that is larger than `bounds` allow, nothing is kept.
+    Of a sample that is larger than `bounds` allow, nothing is kept. Members that are junk (see `is_junk`) are passed
+    over, as folders are.
     """
-    is_tar = is_header(file.read(BLOCK))
+    yield from groups_of(Blocks(plain(file) if is_plain(file) else unpacked(file)), split, bounds)
+
+
+def is_plain(file: BinaryIO) -> bool:
+    """Whether a file begins as a tar that is not compressed; it is rewound."""
+    begins = is_header(file.read(BLOCK))
     file.seek(0)
-    blocks = Blocks(plain(file) if is_tar else unpacked(file))
+    return begins
+
+
+def groups_of(
+    blocks: Blocks, split: Split, bounds: Bounds, *, contents: bool = True
+) -> Iterator[tuple[str, Group, Problem | None]]:
+    """As `read_groups`; without `contents` every member is empty, and is passed over."""
     sample, torn = None, False
     for found in Archives(blocks, bounds).members():
         if isinstance(found, Member):
-            if found.is_folder:
+            if found.is_folder or is_junk(found.name):
                 continue
             key, extension = split_name(found.name, split)
             if sample is None or key != sample.key or extension in sample.members:
                 if sample is not None:
                     yield sample.told()
-                sample, torn = _Run(key, "the tar is damaged before or in this sample" if torn else None), False
-            sample.add(found, extension, blocks, bounds)
+                sample, torn = Run(key, "the tar is damaged before or in this sample" if torn else None), False
+            sample.add(found, extension, blocks if contents else None, bounds)
             continue
         if sample is not None:
             if isinstance(found, Lost):
@@ -60,8 +72,8 @@ def read_groups(file: BinaryIO, split: Split, bounds: Bounds) -> Iterator[tuple[
 
 
 @dataclass
-class _Run:
-    """Successive members that share a key."""
+class Run:
+    """Members that share a key."""
 
     key: str
     problem: str | None
@@ -70,8 +82,8 @@ class _Run:
     """Bytes of members and their extensions."""
     too_large: bool = False
 
-    def add(self, member: Member, extension: str, blocks: Blocks, bounds: Bounds) -> None:
-        """Reads the content of a member, unless the sample is larger than allowed."""
+    def add(self, member: Member, extension: str, blocks: Blocks | None, bounds: Bounds) -> None:
+        """Reads the content of a member, unless the sample is larger than allowed, or there is nothing to read from."""
         self.problem = self.problem or _member_problem(member, self.key, extension)
         if self.too_large:
             return
@@ -79,7 +91,7 @@ class _Run:
         if (reason := self._excess(member, bounds)) is not None:
             self.problem, self.too_large, self.members = reason, True, {}
         else:
-            self.members[extension] = blocks.read(member.size) if member.is_file else b""
+            self.members[extension] = blocks.read(member.size) if blocks and member.is_file else b""
 
     def _excess(self, member: Member, bounds: Bounds) -> str | None:
         if member.size > bounds.member_bytes:

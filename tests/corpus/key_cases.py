@@ -114,8 +114,7 @@ CASES = (
     Case(
         "key that comes again",
         one(raw([("s0.png", IMAGE), *members_of(2), ("s0.txt", b"late")])),
-        (Good("s0", IMAGE), LAST),
-        (Bad("s0", "refused", "duplicate", {"txt": b"late"}),),
+        error=("do not lie together", "input.unsorted"),
     ),
     Case(
         "key in two shards",

@@ -56,8 +56,7 @@ CASES = (
     Case(
         "members of two samples in turn",
         one(raw([("a.png", IMAGE), ("b.png", IMAGE), ("a.txt", b"x")])),
-        (Good("a", IMAGE), Good("b", IMAGE)),
-        (Bad("a", "refused", "duplicate", {"txt": b"x"}),),
+        error=("do not lie together", "input.unsorted"),
     ),
     Case(
         "member without extension",

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
+from pipeline.media.frame import Frame
 from pipeline.media.output_keys import OutputKey
 from pipeline.media.provenance import GateVerdict, Provenance
 
@@ -23,11 +24,15 @@ verdicts = st.builds(
     distances=st.lists(st.dictionaries(st.sampled_from(["Dlib", "lbph"]), numbers), max_size=3),
     others_within=st.dictionaries(st.sampled_from(["Dlib", "lbph"]), st.integers(0)),
 )  # fmt: skip
+frames = st.builds(
+    Frame, mode=st.sampled_from(["L", "RGB"]), orientation=st.integers(1, 8),
+    full=st.just((8, 9)), window=st.just((1, 2, 7, 8)), box=st.just((0, 1, 6, 7)), output=st.just((6, 6)),
+)  # fmt: skip
 records = st.builds(
     Provenance, key=st.builds(OutputKey, text, st.integers(0), st.sampled_from(["", "view-1"])),
     code=st.just("1+ab"), config=st.just("cd"), operator=st.none() | st.just("boomerang"),
     parameters=st.none() | details, level=st.none() | st.dictionaries(st.just("fraction"), st.none() | numbers),
-    sigmas=st.lists(numbers, max_size=4), clip=st.none() | text,
+    sigmas=st.lists(numbers, max_size=4), geometry=st.none() | frames, clip=st.none() | text,
     details=st.none() | details | st.lists(details, min_size=1, max_size=3).map(tuple),
     anonymity=st.none() | verdicts, before=st.none() | text.map(lambda t: t.encode(errors="replace").decode()),
 )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import multiprocessing
@@ -35,6 +34,7 @@ from pipeline.operators import Operator
 from pipeline.operators.on_cascades import check
 from pipeline.orphans import undisturbed
 from pipeline.plain_json import read_json_file
+from pipeline.posix import lock, unlock
 from pipeline.section import local_option
 from pipeline.source_code import code_hash
 from pipeline.streams import AnyInput
@@ -216,15 +216,13 @@ def held(folder: Path) -> Iterator[None]:
     if folder.is_dir() and any(folder.iterdir()) and not (folder / LOCK).exists():
         raise UserError(f"{folder} is not empty and holds no store of neighbours; name an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another BackgroundAugmenter is writing to this store") from None
+    with open(folder / LOCK, "w") as held:
+        if not lock(held):
+            raise UserError(f"{folder}: another BackgroundAugmenter is writing to this store")
         try:
             yield
         finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)  # workers that were forked meanwhile have it, too, and may live longer
+            unlock(held)  # workers that were forked meanwhile have it, too, and may live longer
 
 
 def claim(folder: Path, identity: Mapping[str, str]) -> bool:

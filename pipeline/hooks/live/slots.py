@@ -6,7 +6,6 @@ it. A slot that was overwritten meanwhile, or cut short by a crash of the writer
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import zlib
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
+from pipeline.posix import lock
 
 if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
@@ -184,9 +184,7 @@ def _claimed(folder: Path) -> tuple[IO[bytes], NDArray[np.int64]]:
     number = 0
     while True:
         file = open(folder / str(number), "ab")  # noqa: SIM115
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(file):
             file.close()
             number += 1
             continue
