@@ -96,6 +96,8 @@ class Row:
     """The clip that the sample is; None for a single image."""
     index: int = 0
     """Number of the frame in its clip, from 0."""
+    moved: Mapping[str, bytes] = field(default_factory=dict)
+    """Members that follow the geometry of the output, which take the place of the sample's."""
 
     notes: tuple[str, ...] = ()
     """What people should know of how the sample was understood, each a sentence without names, keys or values. How
