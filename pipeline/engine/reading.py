@@ -123,7 +123,7 @@ class Reader:
         problem = self.label_problem(sample.label)
         if problem is not None:
             return reject(sample, problem, undecodable=False)
-        noise_key = clip_of(sample.key, config.clip)
+        noise_key = sample.full_key if config.clip is None else clip_of(sample.key, config.clip)
         if noise_key is None:
             return reject(sample, f"the key does not match clip {config.clip!r}", undecodable=False)
         try:

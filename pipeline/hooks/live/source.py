@@ -68,7 +68,7 @@ class StreamSource:
         for shard in self._shards():
             for sample in shard.read():
                 if not isinstance(sample, Rejected):
-                    yield Original(sample.key, sample.label, partial(self._pixels, sample.image))
+                    yield Original(sample.full_key, sample.label, partial(self._pixels, sample.image))
 
     def _shards(self) -> Sequence[InputShard]:
         return paged(self.input.open(), self.rules.frames).shards
