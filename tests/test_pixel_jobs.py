@@ -150,8 +150,7 @@ def test_faces_are_looked_for_in_the_same_pages_and_depth(tmp_path: Path) -> Non
     run_job(plan)
     scanned = image_stream(WebDatasetInput(urls=str(tmp_path / "in.tar")), None, plan.rules)
     written = pictures(tmp_path)
-    found = {key: image for key, _, image in scanned}
-    assert {f"{key}.png": image.item(0) for key, image in found.items()} == {
-        name: image.item(0) for name, image in written.items()
+    assert {key: image.item(0) for key, _, image in scanned} == {
+        f"in/{name.removesuffix('.png')}": image.item(0) for name, image in written.items()
     }
     assert PixelRules(range=(0, 2000), frames="all") == plan.rules
