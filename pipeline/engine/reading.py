@@ -17,6 +17,7 @@ from pipeline.geometry.following import follow
 from pipeline.geometry.moving import Unfollowed
 from pipeline.geometry.undeclared import undeclared
 from pipeline.job.captions import CaptionConfig, NoCaption, read_caption, wants
+from pipeline.job.classes import Classes, match
 from pipeline.job.clips import clip_of, frames_at_once
 from pipeline.job.extras import read_guide, read_mask
 from pipeline.media.clips import is_clip, read_clip
@@ -35,12 +36,29 @@ if TYPE_CHECKING:
 Outcome = TypeVar("Outcome")
 
 
-def open_input(plan: Plan) -> InputStream:
-    """Opens the job's input. Where it does not name its classes, they get the names that the model knows."""
-    stream = paged(plan.config.input.open(), "first" if plan.config.video else plan.rules.frames)
-    if stream.label_names is None and plan.outline is not None and wants(plan.config.operator, plan.outline, "class"):
-        return replace(stream, label_names=plan.outline.class_names)
-    return stream
+def open_input(plan: Plan) -> tuple[InputStream, Classes]:
+    """Opens the job's input, and says what its classes are for the model.
+
+    Raises `UserError` where these do not go together.
+    """
+    config, model = plan.config, plan.outline
+    stream = paged(config.input.open(), "first" if config.video else plan.rules.frames)
+    classes = Classes(names=stream.label_names)
+    if model is not None and wants(config.operator, model, "class"):
+        classes = match(
+            config.classes, stream.label_names, model.class_names, model.classes or 0,
+            secret=config.anonymity is not None,
+        )  # fmt: skip
+    return replace(stream, label_names=classes.names), classes
+
+
+UNREAD = {
+    "name": "the label is a text that names no class",
+    "number": "the label is a number where only names of classes count",
+    "several": "the label holds several classes or weights",
+    "unreadable": "the label cannot be read",
+}
+"""What stands in the place of a label, in words; see `Unread`."""
 
 
 class Limited:
@@ -67,8 +85,8 @@ class Reader:
     """Decodes the samples of a job on the threads of `pool`."""
 
     plan: Plan
-    label_names: tuple[str, ...] | None
-    """The names of the classes, by label; None where nobody names them."""
+    classes: Classes
+    """The classes of the input, and what they are for the model."""
     pool: ThreadPoolExecutor
 
     def __call__(
@@ -120,7 +138,8 @@ class Reader:
         if isinstance(sample, Rejected):
             return sample
         config, rules = self.plan.config, self.plan.rules
-        problem = self.label_problem(sample.label)
+        sample = self.classes.read(sample)
+        problem = self.label_problem(sample)
         if problem is not None:
             return reject(sample, problem, undecodable=False)
         noise_key = sample.full_key if config.clip is None else clip_of(sample.key, config.clip)
@@ -159,7 +178,7 @@ class Reader:
                         frame=frame,
                         image=image,
                         noise_key=noise_key,
-                        label=sample.label,
+                        label=None if sample.label is None else self.classes.number(sample.label),
                         mask=mask,
                         caption=caption,
                         edited=edited,
@@ -167,7 +186,7 @@ class Reader:
                         reel=reel,
                         index=index,
                         moved=moved,
-                        notes=(*notes, *picture.notes),
+                        notes=(*notes, *picture.notes, *self.notes(sample)),
                     )
                 )
         except Undecodable as error:
@@ -205,7 +224,7 @@ class Reader:
         ):
             return None
         try:
-            return read_caption(config, sample, self.label_names)
+            return read_caption(config, sample, self.classes.names)
         except NoCaption as error:
             if config.on_missing == "skip":
                 raise
@@ -213,22 +232,28 @@ class Reader:
                 f"caption: {error} ({sample.origin or sample.key}); on_missing: skip or default goes on without"
             ) from None
 
-    def label_problem(self, label: int | None) -> str | None:
-        """Why a sample with this label can't be used; else None.
+    def label_problem(self, sample: Sample) -> str | None:
+        """Why a sample can't be used with its label; else None.
 
-        Where no labels are needed, −1 may stand for "none".
+        Where no labels are needed, −1 may stand for "none", and what is no number is passed on as it is.
         """
-        names = self.label_names
-        if self.plan.outline is not None and wants(self.plan.config.operator, self.plan.outline, "class"):
-            highest = (self.plan.outline.classes or 0) - 1
+        model, names, label = self.plan.outline, self.classes.names, sample.label
+        if model is not None and wants(self.plan.config.operator, model, "class"):
+            highest = (model.classes or 0) - 1
+            if sample.unread is not None:
+                return f"{UNREAD[sample.unread.kind]}, and the model needs a class"
             if label is None:
-                way_out = " (operator.condition: none goes without)" if self.plan.outline.unconditional else ""
+                way_out = " (operator.condition: none goes without)" if model.unconditional else ""
                 return f"no class label, and the model needs one of 0 to {highest}{way_out}"
-            if not 0 <= label <= highest:
+            if (number := self.classes.number(label)) is None or not 0 <= number <= highest:
                 return f"label {label} is out of range: the model knows 0 to {highest}"
         if label is not None and names is not None and not -1 <= label < len(names):
             return f"label {label} is out of range: the data set names 0 to {len(names) - 1}"
         return None
+
+    def notes(self, sample: Sample) -> tuple[str, ...]:
+        """What is to be said of how the sample was understood."""
+        return () if sample.unread is None else (f"{UNREAD[sample.unread.kind]}: written as it is, without a class",)
 
 
 def is_damage(item: object) -> bool:

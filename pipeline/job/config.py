@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.geometry.config import GeometryConfig
 from pipeline.job.captions import CaptionConfig
+from pipeline.job.classes import ClassMap
 from pipeline.job.extras import GuideConfig, JudgeConfig, MaskConfig
 from pipeline.media.pixels import Codec
 from pipeline.media.rules import Percentile, PixelRules, Range, Reading
@@ -78,6 +79,14 @@ class VideoConfig(Section):
     """Frames that a model of clips sees at once; by default as many as it was trained with."""
 
 
+class LabelsConfig(Section):
+    """What happens to samples whose label is there, but cannot be read."""
+
+    tolerate: int = Field(default=0, ge=0)
+    """So many of them may be in the job: they are written without a class, or lie in quarantine where the model needs
+    one. With one more the job fails."""
+
+
 class JobConfig(Recipe):
     """The recipe of `doppel run`. Without `model` and `operator` the job passes images through."""
 
@@ -90,6 +99,12 @@ class JobConfig(Recipe):
     """The other model of operators that work between two; its `batch_size` does not count."""
     operator: AnyOperator | None = None
     """What is done to each image."""
+    classes: ClassMap | None = None
+    """What the classes of the data set are for a model that takes classes: `numbers`, where both number them alike; a
+    list with the model's class, by name or number, for each number of the data set; or a mapping from names or numbers
+    of the data set to the model's (`{t-shirt: T-shirt/top}`). By default, and for what a mapping leaves out, classes of
+    the same name are the same; without names on either side, those of the same number."""
+    labels: LabelsConfig = LabelsConfig()
     caption: CaptionConfig | None = None
     """The prompt of each sample; models that take none ignore it."""
     edited: CaptionConfig | None = None

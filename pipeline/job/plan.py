@@ -79,6 +79,8 @@ def check_job(config: JobConfig, model: Outline | None, second: Outline | None, 
         return
     check(config.operator, model, second)
     check_clips(config, model, second)
+    if config.classes is not None and not wants(config.operator, model, "class"):
+        raise UserError("classes: the model is given no labels (operator.condition own on a model with classes)")
     for condition, section in (("own", "caption"), ("edited", "edited")):
         if wants(config.operator, model, "text", condition) and getattr(config, section) is None:
             advice = f"give the recipe a section {section}, or the operator a prompt"
