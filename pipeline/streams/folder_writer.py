@@ -82,7 +82,8 @@ class FolderWriter:
             raise Unwritable(f"its key would lie {depth} folders deep; {MOST_FOLDERS} are possible")
 
         def put(extension: str, content: bytes) -> str:
-            path = f"{stem}.{safe_component(extension)}"
+            place = self._stream.siblings.place(stem, extension) if self._stream.siblings else None
+            path = place or f"{stem}.{safe_component(extension)}"
             if path in files:
                 raise Unwritable(f"two of its files would be data/{path}")
             files[path] = content
@@ -95,6 +96,9 @@ class FolderWriter:
             ):
                 continue
             path = put(extension, content)
+            if not path.startswith(f"{stem}."):
+                sidecars.append(path)
+                continue
             if path.rpartition(".")[2].lower() in MISREAD or PurePosixPath(path).stem == "metadata":
                 raise Unwritable(
                     f"member {extension!r} would be read as an image or as metadata "
@@ -160,7 +164,9 @@ class FolderWriter:
         if names is not None and not 0 <= sample.label < len(names):
             raise Unwritable(f"label {sample.label} is not among the {len(names)} names")
         name = str(sample.label) if names is None else names[sample.label]
-        return f"{safe_component(name)}/{safe_component(key.removeprefix(f'{name}/'))}"
+        split, _, rest = key.partition("/")
+        before, key = (f"{safe_component(split)}/", rest) if split in self._stream.splits else ("", key)
+        return f"{before}{safe_component(name)}/{safe_component(key.removeprefix(f'{name}/'))}"
 
 
 def _check_classes(names: Sequence[str]) -> None:
