@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.errors import UserError
+from pipeline.media.rules import PixelRules
 from tests import builders
 from tests.training.toy import EACH, SIDE, Configure
 from training.data.cache import build_cache
@@ -54,7 +55,7 @@ def test_a_trained_model_says_what_it_has_seen(configure: Configure, data: Path,
     seen = read_training_set(folder / "model")
     assert seen is not None
     assert len(seen["keys"]) == 2 * EACH
-    cache = build_cache(configure().data, tmp_path / "again", (SIDE, SIDE), "resize")
+    cache = build_cache(configure().data, tmp_path / "again", (SIDE, SIDE), PixelRules())
     own = Images(keys=tuple(f"other-{i}" for i in range(len(cache))), pixels=cache.images(), labels=torch.zeros(1))
     with pytest.raises(UserError, match=rf"{2 * EACH} of {2 * EACH} images .* by their contents"):
         refuse_overlap("it", seen, {"data.test": own})
@@ -85,7 +86,7 @@ def test_the_same_images_as_jpeg_are_refused_and_a_few_are_said(caplog: pytest.L
     marks = marks_of(seen.keys, seen.pixels)
     refuse_overlap("the denoiser", marks, {"data.test": others})
     assert not caplog.text
-    copies = saved_again(seen, "JPEG", quality=92, subsampling=0)
+    copies = saved_again(seen, "JPEG", quality=97, subsampling=0)
     assert not torch.isin(pixel_marks(copies.pixels), marks["contents"]).any()
     with pytest.raises(
         UserError, match=r"20 of 20 images are near-copies of some in .* first is 'copy of 0'; .* 1\.0%"

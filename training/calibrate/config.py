@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.media.fitting import Fit
+from pipeline.media.rules import PixelRules
 from pipeline.models.config import ModelConfig
 from pipeline.operators import OPERATORS, AnyOperator
 from pipeline.section import Fraction, LocalPath, Recipe, Section
@@ -55,7 +55,7 @@ class FacesConfig(Section):
     """Processes that detect faces; with 0, this process does it."""
 
 
-class CalibrationConfig(Recipe):
+class CalibrationConfig(PixelRules, Recipe):
     """The recipe of `doppel calibrate`."""
 
     kind: Literal["calibrate"] = "calibrate"
@@ -64,10 +64,8 @@ class CalibrationConfig(Recipe):
     limit: int | None = Field(default=None, ge=1)
     """Takes only N of them, drawn by `seed`."""
     near_copies: Fraction = NEAR_SHARE
-    """The largest fraction of `data` that may look like training images: at most 16 of 255 bits of a
-    perceptual hash differ."""
-    fit: Fit = "resize"
-    """How images of other sizes are brought to the model's."""
+    """The largest fraction of `data` that may look like training images: at most 16 of 255 bits of a perceptual hash
+    differ."""
     model: ModelConfig
     """The diffusion model, with a number as its batch_size."""
     operator: AnyOperator

@@ -29,7 +29,7 @@ from pipeline.hooks.live.main_guard import check_main_guard
 from pipeline.hooks.live.slots import SlotReader, Slots
 from pipeline.hooks.live.source import Arrays, FileSource, StreamSource, array_facts, check_arrays, save_arrays
 from pipeline.identity import PUBLIC_SALT, given_salt, hash_json, salt_check
-from pipeline.media.fitting import Fit
+from pipeline.media.rules import PLAIN, PixelRules
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import sketch_model
 from pipeline.operators import Operator
@@ -141,9 +141,8 @@ class BackgroundAugmenter:
       images.
     - `uses`: how often a neighbour is to be read before it may be overwritten.
     - `device`, `threads`: what the maker computes on; on a CPU it runs at low priority.
-    - `fit`: how images of a stream are brought to the model's size, as `image.fit` in a recipe.
+    - `image`: how images of a stream are read and brought to the model's size, as in a recipe's section `image:`.
     - `salt_file`: as `run.salt_file` in a recipe; else `$DOPPEL_SALT`, else a public constant.
-
     - `on_failure`: with `raise`, a training whose maker has crashed ends with its error, some seconds later; with
       `originals` it goes on with the neighbours that are there, and without new ones.
 
@@ -155,7 +154,7 @@ class BackgroundAugmenter:
     def __init__(
         self, operator: Operator | Mapping[str, Any], model: ModelConfig | str, data: AnyInput | Arrays,
         folder: str | Path, *, capacity: int, uses: int = 1, device: str = "cpu", threads: int = 1,
-        fit: Fit = "resize", salt_file: str | None = None, on_failure: OnFailure = "raise",
+        image: PixelRules = PLAIN, salt_file: str | None = None, on_failure: OnFailure = "raise",
     ) -> None:  # fmt: skip
         """Raises `UserError` where `capacity`, `uses` or `threads` is below 1, or another argument is not valid."""
         if on_failure not in get_args(OnFailure):
@@ -165,7 +164,7 @@ class BackgroundAugmenter:
                 raise UserError(f"{name} is {number}; at least 1 is needed")
         self._operator = operator if isinstance(operator, Operator) else read_operator(operator)
         self._model = ModelConfig(path=model) if isinstance(model, str) else model
-        self._data, self._folder, self._fit = data, local_option(folder, "folder"), fit
+        self._data, self._folder, self._image = data, local_option(folder, "folder"), image
         self._capacity, self._uses = capacity, uses
         self._device, self._threads, self._salt_file = device, threads, salt_file
         self._on_failure = on_failure
@@ -219,7 +218,7 @@ class BackgroundAugmenter:
     def _source(self, outline: Outline) -> tuple[StreamSource | FileSource, Any]:
         """With JSON that differs where the data do."""
         if isinstance(self._data, BaseModel):
-            stream = StreamSource(input=self._data, size=outline.size, fit=self._fit)
+            stream = StreamSource(input=self._data, size=outline.size, rules=self._image)
             return stream, stream.facts()
         check_arrays(self._data, outline.size, known_labels(self._operator, outline))
         return FileSource(folder=self._folder), array_facts(self._data)
