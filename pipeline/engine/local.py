@@ -108,7 +108,10 @@ def job_of(plan: Plan, classes: Classes) -> Job:
     licences = {path: StatedLicence(**asdict(licence)) for path, licence in plan.licences.items()}
     shape = shape_of(plan.config.operator)
     shown = None if plan.config.anonymity is not None or classes.shown is None else dict(classes.shown)
-    return Job(config=identity(plan.config), hashes=plan.hashes, outputs=shape, licences=licences, classes=shown)
+    return Job(
+        config=identity(plan.config), hashes=plan.hashes, outputs=shape, licences=licences, found=plan.found,
+        classes=shown,
+    )  # fmt: skip
 
 
 def scan_apart(plan: Plan, observe: Callable[[Event], None]) -> None:

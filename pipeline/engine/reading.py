@@ -24,13 +24,13 @@ from pipeline.media.clips import is_clip, read_clip
 from pipeline.media.fitting import fit_frame
 from pipeline.media.frame import Frame
 from pipeline.media.opening import Undecodable
-from pipeline.media.pixels import decode
+from pipeline.media.pixels import Picture, read_picture
 from pipeline.media.records import Batch, Reel, Rejected, Row, Sample, reject
 from pipeline.streams.contract import InputShard, InputStream
+from pipeline.streams.pages import paged
 
 if TYPE_CHECKING:
     from pipeline.job.plan import Plan
-    from pipeline.media.records import Pixels8
 
 
 Outcome = TypeVar("Outcome")
@@ -41,7 +41,8 @@ def open_input(plan: Plan) -> tuple[InputStream, Classes]:
 
     Raises `UserError` where these do not go together.
     """
-    config, model, stream = plan.config, plan.outline, plan.config.input.open()
+    config, model = plan.config, plan.outline
+    stream = paged(config.input.open(), "first" if config.video else plan.rules.frames)
     classes = Classes(names=stream.label_names)
     if model is not None and wants(config.operator, model, "class"):
         classes = match(
@@ -136,7 +137,7 @@ class Reader:
         """A sample's image, or the frames of its clip, fitted to the model; or why the sample cannot be used."""
         if isinstance(sample, Rejected):
             return sample
-        config, fit = self.plan.config, self.plan.config.image.fit
+        config, rules = self.plan.config, self.plan.rules
         sample = self.classes.read(sample)
         problem = self.label_problem(sample)
         if problem is not None:
@@ -153,7 +154,7 @@ class Reader:
             reel, pictures = self.pictures(sample)
         except Undecodable as error:
             return reject(sample, str(error), undecodable=True)
-        frame = self.framed(pictures[0][1])  # of all frames of a clip
+        frame = self.framed(pictures[0].frame)  # of all frames of a clip
         try:
             moved = follow(config.geometry, sample.members, frame) if config.geometry else {}
         except Unfollowed as error:
@@ -162,12 +163,15 @@ class Reader:
         rows = list[Row]()
         mask = None
         try:
-            for index, image in enumerate(picture for picture, _ in pictures):
+            for index, picture in enumerate(pictures):
+                image = picture.pixels
                 if config.mask and self.plan.outline and mask is None:  # all frames have the same
-                    mask = read_mask(config.mask, sample, frame, self.plan.outline.size, fit, self.plan.salt, noise_key)
+                    mask = read_mask(
+                        config.mask, sample, frame, self.plan.outline.size, rules, self.plan.salt, noise_key
+                    )
                 guide = None
                 if config.guide and self.plan.outline:
-                    guide = read_guide(config.guide, sample, image, self.plan.outline.size, fit)
+                    guide = read_guide(config.guide, sample, image, self.plan.outline.size, rules)
                 rows.append(
                     Row(
                         sample=sample,
@@ -182,25 +186,25 @@ class Reader:
                         reel=reel,
                         index=index,
                         moved=moved,
-                        notes=(*notes, *self.notes(sample)),
+                        notes=(*notes, *picture.notes, *self.notes(sample)),
                     )
                 )
         except Undecodable as error:
             return reject(sample, str(error), undecodable=False)
         return rows
 
-    def pictures(self, sample: Sample) -> tuple[Reel | None, list[tuple[Pixels8, Frame]]]:
+    def pictures(self, sample: Sample) -> tuple[Reel | None, list[Picture]]:
         """The image of a sample, or its frames where the recipe takes it for a clip. Raises `Undecodable`."""
-        size, fit = self.plan.outline.size if self.plan.outline else None, self.plan.config.image.fit
+        size, rules = self.plan.outline.size if self.plan.outline else None, self.plan.rules
         if not is_clip(sample.image_ext):
-            return None, [decode(sample.image, size, fit)]
+            return None, [read_picture(sample.image, size, rules)]
         if self.plan.config.video is None:
             if sample.image_ext.lower().endswith("mp4"):
                 raise Undecodable("it is a clip, and the recipe has no section video")
-            return None, [decode(sample.image, size, fit)]
+            return None, [read_picture(sample.image, size, rules)]
         clip = read_clip(sample.image, sample.image_ext)
         reel = Reel(container=clip.container, seconds=clip.seconds, loop=clip.loop)
-        return reel, [fit_frame(picture, size, fit) for picture in clip.frames]
+        return reel, [Picture(*fit_frame(picture, size, rules.fit), ()) for picture in clip.frames]
 
     def framed(self, frame: Frame) -> Frame:
         """The frame as the recipe wants the output to be."""

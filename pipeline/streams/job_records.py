@@ -45,6 +45,8 @@ class Job(Versioned):
     """The outputs that it makes of each sample."""
     licences: dict[Text, StatedLicence]
     """The licences of all weights, by the path of the model."""
+    found: tuple[float, float] | None = None
+    """The numbers that `image.range` stands for, where it is a percentile."""
     classes: dict[Text, Text] | None = None
     """The model's class of each class of the data set, by names where there are any; None where no model asks."""
 
