@@ -72,7 +72,7 @@ def test_pixels_are_those_of_the_offline_job(
             if member.name.endswith(".png"):
                 data = archive.extractfile(member)
                 assert data is not None
-                written[member.name.removesuffix(".png")] = np.asarray(Image.open(io.BytesIO(data.read())))
+                written[f"a/{member.name.removesuffix('.png')}"] = np.asarray(Image.open(io.BytesIO(data.read())))
     pixels = made(near(model), subset, "cpu", tmp_path / "pools")[0].permute(0, 1, 3, 4, 2).numpy()
     for copy in range(2):
         for i, key in enumerate(subset.keys):
