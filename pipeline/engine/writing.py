@@ -19,6 +19,7 @@ from pipeline.streams.contract import InputShard, InputStream, ShardWriter, Unwr
 from pipeline.streams.job_records import Counts, FlickerMeans, ShardRecord
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.quarantine import QuarantineWriter
+from pipeline.streams.reasons import gist, tally
 
 
 class OpenShard:
@@ -30,6 +31,7 @@ class OpenShard:
         self.flicker = Flicker()
         self.judged = Judged()
         self.notes = Counter[str]()
+        self.reasons = Counter[str]()
 
     def add(self, done: Done, samples: Sequence[Sequence[Sample]]) -> Progress:
         """Adds the encoded samples of each sample of a batch, and counts what became of the batch."""
@@ -47,6 +49,7 @@ class OpenShard:
             written, images = written + 1, images + len(encoded)
         for bad in rejected:
             self.quarantine.add(bad)
+            self.reasons[bad.reason] += 1
             unread.append(bad.unread)
         wrong = tuple(label for label in unread if label is not None and label.kind != "several")
         kinds = Counter(bad.kind for bad in rejected)
@@ -78,6 +81,7 @@ class OpenShard:
         return ShardRecord(
             shard=name, fingerprint=batch.fingerprint, input_hash=input_hash, classes=stream.classes(), cut=batch.cut,
             code=plan.code, hashes=plan.hashes, counts=counts, notes=dict(self.notes),
+            reasons=tally((gist(why, secret=plan.config.anonymity is not None), n) for why, n in self.reasons.items()),
             files=files, seconds=round(time.monotonic() - self.started, 3),
             flicker=means_of(self.flicker), anonymity=self.judged.totals,
         )  # fmt: skip
