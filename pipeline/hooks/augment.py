@@ -14,6 +14,7 @@ from torch.utils.data import default_collate, get_worker_info
 
 from pipeline.diffusion.model import Model
 from pipeline.errors import UserError
+from pipeline.hooks.draws import rank_and_world
 from pipeline.hooks.items import image_field, rebuilt
 from pipeline.hooks.neighbours import Neighbours
 from pipeline.hooks.scaling import restored, rewrapped, seen
@@ -34,10 +35,11 @@ class GenerativeAugment(nn.Module):
 
     `model` is a loaded model, or a configuration that is loaded on the device of the first batch. It is no part of the
     module: it is neither in its parameters nor in its `state_dict`, and is never trained. With `gamma`, labels come
-    back as float `[B, classes]`; see `soft_labels`. Random choices come from `generator` (on the CPU; seed 0 by
-    default, so give each rank its own), whose state is all that `state_dict` holds. `salt` is by default that of
-    `$DOPPEL_SALT`, or else the public one. `batch_size` is the number of images in one call of the model, by default
-    the one in its configuration.
+    back as float `[B, classes]`; see `soft_labels`. Random choices come from `generator` (on the CPU; by default one of
+    its own for torch's seed and the rank of a distributed training, made at the first draw), whose state is all that
+    `state_dict` holds. `salt` is by default that of `$DOPPEL_SALT`, or else the public one. `batch_size` is the number
+    of images in one call of the model, by default the one in its configuration. It may be sent to another process,
+    which loads the model again; a model that was given loaded goes along.
     """
 
     def __init__(
@@ -61,7 +63,8 @@ class GenerativeAugment(nn.Module):
             raise UserError(f"p is {p}; a probability in [0, 1] is expected")
         self.p, self.gamma = p, gamma
         config = ModelConfig(path=model) if isinstance(model, str) else model
-        self.config = config if isinstance(config, ModelConfig) else None
+        self._given = config if isinstance(config, ModelConfig) else None
+        self.config = self._given
         # a sketch knows all that is checked, and the weights can wait for the device
         outline = cast(Model, sketch_model(config) if isinstance(config, ModelConfig) else config)
         self.neighbours = Neighbours(
@@ -73,7 +76,7 @@ class GenerativeAugment(nn.Module):
         self.classes = outline.classes if classes is None else classes
         if gamma is not None:
             check_soft(self.neighbours.operator, gamma, self.classes)
-        self.generator = torch.Generator().manual_seed(0) if generator is None else generator
+        self._generator = generator
         self._worker_seed: int | None = None
 
     def forward(
@@ -104,6 +107,31 @@ class GenerativeAugment(nn.Module):
         In a loader's workers, draws depend on their seeds, too.
         """
         return self(default_collate(samples))
+
+    @property
+    def generator(self) -> torch.Generator:
+        """Where random choices come from."""
+        if self._generator is None:
+            mixed = hashlib.blake2b(f"{torch.initial_seed()}/{rank_and_world()[0]}".encode(), digest_size=7).digest()
+            self._generator = torch.Generator().manual_seed(int.from_bytes(mixed))
+        return self._generator
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**self.__dict__, "_generator": self._generator and bytes(self._generator.get_state().numpy())}
+        if self._given is not None:  # a sketch has no weights that could travel, and those of a model are on disk
+            made = state.pop("neighbours")
+            state["config"], state["made"] = self._given, (made.operator, made.salt, made.batch_size)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if made := state.pop("made", None):
+            operator, salt, batch_size = made
+            model = cast(Model, sketch_model(state["config"]))
+            state["neighbours"] = Neighbours(operator=operator, model=model, salt=salt, batch_size=batch_size)
+        if drawn := state["_generator"]:
+            state["_generator"] = torch.Generator()
+            state["_generator"].set_state(torch.frombuffer(bytearray(drawn), dtype=torch.uint8))
+        super().__setstate__(state)
 
     def get_extra_state(self) -> Tensor:
         """The state of the generator, for `state_dict`."""

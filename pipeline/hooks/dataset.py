@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from typing import Any
 
 from torch.utils.data import Dataset, IterableDataset
 
+from pipeline.hooks.draws import Draws, across_workers
 from pipeline.hooks.items import Key
 from pipeline.hooks.store import Store
 from pipeline.hooks.swapping import Swap, Swapping
@@ -18,11 +19,13 @@ Transform = Callable[[Any], Any]
 class AugmentedDataset(Dataset[Any]):
     """`base[i]`, or with probability `p` the same item with one of the first `copies` neighbours in place of its image.
 
-    The choice depends on `seed`, epoch and index only, not on workers or order. Items are `(image, label, …)` or dicts
-    (Hugging Face, WebDataset); others need `swap(item, neighbour)`. `key` tells what an item is called in the job's
-    input: by default its field `__key__` or `key`; else a format such as `"{:05d}"` (of the index) or `"{id}"` (of its
-    fields), or a function of item and index. Images must not be normalised yet: `transform` is applied to the item
-    after the swap.
+    The choice depends on `seed`, epoch, key, and the number of the draw: its batch in the epoch and its place in that,
+    whatever the number of workers. So an item that comes twice in an epoch (by a sampler with replacement, repeated
+    augmentation or class balancing) is drawn for twice. `torch.manual_seed` and the rank of a distributed training are
+    mixed in. Items are `(image, label, …)` or dicts (Hugging Face, WebDataset); others need `swap(item, neighbour)`.
+    `key` tells what an item is called in the job's input: by default its field `__key__` or `key`; else a format such
+    as `"{:05d}"` (of the index) or `"{id}"` (of its fields), or a function of item and index. Images must not be
+    normalised yet: `transform` is applied to the item after the swap.
     """
 
     def __init__(
@@ -31,15 +34,24 @@ class AugmentedDataset(Dataset[Any]):
     ) -> None:  # fmt: skip
         """Raises `UserError` where `p` is no probability or `copies` is below 1; `copies` None means all there are."""
         self.base, self.transform = base, transform
-        self._swapping = Swapping(store, p, copies, seed, key, swap)
+        self._draws = Draws(seed, len(base) if isinstance(base, Sized) else None)
+        self._swapping = Swapping(store, p, copies, self._draws, key, swap)
 
     def __len__(self) -> int:
         return len(self.base)
 
     def __getitem__(self, index: int) -> Any:
         """The item at `index`, which may be negative. Raises `UserError` where its key or image cannot be found."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """The items of one batch, as torch's loaders ask for them."""
+        batch = self._draws.begin_batch(len(indices))
+        return [self._item(index, (batch, place)) for place, index in enumerate(indices)]
+
+    def _item(self, index: int, draw: tuple[int, int]) -> Any:
         index = int(index) if index >= 0 else len(self) + int(index)
-        item = self._swapping(self.base[index], index)
+        item = self._swapping(self.base[index], draw, index)
         return item if self.transform is None else self.transform(item)
 
     def set_epoch(self, epoch: int) -> None:
@@ -47,7 +59,7 @@ class AugmentedDataset(Dataset[Any]):
 
         It reaches workers that already run (`persistent_workers`), and a base that has epochs of its own.
         """
-        self._swapping.set_epoch(epoch)
+        self._draws.set_epoch(epoch)
         tell(self.base, epoch)
 
     @property
@@ -59,20 +71,21 @@ class AugmentedDataset(Dataset[Any]):
         return self._swapping.counts()
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch and the counts, for resuming."""
+        """Epoch, torch's seed, number of the last draw, and the counts, for resuming."""
         return self._swapping.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up the epoch and the counts of a `state_dict`."""
+        """Goes on from a `state_dict`."""
         self._swapping.load_state_dict(state)
 
 
 class AugmentedStream(IterableDataset[Any]):
     """The same as `AugmentedDataset` for any iterable of items, such as WebDataset pipelines or Hugging Face streams.
 
-    The choice depends on `seed`, epoch and key. Wrap the whole pipeline, its decoding included. `key` is as for
-    `AugmentedDataset`, but of the item alone. Resuming uses the base's own state where it has one. Otherwise the items
-    that were seen are skipped, so that the base must give them in the same order again.
+    The number of a draw is the item's place in the stream of its worker, which hangs on the number of workers as the
+    order does. Wrap the whole pipeline, its decoding included. `key` is as for `AugmentedDataset`, but of the item
+    alone. Resuming uses the base's own state where it has one. Otherwise the items that were seen are skipped, so that
+    the base must give them in the same order again.
     """
 
     def __init__(
@@ -81,23 +94,26 @@ class AugmentedStream(IterableDataset[Any]):
     ) -> None:  # fmt: skip
         """Raises `UserError` where `p` is no probability or `copies` is below 1; `copies` None means all there are."""
         self.base, self.transform = base, transform
-        self._swapping = Swapping(store, p, copies, seed, key, swap)
+        self._draws = Draws(seed, None)
+        self._swapping = Swapping(store, p, copies, self._draws, key, swap)
         self._seen = self._skip = 0
 
     def __iter__(self) -> Iterator[Any]:
         skip, self._skip = self._skip, 0
         self._seen = skip
+        self._draws.begin_pass()
         return self._items(0 if is_stateful(self.base) else skip)
 
     def _items(self, skip: int) -> Iterator[Any]:
         for item in islice(self.base, skip, None):
             self._seen += 1
-            item = self._swapping(item)
+            item = self._swapping(item, (across_workers(self._seen), 0))
             yield item if self.transform is None else self.transform(item)
+        self._draws.end_pass()
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the number of the epoch; see `AugmentedDataset.set_epoch`."""
-        self._swapping.set_epoch(epoch)
+        self._draws.set_epoch(epoch)
         tell(self.base, epoch)
 
     @property

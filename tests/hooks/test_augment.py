@@ -272,10 +272,43 @@ def test_workers_of_a_loader_draw_apart_from_each_other_and_from_the_epoch_befor
     assert len(near.flatten(1).unique(dim=0)) == 8
 
 
-def test_it_travels_to_another_process(model: Path, images: Tensor) -> None:
-    aug = GenerativeAugment(BOOMERANG, str(model), p=1)
-    other = pickle.loads(pickle.dumps(aug))
+@pytest.mark.parametrize("used", [False, True])
+def test_it_travels_to_another_process(model: Path, images: Tensor, used: bool) -> None:
+    aug = GenerativeAugment(BOOMERANG, str(model), p=1, salt=b"of sixteen bytes", batch_size=3)
+    if used:
+        aug(images, LABELS)
+    content = pickle.dumps(aug)
+    assert len(content) < 10_000  # no weights, which lie on disk, and no sketch of them
+    other = pickle.loads(content)
     assert torch.equal(other(images, LABELS)[0], aug(images, LABELS)[0])
+    assert other.neighbours.batch_size == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("context", ["forkserver", "spawn"])
+def test_workers_that_are_not_forked_can_collate(model: Path, images: Tensor, context: str) -> None:
+    aug = GenerativeAugment(BOOMERANG, str(model), p=1)
+    aug(images, LABELS)  # loads the model, and draws
+    loader = DataLoader(
+        TensorDataset(images, LABELS), batch_size=5, num_workers=1, collate_fn=aug.collate,
+        multiprocessing_context=context,
+    )  # fmt: skip
+    near = torch.cat([batch for batch, _ in loader])
+    assert (near != images).flatten(1).any(1).all()
+
+
+def test_the_seed_of_torch_and_the_rank_decide_the_draws(
+    loaded: Any, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(seed: int, rank: int) -> Tensor:
+        torch.manual_seed(seed)
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "4")
+        return GenerativeAugment(BOOMERANG, loaded, p=1)(images, LABELS)[0]
+
+    every = [made(seed, rank) for seed in (1, 2) for rank in (0, 3)]
+    assert len(torch.stack(every).flatten(1).unique(dim=0)) == 4
+    assert torch.equal(made(2, 0), every[2])
 
 
 def test_the_salt_counts_and_shows_nowhere(

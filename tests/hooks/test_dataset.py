@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler, WeightedRandomSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchvision import tv_tensors
 
@@ -99,17 +100,108 @@ def test_a_neighbour_is_one_of_the_items_own() -> None:
     assert {value // 100 for value, _ in (made(p=1, copies=1)[i] for i in range(COUNT))} == {1}
 
 
-def test_seed_epoch_and_index_decide_and_nothing_else() -> None:
+def drawn(data: AugmentedDataset, **options: Any) -> list[int]:
+    return values(DataLoader(data, **{"batch_size": 4, **options}))
+
+
+def test_seed_epoch_and_draw_decide_and_nothing_else() -> None:
     data = made()
-    first = [data[i] for i in range(COUNT)]
-    assert [data[i] for i in reversed(range(COUNT))] == first[::-1]
-    assert [made()[i] for i in range(COUNT)] == first
-    assert [data[i - COUNT] for i in range(COUNT)] == first
-    assert [made(seed=1)[i] for i in range(COUNT)] != first
+    first = drawn(data)
+    assert drawn(made()) == drawn(made(), num_workers=3) == first
+    assert drawn(made(seed=1)) != first
     data.set_epoch(1)
-    assert [data[i] for i in range(COUNT)] != first
+    assert drawn(data) != first
     data.set_epoch(0)
-    assert [data[i] for i in range(COUNT)] == first
+    assert drawn(data) == first
+    assert [made()[-1] for _ in range(3)] == [made()[COUNT - 1]] * 3
+
+
+class Often(Sampler[int]):
+    """Items 0 to 3, 64 times each."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter([0, 1, 2, 3] * 64)
+
+    def __len__(self) -> int:
+        return 4 * 64
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_item_that_comes_again_is_drawn_for_again(workers: int) -> None:
+    """By a sampler that repeats items: each draw is another, whichever worker has it, and all is as in a second run."""
+    first = np.array(drawn(made(store=Shades(each=1)), sampler=Often(), num_workers=workers)).reshape(64, 4)
+    assert (first % 100 == range(4)).all()
+    taken = first >= 100
+    assert (abs(taken.mean(0) - 0.5) < 0.25).all()  # four draws of standard deviation
+    assert len({*map(tuple, taken.T.tolist())}) == 4
+    again = drawn(made(store=Shades(each=1)), sampler=Often(), num_workers=2 - workers)
+    assert again == first.flatten().tolist()
+
+
+def test_balanced_classes_get_neighbours_of_their_own() -> None:
+    """torch's own sampler with replacement: of one rare image in every other draw, all of 30 copies come."""
+    weights = [1.0] + [1 / (COUNT - 1)] * (COUNT - 1)
+    sampler = WeightedRandomSampler(weights, 400, generator=torch.Generator().manual_seed(0))
+    got = drawn(made(store=Shades(each=2), p=1), sampler=sampler)
+    rare = [value for value in got if value % 100 == 0]
+    assert len(rare) > 100
+    assert abs(rare.count(100) / len(rare) - 0.5) < 0.2
+
+
+def test_the_seed_of_torch_and_the_rank_are_mixed_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seen(seed: int, rank: int) -> list[int]:
+        torch.manual_seed(seed)
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "4")
+        return drawn(made())
+
+    every = [seen(seed, rank) for seed in (1, 2) for rank in (0, 3)]
+    assert len({*map(tuple, every)}) == 4
+    assert seen(2, 0) == every[2]
+    torch.manual_seed(1)
+    data = made()
+    state = data.state_dict()
+    torch.manual_seed(7)
+    other = made()
+    other.load_state_dict(state)
+    monkeypatch.setenv("RANK", "0")
+    other.set_epoch(0)
+    assert drawn(other) == every[0]  # a resumed training keeps the seed that it began with
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Iterator[Callable[[], str]]:
+    """What this process and its workers have logged."""
+    handler = logging.FileHandler(tmp_path / "log")
+    logging.getLogger("doppel").addHandler(handler)
+    yield (tmp_path / "log").read_text
+    logging.getLogger("doppel").removeHandler(handler)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_forgotten_epoch_is_said_once(workers: int, told: Callable[[], str]) -> None:
+    data = made()
+    for epoch in range(3):
+        data.set_epoch(epoch)
+        drawn(data, num_workers=workers)
+    drawn(data, num_workers=workers)  # a sampler may be longer than the data
+    assert not told()
+    drawn(data, num_workers=workers)
+    drawn(data, num_workers=workers)
+    assert told().count("call set_epoch before every epoch") == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_forgotten_epoch_of_a_stream_is_said_once(workers: int, told: Callable[[], str], tmp_path: Path) -> None:
+    stream = web_stream(tmp_path)
+    loader = DataLoader(stream, batch_size=4, num_workers=workers)
+    for epoch in (0, 1):
+        stream.set_epoch(epoch)
+        first = sorted(values(loader))
+    assert not told()
+    assert sorted(values(loader)) == first
+    list(loader)
+    assert told().count("call set_epoch before every epoch") == 1
 
 
 @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
@@ -121,7 +213,7 @@ def test_epochs_reach_workers_that_run_on_and_their_counts_come_back(context: st
     for epoch in range(3):
         data.set_epoch(epoch)
         alone.set_epoch(epoch)
-        assert values(loader) == [alone[i][0] for i in range(COUNT)]
+        assert values(loader) == drawn(alone)
     assert data.counts == alone.counts
     assert alone.counts["missing"] > 0
 
@@ -280,9 +372,34 @@ def test_resuming_in_the_middle_of_an_epoch(workers: int) -> None:
     assert [batch[0].tolist() for batch in loader] == expected
     assert again.counts == counted
     assert sum(counted.values()) == COUNT
-    again.set_epoch(6)
-    assert sorted(values(loader)) == sorted(following)
+    assert sorted(value % 100 for value in values(loader)) == sorted(value % 100 for value in following)
+    again.set_epoch(7)
+    data.set_epoch(7)
+    assert drawn(again) == drawn(data)  # the order after a resumed epoch is torchdata's; in one order all is the same
     assert json.loads(json.dumps(again.state_dict())) == again.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("workers", "context"),
+    [(0, None), (2, "fork"), *(pytest.param(2, c, marks=pytest.mark.slow) for c in ("forkserver", "spawn"))],
+)
+def test_resuming_where_items_come_again(workers: int, context: str | None) -> None:
+    """Draws go on with the number that they had, in every worker, whatever torch's seed has become."""
+
+    def started() -> Any:
+        sampler = torch.utils.data.RandomSampler(
+            range(4), replacement=True, num_samples=48, generator=torch.Generator().manual_seed(4)
+        )
+        return StatefulDataLoader(
+            made(), batch_size=3, num_workers=workers, sampler=sampler, multiprocessing_context=context
+        )
+
+    torch.manual_seed(1)
+    _, expected, state = resumed(started(), 7)
+    torch.manual_seed(2)
+    loader = started()
+    loader.load_state_dict(state)
+    assert [batch[0].tolist() for batch in loader] == expected
 
 
 def test_counts_of_the_whole_are_the_state_outside_of_workers() -> None:
@@ -376,7 +493,8 @@ def test_a_webdataset_pipeline(tmp_path: Path) -> None:
     assert all(value % 100 == label for value, label in first)
     assert 0 < stream.counts["neighbours"] < COUNT
     loader = DataLoader(stream, batch_size=4, num_workers=2)
-    assert sorted(values(loader)) == sorted(value for value, _ in first)  # whoever reads a key decides the same
+    assert sorted(value % 100 for value in values(loader)) == list(range(COUNT))
+    assert sorted(values(loader)) == sorted(values(loader))
     stream.set_epoch(1)
     assert list(stream) != first
 
