@@ -21,7 +21,7 @@ def estimate(plan: Plan) -> str:
     time: the gate looks at all originals first, and nobody knows how often an image will go round again.
     """
     config, stream = plan.config, open_input(plan)
-    lines = [f"shards: {len(stream.shards)}, device: {', '.join(plan.devices)}"]
+    lines = [*stream.notes, f"shards: {len(stream.shards)}, device: {', '.join(plan.devices)}"]
     first = sum(1 for _ in stream.shards[0].read()) if stream.shards else 0
     if first:
         total = min(first * len(stream.shards), config.limit or first * len(stream.shards))

@@ -20,6 +20,8 @@ class Bounds(Section):
     """Bytes of the extended headers before one member of a tar, which hold its name where that is long."""
     unsorted_bytes: int = Field(default=1 << 36, ge=1)
     """Bytes that a tar may have unpacked where `unsorted: true` needs a temporary file for it."""
+    metadata_bytes: int = Field(default=1 << 30, ge=1)
+    """Bytes of one file that says something of many images of a folder: annotations, or a table."""
     line_bytes: int = Field(default=1 << 20, ge=1)
     """Bytes of one line of a jsonl file."""
     key_bytes: int = Field(default=200, ge=1)

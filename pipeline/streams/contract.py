@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from pipeline.identity import hash_json
 from pipeline.media.records import Rejected, Sample
 from pipeline.streams.files import Stored
+from pipeline.streams.layouts import Siblings
 
 
 class InputShard(Protocol):
@@ -48,6 +49,12 @@ class InputStream:
     label_column: str | None = None
     """The column of `features` that holds the label. Its values travel as member `cls`, those of others as `columns`
     writes them."""
+    notes: tuple[str, ...] = ()
+    """What people should know of how the source was understood, each a sentence without names, keys or values."""
+    splits: tuple[str, ...] = ()
+    """First folders in keys that are splits."""
+    siblings: Siblings | None = None
+    """Where the members of a sample lay in a folder."""
     verbatim_names: bool = False
     """Whether keys came out of tar member names, so that an output tar must use them as they are, dots included."""
 
@@ -62,10 +69,6 @@ class InputStream:
 
 class Unwritable(Exception):
     """Raised for samples that the format of an output cannot hold; the message is the reason."""
-
-
-class Taken(Unwritable):
-    """Raised for a sample whose key another shard has; once that one is gone, it can be written."""
 
 
 class ShardWriter(Protocol):

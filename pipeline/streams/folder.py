@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -16,10 +16,13 @@ from pipeline.errors import UserError
 from pipeline.listing import real, unreadable, walk
 from pipeline.media.records import Rejected, Sample
 from pipeline.section import LocalPath, Section
+from pipeline.streams.annotations import with_coco, with_metadata
 from pipeline.streams.bounds import Bounds
 from pipeline.streams.columns import LABEL_MEMBER
 from pipeline.streams.contract import InputStream
 from pipeline.streams.files import content_hash, fingerprint
+from pipeline.streams.layouts import SIBLINGS, LayoutName, recognised, split_folders
+from pipeline.streams.listed import ListedImage, by_name
 from pipeline.streams.names import safe_component, unsafe
 from pipeline.streams.shard_names import FIRST, cut_name, cuts
 from pipeline.streams.shards import IMAGE_EXTENSIONS
@@ -39,6 +42,13 @@ class FolderInput(Section):
     format: Literal["folder"] = "folder"
     path: LocalPath
     """The folder that is read."""
+    layout: LayoutName | Literal["auto"] = "auto"
+    """How the folder is laid out. `classes`: all images, and beside each what has its name. `voc`: images in
+    `JPEGImages`, with members `xml` from `Annotations`, `seg.png` from `SegmentationClass` and `instances.png` from
+    `SegmentationObject`. `yolo`: images in `images`, with members `txt` from `labels`. `coco`: with members `json`,
+    `captions.json` and `person_keypoints.json` from `annotations/instances_*.json` and so on. `metadata`: the images
+    that `metadata.jsonl` or `metadata.csv` names, as `imagefolder` reads it, with their rows as members `json`. With
+    `auto` such folders and files tell; where there are none, it is `classes`."""
     extensions: tuple[str, ...] = IMAGE_EXTENSIONS
     """What counts as an image, in upper or lower case; in a recipe with a section `video`, by default `mp4`, too."""
     bounds: Bounds = Bounds()
@@ -46,9 +56,12 @@ class FolderInput(Section):
     shard_size: int = Field(default=1000, ge=1)
     """Images in a shard, on average. Shards are cut so that a file more or less changes one of them, not all behind
     it; see `cuts`."""
-    labels: Literal["directories", "none"] = "directories"
-    """With `directories`, the classes are the first folders that hold images, numbered in sorted order as torchvision
-    and `imagefolder` do; images directly in `path` have no label."""
+    labels: Literal["auto", "directories", "innermost", "path", "none"] = "auto"
+    """Which folders are the classes, numbered in sorted order; images directly in `path` have no label. `directories`:
+    the first one, as in torchvision; `innermost`: the last one, as in `imagefolder`; `path`: all together, such as
+    `cat/persian`. With `auto`, it is the one folder that images lie in, and where they lie deeper, the recipe must say
+    which; first folders that are all called like splits (`train`, `val`, `test`) are splits, never classes; and layouts
+    other than `classes` have none, but for a column `label` of `metadata`."""
 
     @field_validator("extensions")
     @classmethod
@@ -64,33 +77,69 @@ class FolderInput(Section):
         root = Path(self.path)
         if not os.path.isdir(root):
             raise UserError(f"input.path: {self.path!r} is not a folder; a folder of images is expected")
-        entries = _entries(list(_files(root)), self.extensions)
+        paths = sorted(_files(root))
+        layout = recognised(paths) if self.layout == "auto" else self.layout
+        entries = self._listed(layout, root, paths)
         if not entries:
             known = ", ".join(self.extensions)
-            raise UserError(f"input.path: no image in {self.path!r} (extensions: {known})")
-        names: tuple[str, ...] | None = None
-        if self.labels == "directories":
-            names = tuple(sorted({e.key.split("/")[0] for e in entries if "/" in e.key})) or None
-        starts = cuts([entry.image for entry in entries], self.shard_size)
-        shards = []
-        for start, end in zip(starts, [*starts[1:], len(entries)], strict=True):
-            part = cut_name(entries[start].image) if start else FIRST
-            name = safe_component(f"{real(root).name}-{part}")
-            members = tuple(entries[start:end])
-            shards.append(FolderShard(name=name, root=root, entries=members, label_names=names, bounds=self.bounds))
-        return InputStream(shards=shards, label_names=names, places=(f"{root}/**",))
+            raise UserError(f"input.path: no image in {self.path!r} (extensions: {known}, layout: {layout})")
+        splits = [None] * len(entries) if self.labels == "directories" else split_folders(entries, layout)
+        if self.labels != "none" and (self.labels != "auto" or layout == "classes"):
+            entries = [
+                replace(entry, label=self._class_of(entry.folders[1:] if split else entry.folders))
+                for entry, split in zip(entries, splits, strict=True)
+            ]
+        names = tuple(sorted({entry.label for entry in entries if entry.label is not None})) or None
+        notes = []
+        if self.layout == "auto" and layout != "classes":
+            notes.append(f"input: the folder looks like {layout}, and is read so (input.layout)")
+        if any(splits):
+            notes.append("input: folders called like splits are splits, not classes (input.labels: directories)")
+        return InputStream(
+            shards=[
+                FolderShard(name=name, root=root, entries=part, label_names=names, bounds=self.bounds)
+                for name, part in _shards(real(root).name, entries, splits, self.shard_size)
+            ],
+            label_names=names,
+            places=(f"{root}/**",),
+            splits=tuple(sorted({split for split in splits if split})),
+            notes=tuple(notes),
+            siblings=SIBLINGS.get(layout),
+        )
+
+    def _listed(self, layout: LayoutName, root: Path, paths: Sequence[str]) -> list[ListedImage]:
+        entries = by_name(paths, self.extensions)
+        if layout in SIBLINGS:
+            return SIBLINGS[layout].listed(entries, paths)
+        if layout == "coco":
+            return with_coco(entries, root, paths, self.bounds)
+        return with_metadata(entries, root, paths, self.bounds) if layout == "metadata" else entries
+
+    def _class_of(self, folders: Sequence[str]) -> str | None:
+        """The class of an image in these folders."""
+        if not folders:
+            return None
+        if self.labels == "auto" and len(folders) > 1:
+            raise UserError(
+                f"input.labels: images lie in {len(folders)} folders, one in the other; which one is the class? "
+                "directories: the first, innermost: the last, path: all together, none: no class"
+            )
+        return "/".join(folders) if self.labels == "path" else folders[-1 if self.labels == "innermost" else 0]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ListedImage:
-    """One image, with paths below the folder."""
-
-    key: str
-    image: str
-    sidecars: tuple[str, ...]
-    """Paths of the files that belong to it."""
-    duplicate: bool
-    """Whether an image before it has the same key."""
+def _shards(
+    root: str, entries: Sequence[ListedImage], splits: Sequence[str | None], size: int
+) -> Iterator[tuple[str, tuple[ListedImage, ...]]]:
+    """Yields the shards by name; each lies within one split, where there are any, and is called by it."""
+    for split in sorted(set(splits), key=str):
+        part = [entry for entry, its in zip(entries, splits, strict=True) if its == split]
+        places = [entry.image or entry.key for entry in part]
+        starts = cuts(places, size)
+        for start, end in zip(starts, [*starts[1:], len(part)], strict=True):
+            yield (
+                safe_component(f"{split or root}-{cut_name(places[start]) if start else FIRST}"),
+                tuple(part[start:end]),
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,33 +166,34 @@ class FolderShard:
             yield self._read(entry)
 
     def _read(self, entry: ListedImage) -> Sample | Rejected:
-        key, extension = entry.key, PurePosixPath(entry.image).suffix[1:]
-        if not _printable(entry.image):
+        key, origin = entry.key, entry.image or entry.key
+        if not _printable(origin):
             shown = entry.key.encode(errors="backslashreplace").decode()
             return _reject(shown, f"unsafe file name {shown!r}", "refused", shown, {})
-        members: dict[str, bytes] = {}
+        members = dict(entry.given)
         label = None
-        if self.label_names is not None and "/" in key:
-            label = self.label_names.index(key.split("/")[0])
-            members[LABEL_MEMBER] = str(label).encode()
-        if len(entry.sidecars) >= self.bounds.sample_members:
-            problem = (
-                f"{len(entry.sidecars) + 1} files; input.bounds.sample_members allows {self.bounds.sample_members}"
-            )
-            return _reject(key, f"it has {problem}", "undecodable", entry.image, members)
+        if self.label_names is not None and entry.label is not None:
+            label = self.label_names.index(entry.label)
+            members = {LABEL_MEMBER: str(label).encode(), **members}
+        if entry.image is None:
+            kind, reason = entry.problem or ("refused", "the image is not there")
+            return _reject(key, reason, kind, origin, members)
+        if len(entry.files) >= self.bounds.sample_members:
+            problem = f"{len(entry.files) + 1} files; input.bounds.sample_members allows {self.bounds.sample_members}"
+            return _reject(key, f"it has {problem}", "undecodable", origin, members)
         try:
             image = self._bytes(entry.image, 0)
             size = len(image)
-            for sidecar in entry.sidecars:
-                members[sidecar[len(key) + 1 :]] = content = self._bytes(sidecar, size)
+            for extension, path in entry.files.items():
+                members[extension] = content = self._bytes(path, size)
                 size += len(content)
         except OSError as error:
-            return _reject(key, f"file cannot be read ({error})", "undecodable", entry.image, members)
-        if entry.duplicate:
-            kept = {extension: image, **members}
-            reason = f"duplicate key {key!r}: another image has this name"
-            return _reject(key, reason, "refused", entry.image, kept)
-        return Sample(key=key, image=image, image_ext=extension, label=label, members=members, origin=entry.image)
+            return _reject(key, f"file cannot be read ({error})", "undecodable", origin, members)
+        extension = PurePosixPath(entry.image).suffix[1:]
+        if entry.problem is not None:
+            kind, reason = entry.problem
+            return _reject(key, reason, kind, origin, {extension: image, **members})
+        return Sample(key=key, image=image, image_ext=extension, label=label, members=members, origin=origin)
 
     def _bytes(self, path: str, before: int) -> bytes:
         """A file of a sample of which `before` bytes were read. Raises `OSError`, also where it is too large."""
@@ -158,12 +208,14 @@ class FolderShard:
     def _digest(self, of_file: Callable[[str], str]) -> str:
         digest = hashlib.sha256()
         for entry in self.entries:
-            for path in (entry.image, *entry.sidecars):
+            for path in (entry.image or entry.key, *entry.files.values()):
                 try:
                     found = of_file(str(self.root / path))
                 except OSError:
                     found = "unreadable"
                 digest.update(f"{path}\0{found}\n".encode(errors="surrogateescape"))
+            for member, content in entry.given.items():
+                digest.update(f"{member}\0{hashlib.sha256(content).hexdigest()}\n".encode())
         return digest.hexdigest()
 
 
@@ -181,35 +233,6 @@ def _files(root: Path) -> Iterator[str]:
                 raise unreadable(error) from None
             if not (file.startswith(".") or linked_away or special):
                 yield path.relative_to(root).as_posix()
-
-
-def _entries(paths: Iterable[str], extensions: tuple[str, ...]) -> list[ListedImage]:
-    paths = sorted(paths)
-    images = [p for p in paths if PurePosixPath(p).suffix[1:].lower() in extensions]
-    sidecars: dict[str, list[str]] = {_key(image): [] for image in images}
-    for path in set(paths) - set(images):
-        if (owner := _owner(path, sidecars)) is not None:
-            sidecars[owner].append(path)
-    entries, seen = [], set[str]()
-    for image in sorted(images, key=lambda p: (_key(p), p)):
-        key = _key(image)
-        entries.append(ListedImage(key=key, image=image, sidecars=tuple(sorted(sidecars[key])), duplicate=key in seen))
-        seen.add(key)
-    return entries
-
-
-def _owner(path: str, keys: Iterable[str]) -> str | None:
-    """The longest key that `path` continues after a dot."""
-    stem = path
-    while "." in stem.rpartition("/")[2]:
-        stem = _key(stem)
-        if stem in keys:
-            return stem
-    return None
-
-
-def _key(path: str) -> str:
-    return path.rpartition(".")[0]
 
 
 def _printable(path: str) -> bool:

@@ -19,7 +19,7 @@ from pipeline.streams.ledger import Ledger
 OnChange = Literal["refuse", "redo", "keep", "overwrite"]
 """What to do with finished shards that were made from something else: refuse to go on, do those whose input changed
 again, keep them, or overwrite the whole job."""
-AGAIN = "they were cut by a limit or damaged, an output is not as it was written, or their keys were taken"
+AGAIN = "they were cut by a limit or damaged, or an output is not as it was written"
 """Why finished shards are done again that no one asked for."""
 Retry = Literal["samples", "shards"]
 """What is done again where samples are in quarantine: these alone, or the shards that they are of."""
@@ -133,14 +133,9 @@ def settle(
             "--keep-finished leaves it there"
         )
     changed = standing.changed if on_change == "redo" else ()
-    again = standing.again
-    if changed or (prune and standing.gone):  # keys may be free now that were another shard's
-        held = {name for name, record in standing.records.items() if record.taken}
-        held -= {shard.name for shard in (*again, *changed)}
-        again += tuple(shard for shard in standing.shards if shard.name in held)
-    failed = [shard for shard in standing.failed if retry and shard not in again]
+    failed = standing.failed if retry else ()
     mended = [shard for shard in failed if retry == "samples" and not standing.records[shard.name].cut]
-    again += tuple(shard for shard in failed if shard not in mended)
+    again = (*standing.again, *(shard for shard in failed if shard not in mended))
     whole = [shard.name for shard in (*again, *changed, *mended) if not standing.records[shard.name].cut]
     open_cuts = {shard.name for shard in again} - set(whole)
     gone = {record.shard for record in standing.gone}
@@ -148,8 +143,9 @@ def settle(
     todo, notes = [*standing.missing, *again, *changed], list[str]()
     for shard in todo:
         ledger.forget(shard.name)
-    if others := [shard.name for shard in again if shard not in failed]:
-        notes.append(f"{_names(others)} done again: {AGAIN}")
+    if standing.again:
+        names = _names([shard.name for shard in standing.again])
+        notes.append(f"{names} done again: {AGAIN}")
     if failed:
         count = sum(standing.records[shard.name].counts.in_quarantine for shard in failed)
         notes.append(f"{count} samples in quarantine are tried again, in {_names([s.name for s in failed])}")

@@ -87,10 +87,20 @@ CASES = (
     ),
     Case(
         "folder in folders",
-        laid({"cat/x/y/a.png": CAT, "dog/b.png": DOG}),
+        laid({"cat/x/y/a.png": CAT, "dog/b.png": DOG}, labels="directories"),
         (Good("cat/x/y/a", CAT, {"cls": b"0"}, 0), SOUND[1]),
     ),
-    Case("folder in many folders", laid({"d/" * 60 + "a.png": CAT}), (Good("d/" * 60 + "a", CAT, {"cls": b"0"}, 0),)),
+    Case(
+        "folder in folders, which of them is not said",
+        laid({"cat/x/y/a.png": CAT, "dog/b.png": DOG}),
+        error=("input.labels", "innermost"),
+    ),
+    Case(
+        "folder in many folders",
+        laid({"d/" * 60 + "a.png": CAT}, labels="directories"),
+        (Good("d/" * 60 + "a", CAT, {"cls": b"0"}, 0),),
+    ),
+    Case("folder with a table that names nothing", laid({**TWO, "metadata.csv": b"a,b\n1,2\n"}), error=("file_name",)),
     Case("folder whose folders are no classes", laid(TWO, labels="none"), (Good("cat/a", CAT), Good("dog/b", DOG))),
     Case("folder in shards of one image", laid(TWO, shard_size=1), SOUND),
     Case(
@@ -123,7 +133,7 @@ CASES = (
     Case("folder behind a link", lambda folder: {**laid(TWO)(folder), "path": str(_linked(folder))}, SOUND),
     passed_over("hidden files", {"cat/.a.png": DOG, ".DS_Store": b"x", ".c.png": DOG}),
     passed_over("a hidden folder", {".git/c.png": DOG, "cat/.thumbnails/c.png": DOG}),
-    passed_over("lists and notes", {"README.md": b"x", "metadata.csv": b"file_name\n", "cat/list.txt": b"x"}),
+    passed_over("lists and notes", {"README.md": b"x", "meta.csv": b"file_name\n", "cat/list.txt": b"x"}),
     passed_over("a class without an image", {"bird/notes.txt": b"x"}),
     passed_over("an empty class", {}, lambda root: (root / "bird").mkdir()),
     passed_over("an archive", {"more.zip": b"PK\x05\x06" + bytes(18), "more.tar": bytes(1024)}),

@@ -114,7 +114,7 @@ def test_files_that_cannot_be_read_or_named_are_rejected(tmp_path: Path) -> None
 def test_extensions_are_a_choice(tmp_path: Path) -> None:
     lay(tmp_path, {"a.PGM": b"a", "b.png": b"b"})
     assert [s.key for s in everything(FolderInput(path=str(tmp_path), extensions=(".pgm",)).open())] == ["a"]
-    with pytest.raises(UserError, match=r"no image in .* \(extensions: jxl\)"):
+    with pytest.raises(UserError, match=r"no image in .* \(extensions: jxl, layout: classes\)"):
         FolderInput(path=str(tmp_path), extensions=("jxl",)).open()
     with pytest.raises(UserError, match="'/no/where' is not a folder"):
         FolderInput(path="/no/where").open()
