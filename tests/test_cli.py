@@ -169,7 +169,7 @@ def test_a_cut_off_tar_gives_what_it_holds_and_has_failed_unless_damage_may_stay
 
 @pytest.mark.parametrize("on_damage", ["fail", "keep"])
 def test_a_job_that_could_write_nothing_has_failed(desk: Desk, on_damage: str) -> None:
-    builders.tar(desk.source, [("0000.png", b"")])
+    builders.tar(desk.source, [("0000.png", b""), ("0000.cls", b"0")])
     code, said = desk.run(on_damage=on_damage)
     assert code == FAILED
     assert "no image was written" in said

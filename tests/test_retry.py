@@ -46,7 +46,7 @@ class Job:
                     ("png", builders.picture(i)), ("cls", b"%d" % (i % 3)), ("txt", b"caption %d" % i),
                     ("seg.json", b'{"n": %d}' % i))
             ])  # fmt: skip
-        decode, encode = reading.decode, encoding.encode
+        decode, encode = reading.read_picture, encoding.encode
 
         def decoded(data: bytes, *args: Any, **options: Any) -> Any:
             self.decoded += 1
@@ -58,7 +58,7 @@ class Job:
             self.encoded += 1
             return encode(*args, **options)
 
-        monkeypatch.setattr(reading, "decode", decoded)
+        monkeypatch.setattr(reading, "read_picture", decoded)
         monkeypatch.setattr(encoding, "encode", encoded)
 
     def content(self, out: str) -> dict[str, Any]:
@@ -232,7 +232,7 @@ def stopping_after(calls: list[int], real: Any) -> Any:
 def test_what_is_not_doppel_s_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job(tmp_path, monkeypatch)
     plan = make_plan(validate(JobConfig, job.content("out"), "test"))
-    stream = reading.open_input(plan)
+    stream, _ = reading.open_input(plan)
     (tmp_path / "data").mkdir()
     builders.tar(tmp_path / "data/x.tar", [("a.png", b"1"), ("a.doppel.json", b"{}")])
     with pytest.raises(UserError, match="provenance of a"):

@@ -12,7 +12,7 @@ from pipeline.engine.events import Event, Noted, Progress, ShardDone
 from pipeline.engine.windows import Done
 from pipeline.errors import UserError
 from pipeline.job.plan import Plan
-from pipeline.media.records import Batch, Output, Sample, reject
+from pipeline.media.records import Batch, Output, Sample, Unread, reject
 from pipeline.report.flicker import Flicker
 from pipeline.streams import open_writer
 from pipeline.streams.contract import InputShard, InputStream, ShardWriter, Unwritable
@@ -36,9 +36,10 @@ class OpenShard:
         self.judged = Judged()
         self.notes = Counter[str]()
 
-    def add(self, done: Done, samples: Sequence[Sequence[Sample]]) -> Counts:
+    def add(self, done: Done, samples: Sequence[Sequence[Sample]]) -> Progress:
         """Adds the encoded samples of each sample of a batch, and counts what became of the batch."""
         rejected, written, images = done.batch.rejected + done.refused, 0, 0
+        unread = list[Unread | None]()
         for outputs, encoded in zip(done.outputs, samples, strict=True):
             self._keep_before(outputs[0][0].row.sample.key)
             try:
@@ -48,16 +49,20 @@ class OpenShard:
                 continue
             self.notes.update({note for frame in outputs[0] for note in frame.row.notes})
             self._note(chain(*outputs))
+            unread.append(outputs[0][0].row.sample.unread)
             written, images = written + 1, images + len(encoded)
         for bad in rejected:
             self.quarantine.add(bad)
+            unread.append(bad.unread)
+        wrong = tuple(label for label in unread if label is not None and label.kind != "several")
         kinds = Counter(bad.kind for bad in rejected)
         counts = Counts(
             read=done.batch.read, written=written, images=images,
             quarantined=kinds["refused"], undecodable=kinds["undecodable"], damaged=kinds["damaged"],
+            unread=len(wrong),
         )  # fmt: skip
         self.counts += counts
-        return counts
+        return Progress(read=counts.read, images=images, rejected=counts.in_quarantine, unread=wrong)
 
     def _keep_before(self, key: str | None) -> None:
         """Writes what was kept of the samples that come before `key`, so that all lie in the order of the input."""
@@ -130,8 +135,7 @@ def write(
                 writer = open_writer(plan.config.output.format, data=ledger.data, parts=parts, name=name, stream=stream)
                 quarantine = QuarantineWriter(folder=ledger.quarantine, parts=ledger.parts, name=name)
                 output = OpenShard(writer, quarantine, mended.get(name))
-            counts = output.add(done, samples)
-            yield Progress(read=counts.read, images=counts.images, rejected=counts.in_quarantine)
+            yield output.add(done, samples)
             yield from (Noted(note) for note in sorted(output.notes.keys() - told))
             told |= output.notes.keys()
             if batch.last:

@@ -23,7 +23,7 @@ AGAIN = "they were cut by a limit or damaged, or an output is not as it was writ
 """Why finished shards are done again that no one asked for."""
 Retry = Literal["samples", "shards"]
 """What is done again where samples are in quarantine: these alone, or the shards that they are of."""
-WHOLE = "a limit cut them, their samples hang on each other, or their format is not read back"
+WHOLE = "a limit cut them, some labels are unread, samples hang on each other, or their format is not read back"
 """Why shards are done whole for the sake of some of their samples."""
 SHOWN = 5
 """Names that a message lists at most."""
@@ -134,7 +134,7 @@ def settle(
         )
     changed = standing.changed if on_change == "redo" else ()
     failed = standing.failed if retry else ()
-    mended = [shard for shard in failed if retry == "samples" and not standing.records[shard.name].cut]
+    mended = [shard for shard in failed if retry == "samples" and _clear(standing.records[shard.name])]
     again = (*standing.again, *(shard for shard in failed if shard not in mended))
     whole = [shard.name for shard in (*again, *changed, *mended) if not standing.records[shard.name].cut]
     open_cuts = {shard.name for shard in again} - set(whole)
@@ -166,6 +166,11 @@ def settle(
         room=None if limit is None else max(0, limit - taken),
         notes=tuple(notes),
     )
+
+
+def _clear(record: ShardRecord) -> bool:
+    """Whether what a shard has counted of samples with outputs is known apart from what failed."""
+    return not record.cut and not record.counts.unread
 
 
 def _as_written(ledger: Ledger, record: ShardRecord, *, verify: bool) -> bool:

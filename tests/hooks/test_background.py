@@ -31,6 +31,7 @@ from pipeline.hooks.live.source import InMemory, Original, StreamSource
 from pipeline.identity import PUBLIC_SALT
 from pipeline.job.config import JobConfig
 from pipeline.media.pixels import decode
+from pipeline.media.rules import PixelRules
 from pipeline.models.config import ModelConfig
 from pipeline.operators import Boomerang
 from pipeline.streams import WebDatasetInput
@@ -209,7 +210,7 @@ def test_pixels_are_those_of_the_offline_job(model: Path, tmp_path: Path) -> Non
     run_job(make_plan(config))
     offline = builders.members_of(tmp_path / "out" / "data" / "a.tar")
     setup = a_setup(
-        tmp_path, model, StreamSource(input=config.input, size=(builders.SIDE, builders.SIDE), fit="resize")
+        tmp_path, model, StreamSource(input=config.input, size=(builders.SIDE, builders.SIDE), rules=PixelRules())
     )
     maker, reader = Filler(setup), SlotReader(setup.slots)
     for copy in range(2):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
+from pipeline.media.rules import PixelRules
 from tests.training.toy import EACH, SIDE, Configure
 from training.data.cache import build_cache
 from training.data.images import Images
@@ -44,7 +45,7 @@ def test_a_trained_model_says_what_it_has_seen(configure: Configure, data: Path,
     seen = read_training_set(folder / "model")
     assert seen is not None
     assert len(seen["keys"]) == 2 * EACH
-    cache = build_cache(configure().data, tmp_path / "again", (SIDE, SIDE), "resize")
+    cache = build_cache(configure().data, tmp_path / "again", (SIDE, SIDE), PixelRules())
     own = Images(keys=tuple(f"other-{i}" for i in range(len(cache))), pixels=cache.images(), labels=torch.zeros(1))
     with pytest.raises(UserError, match=rf"{2 * EACH} of {2 * EACH} images .* by their contents"):
         refuse_overlap("it", seen, {"data.test": own})

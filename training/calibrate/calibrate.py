@@ -21,7 +21,7 @@ from pipeline.diffusion.level_range import LevelRange
 from pipeline.errors import UserError
 from pipeline.hooks.neighbours import Neighbours
 from pipeline.identity import PUBLIC_SALT, given_salt
-from pipeline.media.fitting import Fit
+from pipeline.media.rules import PixelRules
 from pipeline.models.families import load_model
 from pipeline.models.folder import find_model
 from pipeline.optional import require_package
@@ -60,7 +60,7 @@ def calibrate(config: CalibrationConfig) -> Calibration:
         refuse_overlap("the model", seen, {"data": images})
     levels, pictures = list[LevelFound](), list[Tensor]()
     with identity_meter(config.faces, images.pixels, device) as meter:
-        judge = judge_for(config.judge, output, model.size, config.fit, unseen=images).to(device)
+        judge = judge_for(config.judge, output, model.size, config.rules, unseen=images).to(device)
         before = judged(judge, images.pixels)
         right = count_right(before, images.labels)
         unit = class_spread(before.features, images.labels)
@@ -91,13 +91,13 @@ def calibrate(config: CalibrationConfig) -> Calibration:
 
 def held_out(config: CalibrationConfig, size: tuple[int, int]) -> Images:
     """The images to measure on, at `size` (height, width): all of `data`, or `limit` of them drawn by `seed`."""
-    images = load_images(config.data, Path(config.output) / "cache" / "data", size, config.fit, name="data")
+    images = load_images(config.data, Path(config.output) / "cache" / "data", size, config.rules, name="data")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
     return images.take(order[: config.limit].sort().values)
 
 
 def judge_for(
-    judge: LabelJudgeConfig, output: Path, size: tuple[int, int], fit: Fit, *, unseen: Images | None = None
+    judge: LabelJudgeConfig, output: Path, size: tuple[int, int], rules: PixelRules, *, unseen: Images | None = None
 ) -> SmallCNN:
     """The classifier that judges.
 
@@ -112,7 +112,7 @@ def judge_for(
             raise UserError(f"judge.file: {judge.file!r} is not a saved classifier: {error}") from None
         except Exception as error:  # whatever the reader makes of a file that is something else
             raise UserError(f"judge.file: {judge.file!r} is not a saved classifier ({type(error).__name__})") from None
-    known = load_images(judge.data, output / "cache" / "judge", size, fit, name="judge.data")
+    known = load_images(judge.data, output / "cache" / "judge", size, rules, name="judge.data")
     if unseen is not None:
         refuse_overlap("the judge", marks_of(known.keys, known.pixels), {"data": unseen})
     network = train_classifier(known.pixels, known.labels, epochs=judge.epochs, seed=judge.seed)

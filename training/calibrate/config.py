@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.media.fitting import Fit
+from pipeline.media.rules import PixelRules
 from pipeline.models.config import ModelConfig
 from pipeline.operators import OPERATORS, AnyOperator
 from pipeline.section import LocalPath, Recipe, Section
@@ -54,7 +54,7 @@ class FacesConfig(Section):
     """Processes that detect faces; with 0, this process does it."""
 
 
-class CalibrationConfig(Recipe):
+class CalibrationConfig(PixelRules, Recipe):
     """The recipe of `doppel calibrate`."""
 
     kind: Literal["calibrate"] = "calibrate"
@@ -62,8 +62,6 @@ class CalibrationConfig(Recipe):
     """Labelled images that neither model nor judge was trained on."""
     limit: int | None = Field(default=None, ge=1)
     """Takes only N of them, drawn by `seed`."""
-    fit: Fit = "resize"
-    """How images of other sizes are brought to the model's."""
     model: ModelConfig
     """The diffusion model, with a number as its batch_size."""
     operator: AnyOperator

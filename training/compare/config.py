@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.media.fitting import Fit
+from pipeline.media.rules import PixelRules
 from pipeline.models.config import ModelConfig
 from pipeline.operators import AnyOperator
 from pipeline.section import Fraction, LocalPath, Recipe, Section
@@ -113,15 +113,13 @@ class ArmConfig(Section):
         return self.near is None and self.classical != "best"
 
 
-class CompareConfig(Recipe):
+class CompareConfig(PixelRules, Recipe):
     """The recipe of `doppel compare`."""
 
     kind: Literal["compare"] = "compare"
     data: DataConfig
     size: tuple[int, int]
     """Height and width of the images in pixels."""
-    fit: Fit = "resize"
-    """How images of other sizes are brought to this one."""
     classes: int = Field(ge=2)
     """Number of classes; labels are 0 … classes − 1."""
     class_names: tuple[str, ...] | None = None

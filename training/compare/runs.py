@@ -15,6 +15,7 @@ from torch.nn.functional import one_hot
 from pipeline.diffusion.model import Model
 from pipeline.errors import UserError
 from pipeline.identity import hash_json
+from pipeline.media.rules import PixelRules
 from pipeline.models.families import sketch_model
 from pipeline.models.folder import find_model
 from pipeline.plain_json import read_json_file
@@ -86,7 +87,7 @@ class Bench:
     def _images(self, name: str) -> Images:
         config = self.config
         folder = self.folder / "cache" / name
-        images = load_images(getattr(config.data, name), folder, config.size, config.fit, name=f"data.{name}")
+        images = load_images(getattr(config.data, name), folder, config.size, config.rules, name=f"data.{name}")
         low, high = int(images.labels.min()), int(images.labels.max())
         if low < 0 or high >= config.classes:
             wrong = high if high >= config.classes else low
@@ -100,12 +101,12 @@ class Bench:
         config, folder = self.config, self.folder / "cache" / "neighbours" / name
         seen = list[dict[str, Tensor]]()
         if near.retrieve is not None:
-            others = self.others[name] = build_cache(near.retrieve, folder, config.size, config.fit)
+            others = self.others[name] = build_cache(near.retrieve, folder, config.size, config.rules)
             if len(others) <= near.copies:
                 raise UserError(f"neighbours.{name}: {near.copies} are to be retrieved from {len(others)} images")
             seen.append(marks_of(others.keys, others.images()))
         if near.trained_on is not None:
-            known = build_cache(near.trained_on, folder, config.size, config.fit)
+            known = build_cache(near.trained_on, folder, config.size, config.rules)
             seen.append(marks_of(known.keys, known.images()))
         if near.model is not None:
             model = sketch_model(near.model)
@@ -154,7 +155,8 @@ class Bench:
     def hash(self, task: Task) -> str:
         """A hash of everything that decides the numbers of a run."""
         config, arm = self.config, self.config.arms[task.arm]
-        how = config.model_dump(mode="json", include={"size", "fit", "classes", "classifier", "schedule"})
+        told = {"size", "classes", "classifier", "schedule", *PixelRules.model_fields}
+        how = config.model_dump(mode="json", include=told)
         made: list[Any] = []
         if arm.near is not None:
             near = config.neighbours[arm.near]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from pipeline.media.fitting import Fit
+from pipeline.media.rules import PixelRules
 from pipeline.section import LocalPath, Recipe, Section
 from pipeline.streams import AnyInput
 
@@ -139,7 +139,7 @@ class BudgetConfig(Section):
         return self
 
 
-class DenoiserConfig(Recipe):
+class DenoiserConfig(PixelRules, Recipe):
     """The recipe of `doppel train-denoiser`."""
 
     kind: Literal["denoiser"] = "denoiser"
@@ -153,8 +153,6 @@ class DenoiserConfig(Recipe):
     """Height and width of the images in pixels."""
     channels: Literal[1, 3] = 3
     """1 trains on grey images, 3 on RGB."""
-    fit: Fit = "resize"
-    """How images of other sizes are brought to this one."""
     flip: bool = False
     """Whether half of the images are mirrored left to right."""
     classes: int | None = Field(default=None, ge=1)

@@ -62,7 +62,7 @@ def open_validation(
     """
     if config.validation is None:
         return None
-    cache = build_cache(config.validation, Path(config.output) / "validation", config.size, config.fit)
+    cache = build_cache(config.validation, Path(config.output) / "validation", config.size, config.rules)
     check_labels(config, cache, "validation")
     labels = torch.from_numpy(cache.labels.copy())
     images = Images(keys=tuple(cache.keys), pixels=cache.images(), labels=labels)

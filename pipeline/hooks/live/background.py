@@ -27,7 +27,7 @@ from pipeline.hooks.live.filler import LOG, MakerProgress, MakerState, Setup, fi
 from pipeline.hooks.live.slots import SlotReader, Slots
 from pipeline.hooks.live.source import Arrays, FileSource, StreamSource, array_facts, check_arrays, save_arrays
 from pipeline.identity import PUBLIC_SALT, given_salt, hash_json, salt_check
-from pipeline.media.fitting import Fit
+from pipeline.media.rules import PLAIN, PixelRules
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import sketch_model
 from pipeline.operators import Operator
@@ -121,7 +121,7 @@ class BackgroundAugmenter:
       images.
     - `uses`: how often a neighbour is to be read before it may be overwritten.
     - `device`, `threads`: what the maker computes on; on a CPU it runs at low priority.
-    - `fit`: how images of a stream are brought to the model's size, as `image.fit` in a recipe.
+    - `image`: how images of a stream are read and brought to the model's size, as in a recipe's section `image:`.
     - `salt_file`: as `run.salt_file` in a recipe; else `$DOPPEL_SALT`, else a public constant.
 
     A folder may be used again with the same configuration, and its files stay. On entry, `UserError` is raised for
@@ -132,7 +132,7 @@ class BackgroundAugmenter:
     def __init__(
         self, operator: Operator | Mapping[str, Any], model: ModelConfig | str, data: AnyInput | Arrays,
         folder: str | Path, *, capacity: int, uses: int = 1, device: str = "cpu", threads: int = 1,
-        fit: Fit = "resize", salt_file: str | None = None,
+        image: PixelRules = PLAIN, salt_file: str | None = None,
     ) -> None:  # fmt: skip
         """Raises `UserError` where `capacity`, `uses` or `threads` is below 1, or the operator is not valid."""
         for name, number in (("capacity", capacity), ("uses", uses), ("threads", threads)):
@@ -140,7 +140,7 @@ class BackgroundAugmenter:
                 raise UserError(f"{name} is {number}; at least 1 is needed")
         self._operator = operator if isinstance(operator, Operator) else read_operator(operator)
         self._model = ModelConfig(path=model) if isinstance(model, str) else model
-        self._data, self._folder, self._fit = data, local_option(folder, "folder"), fit
+        self._data, self._folder, self._image = data, local_option(folder, "folder"), image
         self._capacity, self._uses = capacity, uses
         self._device, self._threads, self._salt_file = device, threads, salt_file
         self._running = ExitStack()
@@ -191,7 +191,7 @@ class BackgroundAugmenter:
     def _source(self, outline: Outline) -> tuple[StreamSource | FileSource, Any]:
         """With JSON that differs where the data do."""
         if isinstance(self._data, BaseModel):
-            stream = StreamSource(input=self._data, size=outline.size, fit=self._fit)
+            stream = StreamSource(input=self._data, size=outline.size, rules=self._image)
             return stream, stream.facts()
         check_arrays(self._data, outline.size, known_labels(self._operator, outline))
         return FileSource(folder=self._folder), array_facts(self._data)
