@@ -20,6 +20,7 @@ from pipeline.streams.job_records import Counts, FlickerMeans, ShardRecord
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.mending import Mending
 from pipeline.streams.quarantine import QuarantineWriter
+from pipeline.streams.reasons import gist, tally
 
 KEPT = "made with other settings or other code, and kept"
 """The note on samples that are not done again, while others of their shard are."""
@@ -35,6 +36,7 @@ class OpenShard:
         self.flicker = Flicker()
         self.judged = Judged()
         self.notes = Counter[str]()
+        self.reasons = Counter[str]()
 
     def add(self, done: Done, samples: Sequence[Sequence[Sample]]) -> Progress:
         """Adds the encoded samples of each sample of a batch, and counts what became of the batch."""
@@ -53,6 +55,7 @@ class OpenShard:
             written, images = written + 1, images + len(encoded)
         for bad in rejected:
             self.quarantine.add(bad)
+            self.reasons[bad.reason] += 1
             unread.append(bad.unread)
         wrong = tuple(label for label in unread if label is not None and label.kind != "several")
         kinds = Counter(bad.kind for bad in rejected)
@@ -99,6 +102,7 @@ class OpenShard:
         return ShardRecord(
             shard=name, fingerprint=batch.fingerprint, input_hash=input_hash, classes=stream.classes(), cut=batch.cut,
             code=plan.code, hashes=plan.hashes, counts=counts, notes=dict(self.notes),
+            reasons=tally((gist(why, secret=plan.config.anonymity is not None), n) for why, n in self.reasons.items()),
             files=files, seconds=round(seconds, 3),
             flicker=means_of(self.flicker), anonymity=self.judged.totals,
         )  # fmt: skip

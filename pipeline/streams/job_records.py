@@ -112,6 +112,8 @@ class ShardRecord(Versioned):
     counts: Counts
     notes: dict[str, int] = Field(default_factory=dict)
     """What people should know of how samples were understood: a sentence, and how many samples it is about."""
+    reasons: dict[str, int] = Field(default_factory=dict)
+    """Why samples lie in quarantine, with their numbers, the commonest first; see `pipeline.streams.reasons`."""
     files: dict[OwnFile, Stored]
     """What each file holds, by its path below the job's folder."""
     seconds: float
@@ -161,6 +163,8 @@ class Manifest(Job):
     counts: Counts
     notes: dict[str, int] = Field(default_factory=dict)
     """The notes of all shards, each with the number of samples it is about."""
+    reasons: dict[str, int] = Field(default_factory=dict)
+    """Why samples lie in quarantine, with their numbers, the commonest first; see `pipeline.streams.reasons`."""
     seconds: float
     """The sum over the shards."""
     files: dict[OwnFile, Stored]

@@ -12,6 +12,7 @@ from pipeline.operators import AnyOperator
 from pipeline.section import Fraction, LocalPath, Recipe, Section
 from pipeline.streams import AnyInput
 from training.classifier.filtering import FilterConfig
+from training.data.overlap import NEAR_SHARE
 
 Classical = Literal["none", "flip_crop", "randaugment", "trivialaugment", "mixup", "cutmix"]
 """The name of a classical augmentation."""
@@ -29,6 +30,9 @@ class DataConfig(Section):
     test: AnyInput | None = None
     """The images on which results are measured, once. Without them, results are those on the validation images: an
     ablation."""
+    near_copies: Fraction = NEAR_SHARE
+    """The largest fraction of validation or test images that may look like training images: at most 16 of 255 bits of a
+    perceptual hash differ."""
 
 
 class ScheduleConfig(Section):

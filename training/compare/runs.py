@@ -77,7 +77,7 @@ class Bench:
         self.validation = self._images("validation")
         self.test = self._images("test") if config.data.test is not None else None
         splits = {"data.validation": self.validation} | ({} if self.test is None else {"data.test": self.test})
-        refuse_overlap("the classifiers", marks_of(self.train.keys, self.train.pixels), splits)
+        refuse_overlap("the classifiers", marks_of(self.train.keys, self.train.pixels), splits, config.data.near_copies)
         self.others: dict[str, PixelCache] = {}
         for name, near in config.neighbours.items():
             self._check_source(name, near, splits)
@@ -122,8 +122,9 @@ class Bench:
                     f"neighbours.{name}: {near.model.path} does not say what it was trained on; name it in trained_on, "
                     "so that no image is tested on that the denoiser has seen"
                 )
-        marks = {what: torch.cat([one[what] for one in seen]) for what in seen[0]}
-        refuse_overlap(f"the denoiser of neighbours.{name}", marks, splits)
+        said = dict.fromkeys(what for one in seen for what in one)  # an older model does not speak of looks
+        marks = {what: torch.cat([one[what] for one in seen if what in one]) for what in said}
+        refuse_overlap(f"the denoiser of neighbours.{name}", marks, splits, config.data.near_copies)
 
     def subset(self, size: int | str, seed: int) -> Images:
         """The training images of a run."""

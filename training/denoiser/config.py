@@ -7,13 +7,16 @@ from typing import Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from pipeline.media.rules import PixelRules
-from pipeline.section import LocalPath, Recipe, Section
+from pipeline.section import Fraction, LocalPath, Recipe, Section
 from pipeline.streams import AnyInput
+from training.data.overlap import NEAR_SHARE
 
 GROUPS = 32
 """The number of channel groups in the norm layers, at most."""
 NOT_IDENTITY: dict[str, bool | set[str]] = {
-    **dict.fromkeys(("output", "validation", "budget", "checkpoint_minutes", "export_minutes", "licence"), True),
+    **dict.fromkeys(
+        ("output", "validation", "near_copies", "budget", "checkpoint_minutes", "export_minutes", "licence"), True
+    ),
     **dict.fromkeys(("kind", "class_names", "channels_last", "compile", "log_every"), True),
     "network": {"zero_init"},
 }
@@ -147,6 +150,9 @@ class DenoiserConfig(PixelRules, Recipe):
     """The training images."""
     validation: AnyInput | None = None
     """Images that are not trained on. The loss on them is logged, with the same noise every time."""
+    near_copies: Fraction = NEAR_SHARE
+    """The largest fraction of `validation` that may look like training images: at most 16 of 255 bits of a
+    perceptual hash differ."""
     output: LocalPath
     """Folder of checkpoint, cache and finished model."""
     size: tuple[PositiveInt, PositiveInt]
