@@ -22,6 +22,7 @@ ORDER = [
     "diffusion",
     "diffusion.tiles",
     "streams report",
+    "geometry",
     "models",
     "operators",
     "anonymity.faces",
@@ -60,18 +61,21 @@ ALLOWED: dict[str, str] = {
     "diffusion.tiles": "section media diffusion",
     "streams": "errors posix identity section assets listing plain_json media",
     "report": "errors media diffusion.tiles",
+    "geometry": "section media streams",
     "models": "errors section assets optional listing plain_json tensors diffusion.views diffusion",
     "operators": "errors section media diffusion.views diffusion diffusion.tiles models",
     "anonymity.faces": "errors source_code section assets optional media diffusion streams",
     "anonymity.gate": "errors section assets media diffusion streams anonymity.faces",
     "anonymity.attacks": "section media diffusion anonymity.faces",
     "release": "errors source_code section listing identity media streams anonymity.faces",
-    "job": "errors source_code section identity media diffusion streams models operators anonymity.gate release",
+    "job": (
+        "errors source_code section identity media diffusion streams geometry models operators anonymity.gate release"
+    ),
     "audit": (
         "errors section optional listing identity media streams report models anonymity.faces anonymity.attacks release"
     ),
     "engine": (
-        "errors orphans identity plain_json media diffusion streams report models operators anonymity.faces "
+        "errors orphans identity plain_json media diffusion streams report geometry models operators anonymity.faces "
         "anonymity.gate job"
     ),
     "hooks": "errors section plain_json identity media diffusion streams models operators job engine",

@@ -103,7 +103,8 @@ def gather(
 
     originals = faces(task.originals, "originals", task.fit, task.identity)
     made = faces(released, "release", "resize", None)
-    source, unpaired = sources_of(made.keys, originals.keys, task.salt, task.manifest.outputs)
+    names = [key.rpartition("/")[2] for key in made.keys]  # a release's keys are its own, whatever the shard
+    source, unpaired = sources_of(names, originals.keys, task.salt, task.manifest.outputs)
     held = np.flatnonzero(source != UNKNOWN)[: min(HELD, HELD_BYTES // (3 * size[0] * size[1]))]
     before = look(task.originals, size, task.fit, set(source[held].tolist()))
     after = look(released, size, "resize", set(held.tolist()))

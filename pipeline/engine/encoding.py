@@ -50,7 +50,7 @@ def to_sample(frames: Sequence[Output], config: JobConfig) -> Sample:
     if before is not None:
         provenance = provenance.model_copy(update={"before": before.decode(errors="replace")})
     beside = dict(member(other, [frame.beside[other] for frame in frames]) for other in output.beside)
-    members = {**source.members, **beside, PROVENANCE: provenance.to_json().encode()}
+    members = {**source.members, **output.row.moved, **beside, PROVENANCE: provenance.to_json().encode()}
     key = provenance.key.format(shape_of(config.operator))
     return replace(source, key=key, image=data, image_ext=extension, members=members)
 

@@ -57,7 +57,9 @@ def held_at_all(rows: Iterable[Row], rejected: Iterable[Rejected]) -> int:
 
 def held_encoded(rows: Iterable[Row], rejected: Iterable[Rejected]) -> int:
     """Bytes of some rows and rejected samples as they came; those of a clip count once."""
-    clips = sum(len(row.sample.image) + _total(row.sample.members) for row in rows if row.index == 0)
+    clips = sum(
+        len(row.sample.image) + _total(row.sample.members) + _total(row.moved) for row in rows if row.index == 0
+    )
     return clips + sum(_total(bad.members) for bad in rejected)
 
 

@@ -14,6 +14,9 @@ from pipeline.diffusion.noise import KeyedNoise
 from pipeline.engine.holding import held_at_all, held_by, held_encoded
 from pipeline.engine.windows import windows
 from pipeline.errors import UserError
+from pipeline.geometry.following import follow
+from pipeline.geometry.moving import Unfollowed
+from pipeline.geometry.undeclared import undeclared
 from pipeline.job.captions import CaptionConfig, Captions, NoCaption, read_captions, wants
 from pipeline.job.clips import clip_of, frames_at_once
 from pipeline.job.extras import read_guide, read_mask
@@ -94,7 +97,7 @@ class Reader:
             for item in ahead(self.pool, self.decode_rows, samples, most=at_once, room=config.run.memory // 4):
                 count += not is_damage(item)
                 for row in [item] if isinstance(item, Rejected) else item:
-                    used = follow(row, before) if isinstance(row, Row) and before.maxlen else row
+                    used = guided(row, before) if isinstance(row, Row) and before.maxlen else row
                     if isinstance(used, Row):
                         rows.append(used)
                         heavy += held([used], [])
@@ -121,7 +124,7 @@ class Reader:
         problem = self.label_problem(sample.label)
         if problem is not None:
             return reject(sample, problem, undecodable=False)
-        noise_key = clip_of(sample.key, config.clip)
+        noise_key = sample.full_key if config.clip is None else clip_of(sample.key, config.clip)
         if noise_key is None:
             return reject(sample, f"the key does not match clip {config.clip!r}", undecodable=False)
         try:
@@ -133,10 +136,16 @@ class Reader:
             reel, pictures = self.pictures(sample)
         except Undecodable as error:
             return reject(sample, str(error), undecodable=True)
+        frame = self.framed(pictures[0][1])  # of all frames of a clip
+        try:
+            moved = follow(config.geometry, sample.members, frame) if config.geometry else {}
+        except Unfollowed as error:
+            return reject(sample, f"geometry: {error}", undecodable=False)
+        notes = undeclared(config.geometry, sample.members, frame)
         rows = list[Row]()
         mask = None
         try:
-            for index, (image, frame) in enumerate(pictures):
+            for index, image in enumerate(picture for picture, _ in pictures):
                 if config.mask and self.plan.outline and mask is None:  # all frames have the same
                     mask = read_mask(config.mask, sample, frame, self.plan.outline.size, fit, self.plan.salt, noise_key)
                 guide = None
@@ -145,7 +154,7 @@ class Reader:
                 rows.append(
                     Row(
                         sample=sample,
-                        frame=self.framed(frame),
+                        frame=frame,
                         image=image,
                         noise_key=noise_key,
                         label=sample.label,
@@ -155,7 +164,8 @@ class Reader:
                         guides=() if guide is None else (guide,),
                         reel=reel,
                         index=index,
-                        notes=(*own.notes, *edited.notes),
+                        moved=moved,
+                        notes=(*own.notes, *edited.notes, *notes),
                     )
                 )
         except Undecodable as error:
@@ -247,7 +257,7 @@ def ahead(
             left.cancel()
 
 
-def follow(row: Row, before: deque[Row]) -> Row | Rejected:
+def guided(row: Row, before: deque[Row]) -> Row | Rejected:
     """The row with the images before it as its guides, the nearest first; it then joins them in `before`.
 
     Returns a rejection where too few images lie before it.

@@ -15,7 +15,7 @@ from pipeline.job.plan import Plan
 from pipeline.media.records import Batch, Output, Sample, reject
 from pipeline.report.flicker import Flicker
 from pipeline.streams import open_writer
-from pipeline.streams.contract import InputShard, InputStream, ShardWriter, Taken, Unwritable
+from pipeline.streams.contract import InputShard, InputStream, ShardWriter, Unwritable
 from pipeline.streams.job_records import Counts, FlickerMeans, ShardRecord
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.quarantine import QuarantineWriter
@@ -26,7 +26,7 @@ class OpenShard:
 
     def __init__(self, writer: ShardWriter, quarantine: QuarantineWriter) -> None:
         self.writer, self.quarantine, self.started = writer, quarantine, time.monotonic()
-        self.counts, self.taken = Counts(), 0
+        self.counts = Counts()
         self.flicker = Flicker()
         self.judged = Judged()
         self.notes = Counter[str]()
@@ -38,7 +38,6 @@ class OpenShard:
             try:
                 self.writer.add(encoded)
             except Unwritable as error:
-                self.taken += isinstance(error, Taken)
                 rejected.append(reject(outputs[0][0].row.sample, str(error), undecodable=False))
                 continue
             self.notes.update({note for frame in outputs[0] for note in frame.row.notes})
@@ -74,7 +73,7 @@ class OpenShard:
         return ShardRecord(
             shard=name, fingerprint=batch.fingerprint, input_hash=input_hash, classes=stream.classes(), cut=batch.cut,
             code=plan.code, hashes=plan.hashes, counts=counts, notes=dict(self.notes),
-            taken=self.taken, files=files, seconds=round(time.monotonic() - self.started, 3),
+            files=files, seconds=round(time.monotonic() - self.started, 3),
             flicker=means_of(self.flicker), anonymity=self.judged.totals,
         )  # fmt: skip
 

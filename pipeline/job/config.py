@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.anonymity.gate.config import AnonymityConfig
+from pipeline.geometry.config import GeometryConfig
 from pipeline.job.captions import CaptionConfig
 from pipeline.job.extras import GuideConfig, JudgeConfig, MaskConfig
 from pipeline.media.fitting import Fit
@@ -100,6 +101,8 @@ class JobConfig(Recipe):
     noise."""
     video: VideoConfig | None = None
     """Makes clips, and not only images, into samples."""
+    geometry: GeometryConfig | None = None
+    """Members and columns that say where things are in an image, and follow it."""
     image: ImageConfig = ImageConfig()
     output: OutputConfig
     run: RunConfig = RunConfig()

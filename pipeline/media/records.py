@@ -21,7 +21,10 @@ class Sample:
     """One image with everything that belongs to it, still encoded."""
 
     key: str
-    """The name of the sample in its data set."""
+    """The name of the sample in its shard."""
+    shard: str = ""
+    """Name of its shard, where other shards may have samples of the same key; empty where keys are unique anyway, as
+    the paths in a folder are."""
     image: bytes
     """The bytes of the image member."""
     image_ext: str
@@ -33,6 +36,11 @@ class Sample:
     they were read."""
     origin: str = ""
     """The place where it was read, for people: `shard.tar:member.jpg`, `part.parquet:row 17`, `cat/001.jpg`."""
+
+    @property
+    def full_key(self) -> str:
+        """The name of the sample in its data set: SHARD/KEY, or KEY where keys are unique anyway."""
+        return full_key(self.shard, self.key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +55,11 @@ class Rejected:
     its shard, where nobody knows how many samples are lost."""
     origin: str
     members: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def full_key(shard: str, key: str) -> str:
+    """What a sample is called among all shards; see `Sample.shard`."""
+    return f"{shard}/{key}" if shard else key
 
 
 def reject(sample: Sample, reason: str, *, undecodable: bool) -> Rejected:
@@ -81,7 +94,7 @@ class Row:
     image: Pixels8
     """uint8 RGB `[H, W, 3]`, in the model's size where there is a model."""
     noise_key: str
-    """The text that its noise is derived from: its own key, or that of its clip."""
+    """The text that its noise is derived from: its full key, or that of its clip."""
     label: int | None = None
     """The model's number of the class, where the model takes one; `sample.label` is the data set's."""
     mask: Pixels8 | None = None
@@ -96,6 +109,8 @@ class Row:
     """The clip that the sample is; None for a single image."""
     index: int = 0
     """Number of the frame in its clip, from 0."""
+    moved: Mapping[str, bytes] = field(default_factory=dict)
+    """Members that follow the geometry of the output, which take the place of the sample's."""
 
     notes: tuple[str, ...] = ()
     """What people should know of how the sample was understood, each a sentence without names, keys or values. How

@@ -12,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 from pipeline.errors import UserError
 from pipeline.media.output_keys import OutputKey
 from pipeline.media.provenance import PROVENANCE, Provenance
+from pipeline.media.records import full_key
 from pipeline.streams.files import content_hash
 from pipeline.streams.job_records import Job
 from pipeline.streams.ledger import Ledger
@@ -39,9 +40,11 @@ class MadeImage(NamedTuple):
     """The place of one image of the job, and what is known of it."""
 
     key: str
-    """Key of the image in the job's output."""
+    """Full key of the image: what the job calls it, in the shard of its original."""
     source: str
-    """Key of the original that it was made from."""
+    """Full key of the original that it was made from."""
+    source_key: str
+    """The key of that original in its shard."""
     tar: Path
     image_ext: str
     image: Span
@@ -122,8 +125,9 @@ class Made:
         labelled = {e: read(file, spans[e]) for e in [label.partition(":")[0]] if e in spans}
         image_ext = next(iter(spans))  # the writer puts it first
         return MadeImage(
-            key=key,
-            source=made.key.source,
+            key=full_key(made.shard, key),
+            source=full_key(made.shard, made.key.source),
+            source_key=made.key.source,
             tar=tar,
             image_ext=image_ext,
             image=spans[image_ext],

@@ -130,7 +130,8 @@ def sealed_before(release: Path, token: str, salt: bytes) -> ReleaseManifest:
 
 def check_facts(facts: Mapping[str, Any], originals: FaceTable) -> None:
     """Raises `UserError` where a text in the facts is an absolute path, a source's key, or a person's name."""
-    private = {*originals.keys, *originals.identities}
+    plain = {key.partition("/")[2] for key in originals.keys if "/" in key}  # without its shard
+    private = {*originals.keys, *plain, *originals.identities}
     if any(text in private or text.startswith(("/", "~", "file:")) for text in _texts(facts)):
         raise UserError(
             "what the release would say of its making holds a path of this machine, or a key or name out of the "

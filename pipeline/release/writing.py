@@ -32,7 +32,7 @@ class Packer:
     secret: bytes
     """The key that release keys are hashed with."""
     people: Mapping[str, str | None]
-    """Who is in each original, by its key."""
+    """Who is in each original, by its full key."""
     quality: int
     """The quality of JPEG and WebP, 1 to 100."""
     size: tuple[int, int]
@@ -53,7 +53,7 @@ class Packer:
         data = clean_image(pixels, frame.mode, codec, self.quality)
         members = {extension: read(tar, span) for extension, span in sorted(entry.members.items())}
         for extension, content in members.items():
-            if names_in(content, (entry.source, self.people.get(entry.source))):
+            if names_in(content, (entry.source_key, self.people.get(entry.source))):
                 raise UserError(
                     f"release.members: a member {extension} holds the key of its image or the name of who is in it; "
                     "only members without can be published"

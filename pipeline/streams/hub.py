@@ -63,7 +63,7 @@ class HubInput(Section):
     bounds: Bounds = Bounds()
     """How much of a data set may be held at a time."""
     key: str | None = None
-    """The column of the keys, which are unique in the whole set; by default a key is shard name and row number."""
+    """The column of the keys, which must be unique in their shard; by default a key is shard name and row number."""
 
     @field_validator("data_files", mode="before")
     @classmethod

@@ -106,8 +106,6 @@ class ShardRecord(Versioned):
     counts: Counts
     notes: dict[str, int] = Field(default_factory=dict)
     """What people should know of how samples were understood: a sentence, and how many samples it is about."""
-    taken: int = 0
-    """Samples in quarantine because another shard has their keys; once that one is gone, they can be written."""
     files: dict[OwnFile, Stored]
     """What each file holds, by its path below the job's folder."""
     seconds: float

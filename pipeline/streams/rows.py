@@ -170,6 +170,7 @@ class RowReader:
             return Rejected(key=key, reason=refusal, kind="refused", origin=origin, members=kept)
         return Sample(
             key=key,
+            shard=self.name if columns.key else "",
             image=image,
             image_ext=_extension(image, row[columns.image]["path"]),
             label=row[columns.label] if columns.label else None,

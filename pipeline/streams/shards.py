@@ -105,7 +105,7 @@ class TarShard:
                 reason = f"duplicate key {shown(key)} in this shard"
                 yield Rejected(key=key, reason=reason, kind="refused", origin=origin, members=members)
             else:
-                yield _sample(key, members, origin, options)
+                yield _sample(key, members, self.name, options)
 
     def _groups(self) -> Iterator[tuple[str, Group, Problem | None]]:
         split, bounds = self.options.split, self.options.bounds
@@ -185,7 +185,8 @@ def _named(key: str, members: Group) -> dict[str, bytes]:
     return named
 
 
-def _sample(key: str, members: Group, origin: str, options: WebDatasetInput) -> Sample | Rejected:
+def _sample(key: str, members: Group, shard: str, options: WebDatasetInput) -> Sample | Rejected:
+    origin = f"{shard}:{key}"
     image_ext = options.image or find_image(members)
     if image_ext is None or image_ext not in members:
         found = ", ".join(members)[:SHOWN]
@@ -193,6 +194,7 @@ def _sample(key: str, members: Group, origin: str, options: WebDatasetInput) -> 
         return Rejected(key=key, reason=reason, kind="undecodable", origin=origin, members=members)
     return Sample(
         key=key,
+        shard=shard,
         image=members[image_ext],
         image_ext=image_ext,
         label=read_label(members, options.label),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import multiprocessing
@@ -214,7 +215,7 @@ def test_pixels_are_those_of_the_offline_job(model: Path, tmp_path: Path) -> Non
     for copy in range(2):
         maker.make(copy)
         for i in range(COUNT):
-            found = reader.get(f"{i:04d}")
+            found = reader.get(f"a/{i:04d}")
             assert found is not None
             assert found.copy == copy
             assert np.array_equal(found.pixels, decode(offline[f"{i:04d}-{copy}.png"])[0])
@@ -231,10 +232,11 @@ def test_a_process_of_its_own(start: Start, data: InMemory, monkeypatch: pytest.
 
 def test_arrays_give_what_the_same_stream_gives(start: Start, data: InMemory, tmp_path: Path) -> None:
     source = builders.shard(tmp_path / "in" / "a.tar", COUNT)
-    stores = start(), start(data=WebDatasetInput(urls=str(source)), folder=tmp_path / "streamed")
+    named = dataclasses.replace(data, keys=[f"a/{key}" for key in data.keys])
+    stores = start(data=named), start(data=WebDatasetInput(urls=str(source)), folder=tmp_path / "streamed")
     for store in stores:
         until(store, lambda status: status.made == COUNT)
-    for key in data.keys:
+    for key in named.keys:
         ours, streamed = (store.get(key) for store in stores)
         assert ours is not None
         assert streamed is not None
@@ -330,7 +332,7 @@ def test_a_maker_that_can_make_nothing_says_why(start: Start, tmp_path: Path) ->
     store = start(data=WebDatasetInput(urls=str(source)))
     assert store.get("a") is None
     status = until(store, lambda status: status.state == "crashed")
-    assert status.error == "no neighbour could be made of 2 samples (b: label 99; the model knows 0 to 2)"
+    assert status.error == "no neighbour could be made of 2 samples (bad/b: label 99; the model knows 0 to 2)"
     assert status.refused == 2
 
 

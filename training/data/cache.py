@@ -75,7 +75,7 @@ def build_cache(source: AnyInput, folder: Path, size: tuple[int, int], fit: Fit)
             return None
         try:
             pixels, _ = decode(sample.image, size, fit)
-            return sample.key, pixels, -1 if sample.label is None else sample.label
+            return sample.full_key, pixels, -1 if sample.label is None else sample.label
         except Undecodable:
             return None
 

@@ -65,8 +65,6 @@ def filter_store(config: StoreFilterConfig) -> FilterReport:
     store = NamedStore.open(config.store)
     assert isinstance(store, NamedStore)
     images = load_images(config.data, output / "cache" / "data", config.size, config.fit, name="data")
-    if twice := len(images) - len(set(images.keys)):
-        raise UserError(f"data: {twice} of {len(images)} samples have a key that another has; keys must be unique")
     found = [(row, at) for row, key in enumerate(images.keys) for at in enumerate(store.entries.get(key, ()))]
     if not found:
         raise UserError(

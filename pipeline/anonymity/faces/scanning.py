@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 BATCH = 64
 """Images held in memory at a time."""
 Named = tuple[str, str | None, "Pixels8"]
-"""An image's key, its identity (None where unknown), and its pixels, uint8 `[H, W, 3]`."""
+"""An image's full key, its identity (None where unknown), and its pixels, uint8 `[H, W, 3]`."""
 
 
 def identity_reader(spec: str | None) -> Callable[[Sample], str | None]:
@@ -82,7 +82,7 @@ def shard_images(
         if isinstance(sample, Rejected) or (only is not None and sample.key not in only):
             continue
         try:
-            yield sample.key, who(sample), decode(sample.image, size, fit)[0]
+            yield sample.full_key, who(sample), decode(sample.image, size, fit)[0]
         except Undecodable:
             continue
 

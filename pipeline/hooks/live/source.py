@@ -66,7 +66,7 @@ class StreamSource:
         for shard in self.input.open().shards:
             for sample in shard.read():
                 if not isinstance(sample, Rejected):
-                    yield Original(sample.key, sample.label, partial(self._pixels, sample.image))
+                    yield Original(sample.full_key, sample.label, partial(self._pixels, sample.image))
 
     def facts(self) -> Any:
         """JSON that differs wherever the stream does."""
