@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pipeline.media.frame import Frame
 from pipeline.media.provenance import Provenance
@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Pixels8 = NDArray[np.uint8]
+
+
+class Unread(NamedTuple):
+    """What stands in the place of a label, where it is no number of a class."""
+
+    kind: Literal["name", "number", "several", "unreadable"]
+    """A text that may name a class; a number, where only names count; several classes, or a weight for each; or
+    something that cannot be read."""
+    text: str
+    """What stands there; a long one is cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +41,8 @@ class Sample:
     """Extension of the image member as found, without the leading dot: `jpg`, `left.png`."""
     label: int | None = None
     """Number of the class, where there is one."""
+    unread: Unread | None = None
+    """What stands in the place of the label, where that is no number."""
     members: Mapping[str, bytes] = field(default_factory=dict)
     """Every other member of the sample byte for byte, by extension (`cls`, `json`, `txt`, `seg.png`, …), in the order
     they were read."""
@@ -55,6 +67,8 @@ class Rejected:
     its shard, where nobody knows how many samples are lost."""
     origin: str
     members: Mapping[str, bytes] = field(default_factory=dict)
+    unread: Unread | None = None
+    """What stands in the place of its label, where that is no number."""
 
 
 def full_key(shard: str, key: str) -> str:
@@ -70,6 +84,7 @@ def reject(sample: Sample, reason: str, *, undecodable: bool) -> Rejected:
         kind="undecodable" if undecodable else "refused",
         origin=sample.origin,
         members={sample.image_ext: sample.image, **sample.members},
+        unread=sample.unread,
     )
 
 

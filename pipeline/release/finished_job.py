@@ -15,10 +15,10 @@ from pipeline.media.provenance import PROVENANCE, Provenance
 from pipeline.media.records import full_key
 from pipeline.streams.files import content_hash
 from pipeline.streams.job_records import Job
+from pipeline.streams.labels import member_label
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.names import unescape_dots
 from pipeline.streams.quarantine import read_quarantine
-from pipeline.streams.shards import read_label
 
 LABEL = "cls"
 """The member that holds a label."""
@@ -132,7 +132,7 @@ class Made:
             image_ext=image_ext,
             image=spans[image_ext],
             members={e: span for e, span in spans.items() if e in members},
-            label=read_label(labelled, label),
+            label=member_label(labelled, label, self.job.config["input"].get("label_names")).number,
             level=_level(made),
             verdict=verdict,
         )

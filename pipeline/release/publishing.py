@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import __version__
 from pipeline.errors import UserError
 from pipeline.listing import real
+from pipeline.media.rules import PixelRules
 from pipeline.release.card import THREAT_MODELS, card
 from pipeline.release.config import ReleaseConfig, secret_of
 from pipeline.release.copies import check_faces, check_near_copies, closest
@@ -84,7 +85,7 @@ def publish(
         people=dict(zip(evidence.originals.keys, evidence.originals.identities, strict=True)),
         quality=made.job.config["output"]["quality"],
         size=evidence.size,
-        fit=made.job.config["image"]["fit"],
+        rules=PixelRules(fit=made.job.config["image"]["fit"]),
     )
     files, hashes = write_shards(packer, entries, labels, data=staged / DATA, shard_size=config.shard_size)
     bits = closest(hashes, evidence.originals.phash)

@@ -12,10 +12,10 @@ import numpy as np
 
 from pipeline.anonymity.faces.phash import phash
 from pipeline.errors import UserError
-from pipeline.media.fitting import Fit
 from pipeline.media.opening import Undecodable
 from pipeline.media.pixels import EXTENSIONS, Codec, decode
 from pipeline.media.records import Sample
+from pipeline.media.rules import PixelRules
 from pipeline.release.finished_job import LABEL, MadeImage, read
 from pipeline.release.privacy import clean_image, names_in, release_key, shuffled
 from pipeline.release.sealing import ListedFile
@@ -37,7 +37,7 @@ class Packer:
     """The quality of JPEG and WebP, 1 to 100."""
     size: tuple[int, int]
     """Height and width at which images are hashed."""
-    fit: Fit
+    rules: PixelRules
     """How images of other sizes are brought to it."""
 
     def __call__(self, entry: MadeImage, label: int | None, tar: BinaryIO) -> tuple[Sample, np.uint64]:
@@ -61,7 +61,7 @@ class Packer:
         labelled = {} if label is None else {LABEL: str(label).encode()}
         key, image_ext = release_key(self.secret, entry.key), EXTENSIONS[codec][0]
         sample = Sample(key=key, image=data, image_ext=image_ext, members={**labelled, **members})
-        return sample, phash([decode(data, self.size, self.fit)[0]])[0]
+        return sample, phash([decode(data, self.size, self.rules)[0]])[0]
 
 
 def write_shards(
