@@ -186,6 +186,7 @@ def run_command(args: argparse.Namespace) -> int:
     on_change: OnChange = next((answer for answer, given in answers.items() if given), "refuse")
     from pipeline.commands.release import check_export
     from pipeline.commands.run import check_finished
+    from pipeline.streams.reasons import commonest
 
     check_export(plan)
     manifest = run_with_progress(plan, on_change, prune=args.prune, verify=args.verify)
@@ -193,6 +194,7 @@ def run_command(args: argparse.Namespace) -> int:
     print(
         f"{plan.config.output.path}: {counts.images} images from {counts.read} samples in "
         f"{shards.finished} of {shards.total} shards, {counts.in_quarantine} in quarantine"
+        f"{commonest(manifest.reasons)}"
     )
     for names, what in ((manifest.gone, "is gone"), (manifest.changed, "has changed")):
         if names:
@@ -508,7 +510,9 @@ def outcome(manifest: Manifest, on_damage: str = "fail") -> int:
     for note, samples in manifest.notes.items():
         complain(f"{samples} samples: {note}")
     if (counts.read or counts.damaged) and not counts.written:
-        print("doppel: no image was written; quarantine/ holds every sample and the reason", file=sys.stderr)
+        from pipeline.streams.reasons import commonest
+
+        complain(f"no image was written{commonest(manifest.reasons)}; quarantine/ holds every sample and the reason")
         return FAILED
     if counts.damaged:
         from pipeline.commands.run import damage

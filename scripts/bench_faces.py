@@ -32,6 +32,7 @@ from PIL import Image, ImageFilter
 
 from pipeline.anonymity.faces.detect import FaceFinder, enlarge
 from pipeline.media.pixels import decode
+from pipeline.media.rules import PixelRules
 
 ROOT = Path(__file__).resolve().parents[1]
 LFW = ROOT.parent / "shared" / "data" / "lfw"
@@ -48,7 +49,7 @@ def photographs(count: int) -> list[np.ndarray]:
         with tarfile.open(shard) as tar:
             for member in tar:
                 if member.name.endswith(".jpg") and len(images) < count:
-                    images.append(decode(tar.extractfile(member).read(), (SIDE, SIDE), "centre 128")[0])  # type: ignore[union-attr]
+                    images.append(decode(tar.extractfile(member).read(), (SIDE, SIDE), PixelRules(fit="centre 128"))[0])  # type: ignore[union-attr]
     return images
 
 

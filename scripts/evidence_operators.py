@@ -32,6 +32,7 @@ from pipeline.diffusion.tiles.regions import Cut
 from pipeline.media.masks import mask_shape
 from pipeline.media.pixels import decode, from_pixels, to_pixels
 from pipeline.media.records import Sample
+from pipeline.media.rules import PixelRules
 from pipeline.media.strokes import stroke_painting
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
@@ -263,7 +264,8 @@ def tile_morphs() -> dict[str, Any]:
 def mosaics() -> dict[str, Any]:
     """Paintings laid to look like photographs and other paintings, at 256 × 256; no diffusion. PSNR to the target."""
     files = [f for folder in ("paintings_pd", "hires_cc0") for f in sorted((SHARED / folder).iterdir())]
-    images = [decode(f.read_bytes(), (256, 256), "crop")[0] for f in files if f.suffix in (".jpg", ".png", ".webp")]
+    rules, kinds = PixelRules(fit="crop"), (".jpg", ".png", ".webp")
+    images = [decode(f.read_bytes(), (256, 256), rules)[0] for f in files if f.suffix in kinds]
     pictures = to_pixels(images, "cpu")
     model = ClosedForm(denoise=Gaussian(), levels=levels_from_scheduler({}), size=(256, 256))
     sources, targets = pictures[[0, 2, 4, 6]], pictures[[9, 11, 13, 1]]

@@ -74,7 +74,7 @@ def why() -> None:
     folder = Path("runs/why")
     sources = (("train", config.data.train), ("validation", config.data.validation), ("test", config.data.test))
     train, held_out, test = (
-        load_images(source, folder / name, config.size, config.fit, name=name) for name, source in sources if source
+        load_images(source, folder / name, config.size, config.rules, name=name) for name, source in sources if source
     )
     judge = train_classifier(train.pixels, train.labels, epochs=EPOCHS)
     subset = train.take(draw_subset(train.labels, LABELLED, config.classes, 0))

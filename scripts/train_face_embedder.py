@@ -40,6 +40,7 @@ from pipeline.anonymity.faces.metrics import bootstrap_people
 from pipeline.anonymity.faces.scanning import image_stream, scan
 from pipeline.anonymity.faces.table import FaceTable
 from pipeline.anonymity.gate.calibration import certify
+from pipeline.media.rules import PixelRules
 from pipeline.streams.shards import WebDatasetInput
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,7 +70,7 @@ def source(split: str) -> WebDatasetInput:
 
 def find_faces(split: str, size: int, finder: FaceFinder, recognisers: list[Any]) -> FaceTable:
     return scan(
-        source(split), size=(size, size), fit="centre 128", identity="json:identity", finder=finder,
+        source(split), size=(size, size), rules=PixelRules(fit="centre 128"), identity="json:identity", finder=finder,
         recognisers=recognisers, folder=RUNS / f"{split}-{size}",
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ from pipeline.anonymity.faces.phash import phash
 from pipeline.anonymity.faces.table import FaceTable
 from pipeline.media.output_keys import Shape
 from pipeline.media.provenance import PROVENANCE, GateVerdict, Provenance
-from pipeline.media.records import Rejected, Sample
+from pipeline.media.records import Rejected, Sample, full_key
 from pipeline.release import Evidence, ReleaseConfig, check_release, publish, seal, verify
 from pipeline.streams.job_records import Counts, Job, ShardRecord
 from pipeline.streams.ledger import Ledger
@@ -64,6 +64,7 @@ class Source:
     """An original, and what the job made of it."""
 
     key: str
+    shard: str = ""
     who: str | None = None
     label: int | None = None
     ext: str = "png"
@@ -79,12 +80,14 @@ class Source:
         samples = []
         for number, key in enumerate(self.shape.keys(self.key)):
             provenance = Provenance(
-                key=key, code="x", config="c", operator="boomerang", level={"fraction": self.level}, anonymity=PASSED,
-                before=CANARIES[3],
+                key=key, shard=self.shard, code="x", config="c", operator="boomerang", level={"fraction": self.level},
+                anonymity=PASSED, before=CANARIES[3],
             )  # fmt: skip
             members = {**own, **told, **self.members, PROVENANCE: provenance.to_json().encode()}
             image = telling(photo(10_000 + 10 * self.seed + number), form)
-            samples.append(Sample(key=key.format(self.shape), image=image, image_ext=self.ext, members=members))
+            samples.append(
+                Sample(key=key.format(self.shape), shard=self.shard, image=image, image_ext=self.ext, members=members)
+            )
         return samples
 
 
@@ -144,8 +147,10 @@ def evidence(sources: Sequence[Source], *, images: Sequence[Pixels8] | None = No
     samples = [sample for source in sources for sample in source.samples()]
     images = [photo(source.seed) for source in sources] if images is None else images
     return Evidence(
-        originals=table([source.key for source in sources], [source.who for source in sources], images, 1),
-        outputs=table([sample.key for sample in samples], [None] * len(samples), [photo(0)] * len(samples), 2),
+        originals=table(
+            [full_key(source.shard, source.key) for source in sources], [source.who for source in sources], images, 1
+        ),
+        outputs=table([sample.full_key for sample in samples], [None] * len(samples), [photo(0)] * len(samples), 2),
         copy_distance={"Dlib": 0.02},
         size=(SIDE, SIDE),
     )

@@ -17,6 +17,7 @@ from PIL import Image
 from pipeline.cli import main
 from pipeline.config import validate
 from pipeline.job.config import JobConfig
+from pipeline.media.rules import PixelRules
 from tests import builders
 from training.calibrate.config import CalibrationConfig
 from training.classifier.judge import SmallCNN, save_classifier
@@ -219,7 +220,7 @@ def test_a_slice_that_the_model_was_trained_on_is_refused(
 
     trained = builders.model_folder(tmp_path / "trained")
     source = WebDatasetInput(urls=(str(place / "held_out.tar"),))
-    write_training_set(build_cache(source, tmp_path / "cache", (8, 8), "resize"), trained)
+    write_training_set(build_cache(source, tmp_path / "cache", (8, 8), PixelRules()), trained)
     assert run({**content, "model": {"path": str(trained), "batch_size": 6}}, tmp_path) == 2
     assert "are in the training set of the model" in capsys.readouterr().err
 

@@ -148,6 +148,7 @@ def test_labels_that_the_model_cannot_use(desk: Desk) -> None:
     builders.tar(desk.source, members)
     code, said = desk.run()
     assert (code, "1 images from 3 samples" in said) == (0, True)
+    assert "2 in quarantine; 1 of these 2: no class label, and" in said
     assert [row["reason"] for row in desk.quarantine()] == [
         "no class label, and the model needs one of 0 to 2",
         "label 3 is out of range: the model knows 0 to 2",
@@ -169,10 +170,11 @@ def test_a_cut_off_tar_gives_what_it_holds_and_has_failed_unless_damage_may_stay
 
 @pytest.mark.parametrize("on_damage", ["fail", "keep"])
 def test_a_job_that_could_write_nothing_has_failed(desk: Desk, on_damage: str) -> None:
-    builders.tar(desk.source, [("0000.png", b"")])
+    builders.tar(desk.source, [("0000.png", b""), ("0000.cls", b"0")])
     code, said = desk.run(on_damage=on_damage)
     assert code == FAILED
     assert "no image was written" in said
+    assert "no image was written; 1 of these 1: the file is empty" in said
     assert len(desk.quarantine()) == 1
 
 

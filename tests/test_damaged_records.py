@@ -17,6 +17,7 @@ from pipeline.engine.batch_size import REMEMBERED, remember, remembered
 from pipeline.errors import UserError
 from pipeline.hooks.live.background import IDENTITY, claim
 from pipeline.hooks.store import read_weights
+from pipeline.media.rules import PLAIN
 from pipeline.models.folder import read_json
 from pipeline.streams.folder import FolderInput
 from pipeline.streams.hub import HubInput
@@ -143,9 +144,9 @@ def test_a_batch_size_is_remembered_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_damaged_cache_is_made_anew(name: str, content: bytes, tmp_path: Path) -> None:
     lay(tmp_path / "in", {f"c/{i}.png": picture(i) for i in range(3)})
     source, folder = FolderInput(path=str(tmp_path / "in")), tmp_path / "cache"
-    whole = build_cache(source, folder, (8, 8), "resize")
+    whole = build_cache(source, folder, (8, 8), PLAIN)
     before = builders.tree(tmp_path, "cache")
     del whole
     (folder / name).write_bytes(content)
-    build_cache(source, folder, (8, 8), "resize")
+    build_cache(source, folder, (8, 8), PLAIN)
     assert builders.tree(tmp_path, "cache") == before

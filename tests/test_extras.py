@@ -17,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.media.opening import Undecodable
 from pipeline.media.pixels import decode, decode_mask
+from pipeline.media.rules import PixelRules
 from pipeline.models.codec import fit_linear_patch, save_codec
 from pipeline.report.animate import reassemble
 from pipeline.streams.job_records import Manifest
@@ -97,7 +98,7 @@ def test_a_bad_mask_file_ends_the_job_before_it_begins(tmp_path: Path, model: Pa
 @pytest.mark.parametrize("fit", ["resize", "crop", "pad"])
 def test_masks_are_fitted_like_their_image(fit: Any) -> None:
     mask = left_half((20, 40))
-    image, frame = decode(png(np.repeat(mask[..., None], 3, axis=2)), (10, 10), fit)
+    image, frame = decode(png(np.repeat(mask[..., None], 3, axis=2)), (10, 10), PixelRules(fit=fit))
     fitted = decode_mask(png(mask), frame.full, (10, 10), fit)
     assert set(np.unique(fitted)) <= {0, 1}
     assert (fitted == (image[..., 0] > 127)).mean() > 0.85  # the image is smoothed, the mask is not

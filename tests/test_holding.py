@@ -82,7 +82,8 @@ def batches(source: Path, out: Path, **changes: Any) -> list[Batch]:
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(2) as pool:
-        return list(Reader(plan, None, pool)(open_input(plan).shards))
+        stream, classes = open_input(plan)
+        return list(Reader(plan, classes, pool)(stream.shards))
 
 
 def test_a_batch_is_cut_by_its_bytes(tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def test_a_whole_job_counts_everything(tmp_path: Path, monkeypatch: pytest.Monke
         made.config.model_copy(update={"input": made.config.input.model_copy(update={"urls": (str(source),)})})
     )
     shard = made.config.input.open().shards[0]
-    images = {s.key: builders_image(s) for s in shard.read() if isinstance(s, Sample)}
+    images = {s.full_key: builders_image(s) for s in shard.read() if isinstance(s, Sample)}
     table = fakes.whole_originals(images)
 
     @contextmanager

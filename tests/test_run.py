@@ -96,11 +96,11 @@ def test_bytes_do_not_depend_on_workers_processes_or_other_shards(
 
 def test_a_key_gets_the_same_pixels_in_any_company(tmp_path: Path, model: Path) -> None:
     """Another order, other batch mates and a padded batch: equal up to one grey level of the network's rounding."""
-    full = builders.shard(tmp_path / "full.tar", 7)
-    alone = builders.shard(tmp_path / "alone.tar", 1, first=6)
+    full = builders.shard(tmp_path / "full" / "in.tar", 7)
+    alone = builders.shard(tmp_path / "alone" / "in.tar", 1, first=6)
     run(builders.recipe(full, tmp_path / "a", model))
     run(builders.recipe(alone, tmp_path / "b", model))
-    a, b = (builders.members_of(tmp_path / d)["0006.png"] for d in ("a/data/full.tar", "b/data/alone.tar"))
+    a, b = (builders.members_of(tmp_path / d)["0006.png"] for d in ("a/data/in.tar", "b/data/in.tar"))
     assert np.abs(decode(a)[0].astype(int) - decode(b)[0]).max() <= 1
 
 

@@ -16,6 +16,7 @@ from pipeline.anonymity.faces.scanning import image_stream, scan
 from pipeline.anonymity.faces.table import FaceTable, load_table
 from pipeline.errors import UserError
 from pipeline.media.pixels import decode
+from pipeline.media.rules import PixelRules
 from pipeline.streams.shards import WebDatasetInput
 from tests import builders
 
@@ -68,17 +69,17 @@ def source(tmp_path: Path) -> WebDatasetInput:
 
 
 def scanned(source: WebDatasetInput, finder: Finder, folder: Path | None = None, **changes: object) -> FaceTable:
-    settings = {"size": SIZE, "fit": "resize", "identity": "json:who", "recognisers": [Judge()], **changes}
+    settings = {"size": SIZE, "rules": PixelRules(), "identity": "json:who", "recognisers": [Judge()], **changes}
     return scan(source, finder=finder, folder=folder, **settings)  # type: ignore[arg-type]
 
 
 def test_every_image_is_read_once_as_jobs_decode_it(source: WebDatasetInput) -> None:
     finder, done = Finder(), list[int]()
-    table = scanned(source, finder, fit="crop", on_images=done.append)
-    assert table.keys == tuple(f"p{i % 3}_{i:03d}" for i in range(12))
+    table = scanned(source, finder, rules=PixelRules(fit="crop"), on_images=done.append)
+    assert table.keys == tuple(f"{'a' if i < 7 else 'b'}/p{i % 3}_{i:03d}" for i in range(12))
     assert table.identities == tuple(person(i) for i in range(12))
     for i, image in enumerate(finder.images):
-        np.testing.assert_array_equal(image, decode(builders.picture(i, (9, 7)), SIZE, "crop")[0])
+        np.testing.assert_array_equal(image, decode(builders.picture(i, (9, 7)), SIZE, PixelRules(fit="crop"))[0])
     expected = [i for i, image in enumerate(finder.images) if image[0, 0, 0] % 2 == 0]
     assert table.image.tolist() == expected
     assert 0 < len(expected) < 12
@@ -115,7 +116,7 @@ def test_finished_shards_are_not_scanned_again(source: WebDatasetInput, tmp_path
     "changes",
     [
         {"size": (4, 6)},
-        {"fit": "pad"},
+        {"rules": PixelRules(fit="pad")},
         {"identity": None},
         {"recognisers": [SimpleNamespace(name="judge", weights="j2", embed=Judge().embed)]},
         {"recognisers": [Judge(), SimpleNamespace(name="second", weights="", embed=Judge().embed)]},
@@ -166,7 +167,7 @@ def test_a_damaged_cache_is_scanned_again(source: WebDatasetInput, tmp_path: Pat
 
 def test_what_cannot_be_decoded_is_left_out(source: WebDatasetInput, tmp_path: Path) -> None:
     builders.tar(tmp_path / "in" / "c.tar", [("x_1.png", b"nothing"), ("y_2.png", builders.picture(40))])
-    assert scanned(source, Finder()).keys[-2:] == ("p2_011", "y_2")
+    assert scanned(source, Finder()).keys[-2:] == ("b/p2_011", "c/y_2")
 
 
 def test_a_shard_without_images_or_faces_is_no_problem(source: WebDatasetInput, tmp_path: Path) -> None:
@@ -189,14 +190,14 @@ def test_a_shard_without_images_or_faces_is_no_problem(source: WebDatasetInput, 
     ],
 )
 def test_who_is_in_an_image(source: WebDatasetInput, spec: str | None, expected: str | None) -> None:
-    assert [who for key, who, _ in image_stream(source, SIZE, "resize", spec) if key == "p1_004"] == [expected]
+    assert [who for key, who, _ in image_stream(source, SIZE, PixelRules(), spec) if key == "a/p1_004"] == [expected]
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"who": null}', b'{"who": true}', b'{"who": [1]}', b"3"])
 def test_a_member_without_a_name_is_of_nobody(tmp_path: Path, content: bytes) -> None:
     builders.tar(tmp_path / "a.tar", [("k.png", builders.picture(1)), ("k.json", content)])
-    stream = image_stream(WebDatasetInput(urls=(str(tmp_path / "a.tar"),)), None, "resize", "json:who")
-    assert [(key, who, image.shape) for key, who, image in stream] == [("k", None, (8, 8, 3))]
+    stream = image_stream(WebDatasetInput(urls=(str(tmp_path / "a.tar"),)), None, PixelRules(), "json:who")
+    assert [(key, who, image.shape) for key, who, image in stream] == [("a/k", None, (8, 8, 3))]
 
 
 @pytest.mark.parametrize(

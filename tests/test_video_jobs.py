@@ -21,6 +21,7 @@ from pipeline.engine.planning import make_plan
 from pipeline.engine.reading import Reader
 from pipeline.engine.windows import filled, windows
 from pipeline.errors import UserError
+from pipeline.job.classes import Classes
 from pipeline.job.config import JobConfig
 from pipeline.media.clips import Clip, Container, read_clip, write_clip
 from pipeline.media.frame import Frame
@@ -234,7 +235,7 @@ def test_a_folder_of_clips(tmp_path: Path, model: Path) -> None:
         (tmp_path / "in" / label).mkdir(parents=True)
     (tmp_path / "in" / "cat" / "1.gif").write_bytes(clip(frames(1, 2)))
     (tmp_path / "in" / "dog" / "2.mp4").write_bytes(clip(frames(2, 3), "mp4"))
-    content = builders.recipe("", tmp_path / "out", model, video={}, **{"output.format": "folder"})
+    content = builders.recipe("", tmp_path / "out", model, video={}, classes="numbers", **{"output.format": "folder"})
     content["input"] = {"format": "folder", "path": str(tmp_path / "in")}
     assert run(content).counts.written == 2
     data = tmp_path / "out" / "data"
@@ -364,7 +365,7 @@ def test_windows_of_a_clip_share_their_noise(tmp_path: Path, animatediff: Path) 
 def test_batches_are_of_whole_windows(shard: Path, tmp_path: Path, animatediff: Path) -> None:
     job = make_plan(validate(JobConfig, of_clips(shard, tmp_path / "out", animatediff, video={"frames": 4}), "test"))
     with ThreadPoolExecutor(1) as pool:
-        batches = list(Reader(job, None, pool)(job.config.input.open().shards))
+        batches = list(Reader(job, Classes(), pool)(job.config.input.open().shards))
     assert [[len(w) for w in windows(b.rows, 4)] for b in batches] == [[1, 4], [2, 3]]
     assert [b.last for b in batches] == [False, True]
     assert sum(b.read for b in batches) == 3

@@ -11,7 +11,7 @@ from pipeline.anonymity.faces.scanning import identity_reader
 from pipeline.audit.task import Audit
 from pipeline.errors import UserError
 from pipeline.identity import given_salt
-from pipeline.media.fitting import Fit
+from pipeline.media.rules import PixelRules
 from pipeline.section import LocalPath, Recipe
 from pipeline.streams import AnyInput, input_at
 
@@ -24,7 +24,7 @@ Images = Annotated[AnyInput, BeforeValidator(_at)]
 """An input, or where it lies: a folder of images, or tars by path, glob or URL."""
 
 
-class AuditConfig(Recipe):
+class AuditConfig(PixelRules, Recipe):
     """The recipe of `doppel audit`. The secret itself has no place in it."""
 
     kind: Literal["audit"] = "audit"
@@ -38,8 +38,6 @@ class AuditConfig(Recipe):
     """A file with the job's secret; else the variable DOPPEL_SALT. Without it, no image is paired with its original."""
     identity: str | None = None
     """How to tell who is in an original: `json:FIELD` of a member, or `key:REGEX`, whose first group is the person."""
-    fit: Fit = "resize"
-    """How the job fitted the originals to its model."""
     others: Images | None = None
     """Images like the originals that were not in the input, for measuring membership."""
     model: str | None = None
@@ -67,6 +65,6 @@ class AuditConfig(Recipe):
         """
         return Audit(
             originals=self.originals, release=Path(self.release), out=Path(self.output),
-            salt=given_salt(self.salt_file, "salt_file"), identity=self.identity, fit=self.fit, others=self.others,
+            salt=given_salt(self.salt_file, "salt_file"), identity=self.identity, rules=self.rules, others=self.others,
             model=self.model,
         )  # fmt: skip

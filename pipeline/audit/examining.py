@@ -76,7 +76,7 @@ def examine(
     t2 = with_copies(t2, seen.pairing, seen.outside, seen.outside_people)
     utility = useful(seen, finder)
     made_with = MadeWith(
-        detector=finder.detector, detector_weights=finder.weights, size=size, fit=task.fit,
+        detector=finder.detector, detector_weights=finder.weights, size=size, fit=task.rules.fit,
         recognisers={one.name: one.weights for one in recognisers},
     )  # fmt: skip
     results = AuditResults(

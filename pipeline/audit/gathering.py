@@ -15,14 +15,15 @@ from pipeline.anonymity.attacks.photos import UNKNOWN, Indices, Pairing, Vectors
 from pipeline.anonymity.faces.scanning import image_stream, scan
 from pipeline.audit.task import Audit
 from pipeline.errors import UserError
-from pipeline.media.fitting import Fit
 from pipeline.media.opening import Undecodable
 from pipeline.media.output_keys import Shape
 from pipeline.media.pixels import decode
 from pipeline.media.records import Rejected
+from pipeline.media.rules import PLAIN, PixelRules
 from pipeline.release.privacy import derive, release_key
 from pipeline.release.sealing import DATA
 from pipeline.streams import AnyInput
+from pipeline.streams.pages import paged
 from pipeline.streams.shards import WebDatasetInput
 
 if TYPE_CHECKING:
@@ -95,23 +96,24 @@ def gather(
     """
     released = images_of(task.release)
 
-    def faces(source: AnyInput, name: str, fit: Fit, who: str | None) -> FaceTable:
+    def faces(source: AnyInput, name: str, rules: PixelRules, who: str | None) -> FaceTable:
         return scan(
-            source, size=size, fit=fit, identity=who, finder=finder, recognisers=recognisers,
+            source, size=size, rules=rules, identity=who, finder=finder, recognisers=recognisers,
             folder=task.out / "faces" / name, on_images=lambda count: on_images(name, count),
         )  # fmt: skip
 
-    originals = faces(task.originals, "originals", task.fit, task.identity)
-    made = faces(released, "release", "resize", None)
-    source, unpaired = sources_of(made.keys, originals.keys, task.salt, task.manifest.outputs)
+    originals = faces(task.originals, "originals", task.rules, task.identity)
+    made = faces(released, "release", PLAIN, None)
+    names = [key.rpartition("/")[2] for key in made.keys]  # a release's keys are its own, whatever the shard
+    source, unpaired = sources_of(names, originals.keys, task.salt, task.manifest.outputs)
     held = np.flatnonzero(source != UNKNOWN)[: min(HELD, HELD_BYTES // (3 * size[0] * size[1]))]
-    before = look(task.originals, size, task.fit, set(source[held].tolist()))
-    after = look(released, size, "resize", set(held.tolist()))
+    before = look(task.originals, size, task.rules, set(source[held].tolist()))
+    after = look(released, size, PLAIN, set(held.tolist()))
     sides = {name: (before.layouts[name], after.layouts[name]) for name in before.layouts}
     outside, people = dict[str, Vectors](), dict[str, Indices]()
     if task.others is not None:
-        flat = look(task.others, size, task.fit, set()).layouts
-        outside, people = _outside(faces(task.others, "others", task.fit, task.identity), flat)
+        flat = look(task.others, size, task.rules, set()).layouts
+        outside, people = _outside(faces(task.others, "others", task.rules, task.identity), flat)
     return Seen(
         pairing=Pairing(originals=originals, released=made, source=source, layouts=sides),
         unpaired=unpaired,
@@ -123,9 +125,9 @@ def gather(
     )
 
 
-def look(source: AnyInput, size: tuple[int, int], fit: Fit, hold: set[int]) -> Looked:
+def look(source: AnyInput, size: tuple[int, int], rules: PixelRules, hold: set[int]) -> Looked:
     """Looks once at all images of a source, and keeps the pixels of those whose numbers are in `hold`."""
-    images = enumerate(labelled(source, size, fit))
+    images = enumerate(labelled(source, size, rules))
     parts, labels, held = [layouts([])], list[int | None](), dict[int, "Pixels8"]()
     while batch := list(islice(images, BATCH)):
         parts.append(layouts([image for _, (_, image) in batch]))
@@ -136,21 +138,21 @@ def look(source: AnyInput, size: tuple[int, int], fit: Fit, hold: set[int]) -> L
     return Looked(layouts=joined, labels=tuple(labels), held=held)
 
 
-def labelled(source: AnyInput, size: tuple[int, int], fit: Fit) -> Iterator[tuple[int | None, Pixels8]]:
+def labelled(source: AnyInput, size: tuple[int, int], rules: PixelRules) -> Iterator[tuple[int | None, Pixels8]]:
     """Yields every image that can be decoded, in the order of `scan`, with its label."""
-    for shard in source.open().shards:
+    for shard in paged(source.open(), rules.frames).shards:
         for sample in shard.read():
             if isinstance(sample, Rejected):
                 continue
             try:
-                yield sample.label, decode(sample.image, size, fit)[0]
+                yield sample.label, decode(sample.image, size, rules)[0]
             except Undecodable:
                 continue
 
 
 def first_size(release: Path) -> tuple[int, int]:
     """Height and width of the first released image. Raises `UserError` where none can be read."""
-    for _, _, image in image_stream(images_of(release), None, "resize"):
+    for _, _, image in image_stream(images_of(release), None, PLAIN):
         return image.shape[0], image.shape[1]
     raise UserError(f"{release}: no image of it can be read")
 

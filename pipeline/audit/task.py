@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.listing import real
-from pipeline.media.fitting import Fit
+from pipeline.media.rules import PLAIN, PixelRules
 from pipeline.optional import require_package
 from pipeline.release.sealing import ReleaseManifest, read_seal, verify
 from pipeline.streams import AnyInput
@@ -29,8 +29,8 @@ class Audit:
     """How to tell who is in an original: `json:FIELD` or `key:REGEX`."""
     size: tuple[int, int] | None = None
     """Height and width at which everything is compared; by default those of the first released image."""
-    fit: Fit = "resize"
-    """How the job fitted the originals to its model."""
+    rules: PixelRules = PLAIN
+    """How the job read the originals."""
     others: AnyInput | None = None
     """Images like the originals that were not in the input, for measuring membership."""
     model: str | None = None

@@ -17,11 +17,12 @@ from pipeline.anonymity.faces.recognise import load_recogniser
 from pipeline.anonymity.faces.scanning import Named, identity_reader, shard_images, tabulated
 from pipeline.anonymity.gate.calibration import FLOOR, Certificate, certify
 from pipeline.errors import UserError
-from pipeline.media.fitting import Fit
 from pipeline.media.records import Sample
+from pipeline.media.rules import PixelRules
 from pipeline.optional import require_package
 from pipeline.section import LocalPath, Recipe
 from pipeline.streams import AnyInput
+from pipeline.streams.pages import paged
 
 PICTURE = "roc.png"
 """File name of the curves, in the output folder."""
@@ -29,7 +30,7 @@ Chosen = Mapping[str, frozenset[str]]
 """The keys of the chosen images, by the name of their shard."""
 
 
-class CalibrateConfig(Recipe):
+class CalibrateConfig(PixelRules, Recipe):
     """The recipe of `doppel calibrate-faces`."""
 
     kind: Literal["calibrate-faces"] = "calibrate-faces"
@@ -41,8 +42,6 @@ class CalibrateConfig(Recipe):
     """How to tell who is in an image: `json:FIELD` of a member, or `key:REGEX`, whose first group is the person."""
     sizes: tuple[PositiveInt, ...] = Field(min_length=1)
     """Sides of the square images in pixels; each gets certificates of its own."""
-    fit: Fit = "resize"
-    """How images of other sizes become square."""
     detector: str = "dlib"
     """Name of the detector, one of `DETECTORS`."""
     recognisers: tuple[str, ...] = Field(default=("Dlib",), min_length=1)
@@ -98,7 +97,8 @@ def choose(config: CalibrateConfig) -> Chosen:
     Raises `UserError` where nobody has two images.
     """
     who, images = identity_reader(config.identity), dict[str, list[tuple[str, str]]]()
-    samples = ((shard.name, sample) for shard in config.data.open().shards for sample in shard.read())
+    stream = paged(config.data.open(), config.frames)
+    samples = ((shard.name, sample) for shard in stream.shards for sample in shard.read())
     for shard, sample in islice(samples, config.limit):
         person = who(sample) if isinstance(sample, Sample) else None
         if person is not None:
@@ -116,9 +116,9 @@ def choose(config: CalibrateConfig) -> Chosen:
 def chosen_images(config: CalibrateConfig, chosen: Chosen, size: tuple[int, int]) -> Iterator[Named]:
     """Yields the chosen images at `size` (height, width), with key and identity."""
     who = identity_reader(config.identity)
-    for shard in config.data.open().shards:
+    for shard in paged(config.data.open(), config.frames).shards:
         if shard.name in chosen:
-            yield from shard_images(shard, size, config.fit, who, only=chosen[shard.name])
+            yield from shard_images(shard, size, config.rules, who, only=chosen[shard.name])
 
 
 @contextmanager

@@ -52,9 +52,9 @@ def demo(out: str, run: Callable[[Plan, OnChange], Manifest]) -> Manifest:
 
 
 def samples_by_key(source: AnyInput) -> dict[str, Sample]:
-    """All usable samples of a source, by their keys."""
+    """All usable samples of a source, by their full keys."""
     rows = (sample for shard in source.open().shards for sample in shard.read())
-    return {sample.key: sample for sample in rows if isinstance(sample, Sample)}
+    return {sample.full_key: sample for sample in rows if isinstance(sample, Sample)}
 
 
 @torch.inference_mode()
@@ -73,9 +73,9 @@ def draw_sheet(plan: Plan, model: Model, originals: Sequence[Sample], outputs: d
     for level in LEVELS:
         at_level = operator.at(LevelRange(low=level, high=level))
         if at_level == operator:
-            rows.append((f"t = {level} (job)", [decode(outputs[s.key].image)[0] for s in shown]))
+            rows.append((f"t = {level} (job)", [decode(outputs[s.full_key].image)[0] for s in shown]))
             continue
-        noise = KeyedNoise(plan.salt, [s.key for s in shown], operator.name, 0)
+        noise = KeyedNoise(plan.salt, [s.full_key for s in shown], operator.name, 0)
         rows.append((f"t = {level}", list(from_pixels(at_level(model, z, Given(labels=labels), noise).pixels))))
     contact_sheet(rows).save(file)
 

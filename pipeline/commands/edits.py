@@ -46,11 +46,11 @@ def edits(config: EditsConfig) -> int:
 
 
 def captions(stream: InputStream, config: CaptionConfig) -> Iterator[tuple[str, str]]:
-    """Yields (key, caption) of every sample that has a caption."""
+    """Yields (full key, caption) of every sample that has a caption."""
     for shard in stream.shards:
         for sample in shard.read():
             try:
                 if isinstance(sample, Sample):
-                    yield sample.key, read_caption(config, sample, stream.label_names)
+                    yield sample.full_key, read_caption(config, sample, stream.label_names)
             except NoCaption:
                 continue

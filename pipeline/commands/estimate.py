@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pipeline.commands.probing import probe
+from pipeline.engine.labels import check_first
 from pipeline.engine.reading import open_input
+from pipeline.job.classes import Classes, in_words
 from pipeline.job.plan import Plan
 from pipeline.streams.contract import InputStream
 
@@ -20,19 +22,22 @@ def estimate(plan: Plan) -> str:
     Samples are counted in the first shard, and the other shards are assumed to be like it. With a gate there is no
     time: the gate looks at all originals first, and nobody knows how often an image will go round again.
     """
-    config, stream = plan.config, open_input(plan)
+    config, (stream, classes) = plan.config, open_input(plan)
     lines = [*stream.notes, f"shards: {len(stream.shards)}, device: {', '.join(plan.devices)}"]
+    check_first(plan, stream.shards, classes)
+    if classes.shown is not None:
+        lines.append(f"classes, data set → model: {in_words(classes.shown)}")
     first = sum(1 for _ in stream.shards[0].read()) if stream.shards else 0
     if first:
         total = min(first * len(stream.shards), config.limit or first * len(stream.shards))
         lines.append(f"samples: about {total} ({first} in the first shard)")
-        lines += [UNKNOWN] if config.anonymity else timed(plan, stream, total)
+        lines += [UNKNOWN] if config.anonymity else timed(plan, stream, classes, total)
     return "\n".join(f"# {line}" for line in lines)
 
 
-def timed(plan: Plan, stream: InputStream, total: int) -> list[str]:
+def timed(plan: Plan, stream: InputStream, classes: Classes, total: int) -> list[str]:
     """What a probe says of a job with `total` samples, as lines."""
-    found = probe(plan, stream)
+    found = probe(plan, stream, classes)
     if not found.read:
         return ["no estimate of time: no sample could be read"]
     if not found.images:

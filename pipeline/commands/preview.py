@@ -77,11 +77,11 @@ def try_out(config: JobConfig, count: int) -> tuple[list[list[Output]], list[Rej
     plan = make_plan(config.model_copy(update={"anonymity": None, "release": None}), batch_size=count)
     if plan.outline is not None and frames_at_once(config, plan.outline) is not None:
         plan = replace(plan, batch_size=1)
-    stream = open_input(plan)
+    stream, classes = open_input(plan)
     usable: list[list[Output]] = []
     rejected: list[Rejected] = []
     with ThreadPoolExecutor(config.run.workers) as pool:
-        decoded = Reader(plan, stream.label_names, pool)(stream.shards)
+        decoded = Reader(plan, classes, pool)(stream.shards)
         for batch, results in transform_all(decoded, plan, plan.devices[0]):
             rejected += batch.rejected
             for row, result in zip(batch.rows, results, strict=True):

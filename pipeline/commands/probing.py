@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline.engine.events import Noted, Progress, ShardDone
 from pipeline.engine.local import job_of
 from pipeline.engine.process import process
+from pipeline.job.classes import Classes
 from pipeline.job.plan import Plan
 from pipeline.streams.contract import InputStream
 from pipeline.streams.ledger import Ledger
@@ -36,7 +37,7 @@ class Probe:
     """What people should know of how samples were understood."""
 
 
-def probe(plan: Plan, stream: InputStream) -> Probe:
+def probe(plan: Plan, stream: InputStream, classes: Classes) -> Probe:
     """Reads, decodes, transforms, encodes and writes samples of the stream's shards, again and again, as the job does.
 
     It ends with the first batch after `WARM_UP` and `TIMED` seconds; nothing is left of what was written.
@@ -44,8 +45,8 @@ def probe(plan: Plan, stream: InputStream) -> Probe:
     found, began, clock, ended = Probe(), None, None, 0
     with (
         tempfile.TemporaryDirectory(prefix="doppel-probe-") as folder,
-        Ledger(Path(folder)).open(job_of(plan)) as ledger,
-        closing(process(cycle(stream.shards), plan, stream, ledger, plan.devices[0])) as events,
+        Ledger(Path(folder)).open(job_of(plan, classes)) as ledger,
+        closing(process(cycle(stream.shards), plan, stream, classes, ledger, plan.devices[0])) as events,
     ):
         for event in events:
             now = time.perf_counter()

@@ -66,7 +66,7 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
         staged = release if release.exists() else staging(release)
         task = Audit(
             originals=plan.config.input, release=staged, out=Path(config.audit), salt=plan.salt,
-            identity=anonymity.identity, size=size, fit=plan.config.image.fit,
+            identity=anonymity.identity, size=size, rules=plan.rules,
             model=plan.config.model.path if plan.config.model else None,
             unsealed=manifest,
         )  # fmt: skip

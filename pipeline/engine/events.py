@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.media.records import Unread
 from pipeline.streams.job_records import ShardRecord
 
 
@@ -15,6 +16,8 @@ class Progress:
     """Samples of the shard that came in for them."""
     images: int
     rejected: int
+    unread: tuple[Unread, ...] = ()
+    """What stands in the place of labels that cannot be read."""
 
 
 @dataclass(frozen=True)

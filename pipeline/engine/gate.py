@@ -53,7 +53,7 @@ def scan_originals(
     config, size = settings(plan), plan.size
     folder = Path(plan.config.output.path) / FACES
     table = scan(
-        plan.config.input, size=size, fit=plan.config.image.fit, identity=config.identity, finder=finder,
+        plan.config.input, size=size, rules=plan.rules, identity=config.identity, finder=finder,
         recognisers=recognisers, folder=folder, on_images=seen,
     )  # fmt: skip
     twice = sum(count - 1 for count in Counter(table.keys).values())

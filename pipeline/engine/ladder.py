@@ -82,10 +82,10 @@ def at_level(plan: Plan, number: int) -> Plan:
 
 def admit(row: Row, gate: Gate, config: AnonymityConfig) -> Climber | str:
     """The row at the foot of the ladder; or, as a sentence, why its source can prove nothing."""
-    doubt = gate.doubt_of_source(row.sample.key)
+    doubt = gate.doubt_of_source(row.sample.full_key)
     if doubt is not None and getattr(config.undecided, doubt) == "quarantine":
         return f"undecided: {WORDS[doubt]}"
-    return Climber(row=row, image=row.image, faces=gate.boxes_of_source(row.sample.key))
+    return Climber(row=row, image=row.image, faces=gate.boxes_of_source(row.sample.full_key))
 
 
 def with_mask(climber: Climber, config: AnonymityConfig) -> Row:
@@ -115,7 +115,7 @@ def assembled(some: Sequence[Climber], results: Sequence[Result], config: Anonym
 
 def verdicts(gate: Gate, some: Sequence[Climber], results: Sequence[Result]) -> list[list[ImageVerdict]]:
     """The verdict on each output of each row; all outputs are judged together."""
-    made = [(climber.row.sample.key, output.image) for climber, result in zip(some, results, strict=True)
+    made = [(climber.row.sample.full_key, output.image) for climber, result in zip(some, results, strict=True)
             if not isinstance(result, str) for output in result]  # fmt: skip
     found = iter(gate.judge([key for key, _ in made], [image for _, image in made]))
     return [[] if isinstance(result, str) else [next(found) for _ in result] for result in results]

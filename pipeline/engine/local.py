@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.batch_size import remember
-from pipeline.engine.events import Event, Noted, Scanned, ShardDone
+from pipeline.engine.events import Event, Noted, Progress, Scanned, ShardDone
 from pipeline.engine.gate import open_gate
+from pipeline.engine.labels import Tolerance, check_first
 from pipeline.engine.process import process
 from pipeline.engine.reading import open_input
 from pipeline.errors import UserError
+from pipeline.job.classes import Classes
 from pipeline.job.hashes import identity
 from pipeline.job.outputs import shape_of
 from pipeline.job.plan import Plan
@@ -43,15 +45,19 @@ def run_job(
     many shards there are, and `observe` everything that happens afterwards. Raises `UserError` for what the user can
     mend. After a crash or Ctrl-C, finished shards stay finished, and the same call goes on from there.
     """
-    stream, devices, limit = open_input(plan), plan.devices, plan.config.limit
+    (stream, classes), devices, limit = open_input(plan), plan.devices, plan.config.limit
     names = [shard.name for shard in stream.shards]
-    job, ledger = job_of(plan), Ledger(Path(plan.config.output.path))
+    job, ledger = job_of(plan, classes), Ledger(Path(plan.config.output.path))
     check_apart(ledger.root, stream)
+    if stream.shards and (on_change == "overwrite" or ledger.record(stream.shards[0].name) is None):
+        check_first(plan, stream.shards, classes)
     with confidential(plan), ledger.open(job, keep=on_change == "keep", overwrite=on_change == "overwrite"):
         if plan.config.anonymity is not None:
             make_private_folder(ledger.root)
         standing = reconcile(ledger, stream, limit=limit, verify=verify, retry_damaged=plan.config.on_damage == "fail")
         work = settle(ledger, standing, on_change, limit=limit, prune=prune)
+        todo = {shard.name for shard in work.shards}
+        tolerance = Tolerance(plan, sum(r.counts.unread for r in ledger.records() if r.shard not in todo))
         told = set[str]()
 
         def note(text: str) -> None:
@@ -69,7 +75,9 @@ def run_job(
         if plan.config.anonymity is not None and work.shards:
             scan_apart(plan, observe)
         if len(devices) == 1 or plan.config.limit:
-            events = process(work.shards, plan, stream, ledger, devices[0], remaining=work.room, unlimited=work.whole)
+            events = process(
+                work.shards, plan, stream, classes, ledger, devices[0], remaining=work.room, unlimited=work.whole
+            )
         else:
             events = process_on_many(work.shards, plan)
         try:
@@ -79,6 +87,8 @@ def run_job(
                         note(event.text)  # each worker tells it once
                         continue
                     observe(event)
+                    if isinstance(event, Progress):
+                        tolerance.add(event.unread)
                     if isinstance(event, ShardDone):
                         ledger.log("shard", shard=event.record.shard, **event.record.counts.model_dump())
         finally:
@@ -93,11 +103,15 @@ def confidential(plan: Plan) -> AbstractContextManager[None]:
     return nullcontext() if plan.config.anonymity is None else private_umask()
 
 
-def job_of(plan: Plan) -> Job:
-    """The record of a plan's job."""
+def job_of(plan: Plan, classes: Classes) -> Job:
+    """The record of a plan's job. It does not name the classes where images show people: they may be called so."""
     licences = {path: StatedLicence(**asdict(licence)) for path, licence in plan.licences.items()}
     shape = shape_of(plan.config.operator)
-    return Job(config=identity(plan.config), hashes=plan.hashes, outputs=shape, licences=licences)
+    shown = None if plan.config.anonymity is not None or classes.shown is None else dict(classes.shown)
+    return Job(
+        config=identity(plan.config), hashes=plan.hashes, outputs=shape, licences=licences, found=plan.found,
+        classes=shown,
+    )  # fmt: skip
 
 
 def scan_apart(plan: Plan, observe: Callable[[Event], None]) -> None:
@@ -189,9 +203,10 @@ def _work(plan: Plan, device: str, tasks: Any, events: Any) -> None:
             yield shards[name]
 
     try:
-        stream = open_input(plan)
+        stream, classes = open_input(plan)
+        ledger = Ledger(Path(plan.config.output.path))
         with confidential(plan):
-            for event in process(assigned(stream), plan, stream, Ledger(Path(plan.config.output.path)), device):
+            for event in process(assigned(stream), plan, stream, classes, ledger, device):
                 events.put(event)
         events.put(None)
     except (UserError, OSError) as error:

@@ -17,6 +17,10 @@ from pipeline.identity import PUBLIC_SALT, hash_json, read_salt
 from pipeline.job.config import JobConfig
 from pipeline.job.hashes import hashes
 from pipeline.job.plan import Plan, check_job, licences, outlines
+from pipeline.media.rules import Percentile
+from pipeline.streams.ledger import Ledger
+from pipeline.streams.pages import paged
+from pipeline.streams.probing import ends_of
 
 PASS_THROUGH_BATCH = 64
 """Images that are decoded together in a job without a model."""
@@ -29,7 +33,8 @@ def make_plan(config: JobConfig, batch_size: int | None = None) -> Plan:
     """
     salt = read_salt(config.run.salt_file)
     model, second = outlines(config)
-    check_job(config, model, second)
+    found = found_ends(config)
+    check_job(config, model, second, config.image.rules(found))
     if config.anonymity is not None and salt == PUBLIC_SALT:
         raise UserError(
             "anonymity needs a secret salt of at least 16 bytes: name run.salt_file, or set the variable DOPPEL_SALT"
@@ -39,9 +44,23 @@ def make_plan(config: JobConfig, batch_size: int | None = None) -> Plan:
     parts = hashes(config, model, second, salt) | ({} if gate is None else {"gate": hash_json(gate.model_dump())})
     plan = Plan(
         config=config, salt=salt, outline=model, batch_size=1, devices=devices, hashes=parts,
-        licences=licences(config), gate=gate,
+        licences=licences(config), gate=gate, found=found,
     )  # fmt: skip
     return replace(plan, batch_size=batch_size or batch_size_of(plan))
+
+
+def found_ends(config: JobConfig) -> tuple[float, float] | None:
+    """The numbers that a percentile in `image.range` stands for: those of an earlier run, else those of a probe.
+
+    None where the recipe has no percentile. Raises `UserError` where the probe finds none.
+    """
+    wanted = config.image.range
+    if not isinstance(wanted, Percentile):
+        return None
+    before = Ledger(Path(config.output.path)).job()
+    if before is not None and before.found and before.config["image"]["range"] == wanted.model_dump(mode="json"):
+        return before.found
+    return ends_of(paged(config.input.open(), config.image.frames), wanted)
 
 
 def facts_of_gate(config: JobConfig, model: Outline, device: str) -> GateFacts | None:

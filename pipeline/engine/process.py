@@ -19,6 +19,7 @@ from pipeline.engine.reading import Reader
 from pipeline.engine.transforming import transform_all
 from pipeline.engine.windows import whole
 from pipeline.engine.writing import write
+from pipeline.job.classes import Classes
 from pipeline.job.plan import Plan
 from pipeline.streams.contract import InputShard, InputStream
 from pipeline.streams.ledger import Ledger
@@ -28,7 +29,7 @@ AHEAD = 2
 
 
 def process(
-    shards: Iterable[InputShard], plan: Plan, stream: InputStream, ledger: Ledger, device: str,
+    shards: Iterable[InputShard], plan: Plan, stream: InputStream, classes: Classes, ledger: Ledger, device: str,
     remaining: int | None = None, unlimited: Container[str] = (),
 ) -> Generator[Event, None, None]:  # fmt: skip
     """Runs the job over `shards` of its `stream` on one device; a shard is committed before its `ShardDone` is yielded.
@@ -40,7 +41,7 @@ def process(
     budget = Budget(plan.config.run.memory)
     with (
         ThreadPoolExecutor(plan.config.run.workers) as pool,
-        closing(budget.admit(Reader(plan, stream.label_names, pool)(shards, remaining, unlimited))) as read,
+        closing(budget.admit(Reader(plan, classes, pool)(shards, remaining, unlimited))) as read,
         closing(prefetch(read, AHEAD)) as decoded,
         closing(prefetch(transformed_by(decoded, plan, device), AHEAD)) as transformed,
         closing(prefetch(encode_all(whole(transformed), plan.config, pool), AHEAD)) as encoded,

@@ -17,30 +17,48 @@ from pipeline.geometry.following import follow
 from pipeline.geometry.moving import Unfollowed
 from pipeline.geometry.undeclared import undeclared
 from pipeline.job.captions import CaptionConfig, NoCaption, read_caption, wants
+from pipeline.job.classes import Classes, match
 from pipeline.job.clips import clip_of, frames_at_once
 from pipeline.job.extras import read_guide, read_mask
 from pipeline.media.clips import is_clip, read_clip
 from pipeline.media.fitting import fit_frame
 from pipeline.media.frame import Frame
 from pipeline.media.opening import Undecodable
-from pipeline.media.pixels import decode
+from pipeline.media.pixels import Picture, read_picture
 from pipeline.media.records import Batch, Reel, Rejected, Row, Sample, reject
 from pipeline.streams.contract import InputShard, InputStream
+from pipeline.streams.pages import paged
 
 if TYPE_CHECKING:
     from pipeline.job.plan import Plan
-    from pipeline.media.records import Pixels8
 
 
 Outcome = TypeVar("Outcome")
 
 
-def open_input(plan: Plan) -> InputStream:
-    """Opens the job's input. Where it does not name its classes, they get the names that the model knows."""
-    stream = plan.config.input.open()
-    if stream.label_names is None and plan.outline is not None and wants(plan.config.operator, plan.outline, "class"):
-        return replace(stream, label_names=plan.outline.class_names)
-    return stream
+def open_input(plan: Plan) -> tuple[InputStream, Classes]:
+    """Opens the job's input, and says what its classes are for the model.
+
+    Raises `UserError` where these do not go together.
+    """
+    config, model = plan.config, plan.outline
+    stream = paged(config.input.open(), "first" if config.video else plan.rules.frames)
+    classes = Classes(names=stream.label_names)
+    if model is not None and wants(config.operator, model, "class"):
+        classes = match(
+            config.classes, stream.label_names, model.class_names, model.classes or 0,
+            secret=config.anonymity is not None,
+        )  # fmt: skip
+    return replace(stream, label_names=classes.names), classes
+
+
+UNREAD = {
+    "name": "the label is a text that names no class",
+    "number": "the label is a number where only names of classes count",
+    "several": "the label holds several classes or weights",
+    "unreadable": "the label cannot be read",
+}
+"""What stands in the place of a label, in words; see `Unread`."""
 
 
 class Limited:
@@ -67,8 +85,8 @@ class Reader:
     """Decodes the samples of a job on the threads of `pool`."""
 
     plan: Plan
-    label_names: tuple[str, ...] | None
-    """The names of the classes, by label; None where nobody names them."""
+    classes: Classes
+    """The classes of the input, and what they are for the model."""
     pool: ThreadPoolExecutor
 
     def __call__(
@@ -119,11 +137,12 @@ class Reader:
         """A sample's image, or the frames of its clip, fitted to the model; or why the sample cannot be used."""
         if isinstance(sample, Rejected):
             return sample
-        config, fit = self.plan.config, self.plan.config.image.fit
-        problem = self.label_problem(sample.label)
+        config, rules = self.plan.config, self.plan.rules
+        sample = self.classes.read(sample)
+        problem = self.label_problem(sample)
         if problem is not None:
             return reject(sample, problem, undecodable=False)
-        noise_key = clip_of(sample.key, config.clip)
+        noise_key = sample.full_key if config.clip is None else clip_of(sample.key, config.clip)
         if noise_key is None:
             return reject(sample, f"the key does not match clip {config.clip!r}", undecodable=False)
         try:
@@ -135,7 +154,7 @@ class Reader:
             reel, pictures = self.pictures(sample)
         except Undecodable as error:
             return reject(sample, str(error), undecodable=True)
-        frame = self.framed(pictures[0][1])  # of all frames of a clip
+        frame = self.framed(pictures[0].frame)  # of all frames of a clip
         try:
             moved = follow(config.geometry, sample.members, frame) if config.geometry else {}
         except Unfollowed as error:
@@ -144,19 +163,22 @@ class Reader:
         rows = list[Row]()
         mask = None
         try:
-            for index, image in enumerate(picture for picture, _ in pictures):
+            for index, picture in enumerate(pictures):
+                image = picture.pixels
                 if config.mask and self.plan.outline and mask is None:  # all frames have the same
-                    mask = read_mask(config.mask, sample, frame, self.plan.outline.size, fit, self.plan.salt, noise_key)
+                    mask = read_mask(
+                        config.mask, sample, frame, self.plan.outline.size, rules, self.plan.salt, noise_key
+                    )
                 guide = None
                 if config.guide and self.plan.outline:
-                    guide = read_guide(config.guide, sample, image, self.plan.outline.size, fit)
+                    guide = read_guide(config.guide, sample, image, self.plan.outline.size, rules)
                 rows.append(
                     Row(
                         sample=sample,
                         frame=frame,
                         image=image,
                         noise_key=noise_key,
-                        label=sample.label,
+                        label=None if sample.label is None else self.classes.number(sample.label),
                         mask=mask,
                         caption=caption,
                         edited=edited,
@@ -164,25 +186,25 @@ class Reader:
                         reel=reel,
                         index=index,
                         moved=moved,
-                        notes=notes,
+                        notes=(*notes, *picture.notes, *self.notes(sample)),
                     )
                 )
         except Undecodable as error:
             return reject(sample, str(error), undecodable=False)
         return rows
 
-    def pictures(self, sample: Sample) -> tuple[Reel | None, list[tuple[Pixels8, Frame]]]:
+    def pictures(self, sample: Sample) -> tuple[Reel | None, list[Picture]]:
         """The image of a sample, or its frames where the recipe takes it for a clip. Raises `Undecodable`."""
-        size, fit = self.plan.outline.size if self.plan.outline else None, self.plan.config.image.fit
+        size, rules = self.plan.outline.size if self.plan.outline else None, self.plan.rules
         if not is_clip(sample.image_ext):
-            return None, [decode(sample.image, size, fit)]
+            return None, [read_picture(sample.image, size, rules)]
         if self.plan.config.video is None:
             if sample.image_ext.lower().endswith("mp4"):
                 raise Undecodable("it is a clip, and the recipe has no section video")
-            return None, [decode(sample.image, size, fit)]
+            return None, [read_picture(sample.image, size, rules)]
         clip = read_clip(sample.image, sample.image_ext)
         reel = Reel(container=clip.container, seconds=clip.seconds, loop=clip.loop)
-        return reel, [fit_frame(picture, size, fit) for picture in clip.frames]
+        return reel, [Picture(*fit_frame(picture, size, rules.fit), ()) for picture in clip.frames]
 
     def framed(self, frame: Frame) -> Frame:
         """The frame as the recipe wants the output to be."""
@@ -202,7 +224,7 @@ class Reader:
         ):
             return None
         try:
-            return read_caption(config, sample, self.label_names)
+            return read_caption(config, sample, self.classes.names)
         except NoCaption as error:
             if config.on_missing == "skip":
                 raise
@@ -210,22 +232,28 @@ class Reader:
                 f"caption: {error} ({sample.origin or sample.key}); on_missing: skip or default goes on without"
             ) from None
 
-    def label_problem(self, label: int | None) -> str | None:
-        """Why a sample with this label can't be used; else None.
+    def label_problem(self, sample: Sample) -> str | None:
+        """Why a sample can't be used with its label; else None.
 
-        Where no labels are needed, −1 may stand for "none".
+        Where no labels are needed, −1 may stand for "none", and what is no number is passed on as it is.
         """
-        names = self.label_names
-        if self.plan.outline is not None and wants(self.plan.config.operator, self.plan.outline, "class"):
-            highest = (self.plan.outline.classes or 0) - 1
+        model, names, label = self.plan.outline, self.classes.names, sample.label
+        if model is not None and wants(self.plan.config.operator, model, "class"):
+            highest = (model.classes or 0) - 1
+            if sample.unread is not None:
+                return f"{UNREAD[sample.unread.kind]}, and the model needs a class"
             if label is None:
-                way_out = " (operator.condition: none goes without)" if self.plan.outline.unconditional else ""
+                way_out = " (operator.condition: none goes without)" if model.unconditional else ""
                 return f"no class label, and the model needs one of 0 to {highest}{way_out}"
-            if not 0 <= label <= highest:
+            if (number := self.classes.number(label)) is None or not 0 <= number <= highest:
                 return f"label {label} is out of range: the model knows 0 to {highest}"
         if label is not None and names is not None and not -1 <= label < len(names):
             return f"label {label} is out of range: the data set names 0 to {len(names) - 1}"
         return None
+
+    def notes(self, sample: Sample) -> tuple[str, ...]:
+        """What is to be said of how the sample was understood."""
+        return () if sample.unread is None else (f"{UNREAD[sample.unread.kind]}: written as it is, without a class",)
 
 
 def is_damage(item: object) -> bool:

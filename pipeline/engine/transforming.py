@@ -122,6 +122,7 @@ def transform_windows(
                     image=images[i],
                     provenance=how[own](
                         key=OutputKey(row.sample.key, copy, name),
+                        shard=row.sample.shard,
                         geometry=row.frame,
                         clip=row.noise_key if config.clip or row.reel else None,
                     ),
@@ -181,8 +182,8 @@ def blank_row(config: JobConfig, size: tuple[int, int]) -> Row:
 
 def untouched(row: Row, plan: Plan) -> Provenance:
     """The provenance of an image that is passed through."""
-    key = OutputKey(row.sample.key)
-    return Provenance(key=key, code=plan.code, config=plan.hashes["config"], geometry=row.frame)
+    key, shard = OutputKey(row.sample.key), row.sample.shard
+    return Provenance(key=key, shard=shard, code=plan.code, config=plan.hashes["config"], geometry=row.frame)
 
 
 def made_so(done: Transformed, plan: Plan, models: Models, frames: int | None) -> list[partial[Provenance]]:

@@ -12,13 +12,14 @@ from pipeline.engine.events import Event, Noted, Progress, ShardDone
 from pipeline.engine.windows import Done
 from pipeline.errors import UserError
 from pipeline.job.plan import Plan
-from pipeline.media.records import Batch, Output, Sample, reject
+from pipeline.media.records import Batch, Output, Sample, Unread, reject
 from pipeline.report.flicker import Flicker
 from pipeline.streams import open_writer
-from pipeline.streams.contract import InputShard, InputStream, ShardWriter, Taken, Unwritable
+from pipeline.streams.contract import InputShard, InputStream, ShardWriter, Unwritable
 from pipeline.streams.job_records import Counts, FlickerMeans, ShardRecord
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.quarantine import QuarantineWriter
+from pipeline.streams.reasons import gist, tally
 
 
 class OpenShard:
@@ -26,33 +27,39 @@ class OpenShard:
 
     def __init__(self, writer: ShardWriter, quarantine: QuarantineWriter) -> None:
         self.writer, self.quarantine, self.started = writer, quarantine, time.monotonic()
-        self.counts, self.taken = Counts(), 0
+        self.counts = Counts()
         self.flicker = Flicker()
         self.judged = Judged()
         self.notes = Counter[str]()
+        self.reasons = Counter[str]()
 
-    def add(self, done: Done, samples: Sequence[Sequence[Sample]]) -> Counts:
+    def add(self, done: Done, samples: Sequence[Sequence[Sample]]) -> Progress:
         """Adds the encoded samples of each sample of a batch, and counts what became of the batch."""
         rejected, written, images = done.batch.rejected + done.refused, 0, 0
+        unread = list[Unread | None]()
         for outputs, encoded in zip(done.outputs, samples, strict=True):
             try:
                 self.writer.add(encoded)
             except Unwritable as error:
-                self.taken += isinstance(error, Taken)
                 rejected.append(reject(outputs[0][0].row.sample, str(error), undecodable=False))
                 continue
             self.notes.update({note for frame in outputs[0] for note in frame.row.notes})
             self._note(chain(*outputs))
+            unread.append(outputs[0][0].row.sample.unread)
             written, images = written + 1, images + len(encoded)
         for bad in rejected:
             self.quarantine.add(bad)
+            self.reasons[bad.reason] += 1
+            unread.append(bad.unread)
+        wrong = tuple(label for label in unread if label is not None and label.kind != "several")
         kinds = Counter(bad.kind for bad in rejected)
         counts = Counts(
             read=done.batch.read, written=written, images=images,
             quarantined=kinds["refused"], undecodable=kinds["undecodable"], damaged=kinds["damaged"],
+            unread=len(wrong),
         )  # fmt: skip
         self.counts += counts
-        return counts
+        return Progress(read=counts.read, images=images, rejected=counts.in_quarantine, unread=wrong)
 
     def _note(self, outputs: Iterable[Output]) -> None:
         """Takes from the outputs of one sample what the record of the shard says of them."""
@@ -74,7 +81,8 @@ class OpenShard:
         return ShardRecord(
             shard=name, fingerprint=batch.fingerprint, input_hash=input_hash, classes=stream.classes(), cut=batch.cut,
             code=plan.code, hashes=plan.hashes, counts=counts, notes=dict(self.notes),
-            taken=self.taken, files=files, seconds=round(time.monotonic() - self.started, 3),
+            reasons=tally((gist(why, secret=plan.config.anonymity is not None), n) for why, n in self.reasons.items()),
+            files=files, seconds=round(time.monotonic() - self.started, 3),
             flicker=means_of(self.flicker), anonymity=self.judged.totals,
         )  # fmt: skip
 
@@ -103,8 +111,7 @@ def write(
                 parts, name = ledger.parts_of("data"), shard.name
                 writer = open_writer(plan.config.output.format, data=ledger.data, parts=parts, name=name, stream=stream)
                 output = OpenShard(writer, QuarantineWriter(folder=ledger.quarantine, parts=ledger.parts, name=name))
-            counts = output.add(done, samples)
-            yield Progress(read=counts.read, images=counts.images, rejected=counts.in_quarantine)
+            yield output.add(done, samples)
             yield from (Noted(note) for note in sorted(output.notes.keys() - told))
             told |= output.notes.keys()
             if batch.last:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.media.fitting import resized
+from pipeline.media.records import full_key
+from pipeline.streams.shard_names import shard_name
 from pipeline.streams.shards import IMAGE_EXTENSIONS
 
 IMAGE_FIELDS = ("image", "img", "images", "pixel_values", *IMAGE_EXTENSIONS)
@@ -23,7 +25,8 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 Key = str | Callable[..., str] | None
 """A format string of the index and an item's fields, such as `"{:05d}"` or `"{id}"`, or a function of item and index.
-None takes the field `__key__` or `key`."""
+None takes the field `__key__` or `key`; of items that tell the tar they came from (`__url__`), as those of WebDataset
+do, it is SHARD/KEY."""
 
 
 def key_of(key: Key, item: Any, *index: int) -> str:
@@ -40,6 +43,8 @@ def key_of(key: Key, item: Any, *index: int) -> str:
         except (LookupError, ValueError) as error:
             known = ", ".join([*("the index" for _ in index), *fields]) or "nothing"
             raise UserError(f"key {key!r} does not fit an item ({error}); it is made from {known}") from None
+    if {"__key__", "__url__"} <= fields.keys():
+        return full_key(shard_name(fields["__url__"]), fields["__key__"])
     for field in KEY_FIELDS:
         if field in fields:
             return str(fields[field])

@@ -20,6 +20,7 @@ from pipeline.job.hashes import hashes, identity
 from pipeline.job.plan import outlines
 from pipeline.media.opening import FORMATS
 from pipeline.media.provenance import PROVENANCE, Provenance
+from pipeline.media.records import full_key
 from pipeline.plain_json import read_json_file
 from pipeline.section import local_option
 from pipeline.streams.job_records import Job
@@ -50,20 +51,30 @@ class Weighted(Store, Protocol):
 class StoredImage(NamedTuple):
     """The place of an image in its tar."""
 
-    key: str
-    """Key of its source."""
+    shard: str
+    """The shard of its source, where other shards may have samples of the same key; else empty."""
+    source: str
+    """Key of its source, in that shard."""
     copy: int
     """Number of the copy, from 0."""
     name: str
-    """Key of the image itself."""
+    """Full key of the image itself."""
     offset: int
     """The position in the tar at which its bytes begin."""
     size: int
     """How many bytes it has."""
 
+    @property
+    def key(self) -> str:
+        """The full key of its source."""
+        return full_key(self.shard, self.source)
+
 
 class NeighbourStore:
     """A read-only store.
+
+    A sample is asked for by its full key, SHARD/KEY; by the end of its shard's name after a `-`, `0001/KEY` of shard
+    `train-0001`, where only one shard ends so; or by its key alone, where no other shard has it.
 
     A file is open only while an image is read, so that the store may be forked, pickled and shared.
     """
@@ -81,8 +92,12 @@ class NeighbourStore:
         found: dict[str, list[tuple[int, int]]] = {}
         places: list[tuple[int, int, int]] = []
         kept: list[float] = []
+        self._shard_of: dict[str, str | None] = {}
         for number, entries in enumerate(shards.values()):
             for entry in entries:
+                if entry.shard:
+                    same = self._shard_of.setdefault(entry.source, entry.shard) == entry.shard
+                    self._shard_of[entry.source] = entry.shard if same else None
                 weight = weights.pop(entry.name, 1.0)
                 if not 0 <= weight <= 1:
                     raise UserError(f"the weight of {entry.name!r} is {weight}; weights lie in [0, 1]")
@@ -95,7 +110,8 @@ class NeighbourStore:
             raise UserError(f"weights are given for {next(iter(weights))!r}, which is not in the store")
         for key, copies in found.items():
             if len({copy for copy, _ in copies}) < len(copies):
-                raise UserError(f"key {key!r} is in the store twice: keys must be unique in the whole data set")
+                raise UserError(f"key {key!r} is in the store twice: a key must be unique in its shard")
+        self._shards = sorted({entry.shard for entries in shards.values() for entry in entries} - {""})
         self._rows = {key: tuple(row for _, row in sorted(copies)) for key, copies in found.items()}
         self._places: NDArray[np.int64] = np.array(places, dtype=np.int64).reshape(-1, 3)
         self._weights = np.array(kept, dtype=np.float32)
@@ -125,18 +141,33 @@ class NeighbourStore:
 
     def copies(self, key: str) -> int:
         """How many neighbours the source `key` has; 0 where it is unknown."""
-        return len(self._rows.get(key, ()))
+        return len(self._rows_of(key))
+
+    def _rows_of(self, key: str) -> tuple[int, ...]:
+        """The places of the neighbours of a key, however it is told. Raises `UserError` where that is ambiguous."""
+        if (rows := self._rows.get(key)) is not None:
+            return rows
+        if key in self._shard_of:
+            if (shard := self._shard_of[key]) is None:
+                raise UserError(
+                    f"key {key!r} is in several shards of the store: name the shard, too, as in "
+                    f"{full_key(self._shards[0], key)!r}; with key=None items of WebDataset tell it"
+                )
+            return self._rows[full_key(shard, key)]
+        end, _, rest = key.partition("/")
+        fitting = [shard for shard in self._shards if shard.endswith(f"-{end}")] if rest else []
+        return self._rows.get(full_key(fitting[0], rest), ()) if len(fitting) == 1 else ()
 
     def weight(self, key: str, copy: int) -> float:
         """The weight of a neighbour, in (0, 1]."""
-        return float(self._weights[self._rows[key][copy]])
+        return float(self._weights[self._rows_of(key)[copy]])
 
     def get(self, key: str, copy: int) -> Image.Image | None:
         """A neighbour in the size and mode in which it was stored; None where there is no such copy.
 
         `copy` counts only neighbours whose weight is not 0. Raises `UserError` where the job's tar has changed since.
         """
-        rows = self._rows.get(key, ())
+        rows = self._rows_of(key)
         if not 0 <= copy < len(rows):
             return None
         number, offset, size = (int(value) for value in self._places[rows[copy]])
@@ -189,12 +220,16 @@ def scan(file: Path) -> Iterator[StoredImage]:
                     continue
                 name = info.name.removesuffix(f".{PROVENANCE}")
                 member = os.pread(handle.fileno(), info.size, info.offset_data)
-                made = Provenance.from_json(member, f"{file}: {info.name}").key
+                said = Provenance.from_json(member, f"{file}: {info.name}")
+                made = said.key
                 image = next(member for member in members if member.name.startswith(f"{name}."))
                 members.clear()
                 if made.name:
                     continue
-                yield StoredImage(key=made.source, copy=made.copy, name=name, offset=image.offset_data, size=image.size)
+                yield StoredImage(
+                    shard=said.shard, source=made.source, copy=made.copy, name=full_key(said.shard, name),
+                    offset=image.offset_data, size=image.size,
+                )  # fmt: skip
     except (tarfile.TarError, ValueError) as error:
         raise UserError(f"{file} is not a tar that doppel wrote ({error})") from None
 

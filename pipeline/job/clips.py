@@ -12,13 +12,12 @@ if TYPE_CHECKING:
     from pipeline.job.config import JobConfig
 
 
-def clip_of(key: str, pattern: str | None) -> str | None:
-    """The part of a frame's key that names its clip: the first group of `pattern`, or the whole key without a pattern.
+def clip_of(key: str, pattern: str) -> str | None:
+    """The part of a frame's key that names its clip: the first group of `pattern`.
 
-    Returns None where the pattern does not match the whole key.
+    A clip may go on in the next shard, so that its name is the same in all. Returns None where the pattern does not
+    match the whole key.
     """
-    if pattern is None:
-        return key
     found = re.fullmatch(pattern, key)
     return found[1] if found else None
 

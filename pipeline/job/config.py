@@ -10,9 +10,10 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.geometry.config import GeometryConfig
 from pipeline.job.captions import CaptionConfig
+from pipeline.job.classes import ClassMap
 from pipeline.job.extras import GuideConfig, JudgeConfig, MaskConfig
-from pipeline.media.fitting import Fit
 from pipeline.media.pixels import Codec
+from pipeline.media.rules import Percentile, PixelRules, Range, Reading
 from pipeline.models.config import ModelConfig
 from pipeline.operators import AnyOperator
 from pipeline.operators.contract import Extra
@@ -22,16 +23,24 @@ from pipeline.streams import AnyInput, OutputFormat
 from pipeline.streams.shards import CLIP_EXTENSIONS, IMAGE_EXTENSIONS
 
 
-class ImageConfig(Section):
-    """How images are brought to the model's size and colours, and back."""
+class ImageConfig(Reading):
+    """How images are brought to the model's depth, size and colours, and back."""
 
-    fit: Fit = "resize"
-    """How an image of another size becomes one of the model's: stretched, cut to its centre, or padded."""
+    range: Range | Percentile | None = None
+    """What is black and what is white in images of more than 8 bits: `dtype` (0 and 65535) for whole numbers of 16
+    bits that fill their range; two numbers for all others, as `[0, 4095]` for 12 bits and `[-1000, 1000]` for a CT;
+    or `{percentile: [1, 99]}` of the values in a probe. Without it, such images are refused. It changes no image of 8
+    bits."""
     restore_size: bool = False
     """Whether the output has the geometry of the source again: upright, at its resolution, and in its size where the
     whole of it is seen. With `crop` and `centre` the output is the window that is seen."""
     mode: Literal["source", "RGB"] = "source"
     """With `source`, grey images stay grey even where the model paints in colour."""
+
+    def rules(self, found: tuple[float, float] | None) -> PixelRules:
+        """The rules with the numbers that were `found` for a percentile."""
+        known = found if isinstance(self.range, Percentile) else self.range
+        return PixelRules(fit=self.fit, background=self.background, frames=self.frames, range=known)
 
 
 class OutputConfig(Section):
@@ -70,6 +79,14 @@ class VideoConfig(Section):
     """Frames that a model of clips sees at once; by default as many as it was trained with."""
 
 
+class LabelsConfig(Section):
+    """What happens to samples whose label is there, but cannot be read."""
+
+    tolerate: int = Field(default=0, ge=0)
+    """So many of them may be in the job: they are written without a class, or lie in quarantine where the model needs
+    one. With one more the job fails."""
+
+
 class JobConfig(Recipe):
     """The recipe of `doppel run`. Without `model` and `operator` the job passes images through."""
 
@@ -82,6 +99,12 @@ class JobConfig(Recipe):
     """The other model of operators that work between two; its `batch_size` does not count."""
     operator: AnyOperator | None = None
     """What is done to each image."""
+    classes: ClassMap | None = None
+    """What the classes of the data set are for a model that takes classes: `numbers`, where both number them alike; a
+    list with the model's class, by name or number, for each number of the data set; or a mapping from names or numbers
+    of the data set to the model's (`{t-shirt: T-shirt/top}`). By default, and for what a mapping leaves out, classes of
+    the same name are the same; without names on either side, those of the same number."""
+    labels: LabelsConfig = LabelsConfig()
     caption: CaptionConfig | None = None
     """The prompt of each sample; models that take none ignore it."""
     edited: CaptionConfig | None = None

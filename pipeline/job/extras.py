@@ -12,12 +12,12 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.errors import UserError
-from pipeline.media.fitting import Fit
 from pipeline.media.frame import Frame
 from pipeline.media.masks import Shape, mask_shape
 from pipeline.media.opening import Undecodable
 from pipeline.media.pixels import decode, decode_mask
 from pipeline.media.records import Sample
+from pipeline.media.rules import PixelRules
 from pipeline.media.strokes import stroke_painting
 from pipeline.section import LocalPath, OneOf, Section
 
@@ -69,8 +69,14 @@ class JudgeConfig(Section):
 
 
 def read_mask(
-    config: MaskConfig, sample: Sample, frame: Frame, size: tuple[int, int], fit: Fit, salt: bytes, noise_key: str
-) -> Pixels8:
+    config: MaskConfig,
+    sample: Sample,
+    frame: Frame,
+    size: tuple[int, int],
+    rules: PixelRules,
+    salt: bytes,
+    noise_key: str,
+) -> Pixels8:  # fmt: skip
     """The mask of a sample, uint8 `[H, W]`, 1 where the image is to change; `size` is (height, width).
 
     A random shape depends on `salt` and `noise_key`. Raises `Undecodable` for a member that is missing or no image.
@@ -79,17 +85,19 @@ def read_mask(
         seed = hashlib.blake2b(noise_key.encode(), key=hashlib.blake2b(salt).digest(), person=b"mask").digest()
         return mask_shape(config.shape, size, np.random.default_rng(list(seed))).astype(np.uint8)
     if config.member is not None:
-        return decode_mask(_member(sample.members, config.member), frame.full, size, fit)
+        return decode_mask(_member(sample.members, config.member), frame.full, size, rules.fit)
     return file_mask(config.file or "", size)
 
 
-def read_guide(config: GuideConfig, sample: Sample, image: Pixels8, size: tuple[int, int], fit: Fit) -> Pixels8 | None:
+def read_guide(
+    config: GuideConfig, sample: Sample, image: Pixels8, size: tuple[int, int], rules: PixelRules
+) -> Pixels8 | None:
     """The guide of a sample, uint8 RGB `[H, W, 3]`; None where it is an earlier sample. Raises `Undecodable`."""
     if config.strokes is not None:
         return stroke_painting(image, config.strokes.colours, config.strokes.kernel)
     if config.member is not None:
-        return decode(_member(sample.members, config.member), size, fit)[0]
-    return file_guide(config.file, size, fit) if config.file is not None else None
+        return decode(_member(sample.members, config.member), size, rules)[0]
+    return file_guide(config.file, size, rules) if config.file is not None else None
 
 
 @cache
@@ -102,10 +110,10 @@ def file_mask(file: str, size: tuple[int, int]) -> Pixels8:
 
 
 @cache
-def file_guide(file: str, size: tuple[int, int], fit: Fit) -> Pixels8:
+def file_guide(file: str, size: tuple[int, int], rules: PixelRules) -> Pixels8:
     """The guide of the recipe's file, read once. Raises `UserError` where it cannot be read."""
     try:
-        return decode(Path(file).read_bytes(), size, fit)[0]
+        return decode(Path(file).read_bytes(), size, rules)[0]
     except (OSError, Undecodable) as error:
         raise UserError(f"guide.file: {file!r}: {error}") from None
 

@@ -48,7 +48,7 @@ def identity(config: JobConfig) -> dict[str, Any]:
         "upscalers": {"__all__": {"path", "revision"}},
     }  # fmt: skip
     places: Any = {
-        "kind": True, "run": True, "on_damage": True, "output": {"path"}, "model": model_place,
+        "kind": True, "run": True, "on_damage": True, "labels": True, "output": {"path"}, "model": model_place,
         "second_model": model_place, "mask": {"file"}, "guide": {"file"}, "judge": {"path", "revision"},
         "anonymity": {"certificates", "workers"}, "release": True,
     }  # fmt: skip

@@ -13,6 +13,7 @@ from pipeline.job.captions import wants
 from pipeline.job.clips import check_clips
 from pipeline.job.config import JobConfig
 from pipeline.job.extras import file_guide, file_mask
+from pipeline.media.rules import PixelRules
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import sketch_model
 from pipeline.models.folder import find_model
@@ -43,6 +44,13 @@ class Plan:
     """The licence of each model's weights, by the model's path."""
     gate: GateFacts | None
     """What the gate judges by; None where the recipe asks for none."""
+    found: tuple[float, float] | None = None
+    """The numbers that `image.range` stands for, where it is a percentile."""
+
+    @property
+    def rules(self) -> PixelRules:
+        """How all images are read."""
+        return self.config.image.rules(self.found)
 
     @property
     def code(self) -> str:
@@ -65,12 +73,14 @@ def outlines(config: JobConfig) -> tuple[Outline | None, Outline | None]:
     return first, second
 
 
-def check_job(config: JobConfig, model: Outline | None, second: Outline | None) -> None:
+def check_job(config: JobConfig, model: Outline | None, second: Outline | None, rules: PixelRules) -> None:
     """Raises `UserError` where operator, models and what the recipe gives beside images don't fit together."""
     if model is None or config.operator is None:
         return
     check(config.operator, model, second)
     check_clips(config, model, second)
+    if config.classes is not None and not wants(config.operator, model, "class"):
+        raise UserError("classes: the model is given no labels (operator.condition own on a model with classes)")
     for condition, section in (("own", "caption"), ("edited", "edited")):
         if wants(config.operator, model, "text", condition) and getattr(config, section) is None:
             advice = f"give the recipe a section {section}, or the operator a prompt"
@@ -78,7 +88,7 @@ def check_job(config: JobConfig, model: Outline | None, second: Outline | None) 
     if config.mask and config.mask.file:
         file_mask(config.mask.file, model.size)
     if config.guide and config.guide.file:
-        file_guide(config.guide.file, model.size, config.image.fit)
+        file_guide(config.guide.file, model.size, rules)
 
 
 def licences(config: JobConfig) -> dict[str, Licence]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -13,6 +13,7 @@ from pipeline.media.fitting import Fit, fitted, framed, unfitted
 from pipeline.media.frame import Frame
 from pipeline.media.masks import read_mask
 from pipeline.media.opening import Undecodable, open_image
+from pipeline.media.rules import PLAIN, PixelRules
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,16 +28,32 @@ SMALL = 128
 """Below this many pixels a side, PNG costs little and loses nothing; above it, JPEG and WebP save time."""
 
 
-def decode(data: bytes, size: tuple[int, int] | None = None, fit: Fit = "resize") -> tuple[Pixels8, Frame]:
-    """Decodes image bytes to uint8 RGB `[H, W, 3]`, fitted to `size`, and says in a `Frame` how it was fitted.
+class Picture(NamedTuple):
+    """A decoded image."""
 
-    `size` is (height, width); None leaves the image as it is. The EXIF orientation is applied, transparency is laid
-    over white, 16-bit grey is scaled to 8 bits, and of an animation the first frame is taken. `resize` stretches the
-    image; `crop` keeps its centre; `centre 128` keeps 128 pixels (of the shorter side of `size`) around the centre, or
-    all there are; `pad` repeats the border. Raises `Undecodable`.
+    pixels: Pixels8
+    """uint8 RGB `[H, W, 3]`."""
+    frame: Frame
+    """How it was fitted."""
+    notes: tuple[str, ...]
+    """What people should know of how it was understood; see `Row.notes`."""
+
+
+def read_picture(data: bytes, size: tuple[int, int] | None = None, rules: PixelRules = PLAIN) -> Picture:
+    """Decodes image bytes to uint8 RGB `[H, W, 3]` as `rules` say, fitted to `size` (height, width; None: as it is).
+
+    The EXIF orientation is applied, colours are brought to sRGB, transparency is laid over the background, and of
+    several pages the first is taken. `resize` stretches the image; `crop` keeps its centre; `centre 128` keeps 128
+    pixels (of the shorter side of `size`) around the centre, or all there are; `pad` repeats the border. Raises
+    `Undecodable`, also for more than 8 bits a pixel where the rules do not say what they mean.
     """
-    image, orientation = open_image(data)
-    return framed(image, orientation, size, fit)
+    image, orientation, notes = open_image(data, rules)
+    return Picture(*framed(image, orientation, size, rules.fit), notes)
+
+
+def decode(data: bytes, size: tuple[int, int] | None = None, rules: PixelRules = PLAIN) -> tuple[Pixels8, Frame]:
+    """The pixels and the frame of `read_picture`."""
+    return read_picture(data, size, rules)[:2]
 
 
 def decode_mask(data: bytes, full: tuple[int, int], size: tuple[int, int], fit: Fit = "resize") -> Pixels8:

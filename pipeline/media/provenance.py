@@ -35,6 +35,8 @@ class Provenance(Versioned):
 
     key: OutputKey
     """Which output of which sample it is."""
+    shard: Text = ""
+    """The shard of the sample, where other shards may have samples of its key; see `Sample.shard`."""
     code: str
     """doppel's version and the beginning of the code's hash, for people to read."""
     config: str
@@ -58,7 +60,7 @@ class Provenance(Versioned):
     geometry: Frame | None = None
     """Where the source lies in the output: what became of orientation, window and size."""
     clip: Text | None = None
-    """The clip that the image is a frame of, or that it is: the key of its noise."""
+    """The clip that the image is a frame of, or that it is: the name that its noise is drawn by."""
     details: Details | tuple[Details, ...] | None = None
     """What the operator reports; for a clip, one entry for each frame."""
     anonymity: GateVerdict | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pipeline.media.frame import Frame
 from pipeline.media.provenance import Provenance
@@ -16,23 +16,43 @@ if TYPE_CHECKING:
     Pixels8 = NDArray[np.uint8]
 
 
+class Unread(NamedTuple):
+    """What stands in the place of a label, where it is no number of a class."""
+
+    kind: Literal["name", "number", "several", "unreadable"]
+    """A text that may name a class; a number, where only names count; several classes, or a weight for each; or
+    something that cannot be read."""
+    text: str
+    """What stands there; a long one is cut."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """One image with everything that belongs to it, still encoded."""
 
     key: str
-    """The name of the sample in its data set."""
+    """The name of the sample in its shard."""
+    shard: str = ""
+    """Name of its shard, where other shards may have samples of the same key; empty where keys are unique anyway, as
+    the paths in a folder are."""
     image: bytes
     """The bytes of the image member."""
     image_ext: str
     """Extension of the image member as found, without the leading dot: `jpg`, `left.png`."""
     label: int | None = None
     """Number of the class, where there is one."""
+    unread: Unread | None = None
+    """What stands in the place of the label, where that is no number."""
     members: Mapping[str, bytes] = field(default_factory=dict)
     """Every other member of the sample byte for byte, by extension (`cls`, `json`, `txt`, `seg.png`, …), in the order
     they were read."""
     origin: str = ""
     """The place where it was read, for people: `shard.tar:member.jpg`, `part.parquet:row 17`, `cat/001.jpg`."""
+
+    @property
+    def full_key(self) -> str:
+        """The name of the sample in its data set: SHARD/KEY, or KEY where keys are unique anyway."""
+        return full_key(self.shard, self.key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +67,13 @@ class Rejected:
     its shard, where nobody knows how many samples are lost."""
     origin: str
     members: Mapping[str, bytes] = field(default_factory=dict)
+    unread: Unread | None = None
+    """What stands in the place of its label, where that is no number."""
+
+
+def full_key(shard: str, key: str) -> str:
+    """What a sample is called among all shards; see `Sample.shard`."""
+    return f"{shard}/{key}" if shard else key
 
 
 def reject(sample: Sample, reason: str, *, undecodable: bool) -> Rejected:
@@ -57,6 +84,7 @@ def reject(sample: Sample, reason: str, *, undecodable: bool) -> Rejected:
         kind="undecodable" if undecodable else "refused",
         origin=sample.origin,
         members={sample.image_ext: sample.image, **sample.members},
+        unread=sample.unread,
     )
 
 
@@ -81,7 +109,7 @@ class Row:
     image: Pixels8
     """uint8 RGB `[H, W, 3]`, in the model's size where there is a model."""
     noise_key: str
-    """The text that its noise is derived from: its own key, or that of its clip."""
+    """The text that its noise is derived from: its full key, or that of its clip."""
     label: int | None = None
     """The model's number of the class, where the model takes one; `sample.label` is the data set's."""
     mask: Pixels8 | None = None

@@ -12,12 +12,13 @@ from typing import BinaryIO, NamedTuple
 from pipeline.errors import UserError
 from pipeline.media.output_keys import OutputKey
 from pipeline.media.provenance import PROVENANCE, Provenance
+from pipeline.media.records import full_key
 from pipeline.streams.files import content_hash
 from pipeline.streams.job_records import Job
+from pipeline.streams.labels import member_label
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.names import unescape_dots
 from pipeline.streams.quarantine import read_quarantine
-from pipeline.streams.shards import read_label
 
 LABEL = "cls"
 """The member that holds a label."""
@@ -39,9 +40,11 @@ class MadeImage(NamedTuple):
     """The place of one image of the job, and what is known of it."""
 
     key: str
-    """Key of the image in the job's output."""
+    """Full key of the image: what the job calls it, in the shard of its original."""
     source: str
-    """Key of the original that it was made from."""
+    """Full key of the original that it was made from."""
+    source_key: str
+    """The key of that original in its shard."""
     tar: Path
     image_ext: str
     image: Span
@@ -122,13 +125,14 @@ class Made:
         labelled = {e: read(file, spans[e]) for e in [label.partition(":")[0]] if e in spans}
         image_ext = next(iter(spans))  # the writer puts it first
         return MadeImage(
-            key=key,
-            source=made.key.source,
+            key=full_key(made.shard, key),
+            source=full_key(made.shard, made.key.source),
+            source_key=made.key.source,
             tar=tar,
             image_ext=image_ext,
             image=spans[image_ext],
             members={e: span for e, span in spans.items() if e in members},
-            label=read_label(labelled, label),
+            label=member_label(labelled, label, self.job.config["input"].get("label_names")).number,
             level=_level(made),
             verdict=verdict,
         )

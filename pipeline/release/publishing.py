@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import __version__
 from pipeline.errors import UserError
 from pipeline.listing import real
+from pipeline.media.rules import PixelRules
 from pipeline.release.card import THREAT_MODELS, card
 from pipeline.release.config import ReleaseConfig, secret_of
 from pipeline.release.copies import check_faces, check_near_copies, closest
@@ -84,7 +85,7 @@ def publish(
         people=dict(zip(evidence.originals.keys, evidence.originals.identities, strict=True)),
         quality=made.job.config["output"]["quality"],
         size=evidence.size,
-        fit=made.job.config["image"]["fit"],
+        rules=PixelRules(fit=made.job.config["image"]["fit"]),
     )
     files, hashes = write_shards(packer, entries, labels, data=staged / DATA, shard_size=config.shard_size)
     bits = closest(hashes, evidence.originals.phash)
@@ -130,7 +131,8 @@ def sealed_before(release: Path, token: str, salt: bytes) -> ReleaseManifest:
 
 def check_facts(facts: Mapping[str, Any], originals: FaceTable) -> None:
     """Raises `UserError` where a text in the facts is an absolute path, a source's key, or a person's name."""
-    private = {*originals.keys, *originals.identities}
+    plain = {key.partition("/")[2] for key in originals.keys if "/" in key}  # without its shard
+    private = {*originals.keys, *plain, *originals.identities}
     if any(text in private or text.startswith(("/", "~", "file:")) for text in _texts(facts)):
         raise UserError(
             "what the release would say of its making holds a path of this machine, or a key or name out of the "

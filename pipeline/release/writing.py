@@ -12,10 +12,10 @@ import numpy as np
 
 from pipeline.anonymity.faces.phash import phash
 from pipeline.errors import UserError
-from pipeline.media.fitting import Fit
 from pipeline.media.opening import Undecodable
 from pipeline.media.pixels import EXTENSIONS, Codec, decode
 from pipeline.media.records import Sample
+from pipeline.media.rules import PixelRules
 from pipeline.release.finished_job import LABEL, MadeImage, read
 from pipeline.release.privacy import clean_image, names_in, release_key, shuffled
 from pipeline.release.sealing import ListedFile
@@ -32,12 +32,12 @@ class Packer:
     secret: bytes
     """The key that release keys are hashed with."""
     people: Mapping[str, str | None]
-    """Who is in each original, by its key."""
+    """Who is in each original, by its full key."""
     quality: int
     """The quality of JPEG and WebP, 1 to 100."""
     size: tuple[int, int]
     """Height and width at which images are hashed."""
-    fit: Fit
+    rules: PixelRules
     """How images of other sizes are brought to it."""
 
     def __call__(self, entry: MadeImage, label: int | None, tar: BinaryIO) -> tuple[Sample, np.uint64]:
@@ -53,7 +53,7 @@ class Packer:
         data = clean_image(pixels, frame.mode, codec, self.quality)
         members = {extension: read(tar, span) for extension, span in sorted(entry.members.items())}
         for extension, content in members.items():
-            if names_in(content, (entry.source, self.people.get(entry.source))):
+            if names_in(content, (entry.source_key, self.people.get(entry.source))):
                 raise UserError(
                     f"release.members: a member {extension} holds the key of its image or the name of who is in it; "
                     "only members without can be published"
@@ -61,7 +61,7 @@ class Packer:
         labelled = {} if label is None else {LABEL: str(label).encode()}
         key, image_ext = release_key(self.secret, entry.key), EXTENSIONS[codec][0]
         sample = Sample(key=key, image=data, image_ext=image_ext, members={**labelled, **members})
-        return sample, phash([decode(data, self.size, self.fit)[0]])[0]
+        return sample, phash([decode(data, self.size, self.rules)[0]])[0]
 
 
 def write_shards(

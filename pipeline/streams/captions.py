@@ -109,7 +109,9 @@ class CaptionShard:
             return self._reject(number, f"duplicate key {key!r} in this shard", "refused", kept)
         seen.add(key)
         members = {"json": line.start, "txt": content[self.options.prompt].encode()}
-        return Sample(key=key, image=BLANK_PNG, image_ext="png", members=members, origin=self._origin(number))
+        shard = self.name if self.options.id in content else ""
+        origin = self._origin(number)
+        return Sample(key=key, shard=shard, image=BLANK_PNG, image_ext="png", members=members, origin=origin)
 
     def _reject(
         self, number: int, reason: str, kind: Literal["undecodable", "refused"], kept: dict[str, bytes]

@@ -71,10 +71,6 @@ class Unwritable(Exception):
     """Raised for samples that the format of an output cannot hold; the message is the reason."""
 
 
-class Taken(Unwritable):
-    """Raised for a sample whose key another shard has; once that one is gone, it can be written."""
-
-
 class ShardWriter(Protocol):
     """Writes one output shard out of sight; nothing is visible under its final name before `commit`."""
 

@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.media.provenance import PROVENANCE
 from pipeline.media.records import Sample
 from pipeline.streams.columns import LABEL_MEMBER
-from pipeline.streams.contract import InputStream, Taken, Unwritable
+from pipeline.streams.contract import InputStream, Unwritable
 from pipeline.streams.files import Stored, publish, sync_file, sync_folder
 from pipeline.streams.job_records import FolderLine
 from pipeline.streams.names import safe_component, unescape_dots
@@ -34,7 +34,8 @@ class FolderWriter:
 
     The folder of a class has its name, or its number where it has no name. `imagefolder` takes the innermost folder for
     the class. So the rest of a labelled key becomes one file name (its `/` becomes `%2F`), and a key that already
-    begins with the class loses that part. Without a label (−1 stands for none, too) the key's folders are kept.
+    begins with the class loses that part. Without a label (−1 stands for none, too) the key's folders are kept. Where
+    other shards may have samples of the same keys, the name of the shard comes before the key.
 
     `data/../provenance/{name}.provenance.jsonl` gets one line for each sample: {file, sidecars, provenance}. It is
     published before the first image: after a crash it tells the ledger which files in `data/` are leftovers of this
@@ -63,12 +64,12 @@ class FolderWriter:
         folders = {str(folder) for path in files for folder in list(PurePosixPath(path).parents)[:-1]}
         for folder in folders - self._folders:
             if folder in self._paths or folder in files or _is_no_folder(self._data / folder):
-                raise Taken(f"data/{folder} is a file, and cannot be a folder")
+                raise Unwritable(f"data/{folder} is a file, and cannot be a folder")
         for path in files:
             if path in self._paths:
                 raise Unwritable(f"data/{path} is taken by another sample of this shard")
             if path in self._folders or os.path.lexists(self._data / path):
-                raise Taken(f"data/{path} exists already: a sample of another shard has this key")
+                raise Unwritable(f"data/{path} exists already, and is no file of this shard")
             _check_length(self._data / path, self._stage / path)
         self._stage_all(files)
         self._lines += lines
@@ -158,15 +159,16 @@ class FolderWriter:
 
     def _stem(self, sample: Sample) -> str:
         key = (unescape_dots(sample.key) if self._stream.verbatim_names else sample.key).removeprefix("./")
+        shard = f"{sample.shard}/" if sample.shard else ""
         if sample.label is None or sample.label == -1:
-            return "/".join(map(safe_component, key.split("/")))
+            return "/".join(map(safe_component, f"{shard}{key}".split("/")))
         names = self._stream.label_names
         if names is not None and not 0 <= sample.label < len(names):
             raise Unwritable(f"label {sample.label} is not among the {len(names)} names")
         name = str(sample.label) if names is None else names[sample.label]
         split, _, rest = key.partition("/")
         before, key = (f"{safe_component(split)}/", rest) if split in self._stream.splits else ("", key)
-        return f"{before}{safe_component(name)}/{safe_component(key.removeprefix(f'{name}/'))}"
+        return f"{before}{safe_component(name)}/{safe_component(shard + key.removeprefix(f'{name}/'))}"
 
 
 def _check_classes(names: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from pipeline.streams.contract import InputShard, InputStream
 from pipeline.streams.files import open_url
 from pipeline.streams.names import safe_component
 from pipeline.streams.own_files import OwnFiles
-from pipeline.streams.rows import Columns, FileShard, SliceShard
+from pipeline.streams.rows import Columns, FileShard, SliceShard, is_whole
 from pipeline.streams.shard_names import local_places, shard_names
 from pipeline.streams.shards import IMAGE_EXTENSIONS
 from pipeline.streams.splits import names_in_split
@@ -59,11 +59,14 @@ class HubInput(Section):
     image: str | None = None
     """The column of the image; by default the first one of type Image."""
     label: str | None = None
-    """The column of the class number; by default the first ClassLabel, else an integer column `label`."""
+    """The column of the class: its number, or its name where `label_names` has it; several classes, or a weight for
+    each, pass through. By default the first ClassLabel, else an integer column `label`."""
+    label_names: tuple[str, ...] | None = None
+    """The names of the classes, by number, where the column does not state them."""
     bounds: Bounds = Bounds()
     """How much of a data set may be held at a time."""
     key: str | None = None
-    """The column of the keys, which are unique in the whole set; by default a key is shard name and row number."""
+    """The column of the keys, which must be unique in their shard; by default a key is shard name and row number."""
 
     @field_validator("data_files", mode="before")
     @classmethod
@@ -90,7 +93,7 @@ class HubInput(Section):
             label_names=columns.label_names(),
             features=columns.features,
             image_column=columns.image,
-            label_column=columns.label,
+            label_column=columns.number,
         )
 
     def _part(self, split: str, builder: Any) -> _Part:
@@ -300,19 +303,26 @@ def _columns(source: HubInput, features: Any) -> Columns:
     if image is None:
         raise UserError(f"input.image: no column of type Image; name one of {', '.join(features)}")
 
-    def is_number(column: str) -> bool:
-        feature = features[column]
-        return isinstance(feature, ClassLabel) or (isinstance(feature, Value) and "int" in feature.dtype)
-
     _check_kinds(source, features)
     label = source.label
     if label is None:
         classes = [c for c, feature in features.items() if isinstance(feature, ClassLabel)]
-        label = next(iter(classes), "label" if "label" in features and is_number("label") else None)
-    elif not is_number(label):
-        raise UserError(f"input.label: column {label!r} is {features[label]}, not a ClassLabel or an integer")
+        label = next(iter(classes), "label" if "label" in features and is_whole(features["label"]) else None)
+    elif isinstance(features[label], Image) or (
+        isinstance(features[label], Value) and not re.search("int|float|string", features[label].dtype)
+    ):
+        raise UserError(f"input.label: column {label!r} is {features[label]}; numbers, names or lists are expected")
+    names = getattr(features[label], "names", None) if label else None
+    if source.label_names is not None and names is not None and tuple(names) != source.label_names:
+        raise UserError(
+            f"input.label_names: the column {label!r} has other names: {', '.join(names)}; found "
+            f"{', '.join(source.label_names)}"
+        )
     as_image = features[image] if image in images else Image()
-    return Columns(features=Features({**features, image: as_image}), image=image, label=label, key=source.key)
+    return Columns(
+        features=Features({**features, image: as_image}), image=image, label=label, key=source.key,
+        declared=source.label_names,
+    )  # fmt: skip
 
 
 def _check_kinds(source: HubInput, features: Any) -> None:

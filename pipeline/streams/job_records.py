@@ -45,6 +45,10 @@ class Job(Versioned):
     """The outputs that it makes of each sample."""
     licences: dict[Text, StatedLicence]
     """The licences of all weights, by the path of the model."""
+    found: tuple[float, float] | None = None
+    """The numbers that `image.range` stands for, where it is a percentile."""
+    classes: dict[Text, Text] | None = None
+    """The model's class of each class of the data set, by names where there are any; None where no model asks."""
 
 
 class Counts(Section):
@@ -58,6 +62,8 @@ class Counts(Section):
     undecodable: int = 0
     damaged: int = 0
     """Places where a shard is damaged; nobody knows how many samples are lost there."""
+    unread: int = 0
+    """Samples whose label is there, but cannot be read, whether they were written or not."""
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(**{name: count + getattr(other, name) for name, count in self})
@@ -106,8 +112,8 @@ class ShardRecord(Versioned):
     counts: Counts
     notes: dict[str, int] = Field(default_factory=dict)
     """What people should know of how samples were understood: a sentence, and how many samples it is about."""
-    taken: int = 0
-    """Samples in quarantine because another shard has their keys; once that one is gone, they can be written."""
+    reasons: dict[str, int] = Field(default_factory=dict)
+    """Why samples lie in quarantine, with their numbers, the commonest first; see `pipeline.streams.reasons`."""
     files: dict[OwnFile, Stored]
     """What each file holds, by its path below the job's folder."""
     seconds: float
@@ -157,6 +163,8 @@ class Manifest(Job):
     counts: Counts
     notes: dict[str, int] = Field(default_factory=dict)
     """The notes of all shards, each with the number of samples it is about."""
+    reasons: dict[str, int] = Field(default_factory=dict)
+    """Why samples lie in quarantine, with their numbers, the commonest first; see `pipeline.streams.reasons`."""
     seconds: float
     """The sum over the shards."""
     files: dict[OwnFile, Stored]

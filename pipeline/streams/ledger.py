@@ -30,6 +30,7 @@ from pipeline.media.versioned import Versioned
 from pipeline.posix import lock
 from pipeline.streams.files import sync_folder
 from pipeline.streams.job_records import FOLDERS, Counts, Finished, FolderLine, Job, Manifest, ShardRecord
+from pipeline.streams.reasons import tally
 
 SHARDS, PARTS = "shards", ".parts"
 """The folders of records, and of work in progress."""
@@ -183,6 +184,7 @@ class Ledger:
             changed=tuple(changed),
             counts=counts,
             notes=dict(notes),
+            reasons=tally(pair for record in records for pair in record.reasons.items()),
             seconds=round(sum(record.seconds for record in records), 3),
             files={file: stored for record in records for file, stored in record.files.items()},
         )

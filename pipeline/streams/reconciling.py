@@ -19,7 +19,7 @@ from pipeline.streams.ledger import Ledger
 OnChange = Literal["refuse", "redo", "keep", "overwrite"]
 """What to do with finished shards that were made from something else: refuse to go on, do those whose input changed
 again, keep them, or overwrite the whole job."""
-AGAIN = "they were cut by a limit or damaged, an output is not as it was written, or their keys were taken"
+AGAIN = "they were cut by a limit or damaged, or an output is not as it was written"
 """Why finished shards are done again that no one asked for."""
 SHOWN = 5
 """Names that a message lists at most."""
@@ -119,20 +119,15 @@ def settle(ledger: Ledger, standing: Standing, on_change: OnChange, *, limit: in
             "--keep-finished leaves it there"
         )
     changed = standing.changed if on_change == "redo" else ()
-    again = standing.again
-    if changed or (prune and standing.gone):  # keys may be free now that were another shard's
-        held = {name for name, record in standing.records.items() if record.taken}
-        held -= {shard.name for shard in (*again, *changed)}
-        again += tuple(shard for shard in standing.shards if shard.name in held)
-    whole = [shard.name for shard in (*again, *changed) if not standing.records[shard.name].cut]
-    open_cuts = {shard.name for shard in again} - set(whole)
+    whole = [shard.name for shard in (*standing.again, *changed) if not standing.records[shard.name].cut]
+    open_cuts = {shard.name for shard in standing.again} - set(whole)
     gone = {record.shard for record in standing.gone}
     taken = sum(r.counts.read for name, r in standing.records.items() if name not in open_cuts | gone)
-    todo, notes = [*standing.missing, *again, *changed], list[str]()
+    todo, notes = [*standing.missing, *standing.again, *changed], list[str]()
     for shard in todo:
         ledger.forget(shard.name)
-    if again:
-        names = _names([shard.name for shard in again])
+    if standing.again:
+        names = _names([shard.name for shard in standing.again])
         notes.append(f"{names} done again: {AGAIN}")
     if prune:
         for record in standing.gone:

@@ -14,6 +14,7 @@ from pipeline.media.records import Rejected, Sample
 from pipeline.streams.bounds import Bounds
 from pipeline.streams.columns import HubRow, row_to_members
 from pipeline.streams.files import content_hash, fingerprint, stored_sha256
+from pipeline.streams.labels import NO_LABEL, value_label
 from pipeline.streams.names import unsafe
 from pipeline.streams.own_files import Outside, OwnFiles
 from pipeline.streams.remote import Unreachable
@@ -44,11 +45,18 @@ class Columns:
     image: str
     label: str | None
     key: str | None
+    declared: tuple[str, ...] | None = None
+    """The names of the classes that the recipe gives."""
 
     def label_names(self) -> tuple[str, ...] | None:
-        """The names of the classes, where the label's column states them."""
+        """The names of the classes: those of the recipe, or where it gives none, those that the label's column has."""
         names = getattr(self.features[self.label], "names", None) if self.label else None
-        return tuple(names) if names is not None else None
+        return self.declared or (tuple(names) if names is not None else None)
+
+    @property
+    def number(self) -> str | None:
+        """The column of the label, where it holds the numbers of classes."""
+        return self.label if self.label is not None and is_whole(self.features[self.label]) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +140,11 @@ class RowReader:
         """The `pyarrow.Schema` of all columns."""
         return self.columns.features.arrow_schema
 
+    @cached_property
+    def names(self) -> tuple[str, ...] | None:
+        """The names of the classes; see `Columns.label_names`."""
+        return self.columns.label_names()
+
     def read(self, tables: Iterable[Any]) -> Iterator[Sample | Rejected]:
         """Yields what `tables` hold; see `file_tables`."""
         index, seen = 0, set[str]()
@@ -152,7 +165,7 @@ class RowReader:
         try:
             row = table.to_pylist()[0]
             image, problem = self._embed_images(row)
-            members = row_to_members(row, self.schema, columns.image, columns.label)
+            members = row_to_members(row, self.schema, columns.image, columns.number)
         except (ValueError, ArithmeticError, pa.ArrowException) as error:  # no UTF-8, a date that Python has not, …
             reason = f"the row cannot be read ({first_line(error)})"
             return Rejected(
@@ -168,11 +181,14 @@ class RowReader:
         seen.add(key)
         if refusal is not None:
             return Rejected(key=key, reason=refusal, kind="refused", origin=origin, members=kept)
+        label = value_label(row[columns.label], self.names) if columns.label else NO_LABEL
         return Sample(
             key=key,
+            shard=self.name if columns.key else "",
             image=image,
             image_ext=_extension(image, row[columns.image]["path"]),
-            label=row[columns.label] if columns.label else None,
+            label=label.number,
+            unread=label.unread,
             members=members,
             origin=origin,
         )
@@ -236,6 +252,13 @@ def _key_problem(key: str, seen: set[str]) -> str | None:
     if not key or unsafe(key):
         return f"the key column holds {key!r}, which cannot name a sample"
     return f"duplicate key {key!r} in this shard" if key in seen else None
+
+
+def is_whole(feature: Any) -> bool:
+    """Whether a feature holds whole numbers, or classes by their numbers."""
+    from datasets import ClassLabel, Value
+
+    return isinstance(feature, ClassLabel) or (isinstance(feature, Value) and "int" in feature.dtype)
 
 
 def _pinned(url: str) -> bool:

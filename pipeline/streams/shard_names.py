@@ -30,7 +30,7 @@ def shard_names(urls: Sequence[str], patterns: Sequence[str] = ()) -> list[str]:
     `UserError` for a URL that comes twice.
     """
     fixed = sorted({_fixed(resolve(pattern)) for pattern in patterns}, key=len, reverse=True)
-    plain = [_name(url, fixed) for url in urls]
+    plain = [shard_name(url, fixed) for url in urls]
     times = Counter(plain)
     names = [
         name if times[name] == 1 else f"{name}-{hashlib.sha256(url.encode(errors='surrogateescape')).hexdigest()[:12]}"
@@ -85,7 +85,11 @@ def _fixed(pattern: str) -> str:
     return plain.rpartition("/")[0]
 
 
-def _name(url: str, fixed: Sequence[str]) -> str:
+def shard_name(url: str, fixed: Sequence[str] = ()) -> str:
+    """The name of the shard in a file: its path below the first folder of `fixed` that it lies in, else its own name.
+
+    It has no suffix, and no `/`.
+    """
     path = url if "://" not in url else url.partition("?")[0]
     above = next((folder for folder in fixed if path.startswith(f"{folder}/")), path.rpartition("/")[0])
     below = path.removeprefix(above).lstrip("/")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ from pipeline.streams.files import (
     open_url,
     publish,
 )
+from pipeline.streams.labels import member_label
 from pipeline.streams.names import Split, escape_dots, unsafe
 from pipeline.streams.shard_names import local_places, shard_names
 from pipeline.streams.tarorder import Keys, anywhere, check_order, gathered_groups
@@ -48,9 +48,10 @@ class WebDatasetInput(Section):
     image: str | None = None
     """The extension of the image member; by default the only one with an image extension, else the only .mp4."""
     label: str = "cls"
-    """The member that holds the class number, or `member:field` of a JSON member (`json:label`)."""
+    """The member that holds the class, or `member:field` of a JSON member (`json:label`): its number, or its name where
+    `label_names` has it. Several classes, or a weight for each, pass through."""
     label_names: tuple[str, ...] | None = None
-    """The names of the classes, by label."""
+    """The names of the classes, by number."""
     bounds: Bounds = Bounds()
     """How much of a tar may be held at a time."""
     unsorted: bool = False
@@ -105,7 +106,7 @@ class TarShard:
                 reason = f"duplicate key {shown(key)} in this shard"
                 yield Rejected(key=key, reason=reason, kind="refused", origin=origin, members=members)
             else:
-                yield _sample(key, members, origin, options)
+                yield _sample(key, members, self.name, options)
 
     def _groups(self) -> Iterator[tuple[str, Group, Problem | None]]:
         split, bounds = self.options.split, self.options.bounds
@@ -185,17 +186,21 @@ def _named(key: str, members: Group) -> dict[str, bytes]:
     return named
 
 
-def _sample(key: str, members: Group, origin: str, options: WebDatasetInput) -> Sample | Rejected:
+def _sample(key: str, members: Group, shard: str, options: WebDatasetInput) -> Sample | Rejected:
+    origin = f"{shard}:{key}"
     image_ext = options.image or find_image(members)
     if image_ext is None or image_ext not in members:
         found = ", ".join(members)[:SHOWN]
         reason = f"no image member, or more than one and none named by input.image (found: {found})"
         return Rejected(key=key, reason=reason, kind="undecodable", origin=origin, members=members)
+    label = member_label(members, options.label, options.label_names)
     return Sample(
         key=key,
+        shard=shard,
         image=members[image_ext],
         image_ext=image_ext,
-        label=read_label(members, options.label),
+        label=label.number,
+        unread=label.unread,
         members={e: content for e, content in members.items() if e != image_ext},
         origin=origin,
     )
@@ -208,15 +213,3 @@ def find_image(members: Group) -> str | None:
     plain = [e for e in images if "." not in e]
     candidates = plain or images
     return candidates[0] if len(candidates) == 1 else None
-
-
-def read_label(members: Group, where: str) -> int | None:
-    """The class number in member `cls`, or in `json:field`; None where there is none that fits 64 bits."""
-    member, _, field = where.partition(":")
-    try:
-        value = json.loads(members[member])[field] if field else int(members[member])
-    except (KeyError, ValueError, TypeError, RecursionError):
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or not -(1 << 63) <= value < 1 << 63:
-        return None
-    return value

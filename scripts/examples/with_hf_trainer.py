@@ -31,7 +31,7 @@ def embedded_images() -> HFDataset:
     shards = WebDatasetInput(urls=(SHARDS,)).open().shards
     samples = [sample for shard in shards for sample in shard.read() if isinstance(sample, Sample)]
     columns = {
-        "key": [sample.key for sample in samples],
+        "key": [sample.full_key for sample in samples],
         "image": [{"bytes": sample.image, "path": None} for sample in samples],
         "label": [sample.label for sample in samples],
     }

@@ -62,7 +62,7 @@ def embedded(folder: Path) -> dict[str, float]:
     """The loss of the model that ships with doppel, on the same images, and how many it had seen."""
     recipe, own = RECIPES["present"]
     config = load_config(DenoiserConfig, recipe, [*own, f"output={folder / 'embedded'}"])
-    cache = build_cache(config.data, folder / "embedded" / "cache", config.size, config.fit)
+    cache = build_cache(config.data, folder / "embedded" / "cache", config.size, config.rules)
     model, cpu = Path(resolve(EMBEDDED)), torch.device("cpu")
     levels = levels_from_scheduler(build_scheduler(config).config)
     held_out = open_validation(config, cache, load_codec(model), levels, cpu)

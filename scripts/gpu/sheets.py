@@ -26,7 +26,7 @@ def draw(config: JobConfig, title: str, file: Path) -> None:
     rows = [(f"{title}: outputs", [decode(outputs[key].image)[0] for key in shown])]
     if config.anonymity is None:
         originals = samples_by_key(config.input)
-        pictures = [decode(originals[key].image, size, config.image.fit)[0] for key in shown]
+        pictures = [decode(originals[key].image, size, config.image.rules(None))[0] for key in shown]
         rows.insert(0, (f"{title}: originals", pictures))
     stack([*([Image.open(file)] if file.exists() else []), contact_sheet(rows)], file)
 

@@ -66,7 +66,7 @@ def step(args: argparse.Namespace, left: Callable[[], float], work: Path) -> int
     config = configured(work, REHEARSAL if args.rehearse else PREPARING if args.prepare else {})
     for source, folder in ((config.data, "cache"), (config.validation, "validation")):
         assert source is not None
-        build_cache(source, Path(config.output) / folder, config.size, config.fit)
+        build_cache(source, Path(config.output) / folder, config.size, config.rules)
     if args.prepare:
         train_denoiser(config, overwrite=True)
         return 0

@@ -124,7 +124,7 @@ def release(folder: Path, operator: Operator, *, people: int = PEOPLE, shape: Sh
         release_key(secret, output.format(shape)): (operator(person, number), person % 2)
         for person in range(people)
         for number in range(EACH)
-        for output in shape.keys(key_of(person, number))
+        for output in shape.keys(f"in-0/{key_of(person, number)}")
     }
     if stray:
         made[release_key(secret, "stray")] = (photo(0, 0), 0)

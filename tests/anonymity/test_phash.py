@@ -17,6 +17,7 @@ from scipy.fft import dctn
 from pipeline.anonymity.faces.phash import hamming, phash
 from pipeline.media.pixels import decode
 from pipeline.media.records import Sample
+from pipeline.media.rules import PixelRules
 from pipeline.streams.shards import WebDatasetInput
 from tests import builders
 
@@ -106,6 +107,6 @@ def test_no_two_people_are_near_copies_of_each_other() -> None:
         pytest.skip(f"{folder} is absent")
     shard = WebDatasetInput(urls=(str(sorted(folder.glob("dev-*.tar"))[0]),)).open().shards[0]
     samples = [sample for sample in islice(shard.read(), 400) if isinstance(sample, Sample)]
-    hashes = phash([decode(sample.image, (64, 64), "centre 128")[0] for sample in samples])
+    hashes = phash([decode(sample.image, (64, 64), PixelRules(fit="centre 128"))[0] for sample in samples])
     people = np.array([sample.key.rpartition("_")[0] for sample in samples])
     assert hamming(hashes, hashes)[people[:, None] != people].min() > 4

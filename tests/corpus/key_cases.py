@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 from tests.corpus.case import Bad, Case, Good, members_of, picture, sound
-from tests.corpus.tars import entry, named, one, packed, pax, raw
+from tests.corpus.tars import entry, one, packed, pax, raw
 
 FIRST, LAST, IMAGE = sound(0), sound(2), picture(1)
 FOLDERS = "d/" * 40
@@ -115,13 +115,6 @@ CASES = (
         "key that comes again",
         one(raw([("s0.png", IMAGE), *members_of(2), ("s0.txt", b"late")])),
         error=("do not lie together", "input.unsorted"),
-    ),
-    Case(
-        "key in two shards",
-        named({"a.tar": raw(members_of(0)), "b.tar": raw(members_of(0))}),
-        (FIRST,),
-        (Bad("s0", "refused", "", {"png": picture(0), "cls": b"1", "txt": b"text 0"}),),
-        outputs=("folder",),
     ),
     unsafe("that is empty", ".png", "", "no key"),
     unsafe("that is hidden", ".hidden.png", "", "no key"),

@@ -200,7 +200,29 @@ CASES = (
         label="y",
     ),
     refused(
-        "with labels in words", table(label=pa.array(["cat", "dog", "cat"])), "input.label", "string", label="label"
+        "with labels in words",
+        table(label=pa.array(["cat", "dog", "cat"])),
+        "input.label_names: [cat, dog]",
+        label="label",
+    ),
+    rows(
+        "with labels in words that are declared",
+        table(y=pa.array(["cat", "dog", "cat"])),
+        tuple(row(i, {"y.txt": name}, n) for i, (name, n) in enumerate(((b"cat", 1), (b"dog", 0), (b"cat", 1)))),
+        label="y",
+        label_names=["dog", "cat"],
+    ),
+    rows(
+        "with labels as fractions",
+        table(y=pa.array([1.0, 2.0, None])),
+        (row(0, {"y.json": b"1.0"}, 1), row(1, {"y.json": b"2.0"}, 2), row(2, {"y.json": b"null"})),
+        label="y",
+    ),
+    rows(
+        "with several labels each",
+        table(y=pa.array([[1], [1, 2], []])),
+        tuple(row(i, {"y.json": c}) for i, c in enumerate((b"[1]", b"[1, 2]", b"[]"))),
+        label="y",
     ),
     refused("with labels of truth", table(label=pa.array([True, False, True])), "input.label", label="label"),
     keys("of text", pa.array(["a", "b/c", "ü.1"]), {0: "a", 1: "b/c", 2: "ü.1"}, {}),

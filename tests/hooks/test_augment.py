@@ -56,7 +56,8 @@ def test_the_same_key_gives_the_pixels_of_the_offline_job(job: JobConfig, images
     for shard, rows in (("a", range(6)), ("b", range(6, COUNT))):
         written = builders.members_of(Path(job.output.path) / "data" / f"{shard}.tar")
         keys = [f"{row:04d}" for row in rows]
-        near, labels = aug(images[list(rows)], LABELS[list(rows)], keys=keys, copy=copy)
+        full = [f"{shard}/{key}" for key in keys]
+        near, labels = aug(images[list(rows)], LABELS[list(rows)], keys=full, copy=copy)
         assert torch.equal(labels, LABELS[list(rows)])
         for key, image in zip(keys, near, strict=True):
             assert torch.equal(image, decoded(written[f"{key}-{copy}.png"]))
@@ -75,7 +76,7 @@ def test_grey_images_are_those_of_the_offline_job(tmp_path: Path, model: Path) -
     written = builders.members_of(tmp_path / "out" / "data" / "in.tar")
     grey = torch.stack([decoded(builders.picture(i, mode="L"))[:1] for i in range(4)])
     aug = GenerativeAugment(BOOMERANG, ModelConfig(path=str(model), batch_size=4), p=1)
-    near = aug(grey / 255, LABELS[:4], keys=[f"{i:04d}" for i in range(4)])[0]
+    near = aug(grey / 255, LABELS[:4], keys=[f"in/{i:04d}" for i in range(4)])[0]
     assert near.shape == grey.shape
     assert torch.equal(
         (near * 255).round().byte(), torch.stack([decoded(written[f"{i:04d}.png"])[:1] for i in range(4)])

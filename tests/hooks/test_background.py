@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +30,13 @@ from pipeline.errors import UserError
 from pipeline.hooks.live import background, filler
 from pipeline.hooks.live.background import BackgroundAugmenter, LiveStore, Status
 from pipeline.hooks.live.filler import Filler, MakerProgress, Setup
+from pipeline.hooks.live.main_guard import is_guarded
 from pipeline.hooks.live.slots import EMPTY, SlotReader, Slots, SlotWriter
 from pipeline.hooks.live.source import InMemory, Original, StreamSource
 from pipeline.identity import PUBLIC_SALT
 from pipeline.job.config import JobConfig
 from pipeline.media.pixels import decode
+from pipeline.media.rules import PixelRules
 from pipeline.models.config import ModelConfig
 from pipeline.operators import Boomerang
 from pipeline.streams import WebDatasetInput
@@ -208,13 +215,13 @@ def test_pixels_are_those_of_the_offline_job(model: Path, tmp_path: Path) -> Non
     run_job(make_plan(config))
     offline = builders.members_of(tmp_path / "out" / "data" / "a.tar")
     setup = a_setup(
-        tmp_path, model, StreamSource(input=config.input, size=(builders.SIDE, builders.SIDE), fit="resize")
+        tmp_path, model, StreamSource(input=config.input, size=(builders.SIDE, builders.SIDE), rules=PixelRules())
     )
     maker, reader = Filler(setup), SlotReader(setup.slots)
     for copy in range(2):
         maker.make(copy)
         for i in range(COUNT):
-            found = reader.get(f"{i:04d}")
+            found = reader.get(f"a/{i:04d}")
             assert found is not None
             assert found.copy == copy
             assert np.array_equal(found.pixels, decode(offline[f"{i:04d}-{copy}.png"])[0])
@@ -231,10 +238,11 @@ def test_a_process_of_its_own(start: Start, data: InMemory, monkeypatch: pytest.
 
 def test_arrays_give_what_the_same_stream_gives(start: Start, data: InMemory, tmp_path: Path) -> None:
     source = builders.shard(tmp_path / "in" / "a.tar", COUNT)
-    stores = start(), start(data=WebDatasetInput(urls=str(source)), folder=tmp_path / "streamed")
+    named = dataclasses.replace(data, keys=[f"a/{key}" for key in data.keys])
+    stores = start(data=named), start(data=WebDatasetInput(urls=str(source)), folder=tmp_path / "streamed")
     for store in stores:
         until(store, lambda status: status.made == COUNT)
-    for key in data.keys:
+    for key in named.keys:
         ours, streamed = (store.get(key) for store in stores)
         assert ours is not None
         assert streamed is not None
@@ -307,10 +315,11 @@ def test_workers_read_and_their_counts_arrive(start: Start, data: InMemory, tmp_
 
 
 def test_a_killed_maker_is_reported_and_reading_goes_on(
-    start: Start, data: InMemory, caplog: pytest.LogCaptureFixture
+    start: Start, data: InMemory, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = start()
+    store = start(on_failure="originals")
     status = until(store, lambda status: status.made == COUNT)
+    monkeypatch.setattr(background, "GRACE", -1)
     with caplog.at_level(logging.WARNING, "doppel"):
         os.kill(status.pid, signal.SIGKILL)
         status = until(store, lambda status: status.state == "crashed")
@@ -324,13 +333,77 @@ def test_a_killed_maker_is_reported_and_reading_goes_on(
     assert store.status().again == 2 * COUNT
 
 
+def test_a_training_whose_maker_is_gone_ends_some_seconds_later(
+    start: Start, data: InMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = start()
+    status = until(store, lambda status: status.made == COUNT)
+    os.kill(status.pid, signal.SIGKILL)
+    until(store, lambda status: status.state == "crashed")
+    assert store.get(data.keys[0]) is not None  # for now
+    monkeypatch.setattr(background, "GRACE", -1)
+    for reader in (store, pickle.loads(pickle.dumps(store))):
+        with pytest.raises(
+            UserError, match=r"maker of neighbours is gone: its process ended \(killed by SIGKILL\); on"
+        ):
+            reader.get(data.keys[0])
+    loader = DataLoader(Reading(store, list(data.keys)), num_workers=1, multiprocessing_context="fork")
+    with pytest.raises(UserError, match="maker of neighbours is gone"):
+        list(loader)
+
+
+SCRIPT = """
+import torch
+from pipeline import BackgroundAugmenter
+from pipeline.hooks.live import background
+from pipeline.hooks.live.source import InMemory
+
+def train():
+    data = InMemory(keys=["a"], pixels=torch.zeros(1, 3, 8, 8, dtype=torch.uint8), labels=torch.zeros(1).long())
+    operator = {{"name": "boomerang", "t_boom": 0.4, "steps": 2}}
+    with BackgroundAugmenter(operator, {model!r}, data, {folder!r}, capacity=1) as store:
+        print("trained", store.status().state)
+
+{last}
+"""
+
+
+def test_a_script_without_a_main_guard_is_told_so_at_once(model: Path, tmp_path: Path) -> None:
+    """As a user starts it; nothing is trained, and the second script is sound."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(model=str(model), folder=str(tmp_path / "store"), last="train()"))
+    run = partial(subprocess.run, [sys.executable, str(script)], capture_output=True, text=True, check=False)
+    wrong = run()
+    assert "script.py, line 13: BackgroundAugmenter starts a process" in wrong.stderr.splitlines()[-1]
+    assert "trained" not in wrong.stdout
+    assert not (tmp_path / "store").exists()
+    guarded = 'if __name__ == "__main__":\n    train()'
+    script.write_text(SCRIPT.format(model=str(model), folder=str(tmp_path / "store"), last=guarded))
+    assert run().stdout == "trained starting\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "guarded"),
+    [
+        ("if __name__ == '__main__':\n    go()", True),
+        ("if '__main__' == __name__ and ready():\n    for i in a:\n        go()", True),
+        ("if __name__ == '__main__':\n    pass\ngo()", False),
+        ("if ready():\n    go()", False),
+        ("no python at all\ngo()", True),
+    ],
+)
+def test_what_is_a_main_guard(tmp_path: Path, source: str, guarded: bool) -> None:
+    (tmp_path / "script.py").write_text(source)
+    assert is_guarded(tmp_path / "script.py", len(source.splitlines())) == guarded
+
+
 def test_a_maker_that_can_make_nothing_says_why(start: Start, tmp_path: Path) -> None:
     members = [("a.png", b"no image"), ("a.cls", b"0"), ("b.png", builders.picture(0)), ("b.cls", b"99")]
     source = builders.tar(tmp_path / "bad.tar", members)
     store = start(data=WebDatasetInput(urls=str(source)))
     assert store.get("a") is None
     status = until(store, lambda status: status.state == "crashed")
-    assert status.error == "no neighbour could be made of 2 samples (b: label 99; the model knows 0 to 2)"
+    assert status.error == "no neighbour could be made of 2 samples (bad/b: label 99; the model knows 0 to 2)"
     assert status.refused == 2
 
 
@@ -415,6 +488,7 @@ def test_a_folder_of_something_else_is_left_alone(augmenter: Any, tmp_path: Path
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        ({"on_failure": "pray"}, "on_failure is 'pray'; raise and originals are allowed"),
         ({"capacity": 0}, "capacity is 0; at least 1 is needed"),
         ({"operator": {"name": "boomerang", "t_bom": 0.1}}, "operator.*t_bom"),
         ({"operator": {"name": "inpaint"}}, "needs mask"),

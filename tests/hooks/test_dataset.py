@@ -31,16 +31,19 @@ COUNT = 40
 
 @dataclass
 class Shades:
-    """A store of plain pictures: copy c of key "07" has grey level 100·(c + 1) + 7; originals are below 100."""
+    """A store of plain pictures: copy c of key "07", or "shard/07", has grey level 100·(c + 1) + 7.
+
+    Originals are below 100.
+    """
 
     each: int = 2
     without: tuple[int, ...] = ()
 
     def copies(self, key: str) -> int:
-        return 0 if int(key) in self.without else self.each
+        return 0 if int(key[-2:]) in self.without else self.each
 
     def get(self, key: str, copy: int) -> Image.Image | None:
-        return Image.new("RGB", (4, 4), (100 * (copy + 1) + int(key),) * 3)
+        return Image.new("RGB", (4, 4), (100 * (copy + 1) + int(key[-2:]),) * 3)
 
 
 class Held(Shades):

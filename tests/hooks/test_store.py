@@ -15,6 +15,7 @@ from pipeline.config import validate
 from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
+from pipeline.hooks.items import key_of
 from pipeline.hooks.store import NeighbourStore, Weighted, read_weights
 from pipeline.job.config import JobConfig
 from pipeline.media.output_keys import OutputKey
@@ -169,11 +170,26 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
         NeighbourStore.open(tmp_path / "out")
 
 
-def test_the_same_key_in_two_shards_is_refused(tmp_path: Path) -> None:
-    for name in "ab":
+def test_a_key_of_several_shards_needs_the_name_of_its_own(tmp_path: Path, model: Path) -> None:
+    for name in ("cat/x", "dog/x", "y"):
+        builders.shard(tmp_path / "in" / f"{name}.tar", 2, first=0 if name == "cat/x" else 1)
+    store = NeighbourStore.open(ran(tmp_path, model, tmp_path / "in" / "{cat/,dog/,}*.tar").output.path)
+    assert len(store) == 6
+    assert store.copies("cat-x/0001") == store.copies("y/0001") == 1
+    assert pixels(store.get("cat-x/0001", 0)).tolist() != pixels(store.get("dog-x/0001", 0)).tolist()
+    assert np.array_equal(pixels(store.get("0000", 0)), pixels(store.get("cat-x/0000", 0)))  # no other shard has it
+    assert store.copies("y/0000") == store.copies("z/0001") == store.copies("x/0001") == 0
+    with pytest.raises(UserError, match=r"key '0001' is in several shards of the store.* as in 'cat-x/0001'"):
+        store.copies("0001")
+
+
+def test_items_of_webdataset_find_their_shard_by_the_end_of_its_name(tmp_path: Path) -> None:
+    for name in ("cat/x", "dog/y"):
         builders.shard(tmp_path / "in" / f"{name}.tar", 2)
-    with pytest.raises(UserError, match="key '0000' is in the store twice"):
-        NeighbourStore.open(ran(tmp_path, None, tmp_path / "in" / "*.tar").output.path)
+    store = NeighbourStore.open(ran(tmp_path, None, tmp_path / "in" / "*" / "*.tar").output.path)
+    item = {"__url__": f"{tmp_path}/in/dog/y.tar", "__key__": "0001"}
+    assert key_of(None, item) == "y/0001"
+    assert np.array_equal(pixels(store.get(key_of(None, item), 0)), pixels(store.get("dog-y/0001", 0)))
 
 
 def test_damage_is_told_where_it_lies(job: JobConfig, tmp_path: Path) -> None:
@@ -200,7 +216,7 @@ def test_no_member_name_reaches_the_file_system(tmp_path: Path, model: Path) -> 
 
 
 def test_weights_drop_some_and_hold_back_others(job: JobConfig, tmp_path: Path) -> None:
-    (tmp_path / "weights.json").write_text('{"0000-0": 0, "0001-1": 0.25, "0002-0": 0, "0002-1": 0}')
+    (tmp_path / "weights.json").write_text('{"a/0000-0": 0, "a/0001-1": 0.25, "a/0002-0": 0, "a/0002-1": 0}')
     whole = NeighbourStore.open(job.output.path)
     store = NeighbourStore.open(job.output.path, weights=read_weights(tmp_path / "weights.json"))
     assert isinstance(store, Weighted)
@@ -210,10 +226,10 @@ def test_weights_drop_some_and_hold_back_others(job: JobConfig, tmp_path: Path) 
 
 
 def test_weights_of_something_else_are_refused(job: JobConfig, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'9999-0', which is not in the store"):
-        NeighbourStore.open(job.output.path, weights={"9999-0": 1})
-    with pytest.raises(UserError, match=r"the weight of '0000-0' is 1\.5"):
-        NeighbourStore.open(job.output.path, weights={"0000-0": 1.5})
+    with pytest.raises(UserError, match="'a/9999-0', which is not in the store"):
+        NeighbourStore.open(job.output.path, weights={"a/9999-0": 1})
+    with pytest.raises(UserError, match=r"the weight of 'a/0000-0' is 1\.5"):
+        NeighbourStore.open(job.output.path, weights={"a/0000-0": 1.5})
     (tmp_path / "w.json").write_text("[1]")
     with pytest.raises(UserError, match="a JSON object"):
         read_weights(tmp_path / "w.json")

@@ -14,6 +14,7 @@ from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
 from pipeline.media.frame import TURNS, Frame
 from pipeline.media.pixels import decode
+from pipeline.media.rules import PixelRules
 
 Floats = NDArray[np.float64]
 sides = st.integers(1, 40)
@@ -49,7 +50,7 @@ def test_every_pixel_of_a_turned_image_is_where_its_centre_goes(orientation: int
 def test_points_come_back(
     width: int, height: int, turn: int, size: tuple[int, int] | None, fit: str, restore: bool, points: Floats
 ) -> None:
-    _, frame = decode(stored(width, height, turn), size, fit)
+    _, frame = decode(stored(width, height, turn), size, PixelRules(fit=fit))
     frame = frame.restored() if restore else frame
     for upright in (True, False):
         assert np.allclose(frame.to_source(frame.to_output(points, upright=upright), upright=upright), points)
@@ -60,7 +61,7 @@ def test_points_come_back(
 def test_the_corners_of_the_window_are_those_of_the_output(
     width: int, height: int, size: tuple[int, int], fit: str
 ) -> None:
-    _, frame = decode(stored(width, height, 1), size, fit)
+    _, frame = decode(stored(width, height, 1), size, PixelRules(fit=fit))
     for each in (frame, frame.restored()):
         corners = np.array([each.window[:2], each.window[2:]], float)
         assert np.allclose(each.to_output(corners), [(0, 0), each.output])
@@ -68,7 +69,7 @@ def test_the_corners_of_the_window_are_those_of_the_output(
 
 @pytest.mark.parametrize("fit", ["resize", "crop", "pad", "centre 12"])
 def test_boxes_go_where_torchvision_brings_them(fit: str) -> None:
-    _, frame = decode(stored(60, 31, 1), (16, 24), fit)
+    _, frame = decode(stored(60, 31, 1), (16, 24), PixelRules(fit=fit))
     corners = np.array([(12.0, 3.0), (48.0, 29.5)])
     boxes = BoundingBoxes(
         torch.tensor(corners.reshape(1, 4)), format=BoundingBoxFormat.XYXY, canvas_size=(31, 60), clamping_mode=None
@@ -80,7 +81,7 @@ def test_boxes_go_where_torchvision_brings_them(fit: str) -> None:
 
 
 def test_a_restored_frame_moves_nothing_that_was_seen_whole() -> None:
-    _, frame = decode(stored(60, 31, 6), (16, 24), "pad")
+    _, frame = decode(stored(60, 31, 6), (16, 24), PixelRules(fit="pad"))
     assert frame.moved
     assert not frame.restored().moved
     assert not Frame.whole("L", (3, 4)).moved

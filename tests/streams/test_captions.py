@@ -19,6 +19,7 @@ from pipeline.config import validate
 from pipeline.errors import UserError
 from pipeline.media.pixels import decode
 from pipeline.media.records import Rejected, Sample
+from pipeline.media.rules import PixelRules
 from pipeline.streams import INPUTS, open_writer
 from pipeline.streams.bounds import Bounds
 from pipeline.streams.captions import CaptionShard, CaptionsInput
@@ -60,7 +61,7 @@ def test_the_image_is_a_small_grey_one_in_colour(tmp_path: Path) -> None:
     (sample,) = samples(shard(tmp_path, lines({"caption": "x"})))
     image = Image.open(io.BytesIO(sample.image))
     assert image.format == "PNG"
-    pixels, frame = decode(sample.image, (8, 6), "crop")
+    pixels, frame = decode(sample.image, (8, 6), PixelRules(fit="crop"))
     assert pixels.shape == (8, 6, 3)
     assert pixels.min() == pixels.max() == 128
     assert frame.mode == "RGB"  # else outputs in the source's mode would lose their colours

@@ -112,7 +112,7 @@ def test_dots_in_keys_follow_the_rule_of_the_input(tmp_path: Path) -> None:
         ("cls", ("txt", b"3"), None),
         ("json:label", ("json", b'{"label": 5}'), 5),
         ("json:label", ("json", b'{"label": true}'), None),
-        ("json:label", ("json", b'{"label": "5"}'), None),
+        ("json:label", ("json", b'{"label": "5"}'), 5),
         ("json:label", ("json", b"[1]"), None),
         ("json:label", ("json", b"[" * 100_000), None),
         ("json:label", ("json", b"\xff"), None),

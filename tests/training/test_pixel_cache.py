@@ -13,7 +13,7 @@ from PIL import Image
 
 import training.data.cache
 from pipeline.errors import UserError
-from pipeline.media.fitting import Fit
+from pipeline.media.rules import PLAIN, PixelRules
 from pipeline.streams.folder import FolderInput
 from training.data.cache import PixelCache, build_cache
 
@@ -37,8 +37,8 @@ def decodes(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 @pytest.fixture
 def build(data: Path, tmp_path: Path) -> Build:
-    def make(size: tuple[int, int] = SIZE, fit: Fit = "resize") -> PixelCache:
-        return build_cache(FolderInput(path=str(data)), tmp_path / "cache", size, fit)
+    def make(size: tuple[int, int] = SIZE, rules: PixelRules = PLAIN) -> PixelCache:
+        return build_cache(FolderInput(path=str(data)), tmp_path / "cache", size, rules)
 
     return make
 
@@ -86,7 +86,7 @@ def test_other_content_size_or_fit_is_decoded_again(build: Build, data: Path, de
     assert len(decodes) == 32
     build(size=(4, 4))
     assert len(decodes) == 48
-    build(size=(4, 4), fit="crop")
+    build(size=(4, 4), rules=PixelRules(fit="crop"))
     assert len(decodes) == 64
 
 

@@ -15,6 +15,7 @@ from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
 from pipeline.identity import PUBLIC_SALT, SALT_VARIABLE
 from pipeline.job.config import JobConfig
+from pipeline.media.rules import PLAIN
 from pipeline.models.config import ModelConfig
 from pipeline.operators import Boomerang
 from pipeline.streams.shards import WebDatasetInput
@@ -46,7 +47,7 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def subset(tmp_path: Path) -> Images:
     shard = builders.shard(tmp_path / "in" / "a.tar", COUNT)
-    return load_images(WebDatasetInput(urls=str(shard)), tmp_path / "cache", (SIDE, SIDE), "resize", name="data")
+    return load_images(WebDatasetInput(urls=str(shard)), tmp_path / "cache", (SIDE, SIDE), PLAIN, name="data")
 
 
 def near(model: Path, **changes: object) -> NearConfig:
@@ -71,7 +72,7 @@ def test_pixels_are_those_of_the_offline_job(
             if member.name.endswith(".png"):
                 data = archive.extractfile(member)
                 assert data is not None
-                written[member.name.removesuffix(".png")] = np.asarray(Image.open(io.BytesIO(data.read())))
+                written[f"a/{member.name.removesuffix('.png')}"] = np.asarray(Image.open(io.BytesIO(data.read())))
     pixels = made(near(model), subset, "cpu", tmp_path / "pools")[0].permute(0, 1, 3, 4, 2).numpy()
     for copy in range(2):
         for i, key in enumerate(subset.keys):
@@ -121,9 +122,7 @@ def test_blends_stay_in_their_class(subset: Images) -> None:
 
 
 def test_retrieval_finds_the_nearest_others(subset: Images, tmp_path: Path) -> None:
-    cache = build_cache(
-        WebDatasetInput(urls=str(tmp_path / "in" / "a.tar")), tmp_path / "cache", (SIDE, SIDE), "resize"
-    )
+    cache = build_cache(WebDatasetInput(urls=str(tmp_path / "in" / "a.tar")), tmp_path / "cache", (SIDE, SIDE), PLAIN)
     found = retrieved(subset, cache, Mean(), 2, "cpu")
     features = Mean().features(subset.pixels.float() / 127.5 - 1)
     for row in range(COUNT):

@@ -21,7 +21,7 @@ from pipeline.diffusion.level_range import LevelRange
 from pipeline.errors import UserError
 from pipeline.hooks.neighbours import Neighbours
 from pipeline.identity import PUBLIC_SALT, given_salt
-from pipeline.media.fitting import Fit
+from pipeline.media.rules import PixelRules
 from pipeline.models.families import load_model
 from pipeline.models.folder import find_model
 from pipeline.optional import require_package
@@ -36,7 +36,7 @@ from training.calibrate.locality import MadeNeighbours, class_spread, count_righ
 from training.calibrate.plot import Calibration, LevelFound, locality_curve
 from training.classifier.judge import SmallCNN, load_classifier, save_classifier, train_classifier
 from training.data.images import Images, load_images
-from training.data.overlap import marks_of, read_training_set, refuse_overlap
+from training.data.overlap import NEAR_SHARE, marks_of, read_training_set, refuse_overlap
 
 RESULTS, CURVE, SHEET, JUDGE = "calibration.json", "locality.png", "neighbours.png", "judge.safetensors"
 """The files that a calibration writes."""
@@ -57,10 +57,10 @@ def calibrate(config: CalibrationConfig) -> Calibration:
     salt, model = given_salt(config.salt_file, "salt_file") or PUBLIC_SALT, load_model(config.model, device)
     images = held_out(config, model.size)
     if seen := read_training_set(find_model(config.model)):
-        refuse_overlap("the model", seen, {"data": images})
+        refuse_overlap("the model", seen, {"data": images}, config.near_copies)
     levels, pictures = list[LevelFound](), list[Tensor]()
     with identity_meter(config.faces, images.pixels, device) as meter:
-        judge = judge_for(config.judge, output, model.size, config.fit, unseen=images).to(device)
+        judge = judge_for(config.judge, output, model.size, config.rules, images, config.near_copies).to(device)
         before = judged(judge, images.pixels)
         right = count_right(before, images.labels)
         unit = class_spread(before.features, images.labels)
@@ -91,18 +91,20 @@ def calibrate(config: CalibrationConfig) -> Calibration:
 
 def held_out(config: CalibrationConfig, size: tuple[int, int]) -> Images:
     """The images to measure on, at `size` (height, width): all of `data`, or `limit` of them drawn by `seed`."""
-    images = load_images(config.data, Path(config.output) / "cache" / "data", size, config.fit, name="data")
+    images = load_images(config.data, Path(config.output) / "cache" / "data", size, config.rules, name="data")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
     return images.take(order[: config.limit].sort().values)
 
 
 def judge_for(
-    judge: LabelJudgeConfig, output: Path, size: tuple[int, int], fit: Fit, *, unseen: Images | None = None
-) -> SmallCNN:
+    judge: LabelJudgeConfig, output: Path, size: tuple[int, int], rules: PixelRules, unseen: Images | None = None,
+    allowed: float = NEAR_SHARE,
+) -> SmallCNN:  # fmt: skip
     """The classifier that judges.
 
-    One that is trained here is kept in `output`, and never trained on images of `unseen`. Raises `UserError` where the
-    file holds no classifier, or `unseen` images are among those it would be trained on.
+    One that is trained here is kept in `output`, and never trained on images of `unseen`; the fraction `allowed` of
+    them may look like its training images. Raises `UserError` where the file holds no classifier, or `unseen` images
+    are among those it would be trained on.
     """
     if judge.data is None:
         assert judge.file is not None
@@ -112,9 +114,9 @@ def judge_for(
             raise UserError(f"judge.file: {judge.file!r} is not a saved classifier: {error}") from None
         except Exception as error:  # whatever the reader makes of a file that is something else
             raise UserError(f"judge.file: {judge.file!r} is not a saved classifier ({type(error).__name__})") from None
-    known = load_images(judge.data, output / "cache" / "judge", size, fit, name="judge.data")
+    known = load_images(judge.data, output / "cache" / "judge", size, rules, name="judge.data")
     if unseen is not None:
-        refuse_overlap("the judge", marks_of(known.keys, known.pixels), {"data": unseen})
+        refuse_overlap("the judge", marks_of(known.keys, known.pixels), {"data": unseen}, allowed)
     network = train_classifier(known.pixels, known.labels, epochs=judge.epochs, seed=judge.seed)
     save_classifier(network, output / JUDGE)
     return network

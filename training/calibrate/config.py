@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.media.fitting import Fit
+from pipeline.media.rules import PixelRules
 from pipeline.models.config import ModelConfig
 from pipeline.operators import OPERATORS, AnyOperator
-from pipeline.section import LocalPath, Recipe, Section
+from pipeline.section import Fraction, LocalPath, Recipe, Section
 from pipeline.streams import AnyInput
 from training.classifier.filtering import FilterConfig
+from training.data.overlap import NEAR_SHARE
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Levels that are measured by default, as fractions of T."""
@@ -54,7 +55,7 @@ class FacesConfig(Section):
     """Processes that detect faces; with 0, this process does it."""
 
 
-class CalibrationConfig(Recipe):
+class CalibrationConfig(PixelRules, Recipe):
     """The recipe of `doppel calibrate`."""
 
     kind: Literal["calibrate"] = "calibrate"
@@ -62,8 +63,9 @@ class CalibrationConfig(Recipe):
     """Labelled images that neither model nor judge was trained on."""
     limit: int | None = Field(default=None, ge=1)
     """Takes only N of them, drawn by `seed`."""
-    fit: Fit = "resize"
-    """How images of other sizes are brought to the model's."""
+    near_copies: Fraction = NEAR_SHARE
+    """The largest fraction of `data` that may look like training images: at most 16 of 255 bits of a perceptual hash
+    differ."""
     model: ModelConfig
     """The diffusion model, with a number as its batch_size."""
     operator: AnyOperator

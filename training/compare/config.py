@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.media.fitting import Fit
+from pipeline.media.rules import PixelRules
 from pipeline.models.config import ModelConfig
 from pipeline.operators import AnyOperator
 from pipeline.section import Fraction, LocalPath, Recipe, Section
 from pipeline.streams import AnyInput
 from training.classifier.filtering import FilterConfig
+from training.data.overlap import NEAR_SHARE
 
 Classical = Literal["none", "flip_crop", "randaugment", "trivialaugment", "mixup", "cutmix"]
 """The name of a classical augmentation."""
@@ -29,6 +30,9 @@ class DataConfig(Section):
     test: AnyInput | None = None
     """The images on which results are measured, once. Without them, results are those on the validation images: an
     ablation."""
+    near_copies: Fraction = NEAR_SHARE
+    """The largest fraction of validation or test images that may look like training images: at most 16 of 255 bits of a
+    perceptual hash differ."""
 
 
 class ScheduleConfig(Section):
@@ -113,15 +117,13 @@ class ArmConfig(Section):
         return self.near is None and self.classical != "best"
 
 
-class CompareConfig(Recipe):
+class CompareConfig(PixelRules, Recipe):
     """The recipe of `doppel compare`."""
 
     kind: Literal["compare"] = "compare"
     data: DataConfig
     size: tuple[int, int]
     """Height and width of the images in pixels."""
-    fit: Fit = "resize"
-    """How images of other sizes are brought to this one."""
     classes: int = Field(ge=2)
     """Number of classes; labels are 0 … classes − 1."""
     class_names: tuple[str, ...] | None = None

@@ -15,6 +15,7 @@ from torch.nn.functional import one_hot
 from pipeline.diffusion.model import Model
 from pipeline.errors import UserError
 from pipeline.identity import hash_json
+from pipeline.media.rules import PixelRules
 from pipeline.models.families import sketch_model
 from pipeline.models.folder import find_model
 from pipeline.plain_json import read_json_file
@@ -76,7 +77,7 @@ class Bench:
         self.validation = self._images("validation")
         self.test = self._images("test") if config.data.test is not None else None
         splits = {"data.validation": self.validation} | ({} if self.test is None else {"data.test": self.test})
-        refuse_overlap("the classifiers", marks_of(self.train.keys, self.train.pixels), splits)
+        refuse_overlap("the classifiers", marks_of(self.train.keys, self.train.pixels), splits, config.data.near_copies)
         self.others: dict[str, PixelCache] = {}
         for name, near in config.neighbours.items():
             self._check_source(name, near, splits)
@@ -86,7 +87,7 @@ class Bench:
     def _images(self, name: str) -> Images:
         config = self.config
         folder = self.folder / "cache" / name
-        images = load_images(getattr(config.data, name), folder, config.size, config.fit, name=f"data.{name}")
+        images = load_images(getattr(config.data, name), folder, config.size, config.rules, name=f"data.{name}")
         low, high = int(images.labels.min()), int(images.labels.max())
         if low < 0 or high >= config.classes:
             wrong = high if high >= config.classes else low
@@ -100,12 +101,12 @@ class Bench:
         config, folder = self.config, self.folder / "cache" / "neighbours" / name
         seen = list[dict[str, Tensor]]()
         if near.retrieve is not None:
-            others = self.others[name] = build_cache(near.retrieve, folder, config.size, config.fit)
+            others = self.others[name] = build_cache(near.retrieve, folder, config.size, config.rules)
             if len(others) <= near.copies:
                 raise UserError(f"neighbours.{name}: {near.copies} are to be retrieved from {len(others)} images")
             seen.append(marks_of(others.keys, others.images()))
         if near.trained_on is not None:
-            known = build_cache(near.trained_on, folder, config.size, config.fit)
+            known = build_cache(near.trained_on, folder, config.size, config.rules)
             seen.append(marks_of(known.keys, known.images()))
         if near.model is not None:
             model = sketch_model(near.model)
@@ -121,8 +122,9 @@ class Bench:
                     f"neighbours.{name}: {near.model.path} does not say what it was trained on; name it in trained_on, "
                     "so that no image is tested on that the denoiser has seen"
                 )
-        marks = {what: torch.cat([one[what] for one in seen]) for what in seen[0]}
-        refuse_overlap(f"the denoiser of neighbours.{name}", marks, splits)
+        said = dict.fromkeys(what for one in seen for what in one)  # an older model does not speak of looks
+        marks = {what: torch.cat([one[what] for one in seen if what in one]) for what in said}
+        refuse_overlap(f"the denoiser of neighbours.{name}", marks, splits, config.data.near_copies)
 
     def subset(self, size: int | str, seed: int) -> Images:
         """The training images of a run."""
@@ -154,7 +156,8 @@ class Bench:
     def hash(self, task: Task) -> str:
         """A hash of everything that decides the numbers of a run."""
         config, arm = self.config, self.config.arms[task.arm]
-        how = config.model_dump(mode="json", include={"size", "fit", "classes", "classifier", "schedule"})
+        told = {"size", "classes", "classifier", "schedule", *PixelRules.model_fields}
+        how = config.model_dump(mode="json", include=told)
         made: list[Any] = []
         if arm.near is not None:
             near = config.neighbours[arm.near]

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from pipeline.media.fitting import Fit
 from pipeline.media.opening import Undecodable
 from pipeline.media.pixels import decode
 from pipeline.media.records import Rejected, Sample
+from pipeline.media.rules import PixelRules
 from pipeline.plain_json import read_json_file
 from pipeline.source_code import code_hash
 from pipeline.streams import AnyInput
+from pipeline.streams.pages import paged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,14 +56,15 @@ class PixelCache:
         return torch.from_numpy(self.pixels.transpose(0, 3, 1, 2).copy())
 
 
-def build_cache(source: AnyInput, folder: Path, size: tuple[int, int], fit: Fit) -> PixelCache:
-    """Decodes `source` into `folder`, or opens what an earlier run left there for the same content, size and fit.
+def build_cache(source: AnyInput, folder: Path, size: tuple[int, int], rules: PixelRules) -> PixelCache:
+    """Decodes `source` into `folder`, or opens what an earlier run left there for the same content, size and rules.
 
     `size` is (height, width). Raises `UserError` where no image can be read.
     """
-    stream = source.open()
+    stream = paged(source.open(), rules.frames)
     marks = [shard.fingerprint() for shard in stream.shards]
-    identity = json.dumps([code_hash(__name__), source.model_dump(mode="json"), marks, size, fit])
+    read = [source.model_dump(mode="json"), marks, size, rules.model_dump(mode="json")]
+    identity = json.dumps([code_hash(__name__), *read])
     key = hashlib.sha256(identity.encode()).hexdigest()
     facts_file = folder / FACTS
     if (kept := _kept(folder, key)) is not None:
@@ -74,8 +76,8 @@ def build_cache(source: AnyInput, folder: Path, size: tuple[int, int], fit: Fit)
         if isinstance(sample, Rejected):
             return None
         try:
-            pixels, _ = decode(sample.image, size, fit)
-            return sample.key, pixels, -1 if sample.label is None else sample.label
+            pixels, _ = decode(sample.image, size, rules)
+            return sample.full_key, pixels, -1 if sample.label is None else sample.label
         except Undecodable:
             return None
 

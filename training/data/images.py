@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.media.fitting import Fit
+from pipeline.media.rules import PixelRules
 from pipeline.streams import AnyInput
 from training.data.cache import build_cache
 
@@ -34,12 +34,12 @@ class Images:
         )
 
 
-def load_images(source: AnyInput, folder: Path, size: tuple[int, int], fit: Fit, *, name: str) -> Images:
+def load_images(source: AnyInput, folder: Path, size: tuple[int, int], rules: PixelRules, *, name: str) -> Images:
     """Decodes `source` by way of a cache in `folder`, at `size` (height, width); `name` is what messages call it.
 
     Raises `UserError` where a sample has no label, or no image can be read.
     """
-    cache = build_cache(source, folder, size, fit)
+    cache = build_cache(source, folder, size, rules)
     labels = torch.from_numpy(cache.labels.copy())
     if bool((labels < 0).any()):
         raise UserError(f"{name}: {int((labels < 0).sum())} of {len(cache)} samples have no label")

@@ -6,14 +6,17 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from pipeline.media.fitting import Fit
-from pipeline.section import LocalPath, Recipe, Section
+from pipeline.media.rules import PixelRules
+from pipeline.section import Fraction, LocalPath, Recipe, Section
 from pipeline.streams import AnyInput
+from training.data.overlap import NEAR_SHARE
 
 GROUPS = 32
 """The number of channel groups in the norm layers, at most."""
 NOT_IDENTITY: dict[str, bool | set[str]] = {
-    **dict.fromkeys(("output", "validation", "budget", "checkpoint_minutes", "export_minutes", "licence"), True),
+    **dict.fromkeys(
+        ("output", "validation", "near_copies", "budget", "checkpoint_minutes", "export_minutes", "licence"), True
+    ),
     **dict.fromkeys(("kind", "class_names", "channels_last", "compile", "log_every"), True),
     "network": {"zero_init"},
 }
@@ -139,7 +142,7 @@ class BudgetConfig(Section):
         return self
 
 
-class DenoiserConfig(Recipe):
+class DenoiserConfig(PixelRules, Recipe):
     """The recipe of `doppel train-denoiser`."""
 
     kind: Literal["denoiser"] = "denoiser"
@@ -147,14 +150,15 @@ class DenoiserConfig(Recipe):
     """The training images."""
     validation: AnyInput | None = None
     """Images that are not trained on. The loss on them is logged, with the same noise every time."""
+    near_copies: Fraction = NEAR_SHARE
+    """The largest fraction of `validation` that may look like training images: at most 16 of 255 bits of a
+    perceptual hash differ."""
     output: LocalPath
     """Folder of checkpoint, cache and finished model."""
     size: tuple[PositiveInt, PositiveInt]
     """Height and width of the images in pixels."""
     channels: Literal[1, 3] = 3
     """1 trains on grey images, 3 on RGB."""
-    fit: Fit = "resize"
-    """How images of other sizes are brought to this one."""
     flip: bool = False
     """Whether half of the images are mirrored left to right."""
     classes: int | None = Field(default=None, ge=1)

@@ -62,11 +62,12 @@ def open_validation(
     """
     if config.validation is None:
         return None
-    cache = build_cache(config.validation, Path(config.output) / "validation", config.size, config.fit)
+    cache = build_cache(config.validation, Path(config.output) / "validation", config.size, config.rules)
     check_labels(config, cache, "validation")
     labels = torch.from_numpy(cache.labels.copy())
     images = Images(keys=tuple(cache.keys), pixels=cache.images(), labels=labels)
-    refuse_overlap("this denoiser", marks_of(trained_on.keys, trained_on.images()), {"validation": images})
+    marks = marks_of(trained_on.keys, trained_on.images())
+    refuse_overlap("this denoiser", marks, {"validation": images}, config.near_copies)
     pixels = to_training_range(images.pixels[:IMAGES].to(device), config.channels)
     x0 = codec.encode(pixels)
     t = (torch.arange(len(x0), dtype=torch.float64, device=device) % LEVELS + 0.5) / LEVELS

@@ -54,7 +54,7 @@ def train_denoiser(
     if config.optimizer.batch_size % processes:
         raise UserError(f"optimizer.batch_size is {config.optimizer.batch_size}: no multiple of {processes} processes")
     with accelerator.main_process_first():
-        cache = build_cache(config.data, output / "cache", config.size, config.fit)
+        cache = build_cache(config.data, output / "cache", config.size, config.rules)
         if main and overwrite:
             remove_checkpoint(output)
     check_labels(config, cache, "data")

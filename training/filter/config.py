@@ -6,14 +6,14 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from pipeline.media.fitting import Fit
+from pipeline.media.rules import PixelRules
 from pipeline.section import LocalPath, Recipe
 from pipeline.streams import AnyInput
 from training.calibrate.config import LabelJudgeConfig
 from training.classifier.filtering import FilterConfig
 
 
-class StoreFilterConfig(Recipe):
+class StoreFilterConfig(PixelRules, Recipe):
     """The recipe of `doppel filter`."""
 
     kind: Literal["filter"] = "filter"
@@ -23,8 +23,6 @@ class StoreFilterConfig(Recipe):
     """The originals, with labels, under the keys that they have in that run."""
     size: tuple[PositiveInt, PositiveInt]
     """Height and width of the images that the judge sees, in pixels."""
-    fit: Fit = "resize"
-    """How images of other sizes are brought to this one."""
     judge: LabelJudgeConfig
     """The baseline classifier. It may have been trained on the originals themselves."""
     filter: FilterConfig

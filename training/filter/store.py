@@ -64,16 +64,14 @@ def filter_store(config: StoreFilterConfig) -> FilterReport:
     output, device = Path(config.output), "cuda" if torch.cuda.is_available() else "cpu"
     store = NamedStore.open(config.store)
     assert isinstance(store, NamedStore)
-    images = load_images(config.data, output / "cache" / "data", config.size, config.fit, name="data")
-    if twice := len(images) - len(set(images.keys)):
-        raise UserError(f"data: {twice} of {len(images)} samples have a key that another has; keys must be unique")
+    images = load_images(config.data, output / "cache" / "data", config.size, config.rules, name="data")
     found = [(row, at) for row, key in enumerate(images.keys) for at in enumerate(store.entries.get(key, ()))]
     if not found:
         raise UserError(
             f"{config.store}: none of its {len(store)} neighbours is of a key in data, the first of which is "
             f"{images.keys[0]!r}; it is the store of another data set"
         )
-    judge = judge_for(config.judge, output, config.size, config.fit).to(device)
+    judge = judge_for(config.judge, output, config.size, config.rules).to(device)
     before = judged(judge, images.pixels)
     right = count_right(before, images.labels)
     after = list[Tensor]()

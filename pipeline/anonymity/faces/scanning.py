@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from pipeline.anonymity.faces.detect import TRANSFORM
 from pipeline.anonymity.faces.table import FaceTable, joined, load_table, save_table, tabulate
 from pipeline.errors import UserError
-from pipeline.media.fitting import Fit
 from pipeline.media.opening import Undecodable
 from pipeline.media.pixels import decode
 from pipeline.media.records import Rejected, Sample
+from pipeline.media.rules import PixelRules
 from pipeline.source_code import code_hash
 from pipeline.streams import AnyInput
 from pipeline.streams.contract import InputShard
+from pipeline.streams.pages import paged
 from pipeline.streams.private import make_private_folder
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 BATCH = 64
 """Images held in memory at a time."""
 Named = tuple[str, str | None, "Pixels8"]
-"""An image's key, its identity (None where unknown), and its pixels, uint8 `[H, W, 3]`."""
+"""An image's full key, its identity (None where unknown), and its pixels, uint8 `[H, W, 3]`."""
 
 
 def identity_reader(spec: str | None) -> Callable[[Sample], str | None]:
@@ -65,16 +66,16 @@ def identity_reader(spec: str | None) -> Callable[[Sample], str | None]:
 
 
 def image_stream(
-    source: AnyInput, size: tuple[int, int] | None, fit: Fit, identity: str | None = None
+    source: AnyInput, size: tuple[int, int] | None, rules: PixelRules, identity: str | None = None
 ) -> Iterator[Named]:
     """Yields every image that can be decoded, in order, fitted to `size` (height, width; None leaves it as it is)."""
     who = identity_reader(identity)
-    for shard in source.open().shards:
-        yield from shard_images(shard, size, fit, who)
+    for shard in paged(source.open(), rules.frames).shards:
+        yield from shard_images(shard, size, rules, who)
 
 
 def shard_images(
-    shard: InputShard, size: tuple[int, int] | None, fit: Fit, who: Callable[[Sample], str | None],
+    shard: InputShard, size: tuple[int, int] | None, rules: PixelRules, who: Callable[[Sample], str | None],
     only: Container[str] | None = None,
 ) -> Iterator[Named]:  # fmt: skip
     """Yields the images of one shard as `image_stream` does; with `only`, just those of the samples with these keys."""
@@ -82,7 +83,7 @@ def shard_images(
         if isinstance(sample, Rejected) or (only is not None and sample.key not in only):
             continue
         try:
-            yield sample.key, who(sample), decode(sample.image, size, fit)[0]
+            yield sample.full_key, who(sample), decode(sample.image, size, rules)[0]
         except Undecodable:
             continue
 
@@ -91,7 +92,7 @@ def scan(
     source: AnyInput,
     *,
     size: tuple[int, int] | None,
-    fit: Fit,
+    rules: PixelRules,
     identity: str | None,
     finder: FaceFinder,
     recognisers: Sequence[Recogniser],
@@ -101,21 +102,21 @@ def scan(
     """Finds and embeds the faces of all images that can be decoded; `on_images` is told how many more are done.
 
     With a `folder`, which becomes its owner's alone, each finished shard is kept as `SHARD.safetensors`. It
-    is reused as long as shard, input options, size, fit, identity, detector and recognisers, with the weights of both,
-    stay the same; those of shards that are gone from the source are removed, because faces are
+    is reused as long as shard, input options, size, rules, identity, detector and recognisers, with the weights of
+    both, stay the same; those of shards that are gone from the source are removed, because faces are
     personal data. Raises `UserError` where the source cannot be opened or none of its images can be read.
     """
     who, tables = identity_reader(identity), list[FaceTable]()
-    shards = source.open().shards
+    shards = paged(source.open(), rules.frames).shards
     for shard in shards:
         file = folder / f"{shard.name}.safetensors" if folder else None
         made_of = {
-            **scan_facts(finder, recognisers, size, fit), "identity": identity or "", "input": _options(source),
+            **scan_facts(finder, recognisers, size, rules), "identity": identity or "", "input": _options(source),
             "shard": shard.fingerprint(),
         }  # fmt: skip
         table = _kept(file, made_of)
         if table is None:
-            images = shard_images(shard, size, fit, who)
+            images = shard_images(shard, size, rules, who)
             table = tabulated(images, finder, recognisers, on_images)
             if file is not None:
                 make_private_folder(file.parent)
@@ -152,11 +153,11 @@ def tabulated(
 
 
 def scan_facts(
-    finder: FaceFinder, recognisers: Sequence[Recogniser], size: tuple[int, int] | None, fit: Fit
+    finder: FaceFinder, recognisers: Sequence[Recogniser], size: tuple[int, int] | None, rules: PixelRules
 ) -> dict[str, Any]:
     """Everything that decides which faces and embeddings come out of given images, ready for JSON."""
     return {
-        "code": code_hash(__name__), "size": size, "fit": fit, "transform": TRANSFORM,
+        "code": code_hash(__name__), "size": size, "rules": rules.model_dump(mode="json"), "transform": TRANSFORM,
         "detector": finder.detector, "detector_weights": finder.weights,
         "recognisers": {recogniser.name: recogniser.weights for recogniser in recognisers},
     }  # fmt: skip

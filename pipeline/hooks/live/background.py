@@ -8,13 +8,14 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from PIL import Image
@@ -24,10 +25,11 @@ from pipeline.diffusion.model import Outline
 from pipeline.errors import UserError
 from pipeline.hooks.augment import read_operator
 from pipeline.hooks.live.filler import LOG, MakerProgress, MakerState, Setup, fill, known_labels
+from pipeline.hooks.live.main_guard import check_main_guard
 from pipeline.hooks.live.slots import SlotReader, Slots
 from pipeline.hooks.live.source import Arrays, FileSource, StreamSource, array_facts, check_arrays, save_arrays
 from pipeline.identity import PUBLIC_SALT, given_salt, hash_json, salt_check
-from pipeline.media.fitting import Fit
+from pipeline.media.rules import PLAIN, PixelRules
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import sketch_model
 from pipeline.operators import Operator
@@ -45,6 +47,10 @@ CONTEXT = multiprocessing.get_context("spawn")
 """How processes start: a fork would inherit what the training has loaded, and no GPU works in it."""
 PATIENCE = 10.0
 """Seconds that a maker has to end when it is told to."""
+GRACE = 10.0
+"""Seconds for which a training goes on with what is there after its maker has crashed, unless it is told to go on."""
+OnFailure = Literal["raise", "originals"]
+"""What becomes of a training whose maker has crashed: an error, or original images in place of new neighbours."""
 PLACES = {"path", "revision", "local_files_only"}
 """Fields of a model's configuration that say where it lies, and not what it is."""
 
@@ -76,29 +82,43 @@ class Status:
 
 
 class LiveStore:
-    """A `Store` that another process fills. Any number of processes may read it; none waits, and reading never raises.
+    """A `Store` that another process fills. Any number of processes may read it, and none waits.
 
     It reaches DataLoader workers by pickling or fork. Counts are exact for one reading thread in each process.
     """
 
-    def __init__(self, slots: Slots) -> None:
-        self._slots = slots
+    def __init__(self, slots: Slots, on_failure: OnFailure = "raise") -> None:
+        self._slots, self._on_failure = slots, on_failure
         self._reader: SlotReader | None = None
         self._process = 0
 
-    def __reduce__(self) -> tuple[type[LiveStore], tuple[Slots]]:
-        return LiveStore, (self._slots,)
+    def __reduce__(self) -> tuple[type[LiveStore], tuple[Slots, OnFailure]]:
+        return LiveStore, (self._slots, self._on_failure)
 
     def copies(self, key: str) -> int:
         """Always 1: only `get` finds out which neighbours of a key are there."""
         return 1
 
     def get(self, key: str, copy: int = 0) -> Image.Image | None:
-        """The least read neighbour of `key`, whatever `copy` is; None where there is none. RGB, in the model's size."""
+        """The least read neighbour of `key`, whatever `copy` is; None where there is none. RGB, in the model's size.
+
+        Raises `UserError` where the maker crashed `GRACE` seconds ago, unless `on_failure` is `originals`.
+        """
         if self._reader is None or self._process != os.getpid():  # a fork must not count in its parent's place
             self._reader, self._process = SlotReader(self._slots), os.getpid()
+            self._maker = MakerProgress(self._slots.folder, "r")
+        self._check_maker()
         found = self._reader.get(key)
         return None if found is None else Image.fromarray(found.pixels)
+
+    def _check_maker(self) -> None:
+        if self._on_failure == "originals" or self._maker.state != "crashed":
+            return
+        if time.time() > self._maker["ended"] + GRACE:
+            last = (self._slots.folder / LOG).read_text().strip().splitlines()[-1]
+            raise UserError(
+                f"the maker of neighbours is gone: {last}; on_failure='originals' would go on without new ones"
+            )
 
     def status(self) -> Status:
         """The state of the maker and the counts, at this moment."""
@@ -121,31 +141,38 @@ class BackgroundAugmenter:
       images.
     - `uses`: how often a neighbour is to be read before it may be overwritten.
     - `device`, `threads`: what the maker computes on; on a CPU it runs at low priority.
-    - `fit`: how images of a stream are brought to the model's size, as `image.fit` in a recipe.
+    - `image`: how images of a stream are read and brought to the model's size, as in a recipe's section `image:`.
     - `salt_file`: as `run.salt_file` in a recipe; else `$DOPPEL_SALT`, else a public constant.
+    - `on_failure`: with `raise`, a training whose maker has crashed ends with its error, some seconds later; with
+      `originals` it goes on with the neighbours that are there, and without new ones.
 
     A folder may be used again with the same configuration, and its files stay. On entry, `UserError` is raised for
-    everything that can be known to be wrong. What goes wrong later is logged once and told by `store.status()`, and the
-    training goes on with originals and the neighbours that are there.
+    everything that can be known to be wrong, a script without a main guard among it. What goes wrong later is logged
+    once and told by `store.status()`.
     """
 
     def __init__(
         self, operator: Operator | Mapping[str, Any], model: ModelConfig | str, data: AnyInput | Arrays,
         folder: str | Path, *, capacity: int, uses: int = 1, device: str = "cpu", threads: int = 1,
-        fit: Fit = "resize", salt_file: str | None = None,
+        image: PixelRules = PLAIN, salt_file: str | None = None, on_failure: OnFailure = "raise",
     ) -> None:  # fmt: skip
-        """Raises `UserError` where `capacity`, `uses` or `threads` is below 1, or the operator is not valid."""
+        """Raises `UserError` where `capacity`, `uses` or `threads` is below 1, or another argument is not valid."""
+        if on_failure not in get_args(OnFailure):
+            raise UserError(f"on_failure is {on_failure!r}; raise and originals are allowed")
         for name, number in (("capacity", capacity), ("uses", uses), ("threads", threads)):
             if number < 1:
                 raise UserError(f"{name} is {number}; at least 1 is needed")
         self._operator = operator if isinstance(operator, Operator) else read_operator(operator)
         self._model = ModelConfig(path=model) if isinstance(model, str) else model
-        self._data, self._folder, self._fit = data, local_option(folder, "folder"), fit
+        self._data, self._folder, self._image = data, local_option(folder, "folder"), image
         self._capacity, self._uses = capacity, uses
         self._device, self._threads, self._salt_file = device, threads, salt_file
+        self._on_failure = on_failure
         self._running = ExitStack()
 
     def __enter__(self) -> LiveStore:
+        if CONTEXT.get_start_method() != "fork":
+            check_main_guard(type(self).__name__)
         outline = self._checked()
         salt = given_salt(self._salt_file, "salt_file") or PUBLIC_SALT
         slots = Slots(folder=self._folder, size=outline.size, capacity=self._capacity, uses=self._uses)
@@ -168,7 +195,7 @@ class BackgroundAugmenter:
                 create(slots, self._data, identity)
             stack.enter_context(maker(setup))
             self._running = stack.pop_all()
-        return LiveStore(slots)
+        return LiveStore(slots, self._on_failure)
 
     def __exit__(self, *error: object) -> None:
         self._running.close()
@@ -191,7 +218,7 @@ class BackgroundAugmenter:
     def _source(self, outline: Outline) -> tuple[StreamSource | FileSource, Any]:
         """With JSON that differs where the data do."""
         if isinstance(self._data, BaseModel):
-            stream = StreamSource(input=self._data, size=outline.size, fit=self._fit)
+            stream = StreamSource(input=self._data, size=outline.size, rules=self._image)
             return stream, stream.facts()
         check_arrays(self._data, outline.size, known_labels(self._operator, outline))
         return FileSource(folder=self._folder), array_facts(self._data)
@@ -285,6 +312,6 @@ def _report(process: BaseProcess, folder: Path, progress: MakerProgress, told_to
     if not (folder / LOG).exists():
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         (folder / LOG).write_text(f"its process ended ({how})")
+    progress["ended"] = int(time.time())
     progress.state = "crashed"
-    told = (folder / LOG).read_text().strip()
-    log.warning("the maker of neighbours is gone, the training goes on without new ones: %s", told)
+    log.warning("the maker of neighbours is gone, and makes no new ones: %s", (folder / LOG).read_text().strip())

@@ -30,8 +30,8 @@ MakerState = Literal["starting", "running", "waiting", "crashed", "stopped"]
 """What the maker is doing, or how it ended."""
 STATES: tuple[MakerState, ...] = get_args(MakerState)
 """The states in the order of the numbers that stand for them."""
-FIELDS = ("state", "pid", "passes", "rows", "made", "refused")
-"""The numbers of `MakerProgress`, in the order of the file."""
+FIELDS = ("state", "pid", "passes", "rows", "made", "refused", "ended")
+"""The numbers of `MakerProgress`, in the order of the file; `ended` is when it crashed, in seconds since 1970."""
 PROGRESS, LOG = "progress.raw", "maker.log"
 """The file of `MakerProgress`, and the one in which a failing maker leaves its error."""
 LOOKED = 8

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.media.fitting import Fit
 from pipeline.media.pixels import decode
 from pipeline.media.records import Rejected
+from pipeline.media.rules import PixelRules
 from pipeline.streams import AnyInput
+from pipeline.streams.contract import InputShard
+from pipeline.streams.pages import paged
 
 if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
@@ -55,26 +57,29 @@ class Original(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSource:
-    """The originals of an input stream, brought to `size` (height, width) by `fit`."""
+    """The originals of an input stream, read by `rules` and brought to `size` (height, width)."""
 
     input: AnyInput
     size: tuple[int, int]
-    fit: Fit
+    rules: PixelRules
 
     def __call__(self) -> Iterator[Original]:
         """Yields the originals in one pass; members that form no sample are left out."""
-        for shard in self.input.open().shards:
+        for shard in self._shards():
             for sample in shard.read():
                 if not isinstance(sample, Rejected):
-                    yield Original(sample.key, sample.label, partial(self._pixels, sample.image))
+                    yield Original(sample.full_key, sample.label, partial(self._pixels, sample.image))
+
+    def _shards(self) -> Sequence[InputShard]:
+        return paged(self.input.open(), self.rules.frames).shards
 
     def facts(self) -> Any:
         """JSON that differs wherever the stream does."""
-        marks = [shard.fingerprint() for shard in self.input.open().shards]
-        return [self.input.model_dump(mode="json"), marks, self.fit]
+        marks = [shard.fingerprint() for shard in self._shards()]
+        return [self.input.model_dump(mode="json"), marks, self.rules.model_dump(mode="json")]
 
     def _pixels(self, image: bytes) -> Pixels8:
-        return decode(image, self.size, self.fit)[0]
+        return decode(image, self.size, self.rules)[0]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,111 @@
+"""Labels that cannot be read end a job: those of its first samples before any work, others as soon as they are met."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+from typing import TYPE_CHECKING
+
+from pipeline.engine.reading import Reader
+from pipeline.errors import UserError
+from pipeline.job.classes import Classes, listed
+from pipeline.media.records import Sample, Unread
+from pipeline.streams.shards import WebDatasetInput
+
+if TYPE_CHECKING:
+    from pipeline.job.plan import Plan
+    from pipeline.streams.contract import InputShard
+
+PROBED = 64
+"""Samples that are looked at before a job begins."""
+EXAMPLES = 12
+"""Different labels that a message shows, at most."""
+
+
+class Tolerance:
+    """Counts labels that are there and cannot be read; see `LabelsConfig`."""
+
+    def __init__(self, plan: Plan, before: int = 0) -> None:
+        """Begins with what finished shards had `before`. Raises `UserError` where that is too much."""
+        self._plan, self._count, self._met = plan, before, Counter[Unread]()
+        self.add(())
+
+    def add(self, more: Iterable[Unread]) -> None:
+        """Raises `UserError` with the first of them where there are more than the recipe tolerates."""
+        self._met.update(more)
+        count, allowed = self._count + self._met.total(), self._plan.config.labels.tolerate
+        if count > allowed:
+            examples = "" if self._plan.config.anonymity is not None or not self._met else f" ({self._examples()})"
+            raise UserError(
+                f"{count} label{'s' * (count != 1)} cannot be read so far{examples}, labels.tolerate allows {allowed}: "
+                f"{self._advice()}"
+            )
+
+    def _examples(self) -> str:
+        return "such as " + ", ".join(repr(unread.text[:40]) for unread, _ in self._met.most_common(3))
+
+    def _advice(self) -> str:
+        names = sorted({unread.text for unread in self._met if unread.kind == "name"})
+        if any(unread.kind == "number" for unread in self._met):
+            known = self._plan.outline.class_names if self._plan.outline else None
+            both = "" if self._plan.config.anonymity else f" ({listed(known)})"
+            return (
+                f"they are numbers, and only the model names its classes{both}; give input.label_names, or "
+                "classes: numbers where the model's own numbers are meant"
+            )
+        if names and self._plan.config.anonymity is None:
+            more = ", …" if len(names) > EXAMPLES else ""
+            return f"say input.label_names: [{', '.join(names[:EXAMPLES])}{more}], each at the place of its number"
+        return "a whole number, a name of input.label_names, or a list is expected"
+
+
+def check_first(plan: Plan, shards: Sequence[InputShard], classes: Classes) -> None:
+    """Looks at the labels of the first samples.
+
+    Raises `UserError` where no sample has the label that the recipe names, where too many cannot be read, and where the
+    model needs a class and none of the samples has one that it knows.
+    """
+    found = islice(chain.from_iterable(shard.read() for shard in shards), min(PROBED, plan.config.limit or PROBED))
+    read = [item for item in found if isinstance(item, Sample)]
+    if not read:
+        return
+    source = plan.config.input
+    if isinstance(source, WebDatasetInput) and "label" in source.model_fields_set and not any(map(has_label, read)):
+        found_instead = ", ".join(dict.fromkeys(chain.from_iterable(map(labels_like(source.label), read))))
+        raise UserError(
+            f"input.label: none of the first {len(read)} samples has {source.label!r}; there are "
+            f"{found_instead[:200] or 'no members beside images'}"
+        )
+    samples = [classes.read(sample) for sample in read]
+    Tolerance(plan).add(
+        sample.unread for sample in samples if sample.unread is not None and sample.unread.kind != "several"
+    )
+    with ThreadPoolExecutor(1) as pool:
+        problems = Counter(map(Reader(plan, classes, pool).label_problem, samples))
+    if None not in problems:
+        why, count = problems.most_common(1)[0]
+        raise UserError(
+            f"none of the first {len(samples)} samples has a label that can be used: {why} ({count} of them)"
+        )
+
+
+def has_label(sample: Sample) -> bool:
+    """Whether anything stands in the place of a label."""
+    return sample.label is not None or sample.unread is not None
+
+
+def labels_like(where: str) -> Callable[[Sample], Iterable[str]]:
+    """What `input.label` could have named in a sample: members, or fields of a JSON member."""
+    member, _, field = where.partition(":")
+
+    def names(sample: Sample) -> Iterable[str]:
+        try:
+            content = json.loads(sample.members[member]) if field else None
+        except (LookupError, ValueError, RecursionError):
+            content = None
+        return [f"{member}:{name}" for name in content] if isinstance(content, dict) else sample.members
+
+    return names

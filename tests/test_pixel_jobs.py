@@ -1,0 +1,156 @@
+"""Pixels in whole jobs: one range for a data set, pages as samples, one codec for all outputs."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.anonymity.faces.scanning import image_stream
+from pipeline.config import validate
+from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
+from pipeline.errors import UserError
+from pipeline.job.config import JobConfig
+from pipeline.job.plan import Plan
+from pipeline.media.opening import DEEP, MORE
+from pipeline.media.rules import PixelRules
+from pipeline.streams.shards import WebDatasetInput
+from tests import builders
+from tests.media.test_opening import saved, signed, windowed
+
+CT = [np.random.default_rng(i).integers(-1000, 1000, (8, 8)).astype(np.int16) for i in range(6)]
+
+
+def planned(content: dict[str, Any]) -> Plan:
+    return make_plan(validate(JobConfig, content, "test"))
+
+
+def recipe(folder: Path, members: list[tuple[str, bytes]], **changes: Any) -> dict[str, Any]:
+    """A job that passes images through, from one tar."""
+    source = builders.tar(folder / "in.tar", members)
+    return builders.recipe(source, folder / "out", None, **changes)
+
+
+def pictures(folder: Path) -> dict[str, np.ndarray]:
+    made = builders.members_of(folder / "out" / "data" / "in.tar")
+    return {name: np.asarray(Image.open(io.BytesIO(data))) for name, data in made.items() if name.endswith("png")}
+
+
+def scans() -> list[tuple[str, bytes]]:
+    return [(f"{i}.tif", signed(values)) for i, values in enumerate(CT)]
+
+
+def test_a_range_holds_for_the_whole_set(tmp_path: Path) -> None:
+    manifest = run_job(planned(recipe(tmp_path, scans(), **{"image.range": [-1000, 1000]})))
+    assert manifest.notes == {DEEP: len(CT)}
+    for i, values in enumerate(CT):
+        assert np.array_equal(pictures(tmp_path)[f"{i}.png"], windowed(values.astype(float), -1000, 1000))
+
+
+def test_without_a_range_deep_images_are_refused_and_the_others_written(tmp_path: Path) -> None:
+    members = [*scans()[:2], ("9.png", builders.picture(9))]
+    manifest = run_job(planned(recipe(tmp_path, members)))
+    assert (manifest.counts.written, manifest.counts.undecodable) == (1, 2)
+    kept = builders.members_of(tmp_path / "out" / "quarantine" / "in.tar")
+    reasons = [json.loads(content)["reason"] for name, content in kept.items() if name.endswith("reason.json")]
+    assert ["image.range does not say" in reason for reason in reasons] == [True, True]
+
+
+def test_percentiles_of_a_probe_are_found_once_and_kept(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"image.range": {"percentile": [1, 99], "probe": 3}}
+    plan = planned(recipe(tmp_path, scans(), **options))
+    expected = np.percentile(np.concatenate([values.ravel() for values in CT[:3]]), [1, 99])
+    assert plan.found == pytest.approx(tuple(expected))
+    run_job(plan)
+    assert json.loads((tmp_path / "out" / "job.json").read_text())["found"] == list(plan.found)
+    assert np.array_equal(pictures(tmp_path)["5.png"], windowed(CT[5].astype(float), *expected))
+    brighter = [(f"{i}.tif", signed(values + 500)) for i, values in enumerate(CT)]
+    assert planned(recipe(tmp_path, brighter, **options)).found == plan.found  # the job goes on as it began
+    assert (
+        planned(recipe(tmp_path, brighter, **{"image.range": {"percentile": [1, 98], "probe": 3}})).found != plan.found
+    )
+
+
+def test_a_probe_without_deep_images_has_no_percentiles(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"image\.range: no image of a probe of 256 has more than 8 bits"):
+        planned(recipe(tmp_path, [("0.png", builders.picture(0))], **{"image.range": {"percentile": [1, 99]}}))
+
+
+def colours(count: int) -> list[Image.Image]:
+    return [Image.new("RGB", (8, 8), (40 * i, 0, 255 - 40 * i)) for i in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "PNG", "WEBP"])
+def test_every_page_is_a_sample(kind: str, tmp_path: Path) -> None:
+    first, *rest = colours(4)
+    options = {"lossless": True} if kind == "WEBP" else {}
+    several = saved(first, kind, save_all=True, append_images=rest, **options)
+    members = [("a.tif", several), ("a.cls", b"2"), ("b.png", builders.picture(1))]
+    manifest = run_job(planned(recipe(tmp_path, members, **{"image.frames": "all"})))
+    made = pictures(tmp_path)
+    assert list(made) == ["a-000.png", "a-001.png", "a-002.png", "a-003.png", "b.png"]
+    for i, colour in enumerate(colours(4)):
+        assert np.abs(made[f"a-{i:03d}.png"].astype(int) - np.asarray(colour)).max() <= 1
+    assert builders.members_of(tmp_path / "out" / "data" / "in.tar")["a-003.cls"] == b"2"
+    assert (manifest.counts.read, manifest.counts.written, manifest.notes) == (5, 5, {})
+
+
+def test_without_frames_the_first_is_read_and_the_rest_are_told(tmp_path: Path) -> None:
+    first, *rest = colours(3)
+    members = [("a.tif", saved(first, "TIFF", save_all=True, append_images=rest)), ("b.png", builders.picture(1))]
+    manifest = run_job(planned(recipe(tmp_path, members)))
+    assert list(pictures(tmp_path)) == ["a.png", "b.png"]
+    assert manifest.notes == {MORE: 1}
+
+
+def test_pages_keep_their_depth_and_thumbnails_are_no_pages(tmp_path: Path) -> None:
+    """A page of 16 bits stays one, and what a TIFF calls a smaller copy is passed over."""
+    pages = [Image.fromarray(np.full((4, 4), 1000 * i, np.uint16)) for i in range(3)]
+    buffer = io.BytesIO()
+    pages[0].save(buffer, "TIFF", save_all=True, append_images=pages[1:])
+    smaller = io.BytesIO()
+    pages[1].encoderinfo = {"tiffinfo": {254: 1}}
+    pages[0].save(smaller, "TIFF", save_all=True, append_images=pages[1:])
+    members = [("a.tif", buffer.getvalue()), ("b.tif", smaller.getvalue())]
+    run_job(planned(recipe(tmp_path, members, **{"image.frames": "all", "image.range": [0, 2000]})))
+    levels = {name: image.item(0) for name, image in pictures(tmp_path).items()}
+    assert {name: level for name, level in levels.items() if name.startswith("a")} == {
+        "a-000.png": 0, "a-001.png": 128, "a-002.png": 255,
+    }  # fmt: skip
+    assert {name: level for name, level in levels.items() if name.startswith("b")} == {"b-000.png": 0, "b-001.png": 255}
+
+
+def test_a_limit_counts_pages(tmp_path: Path) -> None:
+    first, *rest = colours(4)
+    members = [("a.tif", saved(first, "TIFF", save_all=True, append_images=rest)), ("b.png", builders.picture(1))]
+    manifest = run_job(planned(recipe(tmp_path, members, limit=3, **{"image.frames": "all"})))
+    assert manifest.counts.read == 3
+
+
+def test_a_damaged_animation_is_one_sample_in_quarantine(tmp_path: Path) -> None:
+    first, *rest = colours(4)
+    whole = saved(first, "PNG", save_all=True, append_images=rest)
+    members = [("a.png", whole[: len(whole) * 2 // 3]), ("b.png", builders.picture(1))]
+    manifest = run_job(planned(recipe(tmp_path, members, **{"image.frames": "all"})))
+    assert (manifest.counts.read, manifest.counts.written, manifest.counts.undecodable) == (2, 1, 1)
+
+
+def test_faces_are_looked_for_in_the_same_pages_and_depth(tmp_path: Path) -> None:
+    """Keys and pixels of a scan are those of the job."""
+    pages = [Image.fromarray(np.full((8, 8), 1000 * i, np.uint16)) for i in range(3)]
+    members = [("a.tif", saved(pages[0], "TIFF", save_all=True, append_images=pages[1:]))]
+    content = recipe(tmp_path, members, **{"image.frames": "all", "image.range": [0, 2000]})
+    plan = planned(content)
+    run_job(plan)
+    scanned = image_stream(WebDatasetInput(urls=str(tmp_path / "in.tar")), None, plan.rules)
+    written = pictures(tmp_path)
+    assert {key: image.item(0) for key, _, image in scanned} == {
+        f"in/{name.removesuffix('.png')}": image.item(0) for name, image in written.items()
+    }
+    assert PixelRules(range=(0, 2000), frames="all") == plan.rules
