@@ -44,7 +44,7 @@ def process(
         closing(budget.admit(Reader(plan, classes, pool)(shards, remaining, unlimited))) as read,
         closing(prefetch(read, AHEAD)) as decoded,
         closing(prefetch(transformed_by(decoded, plan, device), AHEAD)) as transformed,
-        closing(prefetch(encode_all(whole(transformed), plan.config, pool), AHEAD)) as encoded,
+        closing(prefetch(encode_all(whole(transformed), plan, pool), AHEAD)) as encoded,
     ):
         try:
             yield from write(budget.release(encoded), plan, stream, ledger)
