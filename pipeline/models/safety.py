@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import UserError
 from pipeline.models.config import ModelConfig
 from pipeline.models.folder import find_model, read_json
-
-if TYPE_CHECKING:
-    from pipeline.media.records import Pixels8
 
 CHECKER, PREPARATION = "safety_checker", "feature_extractor"
 """The folders of the checker, and of what prepares images for it."""
@@ -34,7 +33,7 @@ class SafetyChecker:
     """The folder's image processor."""
 
     @torch.no_grad()
-    def objections(self, images: Sequence[Pixels8]) -> list[bool]:
+    def objections(self, images: Sequence[NDArray[np.uint8]]) -> list[bool]:
         """Whether it objects to each of some images, uint8 RGB `[H, W, 3]` of any sizes."""
         seen = self.prepare([Image.fromarray(image) for image in images], return_tensors="pt").pixel_values
         _, found = self.network(clip_input=seen.to(self.network.device), images=torch.zeros(len(images), 1))
