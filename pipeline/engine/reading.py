@@ -11,6 +11,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pipeline.engine.holding import held_at_all, held_by, held_encoded
+from pipeline.engine.noticing import of_mask, of_resolution
 from pipeline.engine.windows import windows
 from pipeline.errors import UserError
 from pipeline.geometry.following import follow
@@ -159,7 +160,8 @@ class Reader:
             moved = follow(config.geometry, sample.members, frame) if config.geometry else {}
         except Unfollowed as error:
             return reject(sample, f"geometry: {error}", undecodable=False)
-        notes = undeclared(config.geometry, sample.members, frame)
+        notes = (*undeclared(config.geometry, sample.members, frame), *self.notes(sample))
+        notes += of_resolution(frame) if self.plan.outline else ()
         rows = list[Row]()
         mask = None
         try:
@@ -186,7 +188,7 @@ class Reader:
                         reel=reel,
                         index=index,
                         moved=moved,
-                        notes=(*notes, *picture.notes, *self.notes(sample)),
+                        notes=(*notes, *picture.notes, *of_mask(mask)),
                     )
                 )
         except Undecodable as error:
