@@ -11,7 +11,6 @@ from itertools import chain
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pipeline.engine.holding import held_at_all, held_by, held_encoded
-from pipeline.engine.noticing import of_mask, of_resolution
 from pipeline.engine.windows import windows
 from pipeline.errors import UserError
 from pipeline.geometry.following import follow
@@ -21,6 +20,7 @@ from pipeline.job.captions import CaptionConfig, NoCaption, read_caption, wants
 from pipeline.job.classes import Classes, match
 from pipeline.job.clips import clip_of, frames_at_once
 from pipeline.job.extras import read_guide, read_mask
+from pipeline.job.noticing import of_mask, of_plan, of_resolution
 from pipeline.media.clips import is_clip, read_clip
 from pipeline.media.fitting import fit_frame
 from pipeline.media.frame import Frame
@@ -50,7 +50,7 @@ def open_input(plan: Plan) -> tuple[InputStream, Classes]:
             config.classes, stream.label_names, model.class_names, model.classes or 0,
             secret=config.anonymity is not None,
         )  # fmt: skip
-    return replace(stream, label_names=classes.names), classes
+    return replace(stream, label_names=classes.names, notes=(*stream.notes, *of_plan(plan))), classes
 
 
 UNREAD = {
