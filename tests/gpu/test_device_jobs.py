@@ -70,7 +70,7 @@ def images_of(source: Path) -> Tensor:
 def test_neighbours_in_a_training_step_are_those_of_the_job(device: str, tmp_path: Path) -> None:
     source = builders.shard(tmp_path / "in.tar", 4)
     changes = {"run.devices": [device], "model.batch_size": 4, "operator.t_boom": [0.2, 0.5]}
-    run(builders.recipe(source, tmp_path / "out", Path(FASHION), **changes))
+    run(builders.recipe(source, tmp_path / "out", Path(FASHION), classes="numbers", **changes))
     written = images_of(tmp_path / "out" / "data" / "in.tar").to(device)
     operator = {"name": "boomerang", "t_boom": [0.2, 0.5], "steps": 2}
     augment = GenerativeAugment(operator, FASHION, p=1.0, gamma=0.8, batch_size=4, class_map="numbers")
