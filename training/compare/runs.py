@@ -76,13 +76,13 @@ class Bench:
         self.train = self._images("train")
         self.validation = self._images("validation")
         self.test = self._images("test") if config.data.test is not None else None
-        sets = {"data.train": self.train, "data.validation": self.validation, "data.test": self.test}
-        same_classes({"class_names": config.class_names} | {name: s.names for name, s in sets.items() if s is not None})
         splits = {"data.validation": self.validation} | ({} if self.test is None else {"data.test": self.test})
         refuse_overlap("the classifiers", marks_of(self.train.keys, self.train.pixels), splits, config.data.near_copies)
         self.others: dict[str, PixelCache] = {}
         for name, near in config.neighbours.items():
             self._check_source(name, near, splits)
+        sets = {"data.train": self.train, "data.validation": self.validation, "data.test": self.test}
+        same_classes({"class_names": config.class_names} | {name: s.names for name, s in sets.items() if s is not None})
         contents = [[s.keys, pixel_marks(s.pixels).tolist(), s.labels.tolist()] for s in (self.train, *splits.values())]
         self.contents = hash_json([code_hash(__name__), contents])
 
