@@ -230,9 +230,8 @@ class Reader:
         except NoCaption as error:
             if config.on_missing == "skip":
                 raise
-            raise UserError(
-                f"caption: {error} ({sample.origin or sample.key}); on_missing: skip or default goes on without"
-            ) from None
+            which = "" if self.plan.config.anonymity else f" ({sample.origin or sample.key})"
+            raise UserError(f"caption: {error}{which}; on_missing: skip or default goes on without") from None
 
     def label_problem(self, sample: Sample) -> str | None:
         """Why a sample can't be used with its label; else None.
