@@ -184,6 +184,7 @@ class Reader:
                         edited=edited,
                         guides=() if guide is None else (guide,),
                         reel=reel,
+                        content=picture.content,
                         index=index,
                         moved=moved,
                         notes=(*notes, *picture.notes, *self.notes(sample)),
