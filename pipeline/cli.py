@@ -105,6 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     change.add_argument("--keep-finished", action="store_true", help="keep finished shards although something changed")
     run.add_argument("--prune", action="store_true", help="remove what was made of shards that are gone from the input")
     run.add_argument("--verify", action="store_true", help="hash all outputs of finished shards, not only their sizes")
+    run.add_argument("--retry-quarantine", action="store_true", help="do the samples again that are in quarantine")
     run.set_defaults(command=run_command)
 
     recipes = commands.add_parser("recipes", help="the recipes that come with doppel, and the command of each kind")
@@ -189,7 +190,9 @@ def run_command(args: argparse.Namespace) -> int:
     from pipeline.streams.reasons import commonest
 
     check_export(plan)
-    manifest = run_with_progress(plan, on_change, prune=args.prune, verify=args.verify)
+    manifest = run_with_progress(
+        plan, on_change, prune=args.prune, verify=args.verify, retry_quarantine=args.retry_quarantine
+    )
     counts, shards = manifest.counts, manifest.shards
     print(
         f"{plan.config.output.path}: {counts.images} images from {counts.read} samples in "
@@ -469,7 +472,9 @@ def check_training() -> None:
         )
 
 
-def run_with_progress(plan: Plan, on_change: OnChange, *, prune: bool = False, verify: bool = False) -> Manifest:
+def run_with_progress(
+    plan: Plan, on_change: OnChange, *, prune: bool = False, verify: bool = False, retry_quarantine: bool = False
+) -> Manifest:
     """Runs a job with a progress bar, and returns its manifest. Where it is interrupted, a note says what is done."""
     from contextlib import suppress
     from pathlib import Path
@@ -492,7 +497,10 @@ def run_with_progress(plan: Plan, on_change: OnChange, *, prune: bool = False, v
                 bar.shard_done()
 
         try:
-            return run_job(plan, on_change=on_change, prune=prune, verify=verify, begin=bar.begin, observe=observe)
+            return run_job(
+                plan, on_change=on_change, prune=prune, verify=verify, retry_quarantine=retry_quarantine,
+                begin=bar.begin, observe=observe,
+            )  # fmt: skip
         except KeyboardInterrupt as stop:
             with suppress(UserError, OSError):
                 if (manifest := Ledger(Path(plan.config.output.path)).manifest()) is not None:

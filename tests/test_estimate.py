@@ -25,7 +25,7 @@ EACH = 0.004
 """Seconds that a slow stage takes for each image, at least."""
 STAGES: dict[str, tuple[Any, str]] = {
     "read": (shards, "_sample"),
-    "decode": (reading, "decode"),
+    "decode": (reading, "read_picture"),
     "transform": (transforming, "untouched"),
     "encode": (encoding, "encode"),
     "write": (shards.TarWriter, "add"),
@@ -57,7 +57,7 @@ def test_it_is_as_slow_as_the_slowest_stage(stage: str, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(home, name, slow)
     plan = plan_of(tmp_path, **{"run.workers": 1})
-    found = probe(plan, open_input(plan))
+    found = probe(plan, *open_input(plan))
     assert 10 < found.read / found.seconds < 1.5 / EACH
     assert found.read == found.images
 
@@ -73,7 +73,7 @@ def test_it_says_what_comes_out_and_leaves_nothing(tmp_path: Path, model: Path) 
 def test_a_shard_is_written_again_and_again_in_every_format(tmp_path: Path) -> None:
     """A folder refuses a file that is there already: what one round has written must be gone in the next."""
     plan = plan_of(tmp_path, count=3, **{"output.format": "folder"})
-    found = probe(plan, open_input(plan))
+    found = probe(plan, *open_input(plan))
     assert found.rejected == 0
     assert found.images == found.read > 3
 

@@ -154,3 +154,40 @@ def test_faces_are_looked_for_in_the_same_pages_and_depth(tmp_path: Path) -> Non
         f"in/{name.removesuffix('.png')}": image.item(0) for name, image in written.items()
     }
     assert PixelRules(range=(0, 2000), frames="all") == plan.rules
+
+
+MIXED = [
+    ("0.png", builders.picture(0, (100, 90))),
+    ("1.jpeg", builders.picture(1, (300, 200), kind="JPEG")),
+    ("2.jpg", builders.picture(2, (64, 64), kind="JPEG")),
+    ("3.JPG", builders.picture(3, (129, 20), kind="JPEG")),
+    ("4.webp", builders.picture(4, (500, 400), kind="WEBP")),
+]
+"""Small and large ones, of several kinds."""
+
+
+@pytest.mark.parametrize("codec", ["auto", "jpeg"])
+def test_one_codec_for_all_so_that_datasets_reads_them(codec: str, tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    run_job(planned(recipe(tmp_path, MIXED, **{"output.codec": codec})))
+    tar = str(tmp_path / "out" / "data" / "in.tar")
+    found = load_dataset("webdataset", data_files=tar, split="train", cache_dir=str(tmp_path / "cache"))
+    column = "png" if codec == "auto" else "jpg"
+    assert [row[column].size for row in found] == [Image.open(io.BytesIO(data)).size for _, data in MIXED]
+
+
+@pytest.mark.parametrize("restore", [False, True])
+def test_the_model_decides_the_codec_whatever_the_sizes(restore: bool, tmp_path: Path, model: Path) -> None:
+    source = builders.tar(tmp_path / "in.tar", MIXED)
+    run_job(planned(builders.recipe(source, tmp_path / "out", model, **{
+        "image.restore_size": restore, "operator.condition": 1, "operator.t_boom": 0,
+    })))  # fmt: skip
+    made = [name for name in builders.members_of(tmp_path / "out" / "data" / "in.tar") if "doppel" not in name]
+    assert made == [f"{i}.png" for i in range(5)]
+
+
+def test_a_folder_keeps_names_that_fit(tmp_path: Path) -> None:
+    run_job(planned(recipe(tmp_path, MIXED, **{"output.codec": "jpeg", "output.format": "folder"})))
+    made = {path.name for path in (tmp_path / "out" / "data").rglob("*.*")}
+    assert made == {"0.jpg", "1.jpeg", "2.jpg", "3.JPG", "4.jpg"}

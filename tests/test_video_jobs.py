@@ -79,7 +79,7 @@ def test_clips_come_back_as_they_came_in(shard: Path, tmp_path: Path, model: Pat
         assert went.seconds == pytest.approx(came.seconds)
         assert np.abs(went.frames.astype(int) - came.frames).mean() > 5
     made_so = json.loads(after["b.doppel.json"])
-    assert (made_so["operator"], made_so["clip"], made_so["batch_size"]) == ("boomerang", "b", 4)
+    assert (made_so["operator"], made_so["clip"], made_so["batch_size"]) == ("boomerang", "in/b", 4)
     assert made_so["frames"] is json.loads(after["a.doppel.json"])["clip"] is None
     record = json.loads((tmp_path / "out" / "shards" / "in.json").read_text())
     assert record["flicker"]["inputs"] > 0
@@ -121,11 +121,11 @@ def test_frames_of_a_clip_share_their_noise_and_are_those_of_a_folder_of_frames(
     assert not np.array_equal(went[0], went[1])
     members = []
     for i, picture in enumerate(pictures):
-        members += [(f"a-{i}.png", png(picture)), (f"a-{i}.cls", b"1")]
+        members += [(f"in/a-{i}.png", png(picture)), (f"in/a-{i}.cls", b"1")]
     run(builders.recipe(builders.tar(tmp_path / "apart.tar", members), tmp_path / "two", model, clip="(.+)-[0-9]"))
     apart = builders.members_of(tmp_path / "two" / "data" / "apart.tar")
     for i in range(4):
-        assert np.array_equal(decode(apart[f"a-{i}.png"])[0], went[i])
+        assert np.array_equal(decode(apart[f"in/a-{i}.png"])[0], went[i])
 
 
 def test_copies_and_views_are_clips_too(tmp_path: Path, model: Path) -> None:
@@ -327,7 +327,7 @@ def test_clips_through_a_model_of_clips(shard: Path, tmp_path: Path, animatediff
     assert made(tmp_path / "out", "b.gif").seconds == pytest.approx((0.1, 0.2, 0.3, 0.1, 0.1, 0.5))
     assert len(made(tmp_path / "out", "c.mp4").frames) == 3
     made_so = json.loads(after["b.doppel.json"])
-    assert (made_so["frames"], made_so["batch_size"], made_so["clip"]) == (4, 2, "b")
+    assert (made_so["frames"], made_so["batch_size"], made_so["clip"]) == (4, 2, "in/b")
     assert json.loads(after["a.doppel.json"])["frames"] == 4  # an image is a clip that stands still
 
 
@@ -337,14 +337,14 @@ def test_a_folder_of_frames_is_the_same_clip(tmp_path: Path, animatediff: Path) 
     source = builders.tar(tmp_path / "in.tar", [("cat.gif", clip(pictures))])
     run(of_clips(source, tmp_path / "gif", animatediff, video={"frames": 3}))
     went = made(tmp_path / "gif", "cat.gif").frames
-    (tmp_path / "frames" / "cat").mkdir(parents=True)
+    (tmp_path / "frames" / "in" / "cat").mkdir(parents=True)
     for i, picture in enumerate(pictures):
-        (tmp_path / "frames" / "cat" / f"{i}.png").write_bytes(png(picture))
+        (tmp_path / "frames" / "in" / "cat" / f"{i}.png").write_bytes(png(picture))
     content = of_clips(source, tmp_path / "out", animatediff, video={"frames": 3}, clip="(.+)/[0-9]+")
     content |= {"input": {"format": "folder", "path": str(tmp_path / "frames"), "labels": "none"}}
     content["output"]["format"] = "folder"
     assert run(content).counts.written == 7
-    apart = [decode((tmp_path / "out" / "data" / "cat" / f"{i}.png").read_bytes())[0] for i in range(7)]
+    apart = [decode((tmp_path / "out" / "data" / "in" / "cat" / f"{i}.png").read_bytes())[0] for i in range(7)]
     assert np.array_equal(went, apart)  # 256 pixels have no more colours than a GIF
     levels = [
         json.loads(line)["provenance"]["level"]

@@ -24,6 +24,7 @@ def run(
     on_change: OnChange = "refuse",
     prune: bool = False,
     verify: bool = False,
+    retry_quarantine: bool = False,
     observe: Callable[[Event], None] = lambda event: None,
 ) -> Manifest:
     """Does what is left of the job of a recipe, and returns its manifest: counts, shards, hashes, as in manifest.json.
@@ -31,15 +32,18 @@ def run(
     `recipe` is a YAML file, or the name of a shipped recipe; `overrides` are what `--set` takes, such as `"limit=100"`
     or `"output.path=/data/out"`. `on_change` says what happens where the recipe, model or code differs from those of
     the finished shards, or an input has changed: "refuse" to go on, "redo" those whose input changed, "keep" them, or
-    "overwrite" the whole job. `prune` removes what was made of inputs that are gone, and `verify` hashes all outputs
-    instead of comparing their sizes. `observe` is told whatever happens. Nothing is printed. A script that runs a job
-    on several devices needs `if __name__ == "__main__":`, because their processes import it.
+    "overwrite" the whole job. `prune` removes what was made of inputs that are gone, `verify` hashes all outputs
+    instead of comparing their sizes, and `retry_quarantine` does the samples that are in quarantine again. `observe` is
+    told whatever happens. Nothing is printed. A script that runs a job on several devices needs
+    `if __name__ == "__main__":`, because their processes import it.
 
     Raises `UserError` for bad input, and where the recipe asks for a release and the job could not be finished.
     """
     plan = make_plan(load_config(JobConfig, os.fspath(recipe), overrides))
     check_export(plan)
-    manifest = run_job(plan, on_change=on_change, prune=prune, verify=verify, observe=observe)
+    manifest = run_job(
+        plan, on_change=on_change, prune=prune, verify=verify, retry_quarantine=retry_quarantine, observe=observe
+    )
     if plan.config.release is not None:
         check_finished(plan, manifest)
         export(plan, lambda what, count: None)

@@ -27,7 +27,8 @@ from pipeline.streams.contract import InputShard, InputStream
 from pipeline.streams.job_records import Job, Manifest, StatedLicence
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.private import make_private_folder, private_umask
-from pipeline.streams.reconciling import OnChange, reconcile, settle
+from pipeline.streams.reconciling import OnChange, Retry, Work, reconcile, settle
+from pipeline.streams.written import READ_BACK
 
 POLL_SECONDS = 1.0
 """Seconds between two looks whether a silent worker still lives."""
@@ -35,13 +36,15 @@ POLL_SECONDS = 1.0
 
 def run_job(
     plan: Plan, *, on_change: OnChange = "refuse", prune: bool = False, verify: bool = False,
+    retry_quarantine: bool = False,
     observe: Callable[[Event], None] = lambda event: None,
     begin: Callable[[int, int], None] = lambda finished, total: None,
 ) -> Manifest:  # fmt: skip
     """Does what is left of a job and returns its manifest.
 
     Finished shards are compared with today's input and outputs first: `on_change` says what happens where they differ,
-    `prune` removes what is gone from the input, and `verify` hashes the outputs. `begin(finished, total)` is told how
+    `prune` removes what is gone from the input, `verify` hashes the outputs, and
+    `retry_quarantine` does what is in quarantine again. `begin(finished, total)` is told how
     many shards there are, and `observe` everything that happens afterwards. Raises `UserError` for what the user can
     mend. After a crash or Ctrl-C, finished shards stay finished, and the same call goes on from there.
     """
@@ -55,7 +58,8 @@ def run_job(
         if plan.config.anonymity is not None:
             make_private_folder(ledger.root)
         standing = reconcile(ledger, stream, limit=limit, verify=verify, retry_damaged=plan.config.on_damage == "fail")
-        work = settle(ledger, standing, on_change, limit=limit, prune=prune)
+        retry = retry_of(plan) if retry_quarantine else None
+        work = settle(ledger, standing, on_change, limit=limit, prune=prune, retry=retry)
         todo = {shard.name for shard in work.shards}
         tolerance = Tolerance(plan, sum(r.counts.unread for r in ledger.records() if r.shard not in todo))
         told = set[str]()
@@ -76,10 +80,11 @@ def run_job(
             scan_apart(plan, observe)
         if len(devices) == 1 or plan.config.limit:
             events = process(
-                work.shards, plan, stream, classes, ledger, devices[0], remaining=work.room, unlimited=work.whole
-            )
+                work.shards, plan, stream, classes, ledger, devices[0],
+                remaining=work.room, unlimited=work.whole, failed=work.failed,
+            )  # fmt: skip
         else:
-            events = process_on_many(work.shards, plan)
+            events = process_on_many(work, plan)
         try:
             with closing(events):
                 for event in events:
@@ -96,6 +101,17 @@ def run_job(
             manifest = ledger.write_manifest(job, names, limit=limit, changed=kept)
             ledger.log("stop", **manifest.shards.model_dump(), **manifest.counts.model_dump())
         return manifest
+
+
+def retry_of(plan: Plan) -> Retry:
+    """Whether samples can be done again without their shard.
+
+    They can not where the bytes or the order of others hang on them: frames of clips do, guides that lie before, and
+    whatever goes round again at another level.
+    """
+    config = plan.config
+    alone = not (config.anonymity or config.clip or config.video or (config.guide and config.guide.previous))
+    return "samples" if alone and config.output.format in READ_BACK else "shards"
 
 
 def confidential(plan: Plan) -> AbstractContextManager[None]:
@@ -130,15 +146,17 @@ def scan_apart(plan: Plan, observe: Callable[[Event], None]) -> None:
         end([worker])
 
 
-def process_on_many(todo: Sequence[InputShard], plan: Plan) -> Generator[Event, None, None]:
+def process_on_many(work: Work, plan: Plan) -> Generator[Event, None, None]:
     """Runs one process for each device; each takes the next shard when it has finished one."""
     context = multiprocessing.get_context("spawn")
     with undisturbed():
         tasks, events = context.Queue(), context.Queue()
-    for shard in todo:
+    for shard in work.shards:
         tasks.put(shard.name)
     # a daemon may have no processes of its own, as the gate does; none of them outlives its parent
-    workers = [context.Process(target=_work, args=(plan, device, tasks, events)) for device in plan.devices]
+    workers = [
+        context.Process(target=_work, args=(plan, device, work.failed, tasks, events)) for device in plan.devices
+    ]
     for _ in workers:
         tasks.put(None)
     try:
@@ -194,7 +212,7 @@ def _scan(plan: Plan, events: Any) -> None:
         events.put(error)
 
 
-def _work(plan: Plan, device: str, tasks: Any, events: Any) -> None:
+def _work(plan: Plan, device: str, failed: frozenset[str], tasks: Any, events: Any) -> None:
     follow_parent()
 
     def assigned(stream: InputStream) -> Iterator[InputShard]:
@@ -206,7 +224,7 @@ def _work(plan: Plan, device: str, tasks: Any, events: Any) -> None:
         stream, classes = open_input(plan)
         ledger = Ledger(Path(plan.config.output.path))
         with confidential(plan):
-            for event in process(assigned(stream), plan, stream, classes, ledger, device):
+            for event in process(assigned(stream), plan, stream, classes, ledger, device, failed=failed):
                 events.put(event)
         events.put(None)
     except (UserError, OSError) as error:

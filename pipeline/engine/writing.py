@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from pipeline.anonymity.gate.verdict_counts import Judged
@@ -18,15 +18,20 @@ from pipeline.streams import open_writer
 from pipeline.streams.contract import InputShard, InputStream, ShardWriter, Unwritable
 from pipeline.streams.job_records import Counts, FlickerMeans, ShardRecord
 from pipeline.streams.ledger import Ledger
+from pipeline.streams.mending import Mending
 from pipeline.streams.quarantine import QuarantineWriter
 from pipeline.streams.reasons import gist, tally
 
+KEPT = "made with other settings or other code, and kept"
+"""The note on samples that are not done again, while others of their shard are."""
+
 
 class OpenShard:
-    """An output shard while it is being written."""
+    """An output shard while it is being written; with `mending`, what it has kept is written again."""
 
-    def __init__(self, writer: ShardWriter, quarantine: QuarantineWriter) -> None:
+    def __init__(self, writer: ShardWriter, quarantine: QuarantineWriter, mending: Mending | None) -> None:
         self.writer, self.quarantine, self.started = writer, quarantine, time.monotonic()
+        self.mending = mending
         self.counts = Counts()
         self.flicker = Flicker()
         self.judged = Judged()
@@ -38,6 +43,7 @@ class OpenShard:
         rejected, written, images = done.batch.rejected + done.refused, 0, 0
         unread = list[Unread | None]()
         for outputs, encoded in zip(done.outputs, samples, strict=True):
+            self._keep_before(outputs[0][0].row.sample.key)
             try:
                 self.writer.add(encoded)
             except Unwritable as error:
@@ -61,6 +67,12 @@ class OpenShard:
         self.counts += counts
         return Progress(read=counts.read, images=images, rejected=counts.in_quarantine, unread=wrong)
 
+    def _keep_before(self, key: str | None) -> None:
+        """Writes what was kept of the samples that come before `key`, so that all lie in the order of the input."""
+        for kept in self.mending.before(key) if self.mending else ():
+            self.writer.add(kept)
+            self.counts += Counts(read=1, written=1, images=len(kept))
+
     def _note(self, outputs: Iterable[Output]) -> None:
         """Takes from the outputs of one sample what the record of the shard says of them."""
         for output in outputs:
@@ -69,20 +81,29 @@ class OpenShard:
                 self.flicker.add((made.clip, made.key.copy), output.row.image, output.image)
             self.judged.add(made.anonymity)
 
-    def close(self, plan: Plan, stream: InputStream, shard: InputShard, batch: Batch) -> ShardRecord:
+    def close(self, plan: Plan, stream: InputStream, shard: InputShard, batch: Batch, ledger: Ledger) -> ShardRecord:
         """Publishes data and quarantine, and returns counts and files.
 
         Raises `RuntimeError` where a sample got lost.
         """
+        self._keep_before(None)
         counts, name, input_hash = self.counts, shard.name, shard.content_hash()
         if counts.read != counts.written + counts.in_quarantine:
             raise RuntimeError(f"shard {name}: samples were lost ({counts})")
+        seconds = time.monotonic() - self.started
+        if self.mending is not None:
+            before = self.mending.record
+            self.notes += Counter(before.notes)
+            if before.hashes != plan.hashes:
+                self.notes[KEPT] += before.counts.written
+            seconds += before.seconds
+            ledger.reopen(name)
         files = self.writer.commit() | self.quarantine.commit()
         return ShardRecord(
             shard=name, fingerprint=batch.fingerprint, input_hash=input_hash, classes=stream.classes(), cut=batch.cut,
             code=plan.code, hashes=plan.hashes, counts=counts, notes=dict(self.notes),
             reasons=tally((gist(why, secret=plan.config.anonymity is not None), n) for why, n in self.reasons.items()),
-            files=files, seconds=round(time.monotonic() - self.started, 3),
+            files=files, seconds=round(seconds, 3),
             flicker=means_of(self.flicker), anonymity=self.judged.totals,
         )  # fmt: skip
 
@@ -95,9 +116,15 @@ def means_of(flicker: Flicker) -> FlickerMeans | None:
 
 
 def write(
-    encoded: Iterable[tuple[Done, list[list[Sample]]]], plan: Plan, stream: InputStream, ledger: Ledger
+    encoded: Iterable[tuple[Done, list[list[Sample]]]],
+    plan: Plan,
+    stream: InputStream,
+    ledger: Ledger,
+    mended: Mapping[str, Mending],
 ) -> Iterator[Event]:
     """Writes encoded samples; a shard is published and recorded when its last batch is through.
+
+    Those that are `mended`, by name, keep what they have written.
 
     Raises `UserError` where the input shard changed while it was read.
     """
@@ -110,14 +137,15 @@ def write(
             if output is None:
                 parts, name = ledger.parts_of("data"), shard.name
                 writer = open_writer(plan.config.output.format, data=ledger.data, parts=parts, name=name, stream=stream)
-                output = OpenShard(writer, QuarantineWriter(folder=ledger.quarantine, parts=ledger.parts, name=name))
+                quarantine = QuarantineWriter(folder=ledger.quarantine, parts=ledger.parts, name=name)
+                output = OpenShard(writer, quarantine, mended.get(name))
             yield output.add(done, samples)
             yield from (Noted(note) for note in sorted(output.notes.keys() - told))
             told |= output.notes.keys()
             if batch.last:
                 if shard.fingerprint() != batch.fingerprint:
                     raise UserError(f"input shard {shard.name} changed while it was read; run again when it is still")
-                record = output.close(plan, stream, shard, batch)
+                record = output.close(plan, stream, shard, batch, ledger)
                 ledger.commit(record)
                 output = None
                 yield ShardDone(record)

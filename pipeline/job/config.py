@@ -50,7 +50,8 @@ class OutputConfig(Section):
     """The job's folder: data, quarantine, records and manifest."""
     format: OutputFormat = "webdataset"
     codec: Codec | Literal["auto"] = "auto"
-    """The codec of images; `auto` takes PNG below 128 pixels a side, else JPEG."""
+    """The codec of all images; `auto` takes PNG without a model, and for a model of less than 128 pixels a side, else
+    JPEG."""
     quality: int = Field(default=95, ge=1, le=100)
     """The quality of JPEG and WebP, 1 to 100."""
 

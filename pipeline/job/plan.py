@@ -13,6 +13,7 @@ from pipeline.job.captions import wants
 from pipeline.job.clips import check_clips
 from pipeline.job.config import JobConfig
 from pipeline.job.extras import file_guide, file_mask
+from pipeline.media.pixels import Codec, codec_for
 from pipeline.media.rules import PixelRules
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import sketch_model
@@ -46,6 +47,12 @@ class Plan:
     """What the gate judges by; None where the recipe asks for none."""
     found: tuple[float, float] | None = None
     """The numbers that `image.range` stands for, where it is a percentile."""
+
+    @property
+    def codec(self) -> Codec:
+        """The codec of all images that the job writes."""
+        chosen = self.config.output.codec
+        return codec_for(None if self.outline is None else self.outline.size) if chosen == "auto" else chosen
 
     @property
     def rules(self) -> PixelRules:

@@ -76,30 +76,41 @@ def decode_mask(data: bytes, full: tuple[int, int], size: tuple[int, int], fit: 
     return fitted(mask, size, fit if image.size == full else "resize", Image.Resampling.NEAREST)[0][..., 0]
 
 
-def encode(pixels: Pixels8, frame: Frame, *, codec: Codec | None, quality: int) -> tuple[bytes, Codec]:
-    """Encodes uint8 RGB `[H, W, 3]` in the mode that the source had; returns the bytes and the codec used.
+def codec_for(size: tuple[int, int] | None) -> Codec:
+    """The codec of all images of a job whose model works at `size` (height, width; None: there is no model).
 
-    The margin of a padded image is cut off, and the rest is scaled to `frame.output`. Where `codec` is None, it is PNG
-    below 128 pixels a side, else JPEG. `quality`, 1 to 100, is for JPEG and WebP. No metadata is written.
+    It never depends on an image, because readers expect one kind of file: PNG without a model and below 128 pixels a
+    side, else JPEG.
+    """
+    return "png" if size is None or max(size) < SMALL else "jpeg"
+
+
+def encode(pixels: Pixels8, frame: Frame, *, codec: Codec, quality: int) -> bytes:
+    """Encodes uint8 RGB `[H, W, 3]` in the mode that the source had.
+
+    The margin of a padded image is cut off, and the rest is scaled to `frame.output`. `quality`, 1 to 100, is for JPEG
+    and WebP. No metadata is written.
     """
     image = unfitted(pixels, frame)
     if frame.mode == "L":
         image = image.convert("L")
-    chosen: Codec = codec or ("png" if max(image.size) < SMALL else "jpeg")
     buffer = io.BytesIO()
-    if chosen == "png":
+    if codec == "png":
         image.save(buffer, "PNG", compress_level=1)
-    elif chosen == "jpeg":
+    elif codec == "jpeg":
         image.save(buffer, "JPEG", quality=quality, subsampling=0)
     else:
         image.save(buffer, "WEBP", quality=quality, method=2)
-    return buffer.getvalue(), chosen
+    return buffer.getvalue()
 
 
 def image_ext(source_ext: str, codec: Codec) -> str:
-    """The extension of the output's member: the source's where it fits the codec, else with its last part replaced."""
-    prefix, dot, last = source_ext.rpartition(".")
-    return source_ext if last.lower() in EXTENSIONS[codec] else prefix + dot + EXTENSIONS[codec][0]
+    """The extension of the output's member: the source's, with the codec's usual one as its last part.
+
+    So all images of a job have one: a reader takes `jpg` and `jpeg` for two columns.
+    """
+    prefix, dot, _ = source_ext.rpartition(".")
+    return prefix + dot + EXTENSIONS[codec][0]
 
 
 def to_pixels(images: Sequence[Pixels8], device: str) -> Tensor:

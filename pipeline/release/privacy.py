@@ -63,7 +63,7 @@ def clean_image(pixels: Pixels8, mode: Literal["L", "RGB"], codec: Codec, qualit
     Raises `RuntimeError` where the encoder wrote anything else.
     """
     height, width = pixels.shape[:2]
-    data, _ = encode(pixels, Frame.whole(mode, (width, height)), codec=codec, quality=quality)
+    data = encode(pixels, Frame.whole(mode, (width, height)), codec=codec, quality=quality)
     if found := metadata_of(data):
         raise RuntimeError(f"the encoder wrote {', '.join(found)} beside the pixels")
     return data

@@ -133,6 +133,15 @@ class Ledger:
                 names |= {f"data/{path}" for path in (made.file, *made.sidecars)}
         return names
 
+    def reopen(self, name: str) -> None:
+        """Takes back that a shard is done, before its files are replaced, so that a crash meanwhile is seen.
+
+        Its quarantine goes: there may be none any more.
+        """
+        (self.shards / f"{name}.json").unlink(missing_ok=True)
+        sync_folder(self.shards)
+        self.remove(f"quarantine/{name}.tar")
+
     def forget(self, name: str) -> None:
         """Removes the record of a shard, if there is one, and then whatever the shard has written or left."""
         record = self.record(name)

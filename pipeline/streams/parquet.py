@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline.media.provenance import PROVENANCE
 from pipeline.media.records import Sample
-from pipeline.streams.columns import LABEL_MEMBER, HubRow, member_name, members_to_row
+from pipeline.streams.columns import LABEL_MEMBER, HubRow, member_name, members_to_row, row_to_members
 from pipeline.streams.contract import InputStream, Unwritable
 from pipeline.streams.files import Stored, publish
 
@@ -53,9 +53,10 @@ class ParquetWriter:
         for i, key in enumerate(keys):
             if key in self._keys or key in keys[:i]:
                 raise Unwritable(f"key {key!r} is taken by another sample of this shard")
-        self._rows += [self._row(sample) for sample in samples]
+        rows = [self._row(sample) for sample in samples]
+        self._rows += rows
         self._keys.update(keys)
-        self._bytes += sum(len(sample.image) + sum(map(len, sample.members.values())) for sample in samples)
+        self._bytes += sum(row.nbytes for row in rows)
         if len(self._rows) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
             self._flush()
 
@@ -90,6 +91,35 @@ class ParquetWriter:
             table = pa.concat_tables(self._rows).combine_chunks()
             self._writer.write_table(table, row_group_size=len(self._rows))
         self._rows, self._bytes = [], 0
+
+
+def read_parquet(path: Path, stream: InputStream) -> Iterator[Sample]:
+    """Yields the outputs of a file that `ParquetWriter` has written for a shard of `stream`."""
+    import pyarrow.parquet as pq
+
+    source, image, label = stream.features, stream.image_column, stream.label_column
+    if source is None:
+        key, provenance = "key", "provenance"
+    else:
+        key, provenance = _free("key", source), _free("provenance", source)
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            for row in file.read_row_group(group).to_pylist():
+                if source is None:
+                    texts = {name: row[name].encode() for name in TEXT_MEMBERS if row[name] is not None}
+                    members = {**texts, **{one["name"]: one["content"] for one in row["members"]}}
+                    picture, number = row["image"], row["label"]
+                else:
+                    columns = {column: row[column] for column in source}
+                    members = row_to_members(columns, source.arrow_schema, str(image), label)
+                    picture, number = row[image], None if label is None else row[label]
+                yield Sample(
+                    key=row[key],
+                    image=picture["bytes"],
+                    image_ext=picture["path"].removeprefix(f"{row[key].rpartition('/')[2]}."),
+                    label=number,
+                    members={**members, PROVENANCE: row[provenance].encode()},
+                )
 
 
 def _plain_layout(stream: InputStream) -> tuple[Any, Callable[[Sample], HubRow]]:

@@ -21,6 +21,10 @@ OnChange = Literal["refuse", "redo", "keep", "overwrite"]
 again, keep them, or overwrite the whole job."""
 AGAIN = "they were cut by a limit or damaged, or an output is not as it was written"
 """Why finished shards are done again that no one asked for."""
+Retry = Literal["samples", "shards"]
+"""What is done again where samples are in quarantine: these alone, or the shards that they are of."""
+WHOLE = "a limit cut them, some labels are unread, samples hang on each other, or their format is not read back"
+"""Why shards are done whole for the sake of some of their samples."""
 SHOWN = 5
 """Names that a message lists at most."""
 
@@ -39,6 +43,8 @@ class Standing:
     """Shards with a record that no longer holds: see `AGAIN`."""
     changed: tuple[InputShard, ...]
     """Finished shards whose input is no longer what they were made from."""
+    failed: tuple[InputShard, ...]
+    """Finished shards, as they were, with samples in quarantine."""
     gone: tuple[ShardRecord, ...]
     """Finished shards that are no longer in the input."""
     stray: tuple[str, ...]
@@ -57,7 +63,7 @@ def reconcile(
     records = {record.shard: record for record in ledger.records()}
     names, classes = {shard.name for shard in stream.shards}, stream.classes()
     reached = limit is not None and sum(r.counts.read for r in records.values() if r.shard in names) >= limit
-    missing, again, changed = list[InputShard](), list[InputShard](), list[InputShard]()
+    missing, again, changed, failed = (list[InputShard]() for _ in range(4))
     for shard in stream.shards:
         record = records.get(shard.name)
         if record is None:
@@ -73,6 +79,8 @@ def reconcile(
             record.fingerprint != shard.fingerprint() and record.input_hash != shard.content_hash()
         ):
             changed.append(shard)
+        elif record.counts.in_quarantine:
+            failed.append(shard)
     known = {file for record in records.values() for file in record.files}
     known |= {file for name in names - records.keys() for file in ledger.leftovers(name)}
     return Standing(
@@ -81,6 +89,7 @@ def reconcile(
         missing=tuple(missing),
         again=tuple(again),
         changed=tuple(changed),
+        failed=tuple(failed),
         gone=tuple(record for name, record in records.items() if name not in names),
         stray=tuple(file for file in ledger.files() if file not in known),
     )
@@ -94,17 +103,22 @@ class Work:
     """Unfinished shards, in the order of the input."""
     whole: frozenset[str]
     """The names of those that were finished before. They are read whole again, whatever the limit."""
+    failed: frozenset[str]
+    """The names of those of which only the samples in quarantine are done again."""
     room: int | None
     """How many samples of the others may be read; None means all."""
     notes: tuple[str, ...]
     """What people should know, as sentences."""
 
 
-def settle(ledger: Ledger, standing: Standing, on_change: OnChange, *, limit: int | None, prune: bool) -> Work:
+def settle(
+    ledger: Ledger, standing: Standing, on_change: OnChange, *, limit: int | None, prune: bool,
+    retry: Retry | None = None,
+) -> Work:  # fmt: skip
     """Makes room for what is to be done, and returns it.
 
-    What unfinished shards have left is removed, and with `prune` all that is gone from the input. Raises `UserError`
-    where the user has to decide.
+    What unfinished shards have left is removed, and with `prune` all that is gone from the input. `retry` says what is
+    done again where samples are in quarantine. Raises `UserError` where the user has to decide.
     """
     if on_change == "refuse" and standing.changed:
         raise UserError(
@@ -119,16 +133,24 @@ def settle(ledger: Ledger, standing: Standing, on_change: OnChange, *, limit: in
             "--keep-finished leaves it there"
         )
     changed = standing.changed if on_change == "redo" else ()
-    whole = [shard.name for shard in (*standing.again, *changed) if not standing.records[shard.name].cut]
-    open_cuts = {shard.name for shard in standing.again} - set(whole)
+    failed = standing.failed if retry else ()
+    mended = [shard for shard in failed if retry == "samples" and _clear(standing.records[shard.name])]
+    again = (*standing.again, *(shard for shard in failed if shard not in mended))
+    whole = [shard.name for shard in (*again, *changed, *mended) if not standing.records[shard.name].cut]
+    open_cuts = {shard.name for shard in again} - set(whole)
     gone = {record.shard for record in standing.gone}
     taken = sum(r.counts.read for name, r in standing.records.items() if name not in open_cuts | gone)
-    todo, notes = [*standing.missing, *standing.again, *changed], list[str]()
+    todo, notes = [*standing.missing, *again, *changed], list[str]()
     for shard in todo:
         ledger.forget(shard.name)
     if standing.again:
         names = _names([shard.name for shard in standing.again])
         notes.append(f"{names} done again: {AGAIN}")
+    if failed:
+        count = sum(standing.records[shard.name].counts.in_quarantine for shard in failed)
+        notes.append(f"{count} samples in quarantine are tried again, in {_names([s.name for s in failed])}")
+        if len(mended) < len(failed):
+            notes.append(f"{len(failed) - len(mended)} of them are done whole: {WHOLE}")
     if prune:
         for record in standing.gone:
             ledger.forget(record.shard)
@@ -138,11 +160,17 @@ def settle(ledger: Ledger, standing: Standing, on_change: OnChange, *, limit: in
             notes.append(f"removed {len(standing.gone)} shards and {len(standing.stray)} files that have no input")
     order = {shard.name: number for number, shard in enumerate(standing.shards)}
     return Work(
-        shards=tuple(sorted(todo, key=lambda shard: order[shard.name])),
+        shards=tuple(sorted([*todo, *mended], key=lambda shard: order[shard.name])),
         whole=frozenset(whole),
+        failed=frozenset(shard.name for shard in mended),
         room=None if limit is None else max(0, limit - taken),
         notes=tuple(notes),
     )
+
+
+def _clear(record: ShardRecord) -> bool:
+    """Whether what a shard has counted of samples with outputs is known apart from what failed."""
+    return not record.cut and not record.counts.unread
 
 
 def _as_written(ledger: Ledger, record: ShardRecord, *, verify: bool) -> bool:

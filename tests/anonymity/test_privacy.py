@@ -107,7 +107,7 @@ def test_a_clean_file_has_no_room_for_anything_else() -> None:
 
 def test_an_encoder_that_adds_something_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     dirty = DIRTY["jpeg comment"]
-    monkeypatch.setattr("pipeline.release.privacy.encode", lambda *given, **options: (dirty, "jpeg"))
+    monkeypatch.setattr("pipeline.release.privacy.encode", lambda *given, **options: dirty)
     with pytest.raises(RuntimeError, match="comment"):
         clean_image(PIXELS, "RGB", "jpeg")
 
