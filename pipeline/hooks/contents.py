@@ -36,7 +36,7 @@ def picture_of(item: Any) -> Image.Image | None:
     if isinstance(image, Tensor):
         image = (image.movedim(0, -1) if image.ndim == 3 else image).detach().cpu().as_subclass(Tensor)
     elif isinstance(image, np.ndarray):
-        image = torch.from_numpy(image)
+        image = torch.from_numpy(image.copy())
     else:
         return None
     if image.is_floating_point():

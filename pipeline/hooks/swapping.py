@@ -30,7 +30,7 @@ class Name(NamedTuple):
     """What tells an item."""
 
     text: str
-    """Its key, or the hash of its content."""
+    """The key, or the hash of the content."""
     is_content: bool
 
 
