@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from pipeline.cli import main
 from pipeline.config import validate
 from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.streams.job_records import StatedLicence
+from pipeline.media.provenance import Prompt, Provenance
+from pipeline.streams.job_records import Manifest, StatedLicence
 from tests import builders, tiny
 from tests.test_run import run
 
@@ -147,6 +149,63 @@ def test_a_prompt_that_is_too_long_is_cut_and_said(shard: Path, sd: Path, tmp_pa
         diffusers.logging.disable_propagation()
     (said,) = {r.getMessage() for r in caplog.records if "truncated" in r.getMessage()}
     assert "with mountains" in said
+    (made,) = provenances(tmp_path / "out")
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(sd / "tokenizer")
+    tokens = tokenizer(long, truncation=False).input_ids
+    assert made.prompts == (Prompt(text=long, cut=len(tokens) - tokenizer.model_max_length),)
+    manifest = Manifest.from_json((tmp_path / "out" / "manifest.json").read_bytes(), "manifest")
+    assert [count for note, count in manifest.notes.items() if "too long for the text encoder" in note] == [1]
+
+
+LISTS = [["a cat", "a dog", "a red house"], ["a boat"], ["a horse", "a tree"]]
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    """Three samples, each with its list of captions."""
+    members = []
+    for i, captions in enumerate(LISTS):
+        members += [(f"{i}.png", builders.picture(i, (32, 32))), (f"{i}.cls", b"0")]
+        members += [(f"{i}.json", json.dumps({"captions": captions}).encode())]
+    return builders.tar(tmp_path / "in.tar", members)
+
+
+def provenances(out: Path) -> list[Provenance]:
+    members = builders.members_of(out / "data" / "in.tar")
+    return [Provenance.from_json(c, n) for n, c in members.items() if n.endswith("doppel.json")]
+
+
+def texts(out: Path) -> dict[tuple[str, int], str]:
+    """The prompt that stands in the provenance of each copy."""
+    return {(made.key.source, made.key.copy): made.prompts[0].text for made in provenances(out)}
+
+
+def test_each_copy_is_made_with_the_caption_that_is_its_own(listed: Path, sd: Path, tmp_path: Path) -> None:
+    """The image of a copy is the one that its text makes where the recipe gives nothing else."""
+    caption = {"template": "{json:captions}", "pick": "each"}
+    manifest = run(recipe(listed, tmp_path / "each", sd, {"steps": 1, "copies": 2}, caption=caption))
+    assert texts(tmp_path / "each") == {
+        (str(i), copy): captions[copy % len(captions)] for i, captions in enumerate(LISTS) for copy in range(2)
+    }
+    assert [count for note, count in manifest.notes.items() if "more texts than there are copies" in note] == [1]
+    run(recipe(listed, tmp_path / "dog", sd, {"steps": 1, "copies": 2, "condition": "a dog"}))
+    made, dog = images(tmp_path / "each"), images(tmp_path / "dog")
+    assert {name for name in made if made[name] == dog[name]} == {"0-1.png"}
+
+
+def test_the_first_is_taken_and_said_and_a_random_one_hangs_on_key_and_copy(
+    listed: Path, sd: Path, tmp_path: Path
+) -> None:
+    manifest = run(recipe(listed, tmp_path / "first", sd, {"steps": 1}, caption="{json:captions}"))
+    assert texts(tmp_path / "first") == {(str(i), 0): captions[0] for i, captions in enumerate(LISTS)}
+    assert [count for note, count in manifest.notes.items() if "the first is taken" in note] == [2]
+    drawn = []
+    for size in (1, 3):
+        changes = {"caption": {"template": "{json:captions}", "pick": "random"}, "model.batch_size": size}
+        run(recipe(listed, tmp_path / f"random{size}", sd, {"steps": 1, "copies": 4}, **changes))
+        drawn.append(texts(tmp_path / f"random{size}"))
+    assert drawn[0] == drawn[1]
+    assert len({text for (key, _), text in drawn[0].items() if key == "0"}) > 1
 
 
 def card(folder: Path, licence: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.commands.instructions import Edits, to_line, write_edits
-from pipeline.job.captions import CaptionConfig, NoCaption, read_caption
+from pipeline.job.captions import CaptionConfig, NoCaption, read_captions
 from pipeline.media.records import Sample
 from pipeline.section import LocalPath, Recipe
 from pipeline.streams import AnyInput
@@ -51,6 +51,6 @@ def captions(stream: InputStream, config: CaptionConfig) -> Iterator[tuple[str, 
         for sample in shard.read():
             try:
                 if isinstance(sample, Sample):
-                    yield sample.full_key, read_caption(config, sample, stream.label_names)
+                    yield sample.full_key, read_captions(config, sample, stream.label_names).texts[0]
             except NoCaption:
                 continue

@@ -127,3 +127,12 @@ class OfClips(Protocol):
     def most_frames(self) -> int:
         """The largest F that the model can take."""
         ...
+
+
+@runtime_checkable
+class OfPrompts(Protocol):
+    """A model that can tell how much of a prompt it reads."""
+
+    def cut(self, prompt: str) -> int:
+        """How many tokens at the end of a prompt are too many."""
+        ...

@@ -10,13 +10,14 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.engine.holding import held_at_all, held_by, held_encoded
 from pipeline.engine.windows import windows
 from pipeline.errors import UserError
 from pipeline.geometry.following import follow
 from pipeline.geometry.moving import Unfollowed
 from pipeline.geometry.undeclared import undeclared
-from pipeline.job.captions import CaptionConfig, NoCaption, read_caption, wants
+from pipeline.job.captions import CaptionConfig, Captions, NoCaption, read_captions, wants
 from pipeline.job.classes import Classes, match
 from pipeline.job.clips import clip_of, frames_at_once
 from pipeline.job.extras import read_guide, read_mask
@@ -146,8 +147,8 @@ class Reader:
         if noise_key is None:
             return reject(sample, f"the key does not match clip {config.clip!r}", undecodable=False)
         try:
-            caption = self.caption(sample, "own", config.caption)
-            edited = self.caption(sample, "edited", config.edited)
+            own = self.captions(sample, noise_key, "own", config.caption)
+            edited = self.captions(sample, noise_key, "edited", config.edited)
         except NoCaption as error:
             return reject(sample, f"no caption: {error}", undecodable=False)
         try:
@@ -180,14 +181,14 @@ class Reader:
                         noise_key=noise_key,
                         label=None if sample.label is None else self.classes.number(sample.label),
                         mask=mask,
-                        caption=caption,
-                        edited=edited,
+                        captions=own.texts,
+                        edited=edited.texts,
                         guides=() if guide is None else (guide,),
                         reel=reel,
                         content=picture.content,
                         index=index,
                         moved=moved,
-                        notes=(*notes, *picture.notes, *self.notes(sample)),
+                        notes=(*own.notes, *edited.notes, *notes, *picture.notes, *self.notes(sample)),
                     )
                 )
         except Undecodable as error:
@@ -213,25 +214,25 @@ class Reader:
         frame = frame.restored() if options.restore_size else frame
         return replace(frame, mode="RGB") if options.mode == "RGB" else frame
 
-    def caption(self, sample: Sample, condition: Literal["own", "edited"], config: CaptionConfig | None) -> str | None:
-        """The prompt of a sample where the job needs one; else None.
+    def captions(
+        self, sample: Sample, noise_key: str, condition: Literal["own", "edited"], config: CaptionConfig | None
+    ) -> Captions:
+        """The prompts of a sample where the job needs them; else none.
 
         Raises `NoCaption`, or `UserError` if that ends the job.
         """
-        if (
-            self.plan.outline is None
-            or config is None
-            or not wants(self.plan.config.operator, self.plan.outline, "text", condition)
-        ):
-            return None
+        operator = self.plan.config.operator
+        if self.plan.outline is None or config is None or not wants(operator, self.plan.outline, "text", condition):
+            return Captions(())
+        copies = range(operator.copies if operator else 1)
+        draws = [KeyedNoise(self.plan.salt, [noise_key], "caption", copy).uniform().item() for copy in copies]
         try:
-            return read_caption(config, sample, self.classes.names)
+            return read_captions(config, sample, self.classes.names, draws)
         except NoCaption as error:
             if config.on_missing == "skip":
                 raise
-            raise UserError(
-                f"caption: {error} ({sample.origin or sample.key}); on_missing: skip or default goes on without"
-            ) from None
+            which = "" if self.plan.config.anonymity else f" ({sample.origin or sample.key})"
+            raise UserError(f"caption: {error}{which}; on_missing: skip or default goes on without") from None
 
     def label_problem(self, sample: Sample) -> str | None:
         """Why a sample can't be used with its label; else None.

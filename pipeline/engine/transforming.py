@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.diffusion.exactness import exact
 from pipeline.diffusion.level_range import describe
-from pipeline.diffusion.model import Model
+from pipeline.diffusion.model import Model, OfPrompts
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.engine.batch_size import ON_CPU, BatchSize, largest_batch
 from pipeline.engine.windows import filled, windows
@@ -22,7 +22,7 @@ from pipeline.job.clips import frames_at_once
 from pipeline.media.frame import Frame
 from pipeline.media.output_keys import OutputKey
 from pipeline.media.pixels import from_pixels, to_pixels
-from pipeline.media.provenance import Details, Provenance, SourceFacts
+from pipeline.media.provenance import Details, Prompt, Provenance, SourceFacts
 from pipeline.media.records import Batch, Output, Result, Row, Sample
 from pipeline.models.clip import ClipJudge, load_clip
 from pipeline.models.families import load_model
@@ -33,6 +33,10 @@ from pipeline.operators.on_cascades import through
 if TYPE_CHECKING:
     from pipeline.job.config import JobConfig
     from pipeline.job.plan import Plan
+
+
+CUT = "a prompt is too long for the text encoder, and its end is cut off (prompts in the provenance)"
+"""The note on a sample of whose prompt the model reads the beginning only."""
 
 
 class Models(NamedTuple):
@@ -95,6 +99,7 @@ def transform_windows(
     assert operator is not None
     frames = frames_at_once(config, model)
     rows = [row for window in together for row in filled(window, frames)]
+    firsts = [window[0] for window in together]
     given = gather(together, rows, config, models, device)
     assert given.pixels is not None
     z0 = model.encode(given.pixels)
@@ -104,7 +109,8 @@ def transform_windows(
     refused: dict[int, str] = {}
     for copy in range(operator.copies):
         noise = KeyedNoise(plan.salt, [window[0].noise_key for window in together], drawn, copy)
-        done = through(operator, model, z0, given, noise)
+        done = through(operator, model, z0, prompted(given, firsts, copy), noise)
+        asked = [prompts_of(row, copy, operator, model) for row in firsts]
         how = made_so(done, plan, models, frames)
         beside = {name: from_pixels(single(images)) for name, images in done.beside.items()}
         finite = torch.ones(len(together), dtype=torch.bool, device=device)
@@ -118,10 +124,11 @@ def transform_windows(
             details[i].append(done.details[own] if done.details else {})
             copies[i].append([
                 Output(
-                    row=row,
+                    row=noted(row, asked[own]),
                     image=images[i],
                     provenance=how[own](
                         key=OutputKey(row.sample.key, copy, name),
+                        prompts=asked[own],
                         shard=row.sample.shard,
                         source=source_of(row, config),
                         geometry=row.frame,
@@ -137,6 +144,31 @@ def transform_windows(
     ]
     starts = range(0, len(rows), frames or 1)
     return [results[start : start + len(window)] for start, window in zip(starts, together, strict=True)]
+
+
+def prompted(given: Given, firsts: Sequence[Row], copy: int) -> Given:
+    """What is given, with the prompts of one copy; all frames of a window have those of its first row."""
+    captions = [row.captions[copy] for row in firsts if row.captions]
+    return replace(given, captions=captions or None, edited=[row.edited[copy] for row in firsts if row.edited] or None)
+
+
+def prompts_of(row: Row, copy: int, operator: Operator, model: Model) -> tuple[Prompt, ...]:
+    """The prompts that one copy of a row is made with, and how much of each the model does not read."""
+    if model.conditioning != "text":
+        return ()
+    own = {"own": row.captions, "edited": row.edited, "none": ()}
+    texts = [
+        text for condition in operator.conditions_used() if isinstance(condition, str)
+        for text in (own[condition][copy : copy + 1] if condition in own else (condition,))
+    ]  # fmt: skip
+    return tuple(
+        Prompt(text=text, cut=model.cut(text) if isinstance(model, OfPrompts) else 0) for text in dict.fromkeys(texts)
+    )
+
+
+def noted(row: Row, prompts: Sequence[Prompt]) -> Row:
+    """The row, with a note where a prompt is too long for the model."""
+    return replace(row, notes=(*row.notes, CUT)) if any(prompt.cut for prompt in prompts) else row
 
 
 def single(images: Tensor) -> Tensor:
@@ -175,8 +207,8 @@ def blank_row(config: JobConfig, size: tuple[int, int]) -> Row:
         noise_key="blank",
         label=0,
         mask=np.ones((height, width), dtype=np.uint8) if config.mask else None,
-        caption="a",
-        edited="a",
+        captions=("a",) * config.operator.copies if config.operator else (),
+        edited=("a",) * config.operator.copies if config.operator else (),
         guides=(image,) * guides,
     )
 
@@ -215,9 +247,10 @@ def made_so(done: Transformed, plan: Plan, models: Models, frames: int | None) -
 def gather(
     together: Sequence[Sequence[Row]], rows: Sequence[Row], config: JobConfig, models: Models, device: str
 ) -> Given:
-    """Everything the operator is given for windows of `rows`, which may be padded.
+    """Everything the operator is given for windows of `rows`, which may be padded, but for prompts: each copy has its
+    own.
 
-    All frames of a window have the label and the captions of its first row.
+    All frames of a window have the label of its first row.
     """
     model, firsts = models.first, [window[0] for window in together]
     assert model is not None
@@ -232,13 +265,9 @@ def gather(
     if masks:
         mask = windowed(torch.from_numpy(np.stack(masks)).to(device).float()[:, None])
     guides = [windowed(to_pixels(images, device)) for images in zip(*(row.guides for row in rows), strict=True)]
-    captions = [row.caption for row in firsts if row.caption is not None]
-    edited = [row.edited for row in firsts if row.edited is not None]
     return Given(
         pixels=windowed(to_pixels([row.image for row in rows], device)),
         labels=labels,
-        captions=captions or None,
-        edited=edited or None,
         mask=mask,
         guide=guides[0] if guides else None,
         more_guides=guides[1:],

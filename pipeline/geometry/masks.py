@@ -30,8 +30,8 @@ def move_mask(data: bytes, frame: Frame, *, upright: bool) -> bytes:
         if image.width * image.height > LARGEST_IMAGE:
             raise ValueError(f"{image.width} × {image.height} pixels are too many; {LARGEST_IMAGE} are allowed")
         kind, transparent = image.format, image.info.get("transparency")
-        image.load()
         turned = image.getexif().get(ExifTags.Base.Orientation, 1)
+        image.load()  # which turns a TIFF
         image = ImageOps.exif_transpose(image)
     except Exception as error:  # a damaged file can break a decoder anywhere
         raise ValueError(f"no mask can be read ({str(error)[:100]}); allowed are {', '.join(LOSSLESS)}") from None

@@ -18,7 +18,7 @@ def read_rle(value: dict[str, Any], size: Size) -> NDArray[np.uint8]:
     Raises `ValueError`, `KeyError` or `TypeError` for another size, and for what are no run lengths.
     """
     if list(value["size"]) != [size[1], size[0]]:
-        raise ValueError(f"its size is {value['size']!r:.40}; the image's is [{size[1]}, {size[0]}], height first")
+        raise ValueError("its size is not the image's, height first")
     counts = value["counts"]
     runs = np.array(unpacked(counts) if isinstance(counts, str) else counts, dtype=np.int64)
     if runs.ndim != 1 or (runs < 0).any() or runs.astype(float).sum() != size[0] * size[1]:

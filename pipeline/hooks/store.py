@@ -81,7 +81,8 @@ class NeighbourStore:
     """A read-only store.
 
     A sample is asked for by its full key, SHARD/KEY; by the end of its shard's name after a `-`, `0001/KEY` of shard
-    `train-0001`, where only one shard ends so; or by its key alone, where no other shard has it.
+    `train-0001`, where only one shard ends so; or by its key alone, where the job is complete and no two of its shards
+    have a key in common.
 
     A file is open only while an image is read, so that the store may be forked, pickled and shared.
     """
@@ -99,12 +100,12 @@ class NeighbourStore:
         found: dict[str, list[tuple[int, int]]] = {}
         places: list[tuple[int, int, int]] = []
         kept: list[float] = []
-        self._shard_of: dict[str, str | None] = {}
+        self._shard_of: dict[str, str] = {}
+        self._keys_repeat, self._unfinished = False, ""
         for number, entries in enumerate(shards.values()):
             for entry in entries:
                 if entry.shard:
-                    same = self._shard_of.setdefault(entry.source, entry.shard) == entry.shard
-                    self._shard_of[entry.source] = entry.shard if same else None
+                    self._keys_repeat |= self._shard_of.setdefault(entry.source, entry.shard) != entry.shard
                 weight = weights.pop(entry.name, 1.0)
                 if not 0 <= weight <= 1:
                     raise UserError(f"the weight of {entry.name!r} is {weight}; weights lie in [0, 1]")
@@ -145,7 +146,10 @@ class NeighbourStore:
         shards = {file: list(scan(file)) for file in files if file.exists()}
         if not shards:
             raise UserError(f"{ledger.root}: no shard of the job is finished, so there are no neighbours")
-        return cls(shards, weights)
+        store, manifest = cls(shards, weights), ledger.manifest()
+        if manifest is None or not manifest.complete or job.config.get("limit") is not None:
+            store._unfinished = "the job has not gone through all its input"
+        return store
 
     def __len__(self) -> int:
         """How many neighbours the store holds."""
@@ -185,11 +189,11 @@ class NeighbourStore:
         """The full key of a source, however it is told. Raises `UserError` where that is ambiguous."""
         if key in self._rows:
             return key
-        if key in self._shard_of:
-            if (shard := self._shard_of[key]) is None:
+        if (shard := self._shard_of.get(key)) is not None:
+            if why := "its shards have keys in common" if self._keys_repeat else self._unfinished:
                 raise UserError(
-                    f"key {key!r} is in several shards of the store: name the shard, too, as in "
-                    f"{full_key(self._shards[0], key)!r}; with key=None items of WebDataset tell it"
+                    f"key {key!r} may be that of another shard's sample: {why}; name the shard, too, as in "
+                    f"{full_key(shard, key)!r} (with key=None items of WebDataset tell it)"
                 )
             return full_key(shard, key)
         end, _, rest = key.partition("/")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -31,6 +31,10 @@ class CaptionConfig(Section):
     default, `skip` puts the sample in quarantine."""
     default: str | None = None
     """The prompt that `on_missing: default` takes."""
+    pick: Literal["first", "random", "each"] = "first"
+    """Which text of a list is taken: the `first`; one at `random`, another one for each copy, drawn from the salt and
+    the sample's key; or with `each`, the first copy takes the first, the second the second, and so on, from the front
+    again where there are more copies than texts."""
 
     @model_validator(mode="before")
     @classmethod
@@ -48,37 +52,75 @@ class NoCaption(Exception):
     """Raised where a template cannot be filled in; the message says what the sample lacks."""
 
 
-def read_caption(config: CaptionConfig, sample: Sample, names: Sequence[str] | None) -> str:
-    """Fills in the template; `names` are those of the classes, by label.
+FIRST_OF_LIST = "a caption is a list of texts, and the first is taken (caption.pick: first, random or each)"
+"""The note on a sample whose caption is a list, where the recipe does not say which text to take."""
+LEFT_OVER = "a caption is a list of more texts than there are copies, and the last are not used (operator.copies)"
+"""The note on a sample some of whose texts no copy takes, although each shall be taken."""
+
+
+class Captions(NamedTuple):
+    """The prompts of a sample."""
+
+    texts: tuple[str, ...]
+    """One for each copy."""
+    notes: tuple[str, ...] = ()
+    """What is to be said of how they were chosen."""
+
+
+def read_captions(
+    config: CaptionConfig, sample: Sample, names: Sequence[str] | None, draws: Sequence[float] = (0.0,)
+) -> Captions:
+    """Fills in the template; `names` are those of the classes, by label. There is a draw in [0, 1) for each copy, which
+    chooses from a list of texts at random; of several lists, it chooses at the same place.
 
     Raises `NoCaption` where that is not possible.
     """
     try:
-        return PLACE.sub(lambda place: _named(place[1], sample, names), config.template)
+        texts = {place: _texts(place, sample, names) for place in PLACE.findall(config.template)}
     except NoCaption:
         if config.default is None:
             raise
-        return config.default
+        return Captions((config.default,) * len(draws))
+    notes = []
+    most = max((len(found) for found in texts.values()), default=1)
+    if most > 1 and "pick" not in config.model_fields_set:
+        notes.append(FIRST_OF_LIST)
+    if most > len(draws) and config.pick == "each":
+        notes.append(LEFT_OVER)
+
+    def filled(copy: int, draw: float) -> str:
+        def chosen(place: re.Match[str]) -> str:
+            found = texts[place[1]]
+            at = {"first": 0, "random": min(int(draw * len(found)), len(found) - 1), "each": copy % len(found)}
+            return found[at[config.pick]]
+
+        return PLACE.sub(chosen, config.template)
+
+    return Captions(tuple(filled(copy, draw) for copy, draw in enumerate(draws)), tuple(notes))
 
 
-def _named(place: str, sample: Sample, names: Sequence[str] | None) -> str:
+def _texts(place: str, sample: Sample, names: Sequence[str] | None) -> tuple[str, ...]:
+    """What a place of a template stands for: one text, or those of a list."""
     if place == "label":
         if sample.label is None or sample.label < 0:
             raise NoCaption("the sample has no label")
         if names is not None and sample.label >= len(names):
             raise NoCaption(f"label {sample.label} has no name (there are {len(names)})")
-        return names[sample.label] if names else str(sample.label)
+        return (names[sample.label] if names else str(sample.label),)
     member, _, key = place.partition(":")
     if member not in sample.members:
         raise NoCaption(f"the sample has no member {member!r}")
     try:
-        text = sample.members[member].decode()
-        found = json.loads(text).get(key) if key else text
-    except (ValueError, AttributeError):
+        found: Any = sample.members[member].decode()
+        if key or member.rpartition(".")[2].lower() == "json":
+            found = json.loads(found)
+        found = found.get(key) if key else found
+    except (ValueError, AttributeError, RecursionError):
         raise NoCaption(f"member {member!r} cannot be read") from None
-    if not isinstance(found, str | int) or not str(found).strip():
-        raise NoCaption(f"{place} is {'empty' if found is not None else 'missing'}")
-    return str(found).strip()
+    texts = found if isinstance(found, list) else [found]
+    if not all(isinstance(text, str | int) and str(text).strip() for text in texts) or not texts:
+        raise NoCaption(f"{place} is {'missing' if found is None else 'empty, or no text and no list of texts'}")
+    return tuple(str(text).strip() for text in texts)
 
 
 def wants(operator: Operator | None, model: Outline, kind: Literal["class", "text"], condition: str = "own") -> bool:

@@ -39,6 +39,15 @@ class SourceFacts(Section):
     """Number of its class in its data set."""
 
 
+class Prompt(Section):
+    """A prompt that an image was made with."""
+
+    text: Text
+    """All of it, also what was cut."""
+    cut: int = 0
+    """How many tokens at its end the text encoder did not read; of several encoders, that which reads most counts."""
+
+
 class Provenance(Versioned):
     """How one image, or one clip, was made. A field that does not apply is None."""
 
@@ -62,6 +71,8 @@ class Provenance(Versioned):
     """Hash of the model's weights."""
     second_model: str | None = None
     """Hash of the second model's weights."""
+    prompts: tuple[Prompt, ...] = ()
+    """The prompts of the operator's conditions, where the model takes prompts."""
     batch_size: int | None = None
     """Images, or windows of frames, that went through the model together."""
     frames: int | None = None

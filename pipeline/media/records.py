@@ -114,10 +114,10 @@ class Row:
     """The model's number of the class, where the model takes one; `sample.label` is the data set's."""
     mask: Pixels8 | None = None
     """uint8 `[H, W]` of 0 and 1; 1 where the image is to change."""
-    caption: str | None = None
-    """The prompt of the sample, where the model takes one."""
-    edited: str | None = None
-    """The caption of the image as it is to become."""
+    captions: tuple[str, ...] = ()
+    """The prompt of each copy, where the model takes one."""
+    edited: tuple[str, ...] = ()
+    """The caption of each copy as it is to become."""
     guides: tuple[Pixels8, ...] = ()
     """uint8 RGB `[H, W, 3]` each."""
     reel: Reel | None = None

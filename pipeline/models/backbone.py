@@ -15,7 +15,7 @@ from pipeline.diffusion.editing import AttentionEdit
 from pipeline.diffusion.model import Rows
 from pipeline.models.attention import following
 from pipeline.models.config import DTYPES, ModelConfig
-from pipeline.models.prompts import Embedding
+from pipeline.models.prompts import Embedding, Prompts
 from pipeline.models.schedule import prediction_of
 from pipeline.models.sketch import Sketch
 from pipeline.models.vae import Vae, vae_of
@@ -51,6 +51,10 @@ class Backbone(Sketch):
     def edited(self, edit: AttentionEdit) -> Backbone:
         """The model whose attention follows `edit` (`pipeline.diffusion.editing.EditsAttention`)."""
         return replace(self, edit=edit)
+
+    def cut(self, prompt: str) -> int:
+        """How many tokens at the end of a prompt are too many (`pipeline.diffusion.model.OfPrompts`)."""
+        return self.embed.cut(prompt) if isinstance(self.embed, Prompts) else 0
 
     def encode(self, pixels: Tensor) -> Tensor:
         return self.vae.encode(pixels) if self.vae else pixels

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from pipeline.diffusion.denoisers import Denoiser
-from pipeline.diffusion.model import Model, Outline, Rows
+from pipeline.diffusion.model import Model, OfPrompts, Outline, Rows
 from pipeline.errors import UserError
 from pipeline.models.backbone import Backbone
 from pipeline.models.config import ModelConfig, Upscaler
@@ -74,6 +74,10 @@ class Cascade(CascadeSketch):
 
     def denoiser(self, rows: Rows) -> Denoiser:
         return self.first.denoiser(rows)
+
+    def cut(self, prompt: str) -> int:
+        """How many tokens at the end of a prompt the first stage does not read."""
+        return self.first.cut(prompt) if isinstance(self.first, OfPrompts) else 0
 
     def limit(self, x0: Tensor) -> Tensor:
         return self.first.limit(x0)

@@ -125,7 +125,7 @@ def _backbone(
         network=pipe.unet,
         tokenizer=pipe.tokenizer,
         predict=predict,
-        embed=Prompts(torch.inference_mode()(embed)),
+        embed=Prompts(torch.inference_mode()(embed), pipe=pipe),
         vae=None,
         prediction=prediction_of(folder),
         limit=limit_of(folder),

@@ -106,6 +106,6 @@ def load_pixart(folder: Path, config: ModelConfig, device: str) -> Backbone:
     model = Backbone(
         **parts(sketch, pipe.transformer, pipe, folder, config, device),
         predict=predict,
-        embed=Prompts(torch.inference_mode()(embed)),
+        embed=Prompts(torch.inference_mode()(embed), pipe=pipe),
     )
     return bounded_at_0(model, folder)

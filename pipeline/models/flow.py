@@ -55,7 +55,7 @@ def load_sd3(folder: Path, config: ModelConfig, device: str) -> Backbone:
     return Backbone(
         **parts(sketch, pipe.transformer, pipe, folder, config, device),
         predict=predict,
-        embed=Prompts(torch.inference_mode()(embed)),
+        embed=Prompts(torch.inference_mode()(embed), pipe=pipe),
     )
 
 
@@ -99,7 +99,7 @@ def load_flux(folder: Path, config: ModelConfig, device: str) -> Backbone:
     return Backbone(
         **parts(sketch, pipe.transformer, pipe, folder, config, device),
         predict=predict,
-        embed=Prompts(torch.inference_mode()(embed)),
+        embed=Prompts(torch.inference_mode()(embed), pipe=pipe, words=FLUX_WORDS[guided]),
     )
 
 

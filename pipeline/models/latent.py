@@ -48,7 +48,7 @@ def load_latent(folder: Path, config: ModelConfig, device: str) -> Backbone:
     model = Backbone(
         **parts(sketch, pipe.unet, pipe, folder, config, device),
         predict=predict,
-        embed=Prompts(torch.inference_mode()(embed)),
+        embed=Prompts(torch.inference_mode()(embed), pipe=pipe),
         tokenizer=pipe.tokenizer,
     )
     return distilled(model, folder, config, device)

@@ -49,7 +49,7 @@ def load_latent_xl(folder: Path, config: ModelConfig, device: str) -> Backbone:
     model = Backbone(
         **parts(sketch, pipe.unet, pipe, folder, config, device),
         predict=predict,
-        embed=Prompts(torch.inference_mode()(embed)),
+        embed=Prompts(torch.inference_mode()(embed), pipe=pipe),
         tokenizer=pipe.tokenizer_2,
     )
     return distilled(model, folder, config, device)

@@ -52,7 +52,7 @@ def load_upscaler(
     backbone = Backbone(
         **parts(sketch, pipe.unet, pipe, folder, config, device),
         predict=predict,
-        embed=Prompts(torch.inference_mode()(embed)),
+        embed=Prompts(torch.inference_mode()(embed), pipe=pipe),
     )
     noising = levels_of(folder / "low_res_scheduler").to(device)
     return Stage(**vars(sketch), backbone=backbone, noising=noising, noise_level=level)

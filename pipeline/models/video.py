@@ -91,5 +91,5 @@ def load_video(folder: Path, config: ModelConfig, device: str) -> VideoBackbone:
     return VideoBackbone(
         **parts(sketch, pipe.unet, pipe, folder, config, device),
         predict=predict,
-        embed=Prompts(torch.inference_mode()(embed)),
+        embed=Prompts(torch.inference_mode()(embed), pipe=pipe),
     )

@@ -54,7 +54,7 @@ def test_a_mask_of_stored_pixels_is_turned_as_viewers_turn_the_image(orientation
     image = Image.fromarray(values())
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(saved(image, exif=exif))))
     where = frame(*upright.size, orientation=orientation, size=None)
-    for data in (saved(image), saved(image, exif=exif)):
+    for data in (saved(image), saved(image, exif=exif), saved(image, "TIFF", exif=exif)):
         moved = Image.open(io.BytesIO(move_mask(data, where, upright=False)))
         assert np.array_equal(np.asarray(moved), np.asarray(upright))
         assert moved.getexif().get(0x0112, 1) == 1
