@@ -102,7 +102,7 @@ def check_job(config: JobConfig, model: Outline | None, second: Outline | None, 
             advice = f"give the recipe a section {section}, or the operator a prompt"
             raise UserError(f"condition {condition}: the model takes prompts; {advice}")
     if config.mask and config.mask.file:
-        file_mask(config.mask.file, model.size)
+        file_mask(config.mask.file, model.size, config.mask.rules)
     if config.guide and config.guide.file:
         file_guide(config.guide.file, model.size, rules)
 
