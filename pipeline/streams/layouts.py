@@ -9,7 +9,7 @@ from typing import Literal
 
 from pipeline.errors import UserError
 from pipeline.streams.listed import ListedImage
-from pipeline.streams.splits import KEYWORDS
+from pipeline.streams.splits import is_split
 
 LayoutName = Literal["classes", "voc", "yolo", "coco", "metadata"]
 """The names of all layouts; see `FolderInput.layout`."""
@@ -92,9 +92,5 @@ def split_folders(entries: Sequence[ListedImage], layout: LayoutName) -> list[st
     Where folders are classes, only the first one counts.
     """
     deepest = 1 if layout == "classes" else None
-    found = [next(filter(_is_split, entry.folders[:deepest]), None) for entry in entries]
+    found = [next(filter(is_split, entry.folders[:deepest]), None) for entry in entries]
     return found if None not in found else [None] * len(entries)
-
-
-def _is_split(folder: str) -> bool:
-    return re.sub(r"[-_]?[0-9]+$", "", folder.lower()) in KEYWORDS
