@@ -14,6 +14,8 @@ from PIL import Image
 from pipeline.config import validate
 from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.errors import UserError
+from pipeline.geometry.undeclared import undeclared
 from pipeline.job.config import JobConfig
 from pipeline.media.frame import Frame
 from pipeline.media.provenance import PROVENANCE, Provenance
@@ -153,3 +155,18 @@ def test_columns_of_a_hugging_face_set_keep_their_types(tmp_path: Path, model: P
     assert (after["width"], after["height"]) == (8, 8)
     assert after["annotation"].size == (8, 8)
     assert Frame.whole("L", (8, 8)).output == after["image"].size
+
+
+def test_an_operator_that_moves_things_takes_no_geometry(tmp_path: Path) -> None:
+    """Boxes would state where a thing was. Without the section, people are told whose they are."""
+    content: dict[str, Any] = {
+        "kind": "job", "input": {"format": "webdataset", "urls": "x.tar"}, "output": {"path": str(tmp_path / "out")},
+        "model": {"path": "embedded:cifar10/model"}, "geometry": {"boxes": "json:bbox", "format": "xyxy"},
+        "operator": {"name": "ddib", "source": "none", "target": "none", "image": [{"name": "rotate", "degrees": 90}]},
+    }  # fmt: skip
+    with pytest.raises(UserError, match="operator ddib moves what lies in an image"):
+        validate(JobConfig, content, "test")
+    content["operator"]["image"] = []
+    validate(JobConfig, content, "test")
+    (note,) = undeclared(None, {"json": b'{"bbox": [1, 2, 3, 4]}'}, Frame.whole("RGB", (8, 8)), stays=False)
+    assert "boxes in its members are those of the source" in note
