@@ -39,9 +39,9 @@ class Copies:
     """How many outputs are made of a sample."""
 
     of: Mapping[int, int]
-    """By the number of its class in the data set."""
+    """Outputs of a sample, by the number of its class in the data set."""
     others: int
-    """Of samples without a class, or of another."""
+    """Outputs of samples without a class, or of another."""
 
     def count(self, label: int | None) -> int:
         """The outputs of a sample with this label."""
