@@ -14,6 +14,8 @@ from PIL import Image
 from pipeline.config import validate
 from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.errors import UserError
+from pipeline.geometry.undeclared import undeclared
 from pipeline.job.config import JobConfig
 from pipeline.media.frame import Frame
 from pipeline.media.provenance import PROVENANCE, Provenance
@@ -75,7 +77,7 @@ def bright(data: bytes) -> Any:
 def test_everything_is_where_the_image_shows_it(tmp_path: Path, model: Path, fit: str, restore: bool) -> None:
     changes = {"image.fit": fit, "image.restore_size": restore, "operator.t_boom": 0, "geometry": SECTION}
     manifest = run(builders.recipe(source(tmp_path), tmp_path / "out", model, **changes))
-    assert manifest.notes == {}
+    assert not [note for note in manifest.notes if "geometry" in note]
     after = written(tmp_path / "out")
     there, box = json.loads(after["0.json"]), white_box(after["0.seg.png"])
     picture = bright(after["0.png"])
@@ -108,10 +110,11 @@ def test_what_is_not_declared_stays_and_the_job_says_so_once(tmp_path: Path, mod
     manifest = run(builders.recipe(source(tmp_path), tmp_path / "out", model))
     after = written(tmp_path / "out")
     assert (after["0.json"], after["0.seg.png"]) == (json.dumps(stated()).encode(), rectangle("L", 7))
-    assert len(manifest.notes) == 3
-    assert list(manifest.notes.values()) == [1, 1, 1]
+    notes = {note: count for note, count in manifest.notes.items() if "geometry" in note}
+    assert list(notes.values()) == [1, 1, 1]
     assert any("geometry: {boxes: json:objects.bbox, format: xywh}" in note for note in manifest.notes)
-    assert run(builders.recipe(source(tmp_path), tmp_path / "same", None)).notes == {}
+    same = run(builders.recipe(source(tmp_path), tmp_path / "same", None))
+    assert same.notes == {}
 
 
 def test_a_sample_that_cannot_follow_is_kept_as_it_came(tmp_path: Path, model: Path) -> None:
@@ -153,3 +156,18 @@ def test_columns_of_a_hugging_face_set_keep_their_types(tmp_path: Path, model: P
     assert (after["width"], after["height"]) == (8, 8)
     assert after["annotation"].size == (8, 8)
     assert Frame.whole("L", (8, 8)).output == after["image"].size
+
+
+def test_an_operator_that_moves_things_takes_no_geometry(tmp_path: Path) -> None:
+    """Boxes would state where a thing was. Without the section, people are told whose they are."""
+    content: dict[str, Any] = {
+        "kind": "job", "input": {"format": "webdataset", "urls": "x.tar"}, "output": {"path": str(tmp_path / "out")},
+        "model": {"path": "embedded:cifar10/model"}, "geometry": {"boxes": "json:bbox", "format": "xyxy"},
+        "operator": {"name": "ddib", "source": "none", "target": "none", "image": [{"name": "rotate", "degrees": 90}]},
+    }  # fmt: skip
+    with pytest.raises(UserError, match="operator ddib moves what lies in an image"):
+        validate(JobConfig, content, "test")
+    content["operator"]["image"] = []
+    validate(JobConfig, content, "test")
+    (note,) = undeclared(None, {"json": b'{"bbox": [1, 2, 3, 4]}'}, Frame.whole("RGB", (8, 8)), stays=False)
+    assert "boxes in its members are those of the source" in note
