@@ -14,6 +14,7 @@ from PIL import Image
 from pipeline.config import validate
 from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.media.frame import Frame
 from pipeline.media.provenance import PROVENANCE, Provenance
@@ -102,6 +103,27 @@ def test_a_turned_photograph_is_upright_with_all_that_lies_in_it(tmp_path: Path)
     there = json.loads(after["0.json"])
     assert (there["width"], there["height"]) == (20, 40)
     assert tuple(there["objects"][0]["bbox"]) == white_box(after["0.png"]) == white_box(after["0.seg.png"])
+
+
+def test_a_clip_takes_along_what_lies_in_its_frames(tmp_path: Path, model: Path) -> None:
+    frames = [Image.open(io.BytesIO(rectangle("RGB", white))) for white in (255, 200)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    members = [("0.gif", buffer.getvalue()), ("0.json", json.dumps(stated()).encode()), ("0.cls", b"1")]
+    changes = {"image.fit": "crop", "operator.t_boom": 0, "geometry": {**SECTION, "masks": []}, "video": {}}
+    run(builders.recipe(builders.tar(tmp_path / "in.tar", members), tmp_path / "out", model, **changes))
+    after = written(tmp_path / "out")
+    there = json.loads(after["0.json"])
+    assert np.abs(np.subtract(there["objects"][0]["bbox"], white_box(after["0.gif"]))).max() <= 1
+    assert (there["width"], there["height"]) == (8, 8)
+
+
+def test_masks_that_are_changed_lie_as_viewers_show_them(tmp_path: Path, model: Path) -> None:
+    changes = {"geometry": {"upright": False}, "mask": {"member": "seg.png"}}
+    content = builders.recipe(tmp_path / "in.tar", tmp_path / "out", model, **changes)
+    content["operator"] = {"name": "sdedit", "t0": 0.5, "steps": 2}
+    with pytest.raises(UserError, match=r"geometry\.upright: false: mask\.member is taken as viewers show it"):
+        validate(JobConfig, content, "test")
 
 
 def test_what_is_not_declared_stays_and_the_job_says_so_once(tmp_path: Path, model: Path) -> None:
