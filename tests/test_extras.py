@@ -15,8 +15,9 @@ from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
+from pipeline.media.mask_files import decode_mask
 from pipeline.media.opening import Undecodable
-from pipeline.media.pixels import decode, decode_mask
+from pipeline.media.pixels import decode
 from pipeline.media.rules import PixelRules
 from pipeline.models.codec import fit_linear_patch, save_codec
 from pipeline.report.animate import reassemble

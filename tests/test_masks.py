@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.media.masks import SHAPES, mask_shape, read_mask
+from pipeline.media.masks import SHAPES, binary, mask_shape
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -65,15 +65,15 @@ def test_what_is_no_shape_is_refused() -> None:
 @pytest.mark.parametrize("white", [1, 255])
 def test_binary_images_are_masks(white: int) -> None:
     expected = mask_shape("narrow", (9, 11), generator())
-    assert np.array_equal(read_mask(expected * np.uint8(white)), expected)
-    assert not read_mask(np.zeros((9, 11), np.uint8)).any()
-    assert read_mask(np.full((9, 11), white, np.uint8)).all()
+    assert np.array_equal(binary(expected * np.uint8(white)), expected)
+    assert not binary(np.zeros((9, 11), np.uint8)).any()
+    assert binary(np.full((9, 11), white, np.uint8)).all()
 
 
 @pytest.mark.parametrize("values", [(0, 128), (0, 1, 255), (1, 255), (0, 254), (7, 7)])
 def test_other_images_are_not(values: tuple[int, ...]) -> None:
     image = np.resize(np.array(values, np.uint8), (4, 6))
     with pytest.raises(ValueError, match=rf"not binary: .*from {min(values)} to {max(values)}; allowed are 0"):
-        read_mask(image)
+        binary(image)
     with pytest.raises(ValueError, match="one channel, this image has shape 4 × 6 × 3"):
-        read_mask(np.zeros((4, 6, 3), np.uint8))
+        binary(np.zeros((4, 6, 3), np.uint8))

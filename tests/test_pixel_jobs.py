@@ -12,16 +12,20 @@ import pytest
 from PIL import Image
 
 from pipeline.anonymity.faces.scanning import image_stream
+from pipeline.commands.estimate import estimate
 from pipeline.config import validate
 from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
+from pipeline.job.noticing import ALL_CHANGES, LARGER, NOTHING_CHANGES, SMALLER, of_plan
 from pipeline.job.plan import Plan
 from pipeline.media.opening import DEEP, MORE
 from pipeline.media.rules import PixelRules
+from pipeline.models.config import ModelConfig
+from pipeline.models.families import sketch_model
 from pipeline.streams.shards import WebDatasetInput
-from tests import builders
+from tests import builders, tiny
 from tests.media.test_opening import saved, signed, windowed
 
 CT = [np.random.default_rng(i).integers(-1000, 1000, (8, 8)).astype(np.int16) for i in range(6)]
@@ -191,3 +195,65 @@ def test_a_folder_keeps_names_that_fit(tmp_path: Path) -> None:
     run_job(planned(recipe(tmp_path, MIXED, **{"output.codec": "jpeg", "output.format": "folder"})))
     made = {path.name for path in (tmp_path / "out" / "data").rglob("*.*")}
     assert made == {"0.jpg", "1.jpeg", "2.jpg", "3.JPG", "4.jpg"}
+
+
+# Resolution and masks
+
+
+@pytest.mark.parametrize(("side", "note"), [(17, LARGER), (16, None), (4, None), (3, SMALLER)])
+def test_a_foreign_resolution_is_told(side: int, note: str | None, tmp_path: Path, model: Path) -> None:
+    """More than a factor of 2 from the 8 pixels of the model; the dry run says it, too."""
+    source = builders.tar(tmp_path / "in.tar", [("0.png", builders.picture(0, (side, side)))])
+    plan = planned(builders.recipe(source, tmp_path / "out", model, **{"operator.condition": 1}))
+    said = estimate(plan)
+    assert run_job(plan).notes == ({} if note is None else {note: 1})
+    assert [text in said for text in (LARGER, SMALLER)] == [note == LARGER, note == SMALLER]
+
+
+def test_a_cut_that_keeps_the_pixels_keeps_the_resolution(tmp_path: Path, model: Path) -> None:
+    source = builders.tar(tmp_path / "in.tar", [("0.png", builders.picture(0, (40, 40)))])
+    content = builders.recipe(source, tmp_path / "out", model, **{"operator.condition": 1, "image.fit": "centre 8"})
+    assert run_job(planned(content)).notes == {}
+
+
+def test_empty_and_full_masks_are_told(tmp_path: Path, model: Path) -> None:
+    members = []
+    for i, mask in enumerate((np.zeros((8, 8)), np.ones((8, 8)), np.eye(8))):
+        members += [(f"{i}.png", builders.picture(i)), (f"{i}.mask.png", saved(Image.fromarray(mask.astype(np.uint8))))]
+    source = builders.tar(tmp_path / "in.tar", members)
+    operator = {"name": "sdedit", "steps": 2, "condition": 1}
+    content = builders.recipe(source, tmp_path / "out", model, mask={"member": "mask.png"}, operator=operator)
+    assert run_job(planned(content)).notes == {NOTHING_CHANGES: 1, ALL_CHANGES: 1}
+
+
+def test_a_declared_mask_file_and_what_shapes_do_not_take(tmp_path: Path, model: Path) -> None:
+    soft = np.linspace(0, 255, 64).reshape(8, 8).astype(np.uint8)
+    (tmp_path / "mask.png").write_bytes(saved(Image.fromarray(soft)))
+    operator = {"name": "sdedit", "steps": 2, "condition": 1}
+    source = builders.shard(tmp_path / "in.tar", 1)
+    mask: dict[str, Any] = {"file": str(tmp_path / "mask.png")}
+    with pytest.raises(UserError, match=r"mask\.file.*not binary"):
+        planned(builders.recipe(source, tmp_path / "out", model, mask=mask, operator=operator))
+    run_job(
+        planned(builders.recipe(source, tmp_path / "out", model, mask=mask | {"threshold": 0.5}, operator=operator))
+    )
+    before, after = (builders.members_of(tar)["0000.png"] for tar in (source, tmp_path / "out" / "data" / "in.tar"))
+    same = [np.asarray(Image.open(io.BytesIO(data))) for data in (before, after)]
+    assert np.array_equal(same[0][:4], same[1][:4])  # the darker half
+    assert not np.array_equal(same[0], same[1])
+    with pytest.raises(UserError, match="channel and threshold are for mask files"):
+        planned(
+            builders.recipe(source, tmp_path / "o", model, mask={"shape": "half", "threshold": 0.5}, operator=operator)
+        )
+
+
+def test_a_size_far_from_the_trained_one_is_told_before_work(tmp_path: Path) -> None:
+    """A UNet of latents works at many sizes, and not equally well."""
+    folder = tiny.sd(tmp_path / "model")
+    trained = sketch_model(ModelConfig(path=str(folder))).size
+    for factor in (1, 2, 4):
+        size = [factor * side for side in trained]
+        content = builders.recipe("in.tar", tmp_path / "out", folder, **{"model.size": size, "caption": "a picture"})
+        notes = of_plan(planned(content))
+        assert len(notes) == (factor > 2)
+        assert all(f"the network was trained at {trained[0]} × {trained[1]}" in note for note in notes)

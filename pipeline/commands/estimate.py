@@ -23,7 +23,7 @@ def estimate(plan: Plan) -> str:
     time: the gate looks at all originals first, and nobody knows how often an image will go round again.
     """
     config, (stream, classes) = plan.config, open_input(plan)
-    lines = [*stream.notes, f"shards: {len(stream.shards)}, device: {', '.join(plan.devices)}"]
+    lines = [*stream.notes, *plan.notes, f"shards: {len(stream.shards)}, device: {', '.join(plan.devices)}"]
     check_first(plan, stream.shards, classes)
     if classes.shown is not None:
         lines.append(f"classes, data set → model: {in_words(classes.shown)}")

@@ -70,7 +70,7 @@ def run_job(
                 observe(Noted(text))
                 ledger.log("note", text=text)
 
-        for text in (*stream.notes, *work.notes):
+        for text in (*stream.notes, *plan.notes, *work.notes):
             note(text)
         if plan.config.model is not None and plan.config.model.batch_size == "auto":
             remember(ledger.root, plan.hashes, plan.batch_size)

@@ -21,6 +21,7 @@ from pipeline.job.captions import CaptionConfig, Captions, NoCaption, read_capti
 from pipeline.job.classes import Classes, match
 from pipeline.job.clips import clip_of, frames_at_once
 from pipeline.job.extras import read_guide, read_mask
+from pipeline.job.noticing import of_mask, of_plan, of_resolution
 from pipeline.media.clips import is_clip, read_clip
 from pipeline.media.fitting import fit_frame
 from pipeline.media.frame import Frame
@@ -50,7 +51,7 @@ def open_input(plan: Plan) -> tuple[InputStream, Classes]:
             config.classes, stream.label_names, model.class_names, model.classes or 0,
             secret=config.anonymity is not None,
         )  # fmt: skip
-    return replace(stream, label_names=classes.names), classes
+    return replace(stream, label_names=classes.names, notes=(*stream.notes, *of_plan(plan))), classes
 
 
 UNREAD = {
@@ -160,7 +161,8 @@ class Reader:
             moved = follow(config.geometry, sample.members, frame) if config.geometry else {}
         except Unfollowed as error:
             return reject(sample, f"geometry: {error}", undecodable=False)
-        notes = undeclared(config.geometry, sample.members, frame)
+        notes = (*undeclared(config.geometry, sample.members, frame), *self.notes(sample))
+        notes += of_resolution(frame) if self.plan.outline else ()
         rows = list[Row]()
         mask = None
         try:
@@ -187,7 +189,7 @@ class Reader:
                         reel=reel,
                         index=index,
                         moved=moved,
-                        notes=(*own.notes, *edited.notes, *notes, *picture.notes, *self.notes(sample)),
+                        notes=(*own.notes, *edited.notes, *notes, *picture.notes, *of_mask(mask)),
                     )
                 )
         except Undecodable as error:
@@ -230,9 +232,8 @@ class Reader:
         except NoCaption as error:
             if config.on_missing == "skip":
                 raise
-            raise UserError(
-                f"caption: {error} ({sample.origin or sample.key}); on_missing: skip or default goes on without"
-            ) from None
+            which = "" if self.plan.config.anonymity else f" ({sample.origin or sample.key})"
+            raise UserError(f"caption: {error}{which}; on_missing: skip or default goes on without") from None
 
     def label_problem(self, sample: Sample) -> str | None:
         """Why a sample can't be used with its label; else None.

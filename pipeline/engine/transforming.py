@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from pipeline.media.provenance import Details, Prompt, Provenance
 from pipeline.media.records import Batch, Output, Result, Row, Sample
 from pipeline.models.clip import ClipJudge, load_clip
 from pipeline.models.families import load_model
+from pipeline.models.safety import SafetyChecker, load_checkers
 from pipeline.models.video import folded, unfolded
 from pipeline.operators import Given, Operator, Transformed
 from pipeline.operators.on_cascades import through
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from pipeline.job.plan import Plan
 
 
+UNSAFE = "refused by the model's safety checker"
+"""The reason for samples with an output that a checker objects to."""
 CUT = "a prompt is too long for the text encoder, and its end is cut off (prompts in the provenance)"
 """The note on a sample of whose prompt the model reads the beginning only."""
 
@@ -45,13 +49,14 @@ class Models(NamedTuple):
     first: Model | None
     second: Model | None
     judge: ClipJudge | None
+    checkers: tuple[SafetyChecker, ...]
 
 
 def load_models(config: JobConfig, device: str) -> Models:
     """Loads the models of a job to a device."""
     first, second = (load_model(c, device) if c else None for c in (config.model, config.second_model))
     judge = load_clip(config.judge.path, config.judge.revision, device) if config.judge else None
-    return Models(first, second, judge)
+    return Models(first, second, judge, load_checkers(config.models, device) if config.safety == "refuse" else ())
 
 
 def transform_all(
@@ -119,6 +124,9 @@ def transform_windows(
         refused |= dict.fromkeys((~finite).nonzero().flatten().tolist(), "the model's output is not finite")
         refused |= done.refused
         made = {name: from_pixels(single(images)) for name, images in {"": done.pixels, **done.others}.items()}
+        for checker, images in product(models.checkers, [*made.values(), *beside.values()]):
+            found = checker.objections(images)
+            refused |= {i // (frames or 1): UNSAFE for i, objects in enumerate(found) if objects}
         for i, row in enumerate(rows):
             own = i // (frames or 1)
             details[i].append(done.details[own] if done.details else {})

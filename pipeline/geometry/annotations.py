@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipeline.geometry.moving import Mover, Unfollowed
+from pipeline.geometry.moving import Mover, Unfollowed, is_nested
 
 Path = tuple[str, ...]
 """Names of fields, one inside the other."""
@@ -51,17 +51,31 @@ def moved_object(value: Any, listed: bool, kinds: Kinds, mover: Mover) -> Any:
     here = {name: kind for name, kind in kinds.items() if value.get(name) is not None}
     if not any(several(value[name], kind) for name, kind in here.items()):
         new = moved_fields({name: value[name] for name in here}, here, mover)
+        if new is not None and any(lost(value[name], new[name]) for name, kind in here.items() if kind == "polygons"):
+            check_alone(mover)
         return GONE if new is None else {**value, **new}
     if not all(isinstance(value[name], list) and len(value[name]) == len(value[next(iter(here))]) for name in here):
         raise Unfollowed(f"the lists {', '.join(here)} are not of one length")
     rows = [dict(zip(here, row, strict=True)) for row in zip(*(value[name] for name in here), strict=True)]
     left = [new for row in rows if (new := moved_fields(row, here, mover)) is not None]
-    if len(left) < len(rows) and mover.config.along is None:
+    if len(left) < len(rows):
+        check_alone(mover)
+    return {**value, **{name: [row[name] for row in left] for name in here}}
+
+
+def check_alone(mover: Mover) -> None:
+    """Raises `Unfollowed` where nobody has said which lists lose an item with each thing that is lost."""
+    if mover.config.along is None:
         raise Unfollowed(
-            "a box lies outside of the window, and lists beside it would lose their place: "
+            "a box or outline lies outside of the window, and lists beside it would lose their place: "
             "name them in geometry.along, or [] if there are none"
         )
-    return {**value, **{name: [row[name] for row in left] for name in here}}
+
+
+def lost(before: Any, after: Any) -> bool:
+    """Whether outlines are lost from a list that may hold those of several things: a list of lists of lists."""
+    deep = isinstance(before, list) and any(isinstance(part, list) and is_nested(part) for part in before)
+    return deep and len(after) < len(before)
 
 
 def several(value: Any, kind: str) -> bool:

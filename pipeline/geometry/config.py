@@ -26,6 +26,12 @@ def _are_places(places: tuple[str, ...]) -> tuple[str, ...]:
     return places
 
 
+def _object_of(place: str) -> str:
+    """The object that a field lies in; empty for a member or column of its own."""
+    member, colon, field = place.partition(":")
+    return f"{member}:{field.rpartition('.')[0]}" if colon else ""
+
+
 Places = Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_are_places)]
 """Members or columns, and fields in their JSON: `bbox`, `json:bbox`, `json:annotations.bbox`. Where a field holds a
 list of objects, those that follow lie in each of them."""
@@ -66,6 +72,13 @@ class GeometryConfig(Section):
     also for a point."""
     missing: Literal["refuse", "keep"] = "refuse"
     """Whether a sample that lacks one of these members or fields goes to the quarantine, or counts as one without."""
+
+    @model_validator(mode="after")
+    def _along_lies_beside(self) -> GeometryConfig:
+        beside = {_object_of(place) for place in (*self.boxes, *self.polygons)}
+        if apart := [place for place in self.along or () if _object_of(place) not in beside]:
+            raise ValueError(f"along: {apart[0]!r} lies in no object that holds boxes or polygons, and cannot go along")
+        return self
 
     @model_validator(mode="after")
     def _format_is_known(self) -> GeometryConfig:

@@ -118,6 +118,9 @@ class JobConfig(Recipe):
     """A second image for each sample."""
     anonymity: AnonymityConfig | None = None
     """The gate: every output's faces are verified, and what is not proven anonymous is not written."""
+    safety: Literal["refuse", "off"] = "off"
+    """With `refuse`, the safety checkers in the folders of the models are asked of every output, and a sample goes to
+    the quarantine where one objects to any of its outputs; with `off`, none is asked."""
     release: ReleaseConfig | None = None
     """Publishes what was verified, without anything that names people."""
     clip: str | None = None
@@ -136,10 +139,17 @@ class JobConfig(Recipe):
     limit: int | None = Field(default=None, ge=1)
     """Processes only the first N samples of the stream."""
 
+    @property
+    def models(self) -> list[ModelConfig]:
+        """The sections of the models that it has."""
+        return [model for model in (self.model, self.second_model) if model is not None]
+
     @model_validator(mode="after")
     def _model_and_operator(self) -> JobConfig:
         if (self.model is None) != (self.operator is None):
             raise ValueError("model and operator belong together: give both, or neither to pass images through")
+        if self.safety == "refuse" and self.model is None:
+            raise ValueError("safety: refuse asks the model's own checker, and there is no model")
         return self
 
     @model_validator(mode="after")

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.errors import UserError
 from pipeline.media.frame import Frame
-from pipeline.media.masks import Shape, mask_shape
+from pipeline.media.mask_files import decode_mask
+from pipeline.media.masks import MaskRules, Shape, mask_shape
 from pipeline.media.opening import Undecodable
-from pipeline.media.pixels import decode, decode_mask
+from pipeline.media.pixels import decode
 from pipeline.media.records import Sample
 from pipeline.media.rules import PixelRules
 from pipeline.media.strokes import stroke_painting
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 
-class MaskConfig(OneOf):
+class MaskConfig(MaskRules):
     """A mask for every sample: white is to change, black is kept."""
 
     member: str | None = None
@@ -34,6 +35,19 @@ class MaskConfig(OneOf):
     """One image for all samples, scaled to the model's size."""
     shape: Shape | None = None
     """A named shape; a random one differs from key to key."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> MaskConfig:
+        if sum(origin is not None for origin in (self.member, self.file, self.shape)) != 1:
+            raise ValueError("exactly one of member, file, shape is allowed")
+        if self.shape is not None and (self.channel or self.threshold):
+            raise ValueError("channel and threshold are for mask files, and shape names none")
+        return self
+
+    @property
+    def rules(self) -> MaskRules:
+        """What the pixels of the files mean."""
+        return MaskRules(channel=self.channel, threshold=self.threshold)
 
 
 class Strokes(Section):
@@ -85,8 +99,8 @@ def read_mask(
         seed = hashlib.blake2b(noise_key.encode(), key=hashlib.blake2b(salt).digest(), person=b"mask").digest()
         return mask_shape(config.shape, size, np.random.default_rng(list(seed))).astype(np.uint8)
     if config.member is not None:
-        return decode_mask(_member(sample.members, config.member), frame.full, size, rules.fit)
-    return file_mask(config.file or "", size)
+        return decode_mask(_member(sample.members, config.member), frame.full, size, rules.fit, config.rules)
+    return file_mask(config.file or "", size, config.rules)
 
 
 def read_guide(
@@ -101,10 +115,10 @@ def read_guide(
 
 
 @cache
-def file_mask(file: str, size: tuple[int, int]) -> Pixels8:
+def file_mask(file: str, size: tuple[int, int], rules: MaskRules) -> Pixels8:
     """The mask of the recipe's file, read once. Raises `UserError` where it cannot be read."""
     try:
-        return decode_mask(Path(file).read_bytes(), size[::-1], size)
+        return decode_mask(Path(file).read_bytes(), size[::-1], size, rules=rules)
     except (OSError, Undecodable) as error:
         raise UserError(f"mask.file: {file!r}: {error}") from None
 

@@ -19,6 +19,7 @@ from pipeline.models.config import ModelConfig
 from pipeline.models.families import sketch_model
 from pipeline.models.folder import find_model
 from pipeline.models.licence import Licence, read_licence
+from pipeline.models.safety import UNASKED, check_safety, has_checker
 from pipeline.operators.on_cascades import check
 
 if TYPE_CHECKING:
@@ -55,6 +56,12 @@ class Plan:
         return codec_for(None if self.outline is None else self.outline.size) if chosen == "auto" else chosen
 
     @property
+    def notes(self) -> list[str]:
+        """What people should know before any work, as sentences."""
+        silent = self.config.safety == "off" and any(has_checker(model) for model in self.config.models)
+        return [UNASKED] if silent else []
+
+    @property
     def rules(self) -> PixelRules:
         """How all images are read."""
         return self.config.image.rules(self.found)
@@ -85,6 +92,8 @@ def check_job(config: JobConfig, model: Outline | None, second: Outline | None, 
     if model is None or config.operator is None:
         return
     check(config.operator, model, second)
+    if config.safety == "refuse":
+        check_safety(config.models)
     check_clips(config, model, second)
     if config.classes is not None and not wants(config.operator, model, "class"):
         raise UserError("classes: the model is given no labels (operator.condition own on a model with classes)")
@@ -93,7 +102,7 @@ def check_job(config: JobConfig, model: Outline | None, second: Outline | None, 
             advice = f"give the recipe a section {section}, or the operator a prompt"
             raise UserError(f"condition {condition}: the model takes prompts; {advice}")
     if config.mask and config.mask.file:
-        file_mask(config.mask.file, model.size)
+        file_mask(config.mask.file, model.size, config.mask.rules)
     if config.guide and config.guide.file:
         file_guide(config.guide.file, model.size, rules)
 
@@ -106,9 +115,8 @@ def licences(config: JobConfig) -> dict[str, Licence]:
 
 def weights(config: JobConfig) -> Iterator[tuple[str, str | None]]:
     """Yields path and revision of all weights that a job loads."""
-    for model in (config.model, config.second_model):
-        if model is not None:
-            yield model.path, model.revision
-            yield from ((upscaler.path, upscaler.revision) for upscaler in model.upscalers)
+    for model in config.models:
+        yield model.path, model.revision
+        yield from ((upscaler.path, upscaler.revision) for upscaler in model.upscalers)
     if config.judge is not None:
         yield config.judge.path, config.judge.revision

@@ -5,16 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from pydantic import Field
+
+from pipeline.section import Section
 
 Mask: TypeAlias = NDArray[np.bool_]
 """bool `[H, W]`: True where the image is to change."""
 Size: TypeAlias = tuple[int, int]
 """Height and width."""
+Channel = Literal["luma", "alpha", "transparency", "index"]
+"""What of an image is its mask; see `MaskRules.channel`."""
+WHITES = (1, 255, 65535)
+"""The values that stand for "change", one of them in each mask."""
 Shape = Literal["half", "wide", "narrow", "lines", "expand", "super_resolution", "centre"]
 """The name of a shape."""
 
@@ -105,17 +112,39 @@ def mask_shape(name: Shape, size: Size, rng: np.random.Generator) -> Mask:
     return SHAPES[name](size, rng)
 
 
-def read_mask(image: NDArray[np.uint8]) -> Mask:
-    """The mask of a uint8 image `[H, W]` of 0 and 255, or of 0 and 1: True where it is not 0.
+class MaskRules(Section):
+    """What the pixels of a mask file mean."""
 
-    Raises `ValueError` for other shapes and values.
+    channel: Channel | None = None
+    """What of a mask file counts: its brightness (`luma`), its `alpha` (what is opaque changes), its `transparency`
+    (what is transparent changes), or the `index` of its palette. Without it the brightness counts, and a mask with
+    transparent pixels is refused."""
+    threshold: float | None = Field(default=None, gt=0, le=1)
+    """Takes masks with values between black and white: what is at least so bright, from 0 to 1, changes. Without it
+    such masks are refused."""
+
+
+def binary(values: NDArray[Any], threshold: float | None = None) -> Mask:
+    """The mask of values `[H, W]`, numbers of any type: True where they are not 0.
+
+    There are 0 and one other value, 1, 255 or 65535. With `threshold`, others are allowed, too: then True stands where
+    a value has at least that share of the largest of its type (1 in floating point). Raises `ValueError` for other
+    shapes and values.
     """
-    values = np.unique(image)
-    if image.ndim != 2:
-        raise ValueError(f"a mask has one channel, this image has shape {' × '.join(map(str, image.shape))}")
-    if not any(set(values) <= {0, white} for white in (1, 255)):
+    if values.ndim != 2:
+        raise ValueError(f"a mask has one channel, this image has shape {' × '.join(map(str, values.shape))}")
+    found = np.unique(values)
+    if any(set(found.tolist()) <= {0, white} for white in WHITES):
+        return values > 0
+    if threshold is None:
         raise ValueError(
-            f"the mask is not binary: it has {len(values)} values from {values[0]} to {values[-1]}; "
-            "allowed are 0 (keep) and 255 or 1 (change)"
+            f"the mask is not binary: it has {len(found)} values from {found[0]:g} to {found[-1]:g}; allowed are 0 "
+            "(keep) and one of 1, 255 and 65535 (change), and others with mask.threshold"
         )
-    return image > 0
+    whole = {"u1": 255, "u2": 65535, "f4": 1}.get(values.dtype.str[1:])
+    if whole is None or found[0] < 0 or found[-1] > whole:
+        raise ValueError(
+            f"the mask has values from {found[0]:g} to {found[-1]:g}; mask.threshold needs numbers of 8 or 16 bits "
+            "from 0 on, or floating point from 0 to 1"
+        )
+    return values >= threshold * whole

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from pipeline.media.fitting import Fit, fitted, framed, unfitted
+from pipeline.media.fitting import framed, unfitted
 from pipeline.media.frame import Frame
-from pipeline.media.masks import read_mask
-from pipeline.media.opening import Undecodable, open_image
+from pipeline.media.opening import open_image
 from pipeline.media.rules import PLAIN, PixelRules
 
 if TYPE_CHECKING:
@@ -54,23 +52,6 @@ def read_picture(data: bytes, size: tuple[int, int] | None = None, rules: PixelR
 def decode(data: bytes, size: tuple[int, int] | None = None, rules: PixelRules = PLAIN) -> tuple[Pixels8, Frame]:
     """The pixels and the frame of `read_picture`."""
     return read_picture(data, size, rules)[:2]
-
-
-def decode_mask(data: bytes, full: tuple[int, int], size: tuple[int, int], fit: Fit = "resize") -> Pixels8:
-    """Decodes the mask of an image to uint8 `[H, W]` of 0 and 1, fitted to `size` (height, width) like the image.
-
-    The mask has the size of the image, `full` (width, height), or the model's `size`. Raises `Undecodable` for another
-    size, and for values other than black and white.
-    """
-    image = open_image(data).image.convert("L")
-    if image.size not in (full, size[::-1]):
-        allowed = f"{full[0]} × {full[1]}, the image's, or {size[1]} × {size[0]}, the model's"
-        raise Undecodable(f"the mask measures {image.width} × {image.height}; allowed is {allowed}")
-    try:
-        mask = Image.fromarray(read_mask(np.asarray(image)).astype(np.uint8))
-    except ValueError as error:
-        raise Undecodable(str(error)) from None
-    return fitted(mask, size, fit if image.size == full else "resize", Image.Resampling.NEAREST)[0][..., 0]
 
 
 def codec_for(size: tuple[int, int] | None) -> Codec:

@@ -38,10 +38,13 @@ def sketch_pixart(folder: Path, config: ModelConfig) -> Sketch:
 def sketch_dit(folder: Path, config: ModelConfig) -> Sketch:
     """Tells the model from its folder alone. Raises `UserError` for what is missing or unknown in it."""
     sketch = sketch_pixart(folder, config)
+    side, network = latent_grid(folder, "transformer")
     height, width = sketch.size
-    if height != width:
-        raise UserError(f"model.size is {height} × {width}; allowed are squares for {folder}")
-    _, network = latent_grid(folder, "transformer")
+    if (trained := side * network["sample_size"]) != height or trained != width:
+        raise UserError(
+            f"model.size is {height} × {width}; allowed is {trained} × {trained} for {folder}: a DiT knows the places "
+            "of one size"
+        )
     classes = network["num_embeds_ada_norm"]
     labelled = {"conditioning": "class", "classes": classes, "class_names": names_of(folder, classes)}
     return Sketch(**vars(sketch) | labelled)

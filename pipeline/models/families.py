@@ -102,6 +102,14 @@ def sketch_model(config: ModelConfig) -> Outline:
     return sketch_cascade(sketch, config) if config.upscalers else sketch
 
 
+def trained_size(config: ModelConfig) -> tuple[int, int] | None:
+    """Height and width that a model was trained at, whatever `model.size` says; None where its folder does not say."""
+    try:
+        return sketch_model(config.model_copy(update={"size": None})).size
+    except UserError:
+        return None
+
+
 def _require_packages(config: ModelConfig) -> None:
     if config.lora:
         require_package("peft", "model.lora", extra="lora")

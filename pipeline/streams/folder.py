@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.errors import UserError
 from pipeline.listing import real, unreadable, walk
@@ -21,6 +21,7 @@ from pipeline.streams.bounds import Bounds
 from pipeline.streams.columns import LABEL_MEMBER
 from pipeline.streams.contract import InputStream
 from pipeline.streams.files import content_hash, fingerprint
+from pipeline.streams.labels import NO_LABEL, Label, member_label
 from pipeline.streams.layouts import SIBLINGS, LayoutName, recognised, split_folders
 from pipeline.streams.listed import ListedImage, by_name
 from pipeline.streams.names import safe_component, unsafe
@@ -61,12 +62,23 @@ class FolderInput(Section):
     the first one, as in torchvision; `innermost`: the last one, as in `imagefolder`; `path`: all together, such as
     `cat/persian`. With `auto`, it is the one folder that images lie in, and where they lie deeper, the recipe must say
     which; first folders that are all called like splits (`train`, `val`, `test`) are splits, never classes; and layouts
-    other than `classes` have none, but for a column `label` of `metadata`."""
+    other than `classes` have none."""
+    label: str | None = None
+    """The member that holds the class, or `member:field` of a JSON member, in place of folders: its number, or its name
+    where `label_names` has it. By default, in the layout `metadata`, it is `json:label`."""
+    label_names: tuple[str, ...] | None = None
+    """The names of the classes, by number, where a member holds them."""
 
     @field_validator("extensions")
     @classmethod
     def _plain(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(extension.lower().lstrip(".") for extension in value)
+
+    @model_validator(mode="after")
+    def _folders_or_members(self) -> FolderInput:
+        if self.label is not None and self.labels not in ("auto", "none"):
+            raise ValueError(f"label {self.label} and labels {self.labels} both say what the classes are; give one")
+        return self
 
     def open(self) -> InputStream:
         """Lists the images.
@@ -83,13 +95,14 @@ class FolderInput(Section):
         if not entries:
             known = ", ".join(self.extensions)
             raise UserError(f"input.path: no image in {self.path!r} (extensions: {known}, layout: {layout})")
+        label = self.label or ("json:label" if layout == "metadata" and self.labels == "auto" else None)
         splits = [None] * len(entries) if self.labels == "directories" else split_folders(entries, layout)
-        if self.labels != "none" and (self.labels != "auto" or layout == "classes"):
+        if label is None and self.labels != "none" and (self.labels != "auto" or layout == "classes"):
             entries = [
                 replace(entry, label=self._class_of(entry.folders[1:] if split else entry.folders))
                 for entry, split in zip(entries, splits, strict=True)
             ]
-        names = tuple(sorted({entry.label for entry in entries if entry.label is not None})) or None
+        names = tuple(sorted({entry.label for entry in entries if entry.label is not None})) or self.label_names
         notes = []
         if self.layout == "auto" and layout != "classes":
             notes.append(f"input: the folder looks like {layout}, and is read so (input.layout)")
@@ -97,7 +110,7 @@ class FolderInput(Section):
             notes.append("input: folders called like splits are splits, not classes (input.labels: directories)")
         return InputStream(
             shards=[
-                FolderShard(name=name, root=root, entries=part, label_names=names, bounds=self.bounds)
+                FolderShard(name=name, root=root, entries=part, label=label, label_names=names, bounds=self.bounds)
                 for name, part in _shards(real(root).name, entries, splits, self.shard_size)
             ],
             label_names=names,
@@ -149,6 +162,8 @@ class FolderShard:
     name: str
     root: Path
     entries: tuple[ListedImage, ...]
+    label: str | None
+    """The member that holds the class, where it is not a folder; see `FolderInput.label`."""
     label_names: tuple[str, ...] | None
     bounds: Bounds
 
@@ -171,10 +186,10 @@ class FolderShard:
             shown = entry.key.encode(errors="backslashreplace").decode()
             return _reject(shown, f"unsafe file name {shown!r}", "refused", shown, {})
         members = dict(entry.given)
-        label = None
+        label = NO_LABEL
         if self.label_names is not None and entry.label is not None:
-            label = self.label_names.index(entry.label)
-            members = {LABEL_MEMBER: str(label).encode(), **members}
+            number = self.label_names.index(entry.label)
+            label, members = Label(number), {LABEL_MEMBER: b"%d" % number, **members}
         if entry.image is None:
             kind, reason = entry.problem or ("refused", "the image is not there")
             return _reject(key, reason, kind, origin, members)
@@ -193,7 +208,12 @@ class FolderShard:
         if entry.problem is not None:
             kind, reason = entry.problem
             return _reject(key, reason, kind, origin, {extension: image, **members})
-        return Sample(key=key, image=image, image_ext=extension, label=label, members=members, origin=origin)
+        if self.label is not None:
+            label = member_label(members, self.label, self.label_names)
+        return Sample(
+            key=key, image=image, image_ext=extension, label=label.number, unread=label.unread, members=members,
+            origin=origin,
+        )  # fmt: skip
 
     def _bytes(self, path: str, before: int) -> bytes:
         """A file of a sample of which `before` bytes were read. Raises `OSError`, also where it is too large."""

@@ -257,3 +257,19 @@ def test_what_nobody_declared_is_told_with_the_line_that_declares_it(members: An
     assert undeclared(None, members, Frame.whole("L", (60, 40))) == ()
     if "json" in members and lines:
         assert undeclared(GeometryConfig(**COCO_OPTIONS), members, HALF) == ()
+
+
+def test_lists_beside_outlines_do_not_lose_their_place() -> None:
+    """One outline lies left of the window: what stands beside it at its place must not become the other's."""
+    outlines = [[[0, 0, 4, 0, 4, 4, 0, 4]], [[20, 5, 40, 5, 40, 25, 20, 25]]]
+    members = {"json": js({"segmentation": outlines, "category": ["left", "mid"]})}
+    with pytest.raises(Unfollowed, match=r"geometry\.along"):
+        moved(members, polygons="json:segmentation")
+    after = moved(members, polygons="json:segmentation", along="json:category")
+    assert json.loads(after["json"])["category"] == ["mid"]
+    assert len(json.loads(moved(members, polygons="json:segmentation", along=[])["json"])["segmentation"]) == 1
+
+
+def test_a_list_that_lies_elsewhere_cannot_go_along() -> None:
+    with pytest.raises(ValueError, match=r"'json:labels' lies in no object that holds boxes or polygons"):
+        GeometryConfig(boxes=("json:objects.bbox",), along=("json:labels",), format="xywh")

@@ -242,6 +242,23 @@ def test_columns_of_numbers_are_numbers_as_imagefolder_has_them(tmp_path: Path) 
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("names", [None, ["cat", "dog"]])
+def test_labels_of_a_table(tmp_path: Path, names: list[str] | None) -> None:
+    table = "file_name,label\na.png,dog\nb.png,cat\n" if names else "file_name,label\na.png,1\nb.png,0\n"
+    root = lay(tmp_path, {"metadata.csv": table.encode(), "a.png": picture(0), "b.png": picture(1)})
+    assert [sample.label for sample in opened(root, label_names=names)] == [1, 0]
+    assert [sample.label for sample in opened(root, labels="none")] == [None, None]
+    if names:
+        assert [sample.unread and sample.unread.text for sample in opened(root)] == ["dog", "cat"]
+
+
+def test_a_label_beside_the_image_takes_the_place_of_folders(tmp_path: Path) -> None:
+    root = lay(tmp_path, {"train/a.png": picture(0), "train/a.json": b'{"y": 4}', "train/b.png": picture(1)})
+    assert [sample.label for sample in opened(root, label="json:y")] == [4, None]
+    with pytest.raises(ValueError, match=r"label json:y and labels path"):
+        FolderInput(path=str(root), label="json:y", labels="path")
+
+
 def test_a_table_in_each_split(tmp_path: Path) -> None:
     files = {f"{split}/metadata.jsonl": b'{"file_name": "a.png", "n": 1}\n' for split in ("train", "test")}
     root = lay(tmp_path, {**files, **{f"{split}/a.png": picture(1) for split in ("train", "test")}})

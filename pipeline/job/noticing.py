@@ -1,0 +1,48 @@
+"""What is to be said of how a job and its samples were understood, in sentences that name no sample."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.media.frame import Frame
+from pipeline.models.families import trained_size
+
+if TYPE_CHECKING:
+    from pipeline.job.plan import Plan
+    from pipeline.media.records import Pixels8
+
+FACTOR = 2
+"""By how much the sides of images and of the model's input may differ before it is said."""
+LARGER = "the image has more than twice as many pixels a side as the model sees, so that its detail is lost"
+SMALLER = "the image has less than half as many pixels a side as the model sees, so that it is blurred there"
+NOTHING_CHANGES = "the mask is empty, so that nothing of the image may change"
+ALL_CHANGES = "the mask is full, so that all of the image may change"
+
+
+def of_plan(plan: Plan) -> tuple[str, ...]:
+    """What is known before work starts: what percentiles stand for, and a size that is far from the network's."""
+    notes, model = list[str](), plan.config.model
+    if plan.found is not None:
+        notes.append("image.range: the percentiles are {:g} and {:g}".format(*plan.found))
+    if model is not None and model.size is not None and (trained := trained_size(model)) is not None:
+        sides = [side / known for side, known in zip(model.size, trained, strict=True)]
+        if max(sides) > FACTOR or min(sides) < 1 / FACTOR:
+            notes.append(
+                f"model.size is {model.size[0]} × {model.size[1]}, and the network was trained at {trained[0]} × "
+                f"{trained[1]}: more than a factor of {FACTOR} away, it may paint what does not hang together"
+            )
+    return tuple(notes)
+
+
+def of_resolution(frame: Frame) -> tuple[str, ...]:
+    """Whether a model sees an image at quite another resolution than its own."""
+    left, top, right, bottom = frame.box
+    shrunk = [part / side for part, side in zip(frame.seen, (right - left, bottom - top), strict=True)]
+    return ((LARGER,) if max(shrunk) > FACTOR else ()) + ((SMALLER,) if min(shrunk) < 1 / FACTOR else ())
+
+
+def of_mask(mask: Pixels8 | None) -> tuple[str, ...]:
+    """Whether a mask, uint8 `[H, W]` of 0 and 1, is all of one kind."""
+    if mask is None or mask.min() != mask.max():
+        return ()
+    return (ALL_CHANGES if mask.max() else NOTHING_CHANGES,)
