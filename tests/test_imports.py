@@ -65,7 +65,7 @@ ALLOWED: dict[str, str] = {
     "models": "errors section assets optional listing plain_json tensors diffusion.views diffusion",
     "operators": "errors section media diffusion.views diffusion diffusion.tiles models",
     "anonymity.faces": "errors source_code section assets optional media diffusion streams",
-    "anonymity.gate": "errors section assets media diffusion streams anonymity.faces",
+    "anonymity.gate": "errors section assets media diffusion streams geometry anonymity.faces",
     "anonymity.attacks": "section media diffusion anonymity.faces",
     "release": "errors source_code section listing identity media streams anonymity.faces",
     "job": (

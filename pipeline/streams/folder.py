@@ -106,6 +106,8 @@ class FolderInput(Section):
         notes = []
         if self.layout == "auto" and layout != "classes":
             notes.append(f"input: the folder looks like {layout}, and is read so (input.layout)")
+        if layout in SIBLINGS and (count := SIBLINGS[layout].left_over(entries, paths)):
+            notes.append(f"input: {count} files beside the images belong to none of them, and are left out")
         if any(splits):
             notes.append("input: folders called like splits are splits, not classes (input.labels: directories)")
         return InputStream(

@@ -140,6 +140,14 @@ def test_yolo_is_read_and_its_labels_stay_where_they_were(tmp_path: Path, place:
     assert tree(written(root, tmp_path / "out")).keys() == files.keys() - {"data.yaml"}
 
 
+def test_annotations_of_no_image_are_counted_and_said(tmp_path: Path) -> None:
+    files = {f"Annotations/{name}.xml": XML % b"x" for name in "abcd"} | {"SegmentationClass/c.png": picture(1)}
+    stream = FolderInput(path=str(lay(tmp_path, {**VOC, **files}))).open()
+    assert [note for note in stream.notes if "3 files beside the images belong to none" in note]
+    stream = FolderInput(path=str(lay(tmp_path / "whole", VOC))).open()
+    assert not [note for note in stream.notes if "belong to none" in note]
+
+
 def test_the_last_folder_of_images_counts_as_in_yolo(tmp_path: Path) -> None:
     assert SIBLINGS["yolo"].place("images/images/a", "txt") == "images/labels/a.txt"
     assert SIBLINGS["yolo"].place("other/a", "txt") is None
