@@ -188,6 +188,7 @@ class Reader:
                         edited=edited.texts,
                         guides=() if guide is None else (guide,),
                         reel=reel,
+                        content=picture.content,
                         index=index,
                         moved=moved,
                         notes=(*own.notes, *edited.notes, *notes, *picture.notes, *of_mask(mask)),
