@@ -147,7 +147,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         augmenter = BackgroundAugmenter(
             OPERATOR, MODEL, data, folder, capacity=2 * len(data.keys), device=arguments.maker,
-            threads=arguments.threads,
+            threads=arguments.threads, class_map="numbers",
         )  # fmt: skip
         with augmenter as store:
             until_filled(store, len(data.keys))

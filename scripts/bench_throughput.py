@@ -53,6 +53,7 @@ def job(folder: Path, urls: str, *, steps: int | None, batch: int = BATCH, codec
     }
     if steps is not None:
         content["model"] = {"path": MODEL, "batch_size": batch}
+        content["classes"] = "numbers"
         content["operator"] = {"name": "boomerang", "t_boom": LEVEL, "steps": steps}
     return content
 

@@ -105,7 +105,7 @@ def test_the_training_loop_of_the_readme_runs() -> None:
     exec(hook, names)
     changed = (names["images"] != images).flatten(1).any(1)
     assert 0 < changed.sum() < 8
-    assert len(hook.strip().splitlines()) == 5
+    assert len(hook.strip().splitlines()) == 6
     assert hook in TEXTS["docs/augmentation.md"]
 
 

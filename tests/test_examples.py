@@ -51,6 +51,7 @@ def test_hugging_face_trainer(tmp_path: Path) -> None:
     content = {
         "input": {"format": "webdataset", "urls": "embedded:fashion_mnist/sample/t10k-00000.tar.gz"},
         "model": {"path": "embedded:fashion_mnist/model"},
+        "classes": "numbers",
         "operator": {"name": "boomerang", "steps": 1},
         "output": {"path": str(tmp_path / "store")},
         "run": {"devices": ["cpu"]},

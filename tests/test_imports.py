@@ -65,7 +65,7 @@ ALLOWED: dict[str, str] = {
     "models": "errors section assets optional listing plain_json tensors diffusion.views diffusion",
     "operators": "errors section media diffusion.views diffusion diffusion.tiles models",
     "anonymity.faces": "errors source_code section assets optional media diffusion streams",
-    "anonymity.gate": "errors section assets media diffusion streams anonymity.faces",
+    "anonymity.gate": "errors section assets media diffusion streams geometry anonymity.faces",
     "anonymity.attacks": "section media diffusion anonymity.faces",
     "release": "errors source_code section listing identity media streams anonymity.faces",
     "job": (
@@ -84,9 +84,10 @@ ALLOWED: dict[str, str] = {
         "anonymity.gate release job audit engine"
     ),
     "hooks.live": (
-        "errors posix orphans source_code section plain_json identity media diffusion streams models operators hooks"
+        "errors posix orphans source_code section plain_json identity media diffusion streams models operators job "
+        "hooks"
     ),
-    "training.data": "errors source_code plain_json tensors media streams",
+    "training.data": "errors source_code plain_json tensors media streams job",
     "training.classifier": "errors section optional tensors report",
     "training.metrics": "",
     "training.denoiser": (
@@ -94,11 +95,11 @@ ALLOWED: dict[str, str] = {
     ),
     "training.compare": (
         "errors orphans source_code section plain_json tensors identity media diffusion streams report models "
-        "operators hooks "
+        "operators job hooks "
         "training.data training.classifier"
     ),
     "training.calibrate": (
-        "errors section assets optional identity media diffusion streams report models operators "
+        "errors section assets optional identity media diffusion streams report models operators job "
         "anonymity.faces hooks training.data training.classifier"
     ),
     "training.filter": "errors section media streams report hooks training.data training.classifier training.calibrate",

@@ -20,4 +20,6 @@ def mismatch(model: Outline, second: Outline, *, own_labels: bool) -> str | None
         return f"takes {second.conditioning}, the model {model.conditioning}: condition own means two things"
     if own_labels and second.classes not in (None, model.classes):
         return f"knows {second.classes} classes, the model {model.classes or 'none'}: condition own means two things"
+    if own_labels and second.class_names is not None and model.class_names not in (None, second.class_names):
+        return "names its classes otherwise than the model: condition own means two things"
     return None

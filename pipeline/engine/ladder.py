@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.anonymity.gate.face_masks import blend, softness, to_change
 from pipeline.anonymity.gate.gate import WORDS, Gate, ImageVerdict
+from pipeline.anonymity.gate.regions import all_found, declared, meet, restored, touched, with_margin
 from pipeline.engine.batch_size import BatchSize
 from pipeline.engine.gate import open_gate
 from pipeline.engine.transforming import load_models, transform
+from pipeline.geometry.moving import Unfollowed
 from pipeline.media.records import Batch, Output, Result, Row
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ class Climber:
     place."""
     faces: tuple[FaceBox, ...]
     """Boxes of the faces that are still to change, where only faces change."""
+    keep: tuple[FaceBox, ...] = ()
+    """Regions, of whole pixels, that stay as they are."""
 
 
 Settled = tuple[Row, Result]
@@ -85,7 +89,17 @@ def admit(row: Row, gate: Gate, config: AnonymityConfig) -> Climber | str:
     doubt = gate.doubt_of_source(row.sample.full_key)
     if doubt is not None and getattr(config.undecided, doubt) == "quarantine":
         return f"undecided: {WORDS[doubt]}"
-    return Climber(row=row, image=row.image, faces=gate.boxes_of_source(row.sample.full_key))
+    found = gate.boxes_of_source(row.sample.full_key)
+    try:
+        faces = declared(config.boxes, config, row.sample.members, row.frame)
+        keep = [touched(region) for region in declared(config.keep, config, row.sample.members, row.frame)]
+    except Unfollowed as error:
+        return f"undecided: anonymity.boxes and keep: {error}"
+    if not all_found(faces, found):
+        return f"undecided: {NOT_FOUND}"
+    if any(meet(region, with_margin(face)) for region in keep for face in (*faces, *found)):
+        return f"undecided: {KEPT_FACE}"
+    return Climber(row=row, image=row.image, faces=(*found, *faces), keep=tuple(keep))
 
 
 def with_mask(climber: Climber, config: AnonymityConfig) -> Row:
@@ -103,12 +117,16 @@ def soft_of(climber: Climber, config: AnonymityConfig) -> Any:
 
 
 def assembled(some: Sequence[Climber], results: Sequence[Result], config: AnonymityConfig) -> list[Result]:
-    """The results; where only faces change, with their new faces blended into the images so far."""
-    if config.faces_only is None:
-        return list(results)
+    """The results with the regions that stay; where only faces change, blended into the images so far."""
+
+    def image(climber: Climber, made: Pixels8) -> Pixels8:
+        if config.faces_only is not None:
+            made = blend(climber.image, made, soft_of(climber, config))
+        return restored(made, climber.row.image, climber.keep)
+
     return [
         result if isinstance(result, str)
-        else [replace(output, image=blend(climber.image, output.image, soft_of(climber, config))) for output in result]
+        else [replace(output, image=image(climber, output.image)) for output in result]
         for climber, result in zip(some, results, strict=True)
     ]  # fmt: skip
 
@@ -127,6 +145,8 @@ def decide(
     """What becomes of a row: verified outputs with their evidence, the row for the next level, or why it is refused."""
     if isinstance(result, str):
         return result
+    if any(meet(region, face.box) for region in climber.keep for verdict in found for face in verdict.faces):
+        return climber if rung < len(config.ladder) else f"undecided at every level: {KEPT_FACE}"
     worst = max(found, key=lambda verdict: SEVERITY[policy(verdict, config)])
     chosen = policy(worst, config)
     if chosen == "pass":
@@ -136,6 +156,9 @@ def decide(
     return f"{worst.verdict}{' at every level' if chosen == 'retry' else ''}: {worst.why}"
 
 
+NOT_FOUND = "no face was found where one is declared"
+KEPT_FACE = "a region to keep meets a face"
+"""Why samples with declared boxes are refused."""
 SEVERITY = {"pass": 0, "retry": 1, "quarantine": 2}
 """The order of policies: the strictest one of a row's outputs decides."""
 

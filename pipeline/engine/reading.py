@@ -161,7 +161,8 @@ class Reader:
             moved = follow(config.geometry, sample.members, frame) if config.geometry else {}
         except Unfollowed as error:
             return reject(sample, f"geometry: {error}", undecodable=False)
-        notes = (*undeclared(config.geometry, sample.members, frame), *self.notes(sample))
+        stays = config.operator is None or config.operator.keeps_places
+        notes = (*undeclared(config.geometry, sample.members, frame, stays), *self.notes(sample))
         notes += of_resolution(frame) if self.plan.outline else ()
         rows = list[Row]()
         mask = None
@@ -187,6 +188,7 @@ class Reader:
                         edited=edited.texts,
                         guides=() if guide is None else (guide,),
                         reel=reel,
+                        content=picture.content,
                         index=index,
                         moved=moved,
                         notes=(*own.notes, *edited.notes, *notes, *picture.notes, *of_mask(mask)),

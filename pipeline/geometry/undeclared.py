@@ -28,8 +28,17 @@ YOLO = re.compile(rb"\s*\d+([ \t]+([01]?\.\d+|[01])){4,}\s*")
 """A line with a class and fractions."""
 
 
-def undeclared(config: GeometryConfig | None, members: Mapping[str, bytes], frame: Frame) -> tuple[str, ...]:
-    """Notes on members that stay as they are although places in the image changed, each with the line to add."""
+def undeclared(
+    config: GeometryConfig | None, members: Mapping[str, bytes], frame: Frame, stays: bool = True
+) -> tuple[str, ...]:
+    """Notes on members that stay as they are although places in the image changed, each with the line to add.
+
+    `stays` is false where the operator moves what lies in an image; no line helps, then.
+    """
+    if not stays:
+        kinds = sorted({kind for name, content in members.items() for kind, _ in seen(name, content)})
+        why = "the operator moves what lies in an image"
+        return tuple(f"{why}, and what seem to be {kind} in its members are those of the source" for kind in kinds)
     if not frame.moved and frame.orientation == 1:
         return ()
     declared = {(kind, place.partition(":")[0]) for kind in ("masks", *FIELDS) for place in getattr(config, kind, ())}

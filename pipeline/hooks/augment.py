@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -15,14 +15,18 @@ from torch.utils.data import default_collate, get_worker_info
 from pipeline.diffusion.model import Model
 from pipeline.errors import UserError
 from pipeline.hooks.draws import rank_and_world
-from pipeline.hooks.items import image_field, rebuilt
-from pipeline.hooks.neighbours import Neighbours
+from pipeline.hooks.items import image_field, label_field, rebuilt
+from pipeline.hooks.neighbours import Neighbours, classes_of_labels
 from pipeline.hooks.scaling import restored, rewrapped, seen
 from pipeline.hooks.soft_labels import check_classes, check_soft, fractions, soft_labels
 from pipeline.identity import PUBLIC_SALT, given_salt
+from pipeline.job.classes import ClassMap
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model, sketch_model
 from pipeline.operators import AnyOperator, Operator
+
+GivenClassMap = Sequence[int | str] | Mapping[int | str, int | str] | Literal["numbers"] | None
+"""What classes of a data set are for a model, as `ClassMap`, in any sequence or mapping."""
 
 
 class GenerativeAugment(nn.Module):
@@ -38,8 +42,10 @@ class GenerativeAugment(nn.Module):
     back as float `[B, classes]`; see `soft_labels`. Random choices come from `generator` (on the CPU; by default one of
     its own for torch's seed and the rank of a distributed training, made at the first draw), whose state is all that
     `state_dict` holds. `salt` is by default that of `$DOPPEL_SALT`, or else the public one. `batch_size` is the number
-    of images in one call of the model, by default the one in its configuration. It may be sent to another process,
-    which loads the model again; a model that was given loaded goes along.
+    of images in one call of the model, by default the one in its configuration. `class_map` says what the labels are
+    for a model with classes: the name of the model's class for each number, as in `["t-shirt", …]` or
+    `dataset.classes`, or `"numbers"` where they are the model's own; a model that names its classes needs it. It may be
+    sent to another process, which loads the model again; a model that was given loaded goes along.
     """
 
     def __init__(
@@ -50,6 +56,7 @@ class GenerativeAugment(nn.Module):
         p: float = 0.5,
         gamma: float | None = None,
         classes: int | None = None,
+        class_map: GivenClassMap = None,
         salt: bytes | None = None,
         batch_size: int | None = None,
         generator: torch.Generator | None = None,
@@ -67,13 +74,16 @@ class GenerativeAugment(nn.Module):
         self.config = self._given
         # a sketch knows all that is checked, and the weights can wait for the device
         outline = cast(Model, sketch_model(config) if isinstance(config, ModelConfig) else config)
+        operator = operator if isinstance(operator, Operator) else read_operator(operator)
         self.neighbours = Neighbours(
-            operator=operator if isinstance(operator, Operator) else read_operator(operator),
+            operator=operator,
             model=outline,
+            classes=classes_of_labels(operator, outline, read_class_map(class_map)),
             salt=salt or given_salt(None, "salt") or PUBLIC_SALT,
             batch_size=checked_size(batch_size, self.config),
         )
-        self.classes = outline.classes if classes is None else classes
+        own = len(class_map) if class_map and class_map != "numbers" else outline.classes
+        self.classes = own if classes is None else classes
         if gamma is not None:
             check_soft(self.neighbours.operator, gamma, self.classes)
         self._generator = generator
@@ -120,14 +130,16 @@ class GenerativeAugment(nn.Module):
         state = {**self.__dict__, "_generator": self._generator and bytes(self._generator.get_state().numpy())}
         if self._given is not None:  # a sketch has no weights that could travel, and those of a model are on disk
             made = state.pop("neighbours")
-            state["config"], state["made"] = self._given, (made.operator, made.salt, made.batch_size)
+            state["config"], state["made"] = self._given, (made.operator, made.salt, made.batch_size, made.classes)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if made := state.pop("made", None):
-            operator, salt, batch_size = made
+            operator, salt, batch_size, classes = made
             model = cast(Model, sketch_model(state["config"]))
-            state["neighbours"] = Neighbours(operator=operator, model=model, salt=salt, batch_size=batch_size)
+            state["neighbours"] = Neighbours(
+                operator=operator, model=model, salt=salt, batch_size=batch_size, classes=classes
+            )  # fmt: skip
         if drawn := state["_generator"]:
             state["_generator"] = torch.Generator()
             state["_generator"].set_state(torch.frombuffer(bytearray(drawn), dtype=torch.uint8))
@@ -226,6 +238,17 @@ class GenerativeAugment(nn.Module):
         return labels
 
 
+def read_class_map(given: GivenClassMap) -> ClassMap | None:
+    """A `class_map` as `match` takes it."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    if given is None or given == "numbers":
+        return given
+    if isinstance(given, str):
+        raise UserError(f"class_map is {given!r}; numbers, a list or a mapping is expected")
+    return tuple(given)
+
+
 def evenly(neighbours: Neighbours, count: int) -> Neighbours:
     """The same neighbours with the smallest batch size that takes no more batches for `count` images."""
     batches = -(-count // neighbours.batch_size)
@@ -248,12 +271,6 @@ def read_operator(fields: Mapping[str, Any]) -> Operator:
         first = error.errors()[0]
         place = ".".join(str(part) for part in ("operator", *first["loc"][1:]))
         raise UserError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
-
-
-def label_field(fields: Mapping[str, Any]) -> str | None:
-    """The name of the field with labels: `labels`, else the first with "label" in its name, as in torchvision."""
-    named = [field for field in fields if "label" in field.lower()]
-    return next((field for field in named if field.lower() == "labels"), named[0] if named else None)
 
 
 def check_captions(neighbours: Neighbours, captions: Sequence[str] | None) -> None:

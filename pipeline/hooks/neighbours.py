@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.exactness import exact
-from pipeline.diffusion.model import Model, OfClips
+from pipeline.diffusion.model import Model, OfClips, Outline
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.engine.batch_size import BatchSize
 from pipeline.errors import UserError
+from pipeline.job.classes import Classes, ClassMap, listed, match
 from pipeline.operators import Given, Operator
 from pipeline.operators.on_cascades import check, through
 
@@ -30,6 +31,8 @@ class Neighbours:
     salt: bytes = field(repr=False)
     batch_size: int
     """Images in one call of the model."""
+    classes: Classes = field(default_factory=Classes)
+    """What the labels' classes are for the model; see `classes_of_labels`."""
 
     def __post_init__(self) -> None:
         if isinstance(self.model, OfClips):
@@ -53,10 +56,10 @@ class Neighbours:
         """Makes a neighbour of each image, uint8 `[B, 3, H, W]` in the size of the model.
 
         Returns the neighbours and bool `[B]`: a row whose output is not finite keeps its image and counts as not made.
-        `labels` are int64 `[B]`, −1 for none; `captions` are B texts. Raises `UserError` for labels that the model does
-        not know.
+        `labels` are int64 `[B]`, the data set's numbers, −1 for none; `captions` are B texts. Raises `UserError` for
+        labels that are no class of the model.
         """
-        self.check_labels(labels)
+        labels = self.check_labels(labels)
         near, made = torch.empty_like(images), torch.empty(len(images), dtype=torch.bool, device=images.device)
         size, start = BatchSize(self.batch_size), 0
         for some, (pixels, finite) in size.each(
@@ -88,14 +91,37 @@ class Neighbours:
         done = through(self.operator, self.model, self.model.encode(pixels), given, noise).pixels
         return quantised(done), done.isfinite().flatten(1).all(1)
 
-    def check_labels(self, labels: Tensor | None) -> None:
-        """Raises `UserError` for labels that the model does not know."""
+    def check_labels(self, labels: Tensor | None) -> Tensor | None:
+        """The model's numbers of labels. Raises `UserError` for one that is no class of the model."""
         if labels is None or self.model.classes is None or not len(labels):
-            return
-        low, high = int(labels.min()), int(labels.max())
-        if low < -1 or high >= self.model.classes:
-            wrong = high if high >= self.model.classes else low
-            raise UserError(f"a label is {wrong}; the model knows 0 to {self.model.classes - 1}, and -1 for none")
+            return labels
+        numbers = {label: label if label < 0 else self.classes.number(label) for label in labels.unique().tolist()}
+        for label, number in numbers.items():
+            if number is None or not -1 <= number < self.model.classes:
+                raise UserError(f"a label is {label}; the model knows 0 to {self.model.classes - 1}, and -1 for none")
+        mapped = [numbers[label] for label in labels.tolist()]
+        return labels.new_tensor(mapped)
+
+
+def classes_of_labels(
+    operator: Operator, model: Outline, given: ClassMap | None, names: Sequence[str] | None = None,
+    *, option: str = "class_map",
+) -> Classes:  # fmt: skip
+    """What numbers of a data set with these class `names` are for the model; see `match`.
+
+    Raises `UserError` where that cannot be known, with the classes of both and the `option` that says it.
+    """
+    if model.conditioning != "class" or "own" not in operator.conditions_used():
+        if given is not None:
+            raise UserError(f"{option}: the model is given no labels (condition own on a model with classes)")
+        return Classes()
+    classes = match(given, names, model.class_names, model.classes or 0, option=option)
+    if classes.by_name:
+        raise UserError(
+            f"{option}: labels are numbers, and the model names its classes ({listed(model.class_names)}); list the "
+            "name of each number's class, or say numbers where they are the model's own"
+        )
+    return classes
 
 
 def quantised(pixels: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
 FACTOR = 2
-"""By how much the sides of images and of the model's input may differ before it is said."""
+"""The sides of images and of the model's input may differ by this factor before it is said."""
 LARGER = "the image has more than twice as many pixels a side as the model sees, so that its detail is lost"
 SMALLER = "the image has less than half as many pixels a side as the model sees, so that it is blurred there"
 NOTHING_CHANGES = "the mask is empty, so that nothing of the image may change"

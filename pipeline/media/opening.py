@@ -75,6 +75,15 @@ def open_image(data: bytes, rules: PixelRules = PLAIN) -> Opened:
         return Opened(_plain(whole, rules, notes), turned if turned in TURNS else orientation, tuple(notes))
 
 
+def seen_image(image: Image.Image) -> Image.Image:
+    """What `open_image` makes of a decoded image of 8 bits by plain rules. Raises `Undecodable` for one of more."""
+    if is_deep(image):
+        raise Undecodable("the image has more than 8 bits a pixel")
+    whole = image.copy()
+    _upright(whole)
+    return _plain(whole, PLAIN, [])
+
+
 def has_more(image: Image.Image) -> bool:
     """Whether an open image is the first of several pages or frames."""
     try:

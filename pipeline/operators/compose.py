@@ -56,6 +56,10 @@ class Compose(Descent):
     mix: Share | None = None
     """How the second model mixes in; by default half of each at all levels."""
 
+    @property
+    def keeps_places(self) -> bool:
+        return self.start.high < 1
+
     def conditions_used(self) -> tuple[Condition, ...]:
         return tuple(term.condition for term in self.terms)
 

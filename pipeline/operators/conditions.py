@@ -142,6 +142,10 @@ class Conditioned(Descent):
     guidance: Guidance = NO_GUIDANCE
     """How much more than the model itself does the output shows its condition; by default not at all."""
 
+    @property
+    def keeps_places(self) -> bool:
+        return True
+
     def conditions_used(self) -> tuple[Condition, ...]:
         return (self.condition, *self.guidance.conditions)
 

@@ -160,6 +160,13 @@ class Operator(Section):
         return True
 
     @property
+    def keeps_places(self) -> bool:
+        """Whether what lies in an image lies there in the output, too, so that boxes and masks stay true. False until
+        an operator claims it.
+        """
+        return False
+
+    @property
     def needs(self) -> frozenset[Extra]:
         """What the recipe must give the operator."""
         return frozenset()

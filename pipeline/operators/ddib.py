@@ -47,6 +47,10 @@ class DDIB(Bridge):
         turns = any(stage.name == "rotate" for stage in (*self.image, *self.latent))
         return "turns single images (rotate)" if turns else None
 
+    @property
+    def keeps_places(self) -> bool:
+        return self.not_on_clips is None
+
     def shows(self, name: str) -> Condition:
         return self.target
 

@@ -91,6 +91,10 @@ class PromptToPrompt(Descent):
         return self.invert
 
     @property
+    def keeps_places(self) -> bool:
+        return self.invert or self.start.high < 1
+
+    @property
     def needs(self) -> frozenset[Extra]:
         return frozenset({"edited"}) if "edited" in self.conditions_used() else frozenset()
 

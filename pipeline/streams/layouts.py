@@ -45,6 +45,16 @@ class Siblings:
                 found.append(entry.with_members(files={m: p for m, p in places.items() if p in known and p}))
         return found
 
+    def left_over(self, entries: Iterable[ListedImage], paths: Iterable[str]) -> int:
+        """How many files in the folders beside the images belong to none of them."""
+        used = {path for entry in entries for path in entry.files.values()}
+        kinds = set(self.beside.values())
+        return sum(
+            any((folder, path.rpartition(".")[2]) in kinds for folder in path.split("/")[:-1])
+            for path in paths
+            if path not in used
+        )
+
 
 SIBLINGS: dict[LayoutName, Siblings] = {
     "voc": Siblings(

@@ -45,7 +45,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
 
     with BackgroundAugmenter(
-        OPERATOR, MODEL, WebDatasetInput(urls=(SHARDS,)), arguments.store, capacity=len(images)
+        OPERATOR, MODEL, WebDatasetInput(urls=(SHARDS,)), arguments.store, capacity=len(images), class_map="numbers"
     ) as store:
         dataset = AugmentedDataset(images, store, p=0.5, transform=as_tensors)
         loader = DataLoader(dataset, batch_size=64, shuffle=True, drop_last=True)

@@ -44,7 +44,8 @@ class Classifier(lightning.LightningModule):
         super().__init__()
         self.network = SmallCNN(classes=10)
         operator = {"name": "boomerang", "t_boom": level, "steps": 5}
-        self.augment = GenerativeAugment(operator, MODEL, p=p)  # its model is in no checkpoint, and is never trained
+        # its model is in no checkpoint, and is never trained; labels are numbers of the model's own classes
+        self.augment = GenerativeAugment(operator, MODEL, p=p, class_map="numbers")
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """The batch is on the device. In validation the augmentation is in eval mode, and changes nothing."""

@@ -14,6 +14,8 @@ from PIL import Image
 from pipeline.config import validate
 from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.errors import UserError
+from pipeline.geometry.undeclared import undeclared
 from pipeline.job.config import JobConfig
 from pipeline.media.frame import Frame
 from pipeline.media.provenance import PROVENANCE, Provenance
@@ -30,6 +32,11 @@ SECTION = {
 
 def run(content: dict[str, Any]) -> Manifest:
     return run_job(make_plan(validate(JobConfig, content, "test")))
+
+
+def notes(manifest: Manifest) -> list[str]:
+    """What the job says of places."""
+    return [note for note in manifest.notes if "geometry" in note]
 
 
 def rectangle(mode: str, white: int, size: tuple[int, int] = (40, 20), **options: Any) -> bytes:
@@ -75,7 +82,7 @@ def bright(data: bytes) -> Any:
 def test_everything_is_where_the_image_shows_it(tmp_path: Path, model: Path, fit: str, restore: bool) -> None:
     changes = {"image.fit": fit, "image.restore_size": restore, "operator.t_boom": 0, "geometry": SECTION}
     manifest = run(builders.recipe(source(tmp_path), tmp_path / "out", model, **changes))
-    assert manifest.notes == {}
+    assert notes(manifest) == []
     after = written(tmp_path / "out")
     there, box = json.loads(after["0.json"]), white_box(after["0.seg.png"])
     picture = bright(after["0.png"])
@@ -104,12 +111,32 @@ def test_a_turned_photograph_is_upright_with_all_that_lies_in_it(tmp_path: Path)
     assert tuple(there["objects"][0]["bbox"]) == white_box(after["0.png"]) == white_box(after["0.seg.png"])
 
 
+def test_a_clip_takes_along_what_lies_in_its_frames(tmp_path: Path, model: Path) -> None:
+    frames = [Image.open(io.BytesIO(rectangle("RGB", white))) for white in (255, 200)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    members = [("0.gif", buffer.getvalue()), ("0.json", json.dumps(stated()).encode()), ("0.cls", b"1")]
+    changes = {"image.fit": "crop", "operator.t_boom": 0, "geometry": {**SECTION, "masks": []}, "video": {}}
+    run(builders.recipe(builders.tar(tmp_path / "in.tar", members), tmp_path / "out", model, **changes))
+    after = written(tmp_path / "out")
+    there = json.loads(after["0.json"])
+    assert np.abs(np.subtract(there["objects"][0]["bbox"], white_box(after["0.gif"]))).max() <= 1
+    assert (there["width"], there["height"]) == (8, 8)
+
+
+def test_masks_that_are_changed_lie_as_viewers_show_them(tmp_path: Path, model: Path) -> None:
+    changes = {"geometry": {"upright": False}, "mask": {"member": "seg.png"}}
+    content = builders.recipe(tmp_path / "in.tar", tmp_path / "out", model, **changes)
+    content["operator"] = {"name": "sdedit", "t0": 0.5, "steps": 2}
+    with pytest.raises(UserError, match=r"geometry\.upright: false: mask\.member is taken as viewers show it"):
+        validate(JobConfig, content, "test")
+
+
 def test_what_is_not_declared_stays_and_the_job_says_so_once(tmp_path: Path, model: Path) -> None:
     manifest = run(builders.recipe(source(tmp_path), tmp_path / "out", model))
     after = written(tmp_path / "out")
     assert (after["0.json"], after["0.seg.png"]) == (json.dumps(stated()).encode(), rectangle("L", 7))
-    assert len(manifest.notes) == 3
-    assert list(manifest.notes.values()) == [1, 1, 1]
+    assert [manifest.notes[note] for note in notes(manifest)] == [1, 1, 1]
     assert any("geometry: {boxes: json:objects.bbox, format: xywh}" in note for note in manifest.notes)
     assert run(builders.recipe(source(tmp_path), tmp_path / "same", None)).notes == {}
 
@@ -153,3 +180,18 @@ def test_columns_of_a_hugging_face_set_keep_their_types(tmp_path: Path, model: P
     assert (after["width"], after["height"]) == (8, 8)
     assert after["annotation"].size == (8, 8)
     assert Frame.whole("L", (8, 8)).output == after["image"].size
+
+
+def test_an_operator_that_moves_things_takes_no_geometry(tmp_path: Path) -> None:
+    """Boxes would state where a thing was. Without the section, people are told whose they are."""
+    content: dict[str, Any] = {
+        "kind": "job", "input": {"format": "webdataset", "urls": "x.tar"}, "output": {"path": str(tmp_path / "out")},
+        "model": {"path": "embedded:cifar10/model"}, "geometry": {"boxes": "json:bbox", "format": "xyxy"},
+        "operator": {"name": "ddib", "source": "none", "target": "none", "image": [{"name": "rotate", "degrees": 90}]},
+    }  # fmt: skip
+    with pytest.raises(UserError, match="operator ddib moves what lies in an image"):
+        validate(JobConfig, content, "test")
+    content["operator"]["image"] = []
+    validate(JobConfig, content, "test")
+    (note,) = undeclared(None, {"json": b'{"bbox": [1, 2, 3, 4]}'}, Frame.whole("RGB", (8, 8)), stays=False)
+    assert "boxes in its members are those of the source" in note

@@ -70,10 +70,10 @@ def images_of(source: Path) -> Tensor:
 def test_neighbours_in_a_training_step_are_those_of_the_job(device: str, tmp_path: Path) -> None:
     source = builders.shard(tmp_path / "in.tar", 4)
     changes = {"run.devices": [device], "model.batch_size": 4, "operator.t_boom": [0.2, 0.5]}
-    run(builders.recipe(source, tmp_path / "out", Path(FASHION), **changes))
+    run(builders.recipe(source, tmp_path / "out", Path(FASHION), classes="numbers", **changes))
     written = images_of(tmp_path / "out" / "data" / "in.tar").to(device)
     operator = {"name": "boomerang", "t_boom": [0.2, 0.5], "steps": 2}
-    augment = GenerativeAugment(operator, FASHION, p=1.0, gamma=0.8, batch_size=4)
+    augment = GenerativeAugment(operator, FASHION, p=1.0, gamma=0.8, batch_size=4, class_map="numbers")
     images, labels, keys = (
         images_of(source).to(device),
         torch.arange(4) % builders.CLASSES,
@@ -86,5 +86,5 @@ def test_neighbours_in_a_training_step_are_those_of_the_job(device: str, tmp_pat
         assert torch.allclose(soft.sum(1), torch.ones(4, device=soft.device))
     floats = augment(images / 255, labels.to(device), keys=keys)[0]
     assert torch.equal((floats * 255).round().to(torch.uint8), written)
-    half, _ = GenerativeAugment(operator, FASHION, p=0.5)(images, labels.to(device))
+    half, _ = GenerativeAugment(operator, FASHION, p=0.5, class_map="numbers")(images, labels.to(device))
     assert half.shape == images.shape

@@ -47,7 +47,10 @@ def limited(size: int, cuda: torch.device) -> Iterator[None]:
 
 def recipe(out: Path, batch_size: int | str) -> dict[str, Any]:
     return builders.recipe(
-        SAMPLE, out, Path(FASHION), **{"run.devices": ["cuda:0"], "model.batch_size": batch_size, "limit": COUNT}
+        SAMPLE,
+        out,
+        Path(FASHION),
+        **{"run.devices": ["cuda:0"], "model.batch_size": batch_size, "limit": COUNT, "classes": "numbers"},
     )
 
 

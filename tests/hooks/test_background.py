@@ -34,6 +34,7 @@ from pipeline.hooks.live.main_guard import is_guarded
 from pipeline.hooks.live.slots import EMPTY, SlotReader, Slots, SlotWriter
 from pipeline.hooks.live.source import InMemory, Original, StreamSource
 from pipeline.identity import PUBLIC_SALT
+from pipeline.job.classes import Classes
 from pipeline.job.config import JobConfig
 from pipeline.media.pixels import decode
 from pipeline.media.rules import PixelRules
@@ -103,7 +104,7 @@ def a_setup(folder: Path, model: Path, source: Any, capacity: int = COUNT) -> Se
     MakerProgress(folder, "w+")
     return Setup(
         slots=store, source=source, operator=OPERATOR, model=ModelConfig(path=str(model), batch_size=BATCH),
-        device="cpu", threads=1, salt=PUBLIC_SALT,
+        classes=Classes(), device="cpu", threads=1, salt=PUBLIC_SALT,
     )  # fmt: skip
 
 
@@ -214,9 +215,9 @@ def test_pixels_are_those_of_the_offline_job(model: Path, tmp_path: Path) -> Non
     config = validate(JobConfig, builders.recipe(source, tmp_path / "out", model, **{"operator.copies": 2}), "-")
     run_job(make_plan(config))
     offline = builders.members_of(tmp_path / "out" / "data" / "a.tar")
-    setup = a_setup(
-        tmp_path, model, StreamSource(input=config.input, size=(builders.SIDE, builders.SIDE), rules=PixelRules())
-    )
+    size = (builders.SIDE, builders.SIDE)
+    originals = StreamSource(input=config.input, size=size, rules=PixelRules(), classes=Classes())
+    setup = a_setup(tmp_path, model, originals)
     maker, reader = Filler(setup), SlotReader(setup.slots)
     for copy in range(2):
         maker.make(copy)

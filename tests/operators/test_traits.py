@@ -204,3 +204,19 @@ def test_nobody_asks_for_an_operators_name_or_class() -> None:
         for line in questions(ast.parse(file.read_text()))
     ]
     assert not asked
+
+
+MOVING = {"anagram", "factorized", "interpolate", "mosaic", "pairs", "tile_morph"}
+
+
+@every_setting
+def test_boxes_are_true_only_where_things_stay_in_place(operator: Operator) -> None:
+    """Those that claim it: at the lowest level, or from a whole image, the output lies where the input lay."""
+    if operator.name in MOVING:
+        assert not operator.keeps_places
+    elif operator.name in ("compose", "prompt_to_prompt"):
+        from_noise = operator.start.high == 1 and not getattr(operator, "invert", False)  # type: ignore[attr-defined]
+        assert operator.keeps_places != from_noise
+    else:
+        turns = any(s.name == "rotate" for s in (*getattr(operator, "image", ()), *getattr(operator, "latent", ())))
+        assert operator.keeps_places != turns

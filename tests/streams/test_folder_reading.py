@@ -146,7 +146,10 @@ def test_dotted_keys_survive_a_tar(tmp_path: Path) -> None:
     middle = WebDatasetInput(urls=(str(tars / "*.tar"),), label_names=stream.label_names).open()
     assert [s.image for s in everything(middle)] == [s.image for s in everything(stream)]
     assert "cat/IMG%2E2020" in [s.key for s in everything(middle)]
-    assert tree(copied(middle, tmp_path / "out")) == SOURCE | {"dog/100%25.2E.jpg": b"%"}
+    (shard,) = middle.shards  # keys of tars may repeat, so that its name stands before them
+    found = {name.replace(f"{shard.name}%2F", "").removeprefix(f"{shard.name}/"): content
+             for name, content in tree(copied(middle, tmp_path / "out")).items()}  # fmt: skip
+    assert found == SOURCE | {"dog/100%25.2E.jpg": b"%"}
 
 
 names = st.from_regex(r"[A-Za-z0-9%][A-Za-z0-9 ._%-]{0,6}", fullmatch=True).filter(lambda n: n.strip() == n)

@@ -140,6 +140,14 @@ def test_yolo_is_read_and_its_labels_stay_where_they_were(tmp_path: Path, place:
     assert tree(written(root, tmp_path / "out")).keys() == files.keys() - {"data.yaml"}
 
 
+def test_annotations_of_no_image_are_counted_and_said(tmp_path: Path) -> None:
+    files = {f"Annotations/{name}.xml": XML % b"x" for name in "abcd"} | {"SegmentationClass/c.png": picture(1)}
+    stream = FolderInput(path=str(lay(tmp_path, {**VOC, **files}))).open()
+    assert [note for note in stream.notes if "3 files beside the images belong to none" in note]
+    stream = FolderInput(path=str(lay(tmp_path / "whole", VOC))).open()
+    assert not [note for note in stream.notes if "belong to none" in note]
+
+
 def test_the_last_folder_of_images_counts_as_in_yolo(tmp_path: Path) -> None:
     assert SIBLINGS["yolo"].place("images/images/a", "txt") == "images/labels/a.txt"
     assert SIBLINGS["yolo"].place("other/a", "txt") is None
@@ -304,9 +312,16 @@ def test_what_datasets_alone_reads_is_refused_with_the_line_that_reads_it(tmp_pa
     Dataset.from_list([{"file_name": "a.png", "text": "a cat"}]).to_parquet(tmp_path / "metadata.parquet")
     with pytest.raises(UserError, match="imagefolder") as refused:
         FolderInput(path=str(tmp_path)).open()
-    place = ast.literal_eval(str(refused.value).rpartition("data_dir: ")[2].rstrip("}"))
+    place = ast.literal_eval(str(refused.value).rpartition("data_dir: ")[2].partition("}")[0])
     (sample,) = everything(HubInput(path="imagefolder", data_dir=place).open())
     assert sample.members["text.txt"] == b"a cat"
+
+
+def test_lists_of_files_are_for_datasets(tmp_path: Path) -> None:
+    lay(tmp_path, {"metadata.jsonl": b'{"file_names": ["a.png"]}', "a.png": picture(0)})
+    with pytest.raises(UserError, match=r"several files, .*path: imagefolder.*input\.layout: classes"):
+        FolderInput(path=str(tmp_path)).open()
+    assert len(opened(tmp_path, layout="classes")) == 1
 
 
 def test_a_folder_that_looks_like_two_layouts_is_refused(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.media.records import Sample
 from pipeline.streams.names import is_junk
+from pipeline.streams.shards import WebDatasetInput
 from tests import builders
 from tests.streams.damaged import read, shard, starts, told
 from tests.streams.made import picture, rejected, samples, tar_bytes
@@ -155,3 +156,15 @@ def test_shuffled_members_of_a_large_tar(tmp_path: Path) -> None:
     random.Random(0).shuffle(members)
     found = samples(shard(tmp_path / "t.tar", tar_bytes(members), unsorted=True))
     assert sorted((s.key, s.label) for s in found) == [(f"{i:04d}", i) for i in range(500)]
+
+
+def test_real_photographs_in_another_order_are_the_same_samples(tmp_path: Path) -> None:
+    source = builders.SHARED / "lfw" / "dev-00000.tar"
+    if not source.is_file():
+        pytest.skip(f"{source} is not there")
+    members = sorted(builders.members_of(source).items(), key=lambda member: member[0].rpartition(".")[2])
+    with pytest.raises(UserError, match=r"input\.unsorted"):
+        next(iter(shard(tmp_path / "t.tar", tar_bytes(members)).read()))
+    found = shard(tmp_path / "t.tar", tar_bytes(members), unsorted=True)
+    (original,) = WebDatasetInput(urls=(str(source),)).open().shards
+    assert content_of(samples(found)) == content_of(samples(original))

@@ -19,7 +19,7 @@ from torch.nn.functional import one_hot
 from pipeline.assets import resolve
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.errors import UserError
-from pipeline.hooks.neighbours import Neighbours
+from pipeline.hooks.neighbours import Neighbours, classes_of_labels
 from pipeline.identity import PUBLIC_SALT, given_salt
 from pipeline.media.rules import PixelRules
 from pipeline.models.families import load_model
@@ -35,7 +35,7 @@ from training.calibrate.faces import identity_meter
 from training.calibrate.locality import MadeNeighbours, class_spread, count_right, judged, measure, pick
 from training.calibrate.plot import Calibration, LevelFound, locality_curve
 from training.classifier.judge import SmallCNN, load_classifier, save_classifier, train_classifier
-from training.data.images import Images, load_images
+from training.data.images import Images, load_images, same_classes
 from training.data.overlap import NEAR_SHARE, marks_of, read_training_set, refuse_overlap
 
 RESULTS, CURVE, SHEET, JUDGE = "calibration.json", "locality.png", "neighbours.png", "judge.safetensors"
@@ -58,9 +58,11 @@ def calibrate(config: CalibrationConfig) -> Calibration:
     images = held_out(config, model.size)
     if seen := read_training_set(find_model(config.model)):
         refuse_overlap("the model", seen, {"data": images}, config.near_copies)
+    classes = classes_of_labels(config.operator, model, config.classes, images.names, option="classes")
     levels, pictures = list[LevelFound](), list[Tensor]()
     with identity_meter(config.faces, images.pixels, device) as meter:
-        judge = judge_for(config.judge, output, model.size, config.rules, images, config.near_copies).to(device)
+        judge = judge_for(config.judge, output, model.size, config.rules, images, config.near_copies, images.names)
+        judge = judge.to(device)
         before = judged(judge, images.pixels)
         right = count_right(before, images.labels)
         unit = class_spread(before.features, images.labels)
@@ -68,7 +70,9 @@ def calibrate(config: CalibrationConfig) -> Calibration:
             for level in config.levels:
                 operator = config.operator.at(LevelRange(low=level, high=level))
                 assert isinstance(config.model.batch_size, int)
-                near = Neighbours(operator=operator, model=model, salt=salt, batch_size=config.model.batch_size)
+                near = Neighbours(
+                    operator=operator, model=model, salt=salt, batch_size=config.model.batch_size, classes=classes
+                )  # fmt: skip
                 made = generate(near, images, config.copies, device, partial(on_images, f"level {level:g}"))
                 after = judged(judge, made.pixels.flatten(0, 1))
                 at = measure(level, made, images, before, after, unit, config.filter)
@@ -98,13 +102,13 @@ def held_out(config: CalibrationConfig, size: tuple[int, int]) -> Images:
 
 def judge_for(
     judge: LabelJudgeConfig, output: Path, size: tuple[int, int], rules: PixelRules, unseen: Images | None = None,
-    allowed: float = NEAR_SHARE,
+    allowed: float = NEAR_SHARE, names: Sequence[str] | None = None,
 ) -> SmallCNN:  # fmt: skip
-    """The classifier that judges.
+    """The classifier that judges images whose classes have these `names`.
 
     One that is trained here is kept in `output`, and never trained on images of `unseen`; the fraction `allowed` of
     them may look like its training images. Raises `UserError` where the file holds no classifier, or `unseen` images
-    are among those it would be trained on.
+    are among those it would be trained on, or its classes are called otherwise.
     """
     if judge.data is None:
         assert judge.file is not None
@@ -115,6 +119,7 @@ def judge_for(
         except Exception as error:  # whatever the reader makes of a file that is something else
             raise UserError(f"judge.file: {judge.file!r} is not a saved classifier ({type(error).__name__})") from None
     known = load_images(judge.data, output / "cache" / "judge", size, rules, name="judge.data")
+    same_classes({"data": names, "judge.data": known.names})
     if unseen is not None:
         refuse_overlap("the judge", marks_of(known.keys, known.pixels), {"data": unseen}, allowed)
     network = train_classifier(known.pixels, known.labels, epochs=judge.epochs, seed=judge.seed)

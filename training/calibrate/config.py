@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.job.classes import ClassMap
 from pipeline.media.rules import PixelRules
 from pipeline.models.config import ModelConfig
 from pipeline.operators import OPERATORS, AnyOperator
@@ -68,6 +69,8 @@ class CalibrationConfig(PixelRules, Recipe):
     differ."""
     model: ModelConfig
     """The diffusion model, with a number as its batch_size."""
+    classes: ClassMap | None = None
+    """What the classes of the data are for a model with classes, as in a job."""
     operator: AnyOperator
     """The operator. Its level is varied and its copies are those below, whatever it says itself."""
     levels: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(default=LEVELS, min_length=1)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.job.classes import ClassMap
 from pipeline.media.rules import PixelRules
 from pipeline.models.config import ModelConfig
 from pipeline.operators import AnyOperator
@@ -57,6 +58,9 @@ class NearConfig(Section):
     """The diffusion model that makes them."""
     operator: AnyOperator | None = None
     """The operator that makes them, with one copy."""
+    class_map: ClassMap | None = None
+    """What the classes of the data are for a model with classes, as `classes` in the recipe of a job. The data's names
+    are those of `data`, or `class_names`."""
     trained_on: AnyInput | None = None
     """What the denoiser was trained on in addition to what its folder says; all of it, where its folder says
     nothing."""

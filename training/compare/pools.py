@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from pipeline.diffusion.model import Model
-from pipeline.hooks.neighbours import Neighbours
+from pipeline.hooks.neighbours import Neighbours, classes_of_labels
 from pipeline.hooks.soft_labels import fractions, soft_labels
 from pipeline.identity import PUBLIC_SALT, hash_json
 from pipeline.models.families import load_model, sketch_model
@@ -46,7 +47,7 @@ def pool_of(
     targets = own.expand(len(pixels), -1, -1)
     if near.gamma is not None:
         assert near.model is not None
-        maker = neighbours(near, cast(Model, sketch_model(near.model)))
+        maker = neighbours(near, cast(Model, sketch_model(near.model)), subset.names)
         drawn = [fractions(maker, subset.keys, copy, torch.device("cpu")) for copy in range(near.copies)]
         targets = torch.stack([soft_labels(subset.labels, level, near.gamma, classes) for level in drawn])
     if baseline is not None and (near.filter is not None or near.labels == "baseline"):
@@ -69,7 +70,7 @@ def made(near: NearConfig, subset: Images, device: str, folder: Path) -> tuple[T
         found = read_tensors(file)
         return found["pixels"], found["made"]
     assert near.model is not None
-    maker, labels = neighbours(near, load_model(near.model, device)), subset.labels.to(device)
+    maker, labels = neighbours(near, load_model(near.model, device), subset.names), subset.labels.to(device)
     copies, begun = [], time.monotonic()
     for copy in range(near.copies):
         source = subset.pixels if near.blend is None else blended(subset, near.blend, copy)
@@ -93,12 +94,12 @@ def making_seconds(near: NearConfig, subset: Images, folder: Path) -> float:
 
 def pool_hash(near: NearConfig, subset: Images) -> str:
     """A hash of everything that decides the pixels of `made`."""
-    what = [subset.keys, pixel_marks(subset.pixels).tolist(), subset.labels.tolist()]
+    what = [subset.keys, pixel_marks(subset.pixels).tolist(), subset.labels.tolist(), subset.names]
     return hash_json([code_hash(__name__), source_hash(near), *what])[:32]
 
 
 def source_hash(near: NearConfig) -> str:
-    """A hash of model, operator, copies and blend."""
+    """A hash of model, operator, copies, blend and class_map."""
     assert near.model is not None
     assert near.operator is not None
     places = {"path", "revision", "local_files_only"}
@@ -106,6 +107,7 @@ def source_hash(near: NearConfig) -> str:
         near.operator.model_dump(mode="json"),
         near.copies,
         near.blend,
+        near.class_map,
         near.model.model_dump(mode="json", exclude=places),
     ]
     return hash_json([sketch_model(near.model).hash, *how])
@@ -127,13 +129,17 @@ def blended(subset: Images, shares: tuple[float, float], copy: int) -> Tensor:
     return (share * subset.pixels + (1 - share) * subset.pixels[partners]).round().to(torch.uint8)
 
 
-def neighbours(near: NearConfig, model: Model) -> Neighbours:
+def neighbours(near: NearConfig, model: Model, names: Sequence[str] | None) -> Neighbours:
     """What makes the neighbours, just as an offline job with the public salt does.
 
-    A sketch of the model is enough where only the levels are asked for.
+    A sketch of the model is enough where only the levels are asked for. `names` are those of the labels' classes.
+    Raises `UserError` where it is not known what these are for the model.
     """
     assert near.operator is not None
-    return Neighbours(operator=near.operator, model=model, salt=PUBLIC_SALT, batch_size=batch_size(near))
+    classes = classes_of_labels(near.operator, model, near.class_map, names)
+    return Neighbours(
+        operator=near.operator, model=model, salt=PUBLIC_SALT, batch_size=batch_size(near), classes=classes
+    )
 
 
 def batch_size(near: NearConfig) -> int:

@@ -38,7 +38,7 @@ from training.classifier.networks import build_classifier
 from training.compare.config import ALL, CompareConfig, NearConfig
 from training.compare.pools import made, making_seconds, neighbours, pool_of, source_hash
 from training.data.cache import PixelCache, build_cache
-from training.data.images import Images, load_images, pixel_marks
+from training.data.images import Images, load_images, pixel_marks, same_classes
 from training.data.overlap import marks_of, read_training_set, refuse_overlap
 from training.data.subsets import draw_subset
 
@@ -81,6 +81,8 @@ class Bench:
         self.others: dict[str, PixelCache] = {}
         for name, near in config.neighbours.items():
             self._check_source(name, near, splits)
+        sets = {"data.train": self.train, "data.validation": self.validation, "data.test": self.test}
+        same_classes({"class_names": config.class_names} | {name: s.names for name, s in sets.items() if s is not None})
         contents = [[s.keys, pixel_marks(s.pixels).tolist(), s.labels.tolist()] for s in (self.train, *splits.values())]
         self.contents = hash_json([code_hash(__name__), contents])
 
@@ -94,7 +96,7 @@ class Bench:
             raise UserError(
                 f"data.{name}: a label is {wrong}; classes is {config.classes}, so 0 to {config.classes - 1}"
             )
-        return images
+        return images if images.names else replace(images, names=config.class_names)
 
     def _check_source(self, name: str, near: NearConfig, splits: dict[str, Images]) -> None:
         """What neighbours are made by, or retrieved from, must not have seen what is measured on."""
@@ -113,7 +115,7 @@ class Bench:
             if tuple(model.size) != tuple(config.size):
                 made, wanted = (" × ".join(map(str, size)) for size in (model.size, config.size))
                 raise UserError(f"neighbours.{name}: the model makes images of {made}; size is {wanted}")
-            neighbours(near, cast(Model, model)).check_labels(self.train.labels)
+            neighbours(near, cast(Model, model), self.train.names).check_labels(self.train.labels)
             # what is loaded on top of a model, its folder does not speak for
             own = None if near.model.lora or near.model.upscalers else read_training_set(find_model(near.model))
             seen += [] if own is None else [own]

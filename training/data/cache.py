@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from pipeline.media.records import Pixels8
 
+EXAMPLES = 3
+"""Labels that cannot be read, of those that a message shows."""
 CHUNK = 1024
 """Samples that are decoded at a time."""
 FACTS, PIXELS, LABELS, KEYS = "cache.json", "pixels.raw", "labels.npy", "keys.json"
@@ -48,6 +50,11 @@ class PixelCache:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def unread(self) -> str:
+        """What stands in the place of labels that cannot be read, as the end of a sentence; empty where all can."""
+        found = ", ".join(map(repr, self.facts["unread"]))
+        return f"; some labels cannot be read, such as {found} (see label_names)" if found else ""
 
     def images(self) -> Tensor:
         """All images in memory, uint8 `[N, 3, H, W]`."""
@@ -77,6 +84,8 @@ def build_cache(source: AnyInput, folder: Path, size: tuple[int, int], rules: Pi
             return None
         try:
             pixels, _ = decode(sample.image, size, rules)
+            if sample.unread is not None and len(unread) < EXAMPLES:
+                unread[sample.unread.text[:40]] = None
             return sample.full_key, pixels, -1 if sample.label is None else sample.label
         except Undecodable:
             return None
@@ -84,7 +93,7 @@ def build_cache(source: AnyInput, folder: Path, size: tuple[int, int], rules: Pi
     samples = chain.from_iterable(shard.read() for shard in stream.shards)
     keys: list[str] = []
     labels: list[int] = []
-    rejected = 0
+    rejected, unread = 0, dict[str, None]()
     with ThreadPoolExecutor() as pool, open(folder / PIXELS, "wb") as file:
         while chunk := list(islice(samples, CHUNK)):
             for row in pool.map(decoded, chunk):
@@ -101,6 +110,7 @@ def build_cache(source: AnyInput, folder: Path, size: tuple[int, int], rules: Pi
     (folder / KEYS).write_text(json.dumps(keys))
     facts = {
         "key": key, "images": len(labels), "rejected": rejected, "size": size, "label_names": stream.label_names,
+        "unread": list(unread),
     }  # fmt: skip
     part = folder / f"{FACTS}.part"
     part.write_text(json.dumps(facts, indent=2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
+from pipeline.job.classes import listed
 from pipeline.media.rules import PixelRules
 from pipeline.streams import AnyInput
 from training.data.cache import build_cache
@@ -23,6 +24,8 @@ class Images:
     keys: tuple[str, ...]
     pixels: Tensor
     labels: Tensor
+    names: tuple[str, ...] | None = None
+    """The names of the labels' classes, by number, where the data set has any."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -30,20 +33,38 @@ class Images:
     def take(self, rows: Tensor) -> Images:
         """The given rows, int64 `[M]`, in their order."""
         return Images(
-            keys=tuple(self.keys[i] for i in rows.tolist()), pixels=self.pixels[rows], labels=self.labels[rows]
-        )
+            keys=tuple(self.keys[i] for i in rows.tolist()), pixels=self.pixels[rows], labels=self.labels[rows],
+            names=self.names,
+        )  # fmt: skip
 
 
 def load_images(source: AnyInput, folder: Path, size: tuple[int, int], rules: PixelRules, *, name: str) -> Images:
     """Decodes `source` by way of a cache in `folder`, at `size` (height, width); `name` is what messages call it.
 
-    Raises `UserError` where a sample has no label, or no image can be read.
+    Raises `UserError` where a sample has no label, or one that cannot be read, or no image can be read.
     """
     cache = build_cache(source, folder, size, rules)
     labels = torch.from_numpy(cache.labels.copy())
     if bool((labels < 0).any()):
-        raise UserError(f"{name}: {int((labels < 0).sum())} of {len(cache)} samples have no label")
-    return Images(keys=tuple(cache.keys), pixels=cache.images(), labels=labels)
+        raise UserError(f"{name}: {int((labels < 0).sum())} of {len(cache)} samples have no label{cache.unread()}")
+    names = cache.facts["label_names"]
+    return Images(
+        keys=tuple(cache.keys), pixels=cache.images(), labels=labels, names=None if names is None else tuple(names)
+    )
+
+
+def same_classes(sets: Mapping[str, Sequence[str] | None]) -> None:
+    """Raises `UserError` where two sets, by what messages call them, give different names to the same numbers.
+
+    Sets without names are taken to count as the others do.
+    """
+    named = [(name, tuple(classes)) for name, classes in sets.items() if classes is not None]
+    for name, classes in named[1:]:
+        if classes != named[0][1]:
+            raise UserError(
+                f"{name} has the classes {listed(classes)}, {named[0][0]} has {listed(named[0][1])}: their numbers "
+                "mean different things; give both the same label_names"
+            )
 
 
 def key_marks(keys: Iterable[str]) -> Tensor:

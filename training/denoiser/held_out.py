@@ -12,7 +12,7 @@ from pipeline.diffusion.denoisers import per_row, to_x0
 from pipeline.diffusion.levels import Levels
 from pipeline.models.codec import PatchCodec
 from training.data.cache import PixelCache, build_cache
-from training.data.images import Images
+from training.data.images import Images, same_classes
 from training.data.overlap import marks_of, refuse_overlap
 from training.denoiser.config import DenoiserConfig
 from training.denoiser.loss import predict, to_training_range
@@ -64,6 +64,7 @@ def open_validation(
         return None
     cache = build_cache(config.validation, Path(config.output) / "validation", config.size, config.rules)
     check_labels(config, cache, "validation")
+    same_classes({"data": trained_on.facts["label_names"], "validation": cache.facts["label_names"]})
     labels = torch.from_numpy(cache.labels.copy())
     images = Images(keys=tuple(cache.keys), pixels=cache.images(), labels=labels)
     marks = marks_of(trained_on.keys, trained_on.images())

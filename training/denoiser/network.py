@@ -28,7 +28,9 @@ def check_labels(config: DenoiserConfig, cache: PixelCache, name: str) -> None:
     low, high = int(cache.labels.min()), int(cache.labels.max())
     if low < 0:
         missing = int((cache.labels < 0).sum())
-        raise UserError(f"{name}: {missing} of {len(cache)} samples have no label, and classes is {config.classes}")
+        raise UserError(
+            f"{name}: {missing} of {len(cache)} samples have no label, and classes is {config.classes}{cache.unread()}"
+        )
     if high >= config.classes:
         raise UserError(
             f"{name}: a label is {high}; classes is {config.classes}, so 0 to {config.classes - 1} are allowed"

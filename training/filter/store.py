@@ -71,7 +71,7 @@ def filter_store(config: StoreFilterConfig) -> FilterReport:
             f"{config.store}: none of its {len(store)} neighbours is of a key in data, the first of which is "
             f"{images.keys[0]!r}; it is the store of another data set"
         )
-    judge = judge_for(config.judge, output, config.size, config.rules).to(device)
+    judge = judge_for(config.judge, output, config.size, config.rules, names=images.names).to(device)
     before = judged(judge, images.pixels)
     right = count_right(before, images.labels)
     after = list[Tensor]()

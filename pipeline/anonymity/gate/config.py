@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.diffusion.level_range import LevelRange
+from pipeline.geometry.config import Format, Places
 from pipeline.section import LocalPath, Section
 
 Far = Literal["1e-2", "1e-3", "1e-4"]
@@ -61,8 +62,23 @@ class AnonymityConfig(Section):
     bits, so keep it 2 above `release.near_copy`."""
     undecided: Undecided = Undecided()
     faces_only: FacesOnly | None = None
+    boxes: Places = ()
+    """Where your own boxes of faces are, in the JSON of members or columns: `json:faces`, `json:people.face`. The
+    detector must find a face of its own in each; where it does not, or a sample lacks the field, the sample goes to the
+    quarantine. Where only faces change, these change, too."""
+    keep: Places = ()
+    """Where boxes of regions are whose pixels stay as they are, in the model's size. A sample with a region that meets
+    a face, declared or found, or what lies around it (`faces_only.margin` by default), goes to the quarantine."""
+    box_format: Format | None = None
+    """What the four numbers of the boxes in `boxes` and `keep` are, as in `geometry.format`, in the upright image."""
     workers: int = Field(default=2, ge=1)
     """Processes that detect faces."""
+
+    @model_validator(mode="after")
+    def _format_is_known(self) -> AnonymityConfig:
+        if (self.boxes or self.keep) and self.box_format is None:
+            raise ValueError(f"boxes and keep need a box_format: {', '.join(get_args(Format))}")
+        return self
 
     @field_validator("identity")
     @classmethod

@@ -23,12 +23,15 @@ from pydantic import BaseModel
 
 from pipeline.diffusion.model import Outline
 from pipeline.errors import UserError
-from pipeline.hooks.augment import read_operator
+from pipeline.hooks.augment import GivenClassMap, read_class_map, read_operator
 from pipeline.hooks.live.filler import LOG, MakerProgress, MakerState, Setup, fill, known_labels
 from pipeline.hooks.live.main_guard import check_main_guard
 from pipeline.hooks.live.slots import SlotReader, Slots
 from pipeline.hooks.live.source import Arrays, FileSource, StreamSource, array_facts, check_arrays, save_arrays
+from pipeline.hooks.neighbours import classes_of_labels
 from pipeline.identity import PUBLIC_SALT, given_salt, hash_json, salt_check
+from pipeline.job.classes import Classes, match
+from pipeline.media.records import Sample
 from pipeline.media.rules import PLAIN, PixelRules
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import sketch_model
@@ -137,6 +140,8 @@ class BackgroundAugmenter:
     - `model`: the section `model:` of a recipe, with a number as its batch_size, or the model's path.
     - `data`: what the training reads, and no more, because neighbours that nobody reads keep their places in the store;
       a section `input:`, or `InMemory(keys=, pixels=, labels=)`.
+    - `class_map`: what the classes of the data are for a model with classes, as in `GenerativeAugment`; a data set that
+      names its classes needs none.
     - `capacity`: the largest number of neighbours on disk, uint8 in the model's size; best a little more than there are
       images.
     - `uses`: how often a neighbour is to be read before it may be overwritten.
@@ -155,6 +160,7 @@ class BackgroundAugmenter:
         self, operator: Operator | Mapping[str, Any], model: ModelConfig | str, data: AnyInput | Arrays,
         folder: str | Path, *, capacity: int, uses: int = 1, device: str = "cpu", threads: int = 1,
         image: PixelRules = PLAIN, salt_file: str | None = None, on_failure: OnFailure = "raise",
+        class_map: GivenClassMap = None,
     ) -> None:  # fmt: skip
         """Raises `UserError` where `capacity`, `uses` or `threads` is below 1, or another argument is not valid."""
         if on_failure not in get_args(OnFailure):
@@ -164,6 +170,7 @@ class BackgroundAugmenter:
                 raise UserError(f"{name} is {number}; at least 1 is needed")
         self._operator = operator if isinstance(operator, Operator) else read_operator(operator)
         self._model = ModelConfig(path=model) if isinstance(model, str) else model
+        self._class_map = read_class_map(class_map)
         self._data, self._folder, self._image = data, local_option(folder, "folder"), image
         self._capacity, self._uses = capacity, uses
         self._device, self._threads, self._salt_file = device, threads, salt_file
@@ -176,7 +183,8 @@ class BackgroundAugmenter:
         outline = self._checked()
         salt = given_salt(self._salt_file, "salt_file") or PUBLIC_SALT
         slots = Slots(folder=self._folder, size=outline.size, capacity=self._capacity, uses=self._uses)
-        source, facts = self._source(outline)
+        classes = self._classes(outline)
+        source, facts = self._source(outline, classes)
         identity = {
             "operator": hash_json(self._operator.model_dump(mode="json", exclude={"copies"})),
             "model": hash_json([outline.hash, self._model.model_dump(mode="json", exclude=PLACES)]),
@@ -186,8 +194,8 @@ class BackgroundAugmenter:
             "code": code_hash("pipeline.hooks.live.filler"),
         }
         setup = Setup(
-            slots=slots, source=source, model=self._model, operator=self._operator, salt=salt, device=self._device,
-            threads=self._threads,
+            slots=slots, source=source, model=self._model, operator=self._operator, classes=classes, salt=salt,
+            device=self._device, threads=self._threads,
         )  # fmt: skip
         with ExitStack() as stack:
             stack.enter_context(held(self._folder))
@@ -215,13 +223,24 @@ class BackgroundAugmenter:
             raise UserError(f"operator {self._operator.name} needs {what}: run it offline, and train on its store")
         return outline
 
-    def _source(self, outline: Outline) -> tuple[StreamSource | FileSource, Any]:
+    def _source(self, outline: Outline, classes: Classes) -> tuple[StreamSource | FileSource, Any]:
         """With JSON that differs where the data do."""
         if isinstance(self._data, BaseModel):
-            stream = StreamSource(input=self._data, size=outline.size, rules=self._image)
-            return stream, stream.facts()
-        check_arrays(self._data, outline.size, known_labels(self._operator, outline))
-        return FileSource(folder=self._folder), array_facts(self._data)
+            stream = StreamSource(input=self._data, size=outline.size, rules=self._image, classes=classes)
+            return stream, [stream.facts(), classes.shown]
+        check_arrays(self._data, outline.size, known_labels(self._operator, outline), classes)
+        return FileSource(folder=self._folder), [array_facts(self._data), classes.shown]
+
+    def _classes(self, outline: Outline) -> Classes:
+        """What the classes of the data are for the model."""
+        if not isinstance(self._data, BaseModel):
+            return classes_of_labels(self._operator, outline, self._class_map)
+        stream = self._data.open()
+        if self._class_map is None and stream.label_names is None and known_labels(self._operator, outline) is not None:
+            first = next((item for shard in stream.shards for item in shard.read() if isinstance(item, Sample)), None)
+            if first is not None and first.label is None:  # a text, perhaps, in the model's own names
+                return match(None, None, outline.class_names, outline.classes or 0, option="class_map")
+        return classes_of_labels(self._operator, outline, self._class_map, stream.label_names)
 
 
 def check_device(name: str) -> None:

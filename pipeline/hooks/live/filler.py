@@ -17,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.hooks.live.slots import Slots, SlotWriter
 from pipeline.hooks.live.source import FileSource, Original, StreamSource
 from pipeline.hooks.neighbours import Neighbours
+from pipeline.job.classes import Classes
 from pipeline.media.opening import Undecodable
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
@@ -78,6 +79,8 @@ class Setup:
     source: StreamSource | FileSource
     model: ModelConfig
     operator: Operator
+    classes: Classes
+    """What the classes of the originals are for the model."""
     device: str
     threads: int
     salt: bytes = field(repr=False)
@@ -118,7 +121,11 @@ class Filler:
         assert setup.model.batch_size != "auto"
         self._batch_size = setup.model.batch_size
         self._neighbours = Neighbours(
-            operator=setup.operator, model=model, salt=setup.salt, batch_size=self._batch_size
+            operator=setup.operator,
+            model=model,
+            salt=setup.salt,
+            batch_size=self._batch_size,
+            classes=setup.classes,
         )
         self._labels = known_labels(setup.operator, model)
         self._writer = SlotWriter(setup.slots)
@@ -158,7 +165,8 @@ class Filler:
         if slot is None:
             return
         try:
-            if self._labels is not None and original.label not in self._labels:
+            label = None if original.label is None else self._setup.classes.number(original.label)
+            if self._labels is not None and label not in self._labels:
                 raise Undecodable(f"label {original.label}; the model knows 0 to {self._labels.stop - 1}")
             self._due[slot] = Due(original.key, original.label, original.pixels())
         except Undecodable as error:

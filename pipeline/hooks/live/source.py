@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
+from pipeline.job.classes import Classes
 from pipeline.media.pixels import decode
 from pipeline.media.records import Rejected
 from pipeline.media.rules import PixelRules
@@ -62,12 +63,15 @@ class StreamSource:
     input: AnyInput
     size: tuple[int, int]
     rules: PixelRules
+    classes: Classes
+    """What its classes are for the model."""
 
     def __call__(self) -> Iterator[Original]:
         """Yields the originals in one pass; members that form no sample are left out."""
         for shard in self._shards():
             for sample in shard.read():
                 if not isinstance(sample, Rejected):
+                    sample = self.classes.read(sample)
                     yield Original(sample.full_key, sample.label, partial(self._pixels, sample.image))
 
     def _shards(self) -> Sequence[InputShard]:
@@ -103,10 +107,11 @@ def save_arrays(arrays: Arrays, folder: Path) -> None:
     np.save(folder / "images.npy", arrays.pixels.numpy())
 
 
-def check_arrays(arrays: Arrays, size: tuple[int, int], known: range | None) -> None:
+def check_arrays(arrays: Arrays, size: tuple[int, int], known: range | None, classes: Classes) -> None:
     """Raises `UserError` for arrays that do not belong together, or do not fit a model of this size and labels.
 
-    `size` is (height, width); `known` are the labels that the model takes, None where it takes none.
+    `size` is (height, width); `known` are the labels that the model takes, None where it takes none, and `classes` say
+    which of them those of the arrays are.
     """
     pixels, labels, keys = arrays.pixels, arrays.labels, arrays.keys
     if pixels.dtype != torch.uint8 or pixels.shape[1:] != (3, *size) or not len(pixels):
@@ -118,7 +123,7 @@ def check_arrays(arrays: Arrays, size: tuple[int, int], known: range | None) -> 
         raise UserError(f"data has {len(keys)} keys, {len(pixels)} images and {len(labels)} labels: one each is needed")
     if len(set(keys)) < len(keys):
         raise UserError(f"data.keys: only {len(set(keys))} of {len(keys)} are different; each image needs its own")
-    if known is not None and (wrong := [label for label in labels.tolist() if label not in known]):
+    if known is not None and (wrong := [label for label in labels.tolist() if classes.number(label) not in known]):
         raise UserError(f"data.labels: a label is {wrong[0]}; the model knows 0 to {known.stop - 1}")
 
 
