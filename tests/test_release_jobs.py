@@ -30,6 +30,7 @@ from pipeline.engine import gate as verifying
 from pipeline.engine import local, planning
 from pipeline.errors import UserError
 from pipeline.media.output_keys import Shape
+from pipeline.media.pixels import read_picture
 from pipeline.release import publish
 from pipeline.release.sealing import ReleaseManifest
 from tests import builders
@@ -150,6 +151,22 @@ def test_a_job_ends_in_a_release_and_its_private_audit(finished: tuple[Path, str
     public = b"".join(path.read_bytes() for path in release.rglob("*") if path.is_file())
     for secret in (b"a secret of these tests", b"caption", str(folder).encode()):
         assert secret not in public
+
+
+def test_no_hash_of_an_original_is_kept(finished: tuple[Path, str]) -> None:
+    """It would tell a photograph to whoever has it."""
+    folder, _ = finished
+    kept = b"".join(
+        file.read_bytes()
+        for name in ("job", "audit", "release")
+        for file in (folder / name).rglob("*")
+        if file.is_file()
+    )
+    assert b"doppel.json" in kept
+    for i in range(11):
+        content = read_picture(builders.picture(i)).content
+        assert content is not None
+        assert content[:12].encode() not in kept
 
 
 OF_SEVERAL_IMAGES: dict[str, tuple[dict[str, Any], int]] = {

@@ -23,7 +23,7 @@ from pipeline.job.clips import frames_at_once
 from pipeline.media.frame import Frame
 from pipeline.media.output_keys import OutputKey
 from pipeline.media.pixels import from_pixels, to_pixels
-from pipeline.media.provenance import Details, Prompt, Provenance
+from pipeline.media.provenance import Details, Prompt, Provenance, SourceFacts
 from pipeline.media.records import Batch, Output, Result, Row, Sample
 from pipeline.models.clip import ClipJudge, load_clip
 from pipeline.models.families import load_model
@@ -138,6 +138,7 @@ def transform_windows(
                         key=OutputKey(row.sample.key, copy, name),
                         prompts=asked[own],
                         shard=row.sample.shard,
+                        source=source_of(row, config),
                         geometry=row.frame,
                         clip=row.noise_key if config.clip or row.reel else None,
                     ),
@@ -222,8 +223,15 @@ def blank_row(config: JobConfig, size: tuple[int, int]) -> Row:
 
 def untouched(row: Row, plan: Plan) -> Provenance:
     """The provenance of an image that is passed through."""
-    key, shard = OutputKey(row.sample.key), row.sample.shard
-    return Provenance(key=key, shard=shard, code=plan.code, config=plan.hashes["config"], geometry=row.frame)
+    return Provenance(
+        key=OutputKey(row.sample.key), shard=row.sample.shard, source=source_of(row, plan.config), code=plan.code,
+        config=plan.hashes["config"], geometry=row.frame,
+    )  # fmt: skip
+
+
+def source_of(row: Row, config: JobConfig) -> SourceFacts | None:
+    """What tells the source of a row from others, unless it shows people who are to stay unknown."""
+    return SourceFacts(content=row.content, label=row.sample.label) if config.anonymity is None else None
 
 
 def made_so(done: Transformed, plan: Plan, models: Models, frames: int | None) -> list[partial[Provenance]]:

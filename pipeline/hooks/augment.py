@@ -15,7 +15,7 @@ from torch.utils.data import default_collate, get_worker_info
 from pipeline.diffusion.model import Model
 from pipeline.errors import UserError
 from pipeline.hooks.draws import rank_and_world
-from pipeline.hooks.items import image_field, rebuilt
+from pipeline.hooks.items import image_field, label_field, rebuilt
 from pipeline.hooks.neighbours import Neighbours, classes_of_labels
 from pipeline.hooks.scaling import restored, rewrapped, seen
 from pipeline.hooks.soft_labels import check_classes, check_soft, fractions, soft_labels
@@ -271,12 +271,6 @@ def read_operator(fields: Mapping[str, Any]) -> Operator:
         first = error.errors()[0]
         place = ".".join(str(part) for part in ("operator", *first["loc"][1:]))
         raise UserError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
-
-
-def label_field(fields: Mapping[str, Any]) -> str | None:
-    """The name of the field with labels: `labels`, else the first with "label" in its name, as in torchvision."""
-    named = [field for field in fields if "label" in field.lower()]
-    return next((field for field in named if field.lower() == "labels"), named[0] if named else None)
 
 
 def check_captions(neighbours: Neighbours, captions: Sequence[str] | None) -> None:

@@ -23,19 +23,22 @@ class AugmentedDataset(Dataset[Any]):
     whatever the number of workers. So an item that comes twice in an epoch (by a sampler with replacement, repeated
     augmentation or class balancing) is drawn for twice. `torch.manual_seed` and the rank of a distributed training are
     mixed in. Items are `(image, label, …)` or dicts (Hugging Face, WebDataset); others need `swap(item, neighbour)`.
-    `key` tells what an item is called in the job's input: by default its field `__key__` or `key`; else a format such
-    as `"{:05d}"` (of the index) or `"{id}"` (of its fields), or a function of item and index. Images must not be
-    normalised yet: `transform` is applied to the item after the swap.
+    `key` tells what an item is called in the job's input: a format such as `"{id}"` (of its fields) or `"{:05d}"` (of
+    the index), or a function of item and index. By default it is the item's field `__key__` or `key`; where there is
+    none, the source is found by the content of the image, which must be what the job read, in full size. Images must
+    not be normalised yet: `transform` is applied to the item after the swap. With `check`, the first items and then
+    samples are compared with what the store knows of the images that its neighbours were made of.
     """
 
     def __init__(
         self, base: Any, store: Store, p: float = 0.5, copies: int | None = None, *, seed: int = 0, key: Key = None,
-        swap: Swap | None = None, transform: Transform | None = None,
+        swap: Swap | None = None, transform: Transform | None = None, check: bool = True,
     ) -> None:  # fmt: skip
         """Raises `UserError` where `p` is no probability or `copies` is below 1; `copies` None means all there are."""
         self.base, self.transform = base, transform
-        self._draws = Draws(seed, len(base) if isinstance(base, Sized) else None)
-        self._swapping = Swapping(store, p, copies, self._draws, key, swap)
+        size = len(base) if isinstance(base, Sized) else None
+        self._draws = Draws(seed, size)
+        self._swapping = Swapping(store, p, copies, self._draws, key, swap, check, size)
 
     def __len__(self) -> int:
         return len(self.base)
@@ -90,12 +93,12 @@ class AugmentedStream(IterableDataset[Any]):
 
     def __init__(
         self, base: Iterable[Any], store: Store, p: float = 0.5, copies: int | None = None, *, seed: int = 0,
-        key: Key = None, swap: Swap | None = None, transform: Transform | None = None,
+        key: Key = None, swap: Swap | None = None, transform: Transform | None = None, check: bool = True,
     ) -> None:  # fmt: skip
         """Raises `UserError` where `p` is no probability or `copies` is below 1; `copies` None means all there are."""
         self.base, self.transform = base, transform
         self._draws = Draws(seed, None)
-        self._swapping = Swapping(store, p, copies, self._draws, key, swap)
+        self._swapping = Swapping(store, p, copies, self._draws, key, swap, check, None)
         self._seen = self._skip = 0
 
     def __iter__(self) -> Iterator[Any]:

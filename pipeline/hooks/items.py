@@ -29,6 +29,11 @@ None takes the field `__key__` or `key`; of items that tell the tar they came fr
 do, it is SHARD/KEY."""
 
 
+def has_key(key: Key, item: Any) -> bool:
+    """Whether `key_of` can tell a key, by what it is given or by a field of the item."""
+    return key is not None or (isinstance(item, Mapping) and not item.keys().isdisjoint(KEY_FIELDS))
+
+
 def key_of(key: Key, item: Any, *index: int) -> str:
     """The key that an item has in the job's input; `index` is left out where an item has no index that means anything.
 
@@ -57,6 +62,13 @@ def image_field(fields: Mapping[str, Any]) -> str:
     if len(found) != 1:
         raise UserError(f"fields {', '.join(fields)}: exactly one of {', '.join(IMAGE_FIELDS)} is expected")
     return found[0]
+
+
+def label_field(fields: Mapping[str, Any]) -> str | None:
+    """The name of the field with labels: `labels`, else the first with "label" in its name, as in torchvision, or
+    WebDataset's `cls`."""
+    named = [field for field in fields if "label" in field.lower() or field == "cls"]
+    return next((field for field in named if field.lower() == "labels"), named[0] if named else None)
 
 
 def swapped(item: Any, neighbour: Image.Image) -> Any:

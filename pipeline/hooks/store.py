@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import UserError
+from pipeline.hooks.sources import Source
 from pipeline.identity import read_salt
 from pipeline.job.config import JobConfig
 from pipeline.job.hashes import hashes, identity
@@ -25,6 +26,10 @@ from pipeline.plain_json import read_json_file
 from pipeline.section import local_option
 from pipeline.streams.job_records import Job
 from pipeline.streams.ledger import Ledger, differences
+
+DIGITS = 16
+"""Digits of the hash of a content that are kept in memory: two images of a million have the same by chance once in
+30 million data sets."""
 
 
 class Store(Protocol):
@@ -63,6 +68,8 @@ class StoredImage(NamedTuple):
     """The position in the tar at which its bytes begin."""
     size: int
     """How many bytes it has."""
+    made_of: Source
+    """The image that it was made of."""
 
     @property
     def key(self) -> str:
@@ -114,6 +121,11 @@ class NeighbourStore:
                 raise UserError(f"key {key!r} is in the store twice: a key must be unique in its shard")
         self._shards = sorted({entry.shard for entries in shards.values() for entry in entries} - {""})
         self._rows = {key: tuple(row for _, row in sorted(copies)) for key, copies in found.items()}
+        self._sources = {entry.key: entry.made_of for entries in shards.values() for entry in entries}
+        self._keys_of = dict[str, tuple[str, ...]]()
+        for key, source in self._sources.items():
+            if source.content is not None:
+                self._keys_of[source.content] = (*self._keys_of.get(source.content, ()), key)
         self._places: NDArray[np.int64] = np.array(places, dtype=np.int64).reshape(-1, 3)
         self._weights = np.array(kept, dtype=np.float32)
 
@@ -147,20 +159,46 @@ class NeighbourStore:
         """How many neighbours the source `key` has; 0 where it is unknown."""
         return len(self._rows_of(key))
 
+    @property
+    def sources(self) -> int:
+        """How many sources the neighbours were made of."""
+        return len(self._rows)
+
+    def example(self) -> str:
+        """The full key of one source."""
+        return next(iter(self._rows))
+
+    @property
+    def knows_contents(self) -> bool:
+        """Whether the job has kept what tells its sources, which one that makes people anonymous does not."""
+        return bool(self._keys_of)
+
+    def source(self, key: str) -> Source | None:
+        """The source of that key, with the first 16 digits of the hash of its content; None where it is unknown."""
+        return self._sources.get(self._full_key(key))
+
+    def keys_of(self, content: str) -> tuple[str, ...]:
+        """The full keys of all sources with that content, given its whole hash."""
+        return self._keys_of.get(content[:DIGITS], ())
+
     def _rows_of(self, key: str) -> tuple[int, ...]:
-        """The places of the neighbours of a key, however it is told. Raises `UserError` where that is ambiguous."""
-        if (rows := self._rows.get(key)) is not None:
-            return rows
+        """The places of the neighbours of a key, however it is told."""
+        return self._rows.get(self._full_key(key), ())
+
+    def _full_key(self, key: str) -> str:
+        """The full key of a source, however it is told. Raises `UserError` where that is ambiguous."""
+        if key in self._rows:
+            return key
         if (shard := self._shard_of.get(key)) is not None:
             if why := "its shards have keys in common" if self._keys_repeat else self._unfinished:
                 raise UserError(
                     f"key {key!r} may be that of another shard's sample: {why}; name the shard, too, as in "
                     f"{full_key(shard, key)!r} (with key=None items of WebDataset tell it)"
                 )
-            return self._rows[full_key(shard, key)]
+            return full_key(shard, key)
         end, _, rest = key.partition("/")
         fitting = [shard for shard in self._shards if shard.endswith(f"-{end}")] if rest else []
-        return self._rows.get(full_key(fitting[0], rest), ()) if len(fitting) == 1 else ()
+        return full_key(fitting[0], rest) if len(fitting) == 1 else key
 
     def weight(self, key: str, copy: int) -> float:
         """The weight of a neighbour, in (0, 1]."""
@@ -232,10 +270,17 @@ def scan(file: Path) -> Iterator[StoredImage]:
                     continue
                 yield StoredImage(
                     shard=said.shard, source=made.source, copy=made.copy, name=full_key(said.shard, name),
-                    offset=image.offset_data, size=image.size,
+                    offset=image.offset_data, size=image.size, made_of=source_of(said),
                 )  # fmt: skip
     except (tarfile.TarError, ValueError) as error:
         raise UserError(f"{file} is not a tar that doppel wrote ({error})") from None
+
+
+def source_of(said: Provenance) -> Source:
+    """The source that provenance tells, with the first digits of the hash of its content."""
+    if said.source is None:
+        return Source(content=None, label=None)
+    return Source(content=said.source.content and said.source.content[:DIGITS], label=said.source.label)
 
 
 def read_weights(file: Path | str) -> dict[str, float]:

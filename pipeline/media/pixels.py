@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from pipeline.media.contents import content_hash
 from pipeline.media.fitting import framed, unfitted
 from pipeline.media.frame import Frame
 from pipeline.media.opening import open_image
@@ -35,6 +36,8 @@ class Picture(NamedTuple):
     """How it was fitted."""
     notes: tuple[str, ...]
     """What people should know of how it was understood; see `Row.notes`."""
+    content: str | None = None
+    """The hash of all its pixels, before it was fitted; see `content_hash`."""
 
 
 def read_picture(data: bytes, size: tuple[int, int] | None = None, rules: PixelRules = PLAIN) -> Picture:
@@ -46,7 +49,7 @@ def read_picture(data: bytes, size: tuple[int, int] | None = None, rules: PixelR
     `Undecodable`, also for more than 8 bits a pixel where the rules do not say what they mean.
     """
     image, orientation, notes = open_image(data, rules)
-    return Picture(*framed(image, orientation, size, rules.fit), notes)
+    return Picture(*framed(image, orientation, size, rules.fit), notes, content_hash(image))
 
 
 def decode(data: bytes, size: tuple[int, int] | None = None, rules: PixelRules = PLAIN) -> tuple[Pixels8, Frame]:

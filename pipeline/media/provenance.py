@@ -30,6 +30,15 @@ class GateVerdict(Section):
     """By recogniser, how many faces of other originals are within its threshold."""
 
 
+class SourceFacts(Section):
+    """What tells the source of an image from others."""
+
+    content: str | None
+    """Hash of its pixels, see `content_hash`."""
+    label: int | None
+    """Number of its class in its data set."""
+
+
 class Prompt(Section):
     """A prompt that an image was made with."""
 
@@ -68,6 +77,9 @@ class Provenance(Versioned):
     """Images, or windows of frames, that went through the model together."""
     frames: int | None = None
     """Frames that the model saw at once."""
+    source: SourceFacts | None = None
+    """The source, by which a training finds its neighbours; None where people are made anonymous, because the hash of a
+    photograph tells it."""
     geometry: Frame | None = None
     """Where the source lies in the output: what became of orientation, window and size."""
     clip: Text | None = None

@@ -122,6 +122,8 @@ class Row:
     """uint8 RGB `[H, W, 3]` each."""
     reel: Reel | None = None
     """The clip that the sample is; None for a single image."""
+    content: str | None = None
+    """The hash of all pixels of its source, see `content_hash`; None for a clip."""
     index: int = 0
     """Number of the frame in its clip, from 0."""
     moved: Mapping[str, bytes] = field(default_factory=dict)
