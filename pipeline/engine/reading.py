@@ -183,6 +183,7 @@ class Reader:
                         image=image,
                         noise_key=noise_key,
                         label=None if sample.label is None else self.classes.number(sample.label),
+                        copies=self.plan.copies.count(sample.label) if self.plan.copies else None,
                         mask=mask,
                         captions=own.texts,
                         edited=edited.texts,
@@ -207,7 +208,7 @@ class Reader:
             if sample.image_ext.lower().endswith("mp4"):
                 raise Undecodable("it is a clip, and the recipe has no section video")
             return None, [read_picture(sample.image, size, rules)]
-        clip = read_clip(sample.image, sample.image_ext)
+        clip = read_clip(sample.image, sample.image_ext, background=rules.colour)
         reel = Reel(container=clip.container, seconds=clip.seconds, loop=clip.loop)
         return reel, [Picture(*fit_frame(picture, size, rules.fit), ()) for picture in clip.frames]
 
