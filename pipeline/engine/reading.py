@@ -157,12 +157,13 @@ class Reader:
         except Undecodable as error:
             return reject(sample, str(error), undecodable=True)
         frame = self.framed(pictures[0].frame)  # of all frames of a clip
+        told = list[str]()
         try:
-            moved = follow(config.geometry, sample.members, frame) if config.geometry else {}
+            moved = follow(config.geometry, sample.members, frame, told.append) if config.geometry else {}
         except Unfollowed as error:
             return reject(sample, f"geometry: {error}", undecodable=False)
         stays = config.operator is None or config.operator.keeps_places
-        notes = (*undeclared(config.geometry, sample.members, frame, stays), *self.notes(sample))
+        notes = (*dict.fromkeys(told), *undeclared(config.geometry, sample.members, frame, stays), *self.notes(sample))
         notes += of_resolution(frame) if self.plan.outline else ()
         rows = list[Row]()
         mask = None
@@ -183,6 +184,7 @@ class Reader:
                         image=image,
                         noise_key=noise_key,
                         label=None if sample.label is None else self.classes.number(sample.label),
+                        copies=self.plan.copies.count(sample.label) if self.plan.copies else None,
                         mask=mask,
                         captions=own.texts,
                         edited=edited.texts,
@@ -207,7 +209,7 @@ class Reader:
             if sample.image_ext.lower().endswith("mp4"):
                 raise Undecodable("it is a clip, and the recipe has no section video")
             return None, [read_picture(sample.image, size, rules)]
-        clip = read_clip(sample.image, sample.image_ext)
+        clip = read_clip(sample.image, sample.image_ext, background=rules.colour)
         reel = Reel(container=clip.container, seconds=clip.seconds, loop=clip.loop)
         return reel, [Picture(*fit_frame(picture, size, rules.fit), ()) for picture in clip.frames]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,14 @@ DEEPEST = 5
 """Lists in lists that points may lie in."""
 
 
+LARGEST_FRACTION = 2.0
+"""What is larger is no fraction, but pixels."""
+LOST = "a box or outline lies outside of the window, and is left out"
+"""What people are told of it."""
+FARTHEST = 1e12
+"""The largest number that can be a place or an area."""
+
+
 class Unfollowed(Exception):
     """Raised where something cannot follow its image; the message says why."""
 
@@ -32,6 +40,8 @@ class Mover:
 
     config: GeometryConfig
     frame: Frame
+    tell: Callable[[str], None] = lambda text: None
+    """Is told what people should know, in a sentence without names."""
 
     @property
     def source(self) -> Size:
@@ -125,7 +135,8 @@ class Mover:
         """An outline `[N, 2]` in pixels, cut at the borders one after the other (Sutherland and Hodgman); perhaps
         empty."""
         ring = self.moved(points)
-        self.inside(ring)  # which may be asked to refuse
+        if (self.inside(ring) == ring).all():
+            return ring
         for axis in (0, 1):
             for sign, border in ((1, 0), (-1, self.end[axis])):
                 depth = sign * (ring[:, axis] - border)
@@ -191,6 +202,11 @@ class Mover:
 
     def in_pixels(self, points: Points) -> Points:
         """Points as they are written, in pixels of the source."""
+        if self.fractions and (np.abs(points) > LARGEST_FRACTION).any():
+            raise Unfollowed(
+                f"a fraction of width or height is {np.abs(points).max():g}, far from 0 to 1; geometry.format may be "
+                "another one"
+            )
         return points * self.source if self.fractions else points
 
     def as_written(self, points: Points) -> Points:
@@ -213,8 +229,8 @@ def numbers(value: Any, count: int | None = None) -> NDArray[np.float64]:
         array = np.array(value if plain else [np.nan], float)
     except OverflowError:
         array = np.array([np.inf])
-    if not np.isfinite(array).all() or count not in (None, len(array)):
-        raise Unfollowed(f"a list of {'' if count is None else f'{count} '}finite numbers is expected")
+    if not (np.abs(array) <= FARTHEST).all() or count not in (None, len(array)):
+        raise Unfollowed(f"a list of {'' if count is None else f'{count} '}numbers up to {FARTHEST:.0e} is expected")
     return array
 
 

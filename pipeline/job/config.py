@@ -11,6 +11,7 @@ from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.geometry.config import GeometryConfig
 from pipeline.job.captions import CaptionConfig
 from pipeline.job.classes import ClassMap
+from pipeline.job.copies import CopiesConfig
 from pipeline.job.extras import GuideConfig, JudgeConfig, MaskConfig
 from pipeline.media.pixels import Codec
 from pipeline.media.rules import Percentile, PixelRules, Range, Reading
@@ -106,6 +107,8 @@ class JobConfig(Recipe):
     of the data set to the model's (`{t-shirt: T-shirt/top}`). By default, and for what a mapping leaves out, classes of
     the same name are the same; without names on either side, those of the same number."""
     labels: LabelsConfig = LabelsConfig()
+    copies: CopiesConfig | None = None
+    """The number of outputs of each sample, by its class; by default `operator.copies` of each."""
     caption: CaptionConfig | None = None
     """The prompt of each sample; models that take none ignore it."""
     edited: CaptionConfig | None = None
@@ -153,6 +156,13 @@ class JobConfig(Recipe):
         return self
 
     @model_validator(mode="after")
+    def _copies_of_something(self) -> JobConfig:
+        if self.copies is not None and (self.operator is None or self.operator.selects):
+            name = self.operator.name if self.operator else "none"
+            raise ValueError(f"copies: operator {name} makes no copies that could be more for some classes")
+        return self
+
+    @model_validator(mode="after")
     def _extras_are_used(self) -> JobConfig:
         extras = {name: getattr(self, name) for name in get_args(Extra)}
         given = {name for name, section in extras.items() if section is not None}
@@ -164,6 +174,13 @@ class JobConfig(Recipe):
             raise ValueError(f"operator {name} does not use the section {', '.join(sorted(useless))}")
         if self.operator and self.guide and (self.guide.previous or 1) > 1 and not self.operator.several_guides:
             raise ValueError(f"operator {name} takes one guide; guide.previous is {self.guide.previous}")
+        return self
+
+    @model_validator(mode="after")
+    def _masks_are_upright(self) -> JobConfig:
+        beside = [f"{name}.member" for name in ("mask", "guide") if (section := getattr(self, name)) and section.member]
+        if beside and self.geometry and not self.geometry.upright:
+            raise ValueError(f"geometry.upright: false: {beside[0]} is taken as viewers show it; no section has both")
         return self
 
     @model_validator(mode="after")

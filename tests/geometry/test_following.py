@@ -203,6 +203,22 @@ def test_nothing_in_json_is_worse_than_unfollowed(value: Any) -> None:
             moved({"m": js(value)}, **options)
 
 
+@given(
+    st.lists(st.sampled_from(["1", " ", "\n", ".5", "-3", "x", "nan", "1e300", "\t", "0.25 0.5 0.5 0.5"])).map("".join)
+)
+def test_no_line_is_worse_than_unfollowed(text: str) -> None:
+    for layout in ("normalised", "xyxy"):
+        with suppress(Unfollowed):
+            moved({"txt": text.encode()}, boxes="txt", polygons="txt", format=layout)
+
+
+@given(st.text("0123456789.-ex \n", max_size=8), st.sampled_from(["xmin", "ymax", "bndbox", "object", "width"]))
+def test_no_xml_is_worse_than_unfollowed(text: str, name: str) -> None:
+    for xml in (VOC.replace(b"21", text.encode()), VOC.replace(name.encode(), b"part")):
+        with suppress(Unfollowed):
+            moved({"xml": xml}, boxes="xml")
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
@@ -257,3 +273,26 @@ def test_lists_beside_outlines_do_not_lose_their_place() -> None:
 def test_a_list_that_lies_elsewhere_cannot_go_along() -> None:
     with pytest.raises(ValueError, match=r"'json:labels' lies in no object that holds boxes or polygons"):
         GeometryConfig(boxes=("json:objects.bbox",), along=("json:labels",), format="xywh")
+
+
+def test_boxes_that_are_lost_are_told_of_and_pixels_are_no_fractions() -> None:
+    told = list[str]()
+    config = GeometryConfig(boxes=("json:bbox",), format="xywh", along=())
+    follow(config, {"json": js({"bbox": [[0, 0, 4, 4], [20, 10, 20, 16]]})}, HALF, told.append)
+    assert told == ["a box or outline lies outside of the window, and is left out"]
+    with pytest.raises(Unfollowed, match=r"far from 0 to 1; geometry\.format may be another"):
+        moved({"txt": b"0 20 15 20 20\n"}, boxes="txt", format="normalised")
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "line"),
+    [
+        ("txt", b"0 .1 .1 .5 .1 .5 .5\n", "polygons: txt, format: normalised"),
+        ("txt", b"0.0 .5 .5 .1 .1\n", "boxes: txt, format: normalised"),
+        ("json", b'{"shapes": [{"points": [[1, 2], [3, 4]]}]}', "keypoints: json:shapes.points"),
+        ("json", b'{"detections": [{"bbox": [1, 2, 3, 4]}]}', "boxes: json:detections.bbox, format: xywh"),
+        ("mask.webp", b"", "masks: mask.webp"),
+    ],
+)
+def test_what_other_tools_write_is_told_of(member: str, content: bytes, line: str) -> None:
+    assert any(f"geometry: {{{line}}}" in note for note in undeclared(None, {member: content}, HALF))
