@@ -45,16 +45,6 @@ class Siblings:
                 found.append(entry.with_members(files={m: p for m, p in places.items() if p in known and p}))
         return found
 
-    def left_over(self, entries: Iterable[ListedImage], paths: Iterable[str]) -> int:
-        """How many files in the folders beside the images belong to none of them."""
-        used = {path for entry in entries for path in entry.files.values()}
-        kinds = set(self.beside.values())
-        return sum(
-            any((folder, path.rpartition(".")[2]) in kinds for folder in path.split("/")[:-1])
-            for path in paths
-            if path not in used
-        )
-
 
 SIBLINGS: dict[LayoutName, Siblings] = {
     "voc": Siblings(
@@ -84,6 +74,13 @@ def recognised(paths: Sequence[str]) -> LayoutName:
     if len(found) > 1:
         raise UserError(f"input.layout: the folder looks like {' and '.join(found)}; name one of them, or classes")
     return found[0] if found else "classes"
+
+
+def is_table(layout: LayoutName, path: str) -> bool:
+    """Whether a file says something of many images in this layout."""
+    return (layout == "coco" and COCO.fullmatch(path) is not None) or (
+        layout == "metadata" and path.rpartition("/")[2] in METADATA
+    )
 
 
 def split_folders(entries: Sequence[ListedImage], layout: LayoutName) -> list[str | None]:
