@@ -207,7 +207,7 @@ class Reader:
             if sample.image_ext.lower().endswith("mp4"):
                 raise Undecodable("it is a clip, and the recipe has no section video")
             return None, [read_picture(sample.image, size, rules)]
-        clip = read_clip(sample.image, sample.image_ext)
+        clip = read_clip(sample.image, sample.image_ext, background=rules.colour)
         reel = Reel(container=clip.container, seconds=clip.seconds, loop=clip.loop)
         return reel, [Picture(*fit_frame(picture, size, rules.fit), ()) for picture in clip.frames]
 

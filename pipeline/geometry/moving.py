@@ -22,6 +22,10 @@ DEEPEST = 5
 """Lists in lists that points may lie in."""
 
 
+FARTHEST = 1e12
+"""The largest number that can be a place or an area."""
+
+
 class Unfollowed(Exception):
     """Raised where something cannot follow its image; the message says why."""
 
@@ -125,7 +129,8 @@ class Mover:
         """An outline `[N, 2]` in pixels, cut at the borders one after the other (Sutherland and Hodgman); perhaps
         empty."""
         ring = self.moved(points)
-        self.inside(ring)  # which may be asked to refuse
+        if (self.inside(ring) == ring).all():
+            return ring
         for axis in (0, 1):
             for sign, border in ((1, 0), (-1, self.end[axis])):
                 depth = sign * (ring[:, axis] - border)
@@ -213,8 +218,8 @@ def numbers(value: Any, count: int | None = None) -> NDArray[np.float64]:
         array = np.array(value if plain else [np.nan], float)
     except OverflowError:
         array = np.array([np.inf])
-    if not np.isfinite(array).all() or count not in (None, len(array)):
-        raise Unfollowed(f"a list of {'' if count is None else f'{count} '}finite numbers is expected")
+    if not (np.abs(array) <= FARTHEST).all() or count not in (None, len(array)):
+        raise Unfollowed(f"a list of {'' if count is None else f'{count} '}numbers up to {FARTHEST:.0e} is expected")
     return array
 
 

@@ -167,6 +167,13 @@ class JobConfig(Recipe):
         return self
 
     @model_validator(mode="after")
+    def _masks_are_upright(self) -> JobConfig:
+        beside = [f"{name}.member" for name in ("mask", "guide") if (section := getattr(self, name)) and section.member]
+        if beside and self.geometry and not self.geometry.upright:
+            raise ValueError(f"geometry.upright: false: {beside[0]} is taken as viewers show it; no section has both")
+        return self
+
+    @model_validator(mode="after")
     def _places_stay(self) -> JobConfig:
         if self.geometry is not None and self.operator is not None and not self.operator.keeps_places:
             raise ValueError(f"geometry: with these options operator {self.operator.name} moves what lies in an image")

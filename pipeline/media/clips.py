@@ -62,13 +62,15 @@ def is_clip(ext: str) -> bool:
     return ext.rpartition(".")[2].lower() in CONTAINERS
 
 
-def read_clip(data: bytes, ext: str, most_frames: int = MOST_FRAMES) -> Clip:
+def read_clip(
+    data: bytes, ext: str, most_frames: int = MOST_FRAMES, background: tuple[int, int, int] = (255, 255, 255)
+) -> Clip:
     """Decodes all frames of the (first) video in the bytes of a member with the extension `ext`, fully composed.
 
     The rotation in an MP4 is applied, its sound left out, and its pixels taken as square. Transparency in a GIF is laid
-    over white, and a duration of 0 is read as 0.1 s, as browsers do. Raises `Undecodable` for damaged or incomplete
-    bytes, another kind of file than `ext` says, and more than `most_frames` frames or `LARGEST_CLIP` pixels; as far as
-    the headers tell, before anything is decoded. Raises `UserError` where MP4 cannot be read here.
+    over `background`, and a duration of 0 is read as 0.1 s, as browsers do. Raises `Undecodable` for damaged or
+    incomplete bytes, another kind of file than `ext` says, and more than `most_frames` frames or `LARGEST_CLIP` pixels;
+    as far as the headers tell, before anything is decoded. Raises `UserError` where MP4 cannot be read here.
     """
     container = ext.rpartition(".")[2].lower()
     if container not in CONTAINERS:
@@ -76,7 +78,7 @@ def read_clip(data: bytes, ext: str, most_frames: int = MOST_FRAMES) -> Clip:
     if not data:
         raise Undecodable("the file is empty")
     try:
-        return _read_gif(data, most_frames) if container == "gif" else _read_mp4(data, most_frames)
+        return _read_gif(data, most_frames, background) if container == "gif" else _read_mp4(data, most_frames)
     except (Undecodable, UserError):
         raise
     except Exception as error:  # a damaged file can break a decoder anywhere: the fault is the data's
@@ -262,7 +264,7 @@ def _ticks(seconds: Sequence[float], clock: int) -> list[int]:
 # GIF89a (W3C, "Graphics Interchange Format, version 89a")
 
 
-def _read_gif(data: bytes, most_frames: int) -> Clip:
+def _read_gif(data: bytes, most_frames: int, background: tuple[int, int, int]) -> Clip:
     size = int.from_bytes(data[6:8], "little"), int.from_bytes(data[8:10], "little")
     count = _gif_frames(data, size, most_frames)
     frames = np.empty((count, size[1], size[0], 3), np.uint8)
@@ -270,7 +272,7 @@ def _read_gif(data: bytes, most_frames: int) -> Clip:
     with Image.open(io.BytesIO(data), formats=("GIF",)) as image:
         for index in range(count):
             image.seek(index)
-            over = Image.new("RGBA", size, "white")
+            over = Image.new("RGBA", size, background)
             over.alpha_composite(image.convert("RGBA"))
             frames[index] = np.asarray(over.convert("RGB"))
             seconds.append(image.info.get("duration", 0) / 1000 or 0.1)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
 
 from pipeline.media.depth import MOST16, Deep, deep, is_deep
 from pipeline.media.frame import TURNS
@@ -21,6 +21,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 LARGEST_IMAGE = 89_478_485
 """Pixels of an image, at most, which is Pillow's own limit. A larger one is refused before it is decoded: 30,000 ×
 30,000 pixels would take 2.7 GB."""
+SMALLER_OR_MASK = 254, 0b101
+"""The tag of a TIFF for the kind of a page, and its bits for smaller copies and for masks."""
 SEVERAL_PICTURES = "MPO"
 """Pillow's name for a JPEG that holds several pictures: phones and stereo cameras write previews and depth into it."""
 
@@ -48,10 +50,11 @@ class Opened(NamedTuple):
 
 
 def decoded_bytes(data: bytes) -> int:
-    """Bytes that it takes to decode an image, about, by its header: 3 a pixel, and as many on the way; 0 for none."""
+    """Bytes that it takes to decode an image, about, by its header: 6 a pixel, 24 where it is deep; 0 for no image."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return 6 * image.width * image.height if image.width * image.height <= LARGEST_IMAGE else 0
+            pixels = image.width * image.height
+            return (24 if is_deep(image) else 6) * pixels if pixels <= LARGEST_IMAGE else 0
     except Exception:  # decoding says what is wrong with it
         return 0
 
@@ -84,9 +87,24 @@ def seen_image(image: Image.Image) -> Image.Image:
 def has_more(image: Image.Image) -> bool:
     """Whether an open image is the first of several pages or frames."""
     try:
-        return image.format != SEVERAL_PICTURES and bool(getattr(image, "is_animated", False))
+        if image.format == SEVERAL_PICTURES or not getattr(image, "is_animated", False):
+            return False
+        return image.format != "TIFF" or len(pages_of(image, most=2)) > 1
     except Exception:  # what follows the first is damaged
         return False
+
+
+def pages_of(image: Image.Image, most: int) -> list[int]:
+    """Where the first `most` pages of an open TIFF begin, without smaller copies and masks; it ends at its first."""
+    found = list[int]()
+    for page in ImageSequence.Iterator(image):
+        tag, bits = SMALLER_OR_MASK
+        if not page.tag_v2.get(tag, 0) & bits:  # type: ignore[attr-defined]
+            found.append(page._frame_pos[page.tell()])  # type: ignore[attr-defined]
+        if len(found) == most:
+            break
+    image.seek(0)
+    return found
 
 
 def values_of(data: bytes) -> NDArray[Any] | None:

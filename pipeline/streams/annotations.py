@@ -110,18 +110,22 @@ def _place(folder: str, name: object, known: Collection[str]) -> str | None:
 
 def _rows(file: Path, bounds: Bounds) -> list[Row]:
     if file.suffix == ".parquet":
-        raise UserError(
-            f"{file} is a table in parquet, which datasets reads: input: {{format: hub, path: imagefolder, data_dir: "
-            f"{str(file.parent)!r}}}"
-        )
+        raise _for_datasets(file, "is a table in parquet")
     try:
         text = _read(file, bounds).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is no UTF-8 ({error.reason} at byte {error.start})") from None
     rows = _csv_rows(file, text) if file.suffix == ".csv" else _jsonl_rows(file, text)
+    if rows and any(field.endswith("file_names") for field in rows[0]):
+        raise _for_datasets(file, "has a column of several files")
     if not any(rows) or "file_name" not in rows[0]:
         raise UserError(f"{file}: a column file_name is expected, which names the images")
     return rows
+
+
+def _for_datasets(file: Path, what: str) -> UserError:
+    line = f"input: {{format: hub, path: imagefolder, data_dir: {str(file.parent)!r}}}"
+    return UserError(f"{file} {what}, which datasets reads: {line}")
 
 
 def _jsonl_rows(file: Path, text: str) -> list[Row]:

@@ -31,8 +31,8 @@ BLANK_PNG = bytes.fromhex(
 class CaptionsInput(Section):
     """Reads jsonl files, plain or compressed as `unpacked` reads them, local or by any fsspec URL.
 
-    Every line is a JSON object; blank lines are skipped. Each sample has the members `json` (the line) and `txt` (the
-    caption), a blank image and no label.
+    Every line is a JSON object; blank lines are skipped. Each sample has the members `json` (the line) and, where the
+    caption is one text, `txt`; a blank image and no label.
     """
 
     format: Literal["captions"] = "captions"
@@ -41,7 +41,8 @@ class CaptionsInput(Section):
     bounds: Bounds = Bounds()
     """How much of a file may be held at a time."""
     prompt: str = "caption"
-    """The field that holds the caption."""
+    """The field that holds the caption, or a list of captions, of which `caption: {template: "{json:FIELD}", pick: …}`
+    takes one."""
     id: str = "id"
     """The field that holds the key, text or a whole number. A line without it gets `FILE-000017`, with its line
     number."""
@@ -108,7 +109,9 @@ class CaptionShard:
         if (key := str(key)) in seen:
             return self._reject(number, f"duplicate key {key!r} in this shard", "refused", kept)
         seen.add(key)
-        members = {"json": line.start, "txt": content[self.options.prompt].encode()}
+        caption, members = content[self.options.prompt], {"json": line.start}
+        if isinstance(caption, str):
+            members["txt"] = caption.encode()
         shard = self.name if self.options.id in content else ""
         origin = self._origin(number)
         return Sample(key=key, shard=shard, image=BLANK_PNG, image_ext="png", members=members, origin=origin)
@@ -138,11 +141,12 @@ def _caption_problem(content: dict[str, Any], field: str) -> str | None:
     if field not in content:
         return f"field {field!r} is missing (fields: {', '.join(map(repr, content))[:200]})"
     caption = content[field]
-    if not isinstance(caption, str):
-        return f"field {field!r} must be text, found {repr(caption)[:80]}"
-    if not caption.strip():
+    texts = caption if isinstance(caption, list) else [caption]
+    if not all(isinstance(text, str) for text in texts):
+        return f"field {field!r} must be text or a list of texts, found {repr(caption)[:80]}"
+    if not texts or not all(map(str.strip, texts)):
         return f"field {field!r} is empty"
-    return None if _encodable(caption) else f"field {field!r} holds half a surrogate pair, which is not text"
+    return None if all(map(_encodable, texts)) else f"field {field!r} holds half a surrogate pair, which is not text"
 
 
 def _encodable(text: str) -> bool:

@@ -126,9 +126,12 @@ class FolderInput(Section):
         entries = by_name(paths, self.extensions)
         if layout in SIBLINGS:
             return SIBLINGS[layout].listed(entries, paths)
-        if layout == "coco":
-            return with_coco(entries, root, paths, self.bounds)
-        return with_metadata(entries, root, paths, self.bounds) if layout == "metadata" else entries
+        if layout == "classes":
+            return entries
+        try:
+            return (with_coco if layout == "coco" else with_metadata)(entries, root, paths, self.bounds)
+        except UserError as error:
+            raise UserError(f"{error}; input.layout: classes reads the images without it") from None
 
     def _class_of(self, folders: Sequence[str]) -> str | None:
         """The class of an image in these folders."""

@@ -10,12 +10,12 @@ from typing import Literal
 from PIL import Image, ImageSequence
 
 from pipeline.media.clips import LARGEST_CLIP, MOST_FRAMES
-from pipeline.media.opening import Undecodable, has_more, reading
+from pipeline.media.opening import Undecodable, has_more, pages_of, reading
 from pipeline.media.records import Rejected, Sample, reject
 from pipeline.streams.contract import InputShard, InputStream
 
-SMALLER_OR_MASK = 254, 0b101
-"""The tag of a TIFF for the kind of a page, and its bits for smaller copies and for masks: these are no pages."""
+MOST_PAGES = 10_000
+"""Pages of a TIFF, at most."""
 
 
 def paged(stream: InputStream, frames: Literal["first", "all"]) -> InputStream:
@@ -53,15 +53,18 @@ class PagedShard:
             if isinstance(sample, Rejected):
                 yield sample
             else:
-                yield from _pages(sample)
+                yield from pages_in(sample)
 
 
-def _pages(sample: Sample) -> Iterator[Sample | Rejected]:
+def pages_in(sample: Sample) -> Iterator[Sample | Rejected]:
+    """The samples that a file is, one for each page or frame."""
     places, frames = list[int](), list[bytes]()
     try:
         with reading(sample.image) as image:
             if has_more(image) and image.format == "TIFF":
-                places = _places(image)
+                places = pages_of(image, MOST_PAGES + 1)
+                if len(places) > MOST_PAGES:
+                    raise Undecodable(f"the file has more than {MOST_PAGES} pages")
             elif has_more(image):
                 frames = _frames(image)
     except Undecodable as error:
@@ -80,19 +83,9 @@ def _frames(image: Image.Image) -> list[bytes]:
     """The frames of an animation as they are seen, as PNGs."""
     found = list[bytes]()
     for frame in ImageSequence.Iterator(image):
-        _check(len(found) + 1, image)
+        if len(found) == MOST_FRAMES or (len(found) + 1) * image.width * image.height > LARGEST_CLIP:
+            raise Undecodable(f"more than {MOST_FRAMES} frames, or than {LARGEST_CLIP} pixels in all of them")
         found.append(_saved(frame if frame.mode in ("L", "RGB", "RGBA") else frame.convert("RGBA")))
-    return found
-
-
-def _places(image: Image.Image) -> list[int]:
-    """Where the pages of a TIFF begin that have their full size."""
-    found = list[int]()
-    for page in ImageSequence.Iterator(image):
-        tag, bits = SMALLER_OR_MASK
-        if not page.tag_v2.get(tag, 0) & bits:  # type: ignore[attr-defined]
-            _check(len(found) + 1, page)
-            found.append(page._frame_pos[page.tell()])  # type: ignore[attr-defined]
     return found
 
 
@@ -108,10 +101,3 @@ def _saved(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1, icc_profile=image.info.get("icc_profile"))
     return buffer.getvalue()
-
-
-def _check(count: int, image: Image.Image) -> None:
-    if count > MOST_FRAMES or count * image.width * image.height > LARGEST_CLIP:
-        raise Undecodable(
-            f"the file has more than {MOST_FRAMES} pages or frames, or {LARGEST_CLIP} pixels in all of them"
-        )

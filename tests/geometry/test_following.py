@@ -203,6 +203,22 @@ def test_nothing_in_json_is_worse_than_unfollowed(value: Any) -> None:
             moved({"m": js(value)}, **options)
 
 
+@given(
+    st.lists(st.sampled_from(["1", " ", "\n", ".5", "-3", "x", "nan", "1e300", "\t", "0.25 0.5 0.5 0.5"])).map("".join)
+)
+def test_no_line_is_worse_than_unfollowed(text: str) -> None:
+    for layout in ("normalised", "xyxy"):
+        with suppress(Unfollowed):
+            moved({"txt": text.encode()}, boxes="txt", polygons="txt", format=layout)
+
+
+@given(st.text("0123456789.-ex \n", max_size=8), st.sampled_from(["xmin", "ymax", "bndbox", "object", "width"]))
+def test_no_xml_is_worse_than_unfollowed(text: str, name: str) -> None:
+    for xml in (VOC.replace(b"21", text.encode()), VOC.replace(name.encode(), b"part")):
+        with suppress(Unfollowed):
+            moved({"xml": xml}, boxes="xml")
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [

@@ -34,6 +34,11 @@ def run(content: dict[str, Any]) -> Manifest:
     return run_job(make_plan(validate(JobConfig, content, "test")))
 
 
+def notes(manifest: Manifest) -> list[str]:
+    """What the job says of places."""
+    return [note for note in manifest.notes if "geometry" in note]
+
+
 def rectangle(mode: str, white: int, size: tuple[int, int] = (40, 20), **options: Any) -> bytes:
     image = Image.new(mode, size)
     image.paste((white,) * 3 if mode == "RGB" else white, BOX)
@@ -77,7 +82,7 @@ def bright(data: bytes) -> Any:
 def test_everything_is_where_the_image_shows_it(tmp_path: Path, model: Path, fit: str, restore: bool) -> None:
     changes = {"image.fit": fit, "image.restore_size": restore, "operator.t_boom": 0, "geometry": SECTION}
     manifest = run(builders.recipe(source(tmp_path), tmp_path / "out", model, **changes))
-    assert manifest.notes == {}
+    assert notes(manifest) == []
     after = written(tmp_path / "out")
     there, box = json.loads(after["0.json"]), white_box(after["0.seg.png"])
     picture = bright(after["0.png"])
@@ -106,12 +111,32 @@ def test_a_turned_photograph_is_upright_with_all_that_lies_in_it(tmp_path: Path)
     assert tuple(there["objects"][0]["bbox"]) == white_box(after["0.png"]) == white_box(after["0.seg.png"])
 
 
+def test_a_clip_takes_along_what_lies_in_its_frames(tmp_path: Path, model: Path) -> None:
+    frames = [Image.open(io.BytesIO(rectangle("RGB", white))) for white in (255, 200)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    members = [("0.gif", buffer.getvalue()), ("0.json", json.dumps(stated()).encode()), ("0.cls", b"1")]
+    changes = {"image.fit": "crop", "operator.t_boom": 0, "geometry": {**SECTION, "masks": []}, "video": {}}
+    run(builders.recipe(builders.tar(tmp_path / "in.tar", members), tmp_path / "out", model, **changes))
+    after = written(tmp_path / "out")
+    there = json.loads(after["0.json"])
+    assert np.abs(np.subtract(there["objects"][0]["bbox"], white_box(after["0.gif"]))).max() <= 1
+    assert (there["width"], there["height"]) == (8, 8)
+
+
+def test_masks_that_are_changed_lie_as_viewers_show_them(tmp_path: Path, model: Path) -> None:
+    changes = {"geometry": {"upright": False}, "mask": {"member": "seg.png"}}
+    content = builders.recipe(tmp_path / "in.tar", tmp_path / "out", model, **changes)
+    content["operator"] = {"name": "sdedit", "t0": 0.5, "steps": 2}
+    with pytest.raises(UserError, match=r"geometry\.upright: false: mask\.member is taken as viewers show it"):
+        validate(JobConfig, content, "test")
+
+
 def test_what_is_not_declared_stays_and_the_job_says_so_once(tmp_path: Path, model: Path) -> None:
     manifest = run(builders.recipe(source(tmp_path), tmp_path / "out", model))
     after = written(tmp_path / "out")
     assert (after["0.json"], after["0.seg.png"]) == (json.dumps(stated()).encode(), rectangle("L", 7))
-    assert len(manifest.notes) == 3
-    assert list(manifest.notes.values()) == [1, 1, 1]
+    assert [manifest.notes[note] for note in notes(manifest)] == [1, 1, 1]
     assert any("geometry: {boxes: json:objects.bbox, format: xywh}" in note for note in manifest.notes)
     assert run(builders.recipe(source(tmp_path), tmp_path / "same", None)).notes == {}
 

@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.config import load_config
 from pipeline.job.config import JobConfig
 from tests import builders
-from tests.geometry.test_geometry_jobs import BOX, bright, rectangle, run
+from tests.geometry.test_geometry_jobs import BOX, bright, notes, rectangle, run
 
 LEFT, TOP, RIGHT, BOTTOM = BOX
 WIDE, HIGH = RIGHT - LEFT, BOTTOM - TOP
@@ -99,7 +99,7 @@ def test_the_recipe_moves_what_the_layout_holds(kind: str, tmp_path: Path, plain
     assert geometry is not None
     job["geometry"] = geometry.model_dump()
     manifest = run(job)
-    assert (manifest.counts.written, manifest.notes) == (2, {})
+    assert (manifest.counts.written, notes(manifest)) == (2, [])
     members: dict[str, bytes] = {}
     for shard in (tmp_path / "out" / "data").glob("*.tar"):
         members |= builders.members_of(shard)

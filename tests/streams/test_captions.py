@@ -17,6 +17,7 @@ from PIL import Image
 
 from pipeline.config import validate
 from pipeline.errors import UserError
+from pipeline.job.captions import CaptionConfig, read_captions
 from pipeline.media.pixels import decode
 from pipeline.media.records import Rejected, Sample
 from pipeline.media.rules import PixelRules
@@ -80,6 +81,14 @@ def test_the_fields_have_other_names(tmp_path: Path) -> None:
     assert (sample.key, sample.members["txt"]) == ("n", b"said")
 
 
+def test_a_list_of_captions_stays_in_its_line(tmp_path: Path) -> None:
+    line = b'{"caption": ["a cat", "a dog"]}'
+    (sample,) = samples(shard(tmp_path, line))
+    assert sample.members == {"json": line}
+    config = CaptionConfig.model_validate({"template": "{json:caption}", "pick": "each"})
+    assert read_captions(config, sample, None, [0, 0]).texts == ("a cat", "a dog")
+
+
 @pytest.mark.parametrize(
     ("line", "reason", "kind"),
     [
@@ -90,7 +99,10 @@ def test_the_fields_have_other_names(tmp_path: Path) -> None:
         (b'["caption"]', "JSON object", "undecodable"),
         (b'"caption"', "JSON object", "undecodable"),
         (b"{}", "'caption' is missing", "refused"),
-        (b'{"caption": 3}', "must be text, found 3", "refused"),
+        (b'{"caption": 3}', "must be text or a list of texts, found 3", "refused"),
+        (b'{"caption": ["a", 3]}', "must be text or a list of texts", "refused"),
+        (b'{"caption": []}', "is empty", "refused"),
+        (b'{"caption": ["a", " "]}', "is empty", "refused"),
         (b'{"caption": null}', "must be text", "refused"),
         (b'{"caption": " "}', "is empty", "refused"),
         (b'{"caption": "\\ud800"}', "surrogate", "refused"),

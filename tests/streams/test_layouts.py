@@ -312,9 +312,16 @@ def test_what_datasets_alone_reads_is_refused_with_the_line_that_reads_it(tmp_pa
     Dataset.from_list([{"file_name": "a.png", "text": "a cat"}]).to_parquet(tmp_path / "metadata.parquet")
     with pytest.raises(UserError, match="imagefolder") as refused:
         FolderInput(path=str(tmp_path)).open()
-    place = ast.literal_eval(str(refused.value).rpartition("data_dir: ")[2].rstrip("}"))
+    place = ast.literal_eval(str(refused.value).rpartition("data_dir: ")[2].partition("}")[0])
     (sample,) = everything(HubInput(path="imagefolder", data_dir=place).open())
     assert sample.members["text.txt"] == b"a cat"
+
+
+def test_lists_of_files_are_for_datasets(tmp_path: Path) -> None:
+    lay(tmp_path, {"metadata.jsonl": b'{"file_names": ["a.png"]}', "a.png": picture(0)})
+    with pytest.raises(UserError, match=r"several files, .*path: imagefolder.*input\.layout: classes"):
+        FolderInput(path=str(tmp_path)).open()
+    assert len(opened(tmp_path, layout="classes")) == 1
 
 
 def test_a_folder_that_looks_like_two_layouts_is_refused(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_splits_whose_columns_differ_are_refused_together(tmp_path: Path) -> Non
         HubInput(path=str(tmp_path), split="all").open()
 
 
-@pytest.mark.parametrize(("form", "format"), [("saved", "parquet"), ("images", "webdataset")])
+@pytest.mark.parametrize(("form", "format"), [("saved", "parquet"), ("images", "webdataset"), ("images", "folder")])
 def test_datasets_finds_the_splits_in_what_a_job_wrote(
     sets: dict[str, Path], form: str, format: str, tmp_path: Path
 ) -> None:
@@ -88,7 +88,8 @@ def test_datasets_finds_the_splits_in_what_a_job_wrote(
     recipe["input"] = {"format": "hub", "path": str(sets[form]), "split": "all"}
     manifest = run_job(make_plan(validate(JobConfig, recipe, "test")))
     assert manifest.counts.written == 50
-    found = load_dataset(str(tmp_path / "out" / "data"), cache_dir=str(tmp_path / "cache"))
+    kind = {"data_dir": str(tmp_path / "out" / "data")}
+    found = load_dataset("imagefolder" if format == "folder" else format, **kind, cache_dir=str(tmp_path / "cache"))
     assert {split: len(part) for split, part in found.items()} == COUNTS
     if form == "saved":
         assert {part["text"][0] for part in found.values()} == {"train 0", "test 0"}
