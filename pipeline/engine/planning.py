@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 
 from pipeline.anonymity.faces.detect import FaceFinder
@@ -11,12 +13,15 @@ from pipeline.anonymity.gate.judges import judges_of
 from pipeline.diffusion.model import Outline
 from pipeline.engine.batch_size import free, remembered
 from pipeline.engine.devices import resolve_devices
+from pipeline.engine.reading import open_input
 from pipeline.engine.transforming import try_sizes
 from pipeline.errors import UserError
 from pipeline.identity import PUBLIC_SALT, hash_json, read_salt
 from pipeline.job.config import JobConfig
+from pipeline.job.copies import balanced, by_value
 from pipeline.job.hashes import hashes
 from pipeline.job.plan import Plan, check_job, licences, outlines
+from pipeline.media.records import Sample
 from pipeline.media.rules import Percentile
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.pages import paged
@@ -46,7 +51,32 @@ def make_plan(config: JobConfig, batch_size: int | None = None) -> Plan:
         config=config, salt=salt, outline=model, batch_size=1, devices=devices, hashes=parts,
         licences=licences(config), gate=gate, found=found,
     )  # fmt: skip
+    plan = with_copies(plan)
     return replace(plan, batch_size=batch_size or batch_size_of(plan))
+
+
+def with_copies(plan: Plan) -> Plan:
+    """The plan with the copies of each class, where these differ; its operator then makes as many as any class gets.
+
+    Raises `UserError` for classes that the data set has not, and where it has no labels.
+    """
+    config, operator = plan.config, plan.config.operator
+    if config.copies is None or operator is None:
+        return plan
+    stream, classes = open_input(plan)
+    if config.copies.values is not None:
+        copies = by_value(config.copies.values, classes.names, operator.copies)
+    else:
+        samples = islice(chain.from_iterable(shard.read() for shard in stream.shards), config.limit)
+        labels = (classes.read(sample).label for sample in samples if isinstance(sample, Sample))
+        copies = balanced(Counter(label for label in labels if label is not None and label >= 0), operator.copies)
+        if not copies.of:
+            raise UserError("copies.balance: no sample has a label")
+    most = operator.model_copy(update={"copies": copies.most})
+    return replace(
+        plan, config=config.model_copy(update={"operator": most}), copies=copies,
+        hashes=plan.hashes | {"copies": hash_json([copies.others, sorted(copies.of.items())])},
+    )  # fmt: skip
 
 
 def found_ends(config: JobConfig) -> tuple[float, float] | None:

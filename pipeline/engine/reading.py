@@ -183,6 +183,7 @@ class Reader:
                         image=image,
                         noise_key=noise_key,
                         label=None if sample.label is None else self.classes.number(sample.label),
+                        copies=self.plan.copies.count(sample.label) if self.plan.copies else None,
                         mask=mask,
                         captions=own.texts,
                         edited=edited.texts,

@@ -83,10 +83,21 @@ def transform(
     if models.first is None:
         return [[Output(row=r, image=r.image, provenance=untouched(r, plan))] for r in rows]
     together = windows(rows, frames_at_once(plan.config, models.first))
-    results = list[Result]()
-    for some, made in size.each(together, lambda some: transform_windows(some, models, plan, device, attempt)):
-        results += [result for window in made[: len(some)] for result in window]
-    return results
+    results = dict[int, list[Result]]()
+    for alike in grouped(together):
+        group, done = [together[i] for i in alike], list[list[Result]]()
+        for some, made in size.each(group, lambda some: transform_windows(some, models, plan, device, attempt)):
+            done += made[: len(some)]
+        results |= zip(alike, done, strict=True)
+    return [result for i in range(len(together)) for result in results[i]]
+
+
+def grouped(together: Sequence[Sequence[Row]]) -> list[list[int]]:
+    """The numbers of windows that get as many copies as each other."""
+    groups = dict[int | None, list[int]]()
+    for i, window in enumerate(together):
+        groups.setdefault(window[0].copies, []).append(i)
+    return list(groups.values())
 
 
 @torch.inference_mode()
@@ -112,7 +123,7 @@ def transform_windows(
     copies: list[list[list[Output]]] = [[] for _ in rows]
     details: list[list[Details]] = [[] for _ in rows]
     refused: dict[int, str] = {}
-    for copy in range(operator.copies):
+    for copy in range(firsts[0].copies or operator.copies):
         noise = KeyedNoise(plan.salt, [window[0].noise_key for window in together], drawn, copy)
         done = through(operator, model, z0, prompted(given, firsts, copy), noise)
         asked = [prompts_of(row, copy, operator, model) for row in firsts]

@@ -11,6 +11,7 @@ from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.geometry.config import GeometryConfig
 from pipeline.job.captions import CaptionConfig
 from pipeline.job.classes import ClassMap
+from pipeline.job.copies import CopiesConfig
 from pipeline.job.extras import GuideConfig, JudgeConfig, MaskConfig
 from pipeline.media.pixels import Codec
 from pipeline.media.rules import Percentile, PixelRules, Range, Reading
@@ -106,6 +107,8 @@ class JobConfig(Recipe):
     of the data set to the model's (`{t-shirt: T-shirt/top}`). By default, and for what a mapping leaves out, classes of
     the same name are the same; without names on either side, those of the same number."""
     labels: LabelsConfig = LabelsConfig()
+    copies: CopiesConfig | None = None
+    """The number of outputs of each sample, by its class; by default `operator.copies` of each."""
     caption: CaptionConfig | None = None
     """The prompt of each sample; models that take none ignore it."""
     edited: CaptionConfig | None = None
@@ -150,6 +153,13 @@ class JobConfig(Recipe):
             raise ValueError("model and operator belong together: give both, or neither to pass images through")
         if self.safety == "refuse" and self.model is None:
             raise ValueError("safety: refuse asks the model's own checker, and there is no model")
+        return self
+
+    @model_validator(mode="after")
+    def _copies_of_something(self) -> JobConfig:
+        if self.copies is not None and (self.operator is None or self.operator.selects):
+            name = self.operator.name if self.operator else "none"
+            raise ValueError(f"copies: operator {name} makes no copies that could be more for some classes")
         return self
 
     @model_validator(mode="after")

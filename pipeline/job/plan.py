@@ -12,6 +12,7 @@ from pipeline.errors import UserError
 from pipeline.job.captions import wants
 from pipeline.job.clips import check_clips
 from pipeline.job.config import JobConfig
+from pipeline.job.copies import Copies
 from pipeline.job.extras import file_guide, file_mask
 from pipeline.media.pixels import Codec, codec_for
 from pipeline.media.rules import PixelRules
@@ -46,6 +47,8 @@ class Plan:
     """The licence of each model's weights, by the model's path."""
     gate: GateFacts | None
     """What the gate judges by; None where the recipe asks for none."""
+    copies: Copies | None = None
+    """How many outputs each class gets; None where all get as many."""
     found: tuple[float, float] | None = None
     """The numbers that `image.range` stands for, where it is a percentile."""
 

@@ -112,6 +112,8 @@ class Row:
     """The text that its noise is derived from: its full key, or that of its clip."""
     label: int | None = None
     """The model's number of the class, where the model takes one; `sample.label` is the data set's."""
+    copies: int | None = None
+    """How many outputs are made of it, where that is not the operator's number."""
     mask: Pixels8 | None = None
     """uint8 `[H, W]` of 0 and 1; 1 where the image is to change."""
     captions: tuple[str, ...] = ()

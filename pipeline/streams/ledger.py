@@ -289,6 +289,7 @@ def differences(old: Job, new: Job) -> list[str]:
         "code": "doppel's code",
         "salt": "the salt",
         "gate": "recognisers or certificates",
+        "copies": "the copies of each class",
     }
     return changed + [word for key, word in words.items() if old.hashes.get(key) != new.hashes.get(key)]
 

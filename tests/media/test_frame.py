@@ -24,19 +24,20 @@ far = st.floats(-50, 50)
 clouds = st.lists(st.tuples(far, far), min_size=1, max_size=5).map(np.array)
 
 
-def stored(width: int, height: int, orientation: int) -> bytes:
-    """A PNG in which every pixel has its own colour."""
+def stored(width: int, height: int, orientation: int, kind: str = "PNG") -> bytes:
+    """An image in which every pixel has its own colour."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[..., 0], pixels[..., 1] = np.arange(width), np.arange(height)[:, None]
     exif, buffer = Image.Exif(), io.BytesIO()
     exif[0x0112] = orientation
-    Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
+    Image.fromarray(pixels).save(buffer, kind, exif=exif)
     return buffer.getvalue()
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", TURNS)
-def test_every_pixel_of_a_turned_image_is_where_its_centre_goes(orientation: int) -> None:
-    pixels, frame = decode(stored(7, 5, orientation))
+def test_every_pixel_of_a_turned_image_is_where_its_centre_goes(orientation: int, kind: str) -> None:
+    pixels, frame = decode(stored(7, 5, orientation, kind))
     assert (frame.orientation, frame.stored) == (orientation, (7, 5))
     assert frame.full == (pixels.shape[1], pixels.shape[0])
     columns, rows = np.meshgrid(np.arange(7), np.arange(5))
