@@ -106,6 +106,7 @@ def test_python_compiles_and_finds_its_names(block: str) -> None:
 
 def test_the_training_loop_of_the_readme_runs() -> None:
     hook, _ = blocks("README.md", "python")
+    torch.manual_seed(0)  # draws hang on it, and now and then all or none of eight images change
     images = torch.rand(8, 3, 28, 28)
     names: dict[str, Any] = {"loader": [(images, torch.arange(8))]}
     exec(hook, names)

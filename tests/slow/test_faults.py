@@ -24,6 +24,8 @@ import pytest
 import yaml
 
 from pipeline.cli import main
+from pipeline.engine import reading
+from pipeline.media.opening import Undecodable
 from tests import builders, faults
 from tests.faults import Fault, Kind, ended
 
@@ -180,6 +182,23 @@ def _limit(root: Path, format: str, model: Path | None) -> Bench:
     return Bench(root, _recipe(root, root / "out", format, model), first=("--limit", "1"))
 
 
+def _retry(root: Path, format: str, model: Path | None) -> Bench:
+    """A sample of the finished job failed, and would not fail again; another one does."""
+    recipe = _recipe(root, root / "out", format, model)
+    read = reading.read_picture
+
+    def ill(data: bytes, *args: Any, **options: Any) -> Any:
+        if data == builders.picture(1):
+            raise Undecodable("the decoder was broken")
+        return read(data, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "read_picture", ill)
+        assert main(["run", str(recipe)]) == 0
+    shutil.copytree(root / "out", root / "old")
+    return Bench(root, recipe, ("--retry-quarantine",), before=partial(_copy, root / "old"))
+
+
 def _copy(old: Path, out: Path) -> None:
     shutil.copytree(old, out)
 
@@ -191,6 +210,7 @@ SCENARIOS: dict[str, Callable[[Path, str, Path | None], Bench]] = {
     "prune": _prune,
     "redo": _redo,
     "limit": _limit,
+    "retry": _retry,
 }
 
 
@@ -243,7 +263,7 @@ def test_an_error_at_every_operation(format: str, benches: Callable[..., Bench],
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", ["overwrite", "half", "prune", "redo", "limit"])
+@pytest.mark.parametrize("scenario", ["overwrite", "half", "prune", "redo", "limit", "retry"])
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_fault_at_every_operation_where_a_job_was_before(
     scenario: str, format: str, benches: Callable[..., Bench], record_property: Report
