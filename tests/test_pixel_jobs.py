@@ -70,6 +70,15 @@ def test_without_a_range_deep_images_are_refused_and_the_others_written(tmp_path
     assert ["image.range does not say" in reason for reason in reasons] == [True, True]
 
 
+def test_a_set_of_deep_images_is_refused_before_work(tmp_path: Path) -> None:
+    plan = planned(recipe(tmp_path, scans()))
+    found = f"from {min(int(values.min()) for values in CT[:4])} to {max(int(values.max()) for values in CT[:4])}"
+    for begin in (run_job, estimate):
+        with pytest.raises(UserError, match=rf"image\.range: all of the first 4 images.*{found}.*give \[low, high\]"):
+            begin(plan)
+    assert not (tmp_path / "out").exists()
+
+
 def test_percentiles_of_a_probe_are_found_once_and_kept(tmp_path: Path) -> None:
     options: dict[str, Any] = {"image.range": {"percentile": [1, 99], "probe": 3}}
     plan = planned(recipe(tmp_path, scans(), **options))

@@ -13,6 +13,7 @@ from pipeline.engine.reading import Reader
 from pipeline.errors import UserError
 from pipeline.job.classes import Classes, listed
 from pipeline.media.records import Sample, Unread
+from pipeline.streams.probing import check_depth
 from pipeline.streams.shards import WebDatasetInput
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 PROBED = 64
 """Samples that are looked at before a job begins."""
+OPENED = 4
+"""Images that are opened before a job begins."""
 EXAMPLES = 12
 """Different labels that a message shows, at most."""
 
@@ -63,15 +66,16 @@ class Tolerance:
 
 
 def check_first(plan: Plan, shards: Sequence[InputShard], classes: Classes) -> None:
-    """Looks at the labels of the first samples.
+    """Looks at the labels of the first samples, and at how deep their first images are.
 
     Raises `UserError` where no sample has the label that the recipe names, where too many cannot be read, and where the
-    model needs a class and none of the samples has one that it knows.
+    model needs a class and none of the samples has one that it knows; and as `check_depth` does.
     """
     found = islice(chain.from_iterable(shard.read() for shard in shards), min(PROBED, plan.config.limit or PROBED))
     read = [item for item in found if isinstance(item, Sample)]
     if not read:
         return
+    check_depth(read[:OPENED], plan.rules)
     source = plan.config.input
     if isinstance(source, WebDatasetInput) and "label" in source.model_fields_set and not any(map(has_label, read)):
         found_instead = ", ".join(dict.fromkeys(chain.from_iterable(map(labels_like(source.label), read))))

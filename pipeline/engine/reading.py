@@ -157,12 +157,13 @@ class Reader:
         except Undecodable as error:
             return reject(sample, str(error), undecodable=True)
         frame = self.framed(pictures[0].frame)  # of all frames of a clip
+        told = list[str]()
         try:
-            moved = follow(config.geometry, sample.members, frame) if config.geometry else {}
+            moved = follow(config.geometry, sample.members, frame, told.append) if config.geometry else {}
         except Unfollowed as error:
             return reject(sample, f"geometry: {error}", undecodable=False)
         stays = config.operator is None or config.operator.keeps_places
-        notes = (*undeclared(config.geometry, sample.members, frame, stays), *self.notes(sample))
+        notes = (*dict.fromkeys(told), *undeclared(config.geometry, sample.members, frame, stays), *self.notes(sample))
         notes += of_resolution(frame) if self.plan.outline else ()
         rows = list[Row]()
         mask = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipeline.geometry.moving import Mover, Unfollowed, is_nested
+from pipeline.geometry.moving import LOST, Mover, Unfollowed, is_nested
 
 Path = tuple[str, ...]
 """Names of fields, one inside the other."""
@@ -93,6 +93,7 @@ def moved_fields(fields: dict[str, Any], kinds: Kinds, mover: Mover) -> dict[str
         move = {"boxes": mover.box, "polygons": mover.outlines, "keypoints": mover.points}[kind]
         new[name] = move(fields[name])
         if new[name] is None:
+            mover.tell(LOST)
             return None
     shapes = [name for kind in ("polygons", "boxes") for name in kinds if kinds[name] == kind and fields[name]]
     for name in kinds:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -27,12 +27,15 @@ COLUMNS_OF_SIZE = ("width.json", "height.json")
 """The members that are columns of these names."""
 
 
-def follow(config: GeometryConfig, members: Members, frame: Frame) -> dict[str, bytes]:
+def follow(
+    config: GeometryConfig, members: Members, frame: Frame, tell: Callable[[str], None] = lambda text: None
+) -> dict[str, bytes]:
     """The members that change, in the geometry of the output; all others stay byte for byte.
 
-    Raises `Unfollowed` where a member that the recipe names is missing or cannot follow.
+    `tell` is told what people should know, in sentences without names. Raises `Unfollowed` where a member that the
+    recipe names is missing or cannot follow.
     """
-    followed, mover = dict[str, bytes](), Mover(config, frame)
+    followed, mover = dict[str, bytes](), Mover(config, frame, tell)
     if not frame.moved and frame.orientation == 1:
         return followed
     groups, texts = places(config, members)

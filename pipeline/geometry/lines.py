@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.geometry.moving import Mover, Unfollowed
+from pipeline.geometry.moving import LOST, Mover, Unfollowed
 
 
 def move_lines(content: bytes, kinds: set[str], mover: Mover) -> bytes:
@@ -25,6 +25,8 @@ def move_lines(content: bytes, kinds: set[str], mover: Mover) -> bytes:
         except ValueError:
             raise Unfollowed(f"line {number}: a class and numbers are expected") from None
         moved = mover.box(values) if kind == "boxes" else mover.outlines(values)
-        if moved is not None:
+        if moved is None:
+            mover.tell(LOST)
+        else:
             lines.append(" ".join([name, *(f"{value:.10g}" for value in moved)]))
     return "".join(f"{line}\n" for line in lines).encode()

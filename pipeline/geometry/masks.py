@@ -29,6 +29,8 @@ def move_mask(data: bytes, frame: Frame, *, upright: bool) -> bytes:
         image: Image.Image = Image.open(io.BytesIO(data), formats=LOSSLESS)
         if image.width * image.height > LARGEST_IMAGE:
             raise ValueError(f"{image.width} × {image.height} pixels are too many; {LARGEST_IMAGE} are allowed")
+        if (pages := getattr(image, "n_frames", 1)) > 1:
+            raise ValueError(f"it has {pages} pages, and a mask has one")
         kind, transparent = image.format, image.info.get("transparency")
         turned = image.getexif().get(ExifTags.Base.Orientation, 1)
         image.load()  # which turns a TIFF

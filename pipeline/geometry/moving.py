@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,10 @@ DEEPEST = 5
 """Lists in lists that points may lie in."""
 
 
+LARGEST_FRACTION = 2.0
+"""What is larger is no fraction, but pixels."""
+LOST = "a box or outline lies outside of the window, and is left out"
+"""What people are told of it."""
 FARTHEST = 1e12
 """The largest number that can be a place or an area."""
 
@@ -36,6 +40,8 @@ class Mover:
 
     config: GeometryConfig
     frame: Frame
+    tell: Callable[[str], None] = lambda text: None
+    """Is told what people should know, in a sentence without names."""
 
     @property
     def source(self) -> Size:
@@ -196,6 +202,11 @@ class Mover:
 
     def in_pixels(self, points: Points) -> Points:
         """Points as they are written, in pixels of the source."""
+        if self.fractions and (np.abs(points) > LARGEST_FRACTION).any():
+            raise Unfollowed(
+                f"a fraction of width or height is {np.abs(points).max():g}, far from 0 to 1; geometry.format may be "
+                "another one"
+            )
         return points * self.source if self.fractions else points
 
     def as_written(self, points: Points) -> Points:

@@ -11,21 +11,24 @@ from pipeline.geometry.following import readable, with_sizes
 from pipeline.media.frame import Frame
 
 FIELDS = {
-    "boxes": re.compile(r"bbox(es)?|box(es)?|bounding_box(es)?"),
-    "keypoints": re.compile("keypoints?|landmarks?"),
+    "boxes": re.compile(r"bbox(es)?|box(es)?|bounding_?box(es)?|rects?|rectangles?"),
+    "keypoints": re.compile("keypoints?|landmarks?|points"),
     "polygons": re.compile("segmentations?|polygons?"),
 }
 """Names of fields and columns that hold places, by the option that declares them."""
-HOLDERS = ("annotations", "annotation", "objects", "instances", "faces")
+HOLDERS = ("annotations", "annotation", "objects", "instances", "faces", "detections", "shapes", "labels")
 """Fields whose objects hold such fields."""
-HINT = re.compile(rb"box|keypoint|landmark|segmentation|polygon")
+HINT = re.compile(rb"box|rect|keypoint|landmark|segmentation|polygon|points")
 """What JSON holds that is worth a look."""
-PICTURE = re.compile("png|tiff?|bmp|gif")
+PICTURE = re.compile("png|tiff?|bmp|gif|webp|jpe?g|npy")
 """Extensions of images that may be masks."""
 PLAIN = re.compile(r"(json|xml|txt|((seg|segmentation|mask|label|instance|semantic|panoptic|depth)s?\.)?\w{3,4})")
 """Names of members that can be told; others may name somebody."""
-YOLO = re.compile(rb"\s*\d+([ \t]+([01]?\.\d+|[01])){4,}\s*")
-"""A line with a class and fractions."""
+YOLO = {
+    "boxes": re.compile(rb"\s*\d+(\.0+)?([ \t]+([01]?\.\d+|[01])){4}\s*"),
+    "polygons": re.compile(rb"\s*\d+(\.0+)?([ \t]+([01]?\.\d+|[01])){6,}\s*"),
+}
+"""A line with a class and fractions, by the option that declares it."""
 
 
 def undeclared(
@@ -63,8 +66,10 @@ def seen(name: str, content: bytes) -> Iterator[tuple[str, str]]:
         yield "masks", f"masks: {plain}"
     elif last == "xml" and b"<bndbox" in content:
         yield "boxes", f"boxes: {plain}"
-    elif last == "txt" and content and all(map(YOLO.fullmatch, content.splitlines())):
-        yield "boxes", f"boxes: {plain}, format: normalised"
+    elif last == "txt" and content:
+        for kind, line in YOLO.items():
+            if all(map(line.fullmatch, content.splitlines())):
+                yield kind, f"{kind}: {plain}, format: normalised"
     elif last == "json":
         if content.startswith(b'{"bytes": "'):
             yield "masks", "masks: COLUMN"

@@ -8,7 +8,7 @@ from xml.parsers import expat
 
 import numpy as np
 
-from pipeline.geometry.moving import Mover, Unfollowed
+from pipeline.geometry.moving import LOST, Mover, Unfollowed
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 """The elements of a box."""
@@ -26,6 +26,7 @@ def move_voc(content: bytes, mover: Mover) -> bytes:
             for element in holder.findall("object") + holder.findall("part"):
                 if (box := element.find("bndbox")) is not None and not moved_box(box, first, mover):
                     holder.remove(element)
+                    mover.tell(LOST)
     for name, side in zip(("width", "height"), mover.frame.output, strict=True):
         if (stated := root.find(f"size/{name}")) is not None:
             stated.text = str(side)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.media.opening import Undecodable, values_of
 from pipeline.media.records import Sample
-from pipeline.media.rules import Percentile
+from pipeline.media.rules import Percentile, PixelRules
 from pipeline.streams.contract import InputStream
 
 VALUES = 1 << 16
@@ -41,6 +41,26 @@ def ends_of(stream: InputStream, wanted: Percentile) -> tuple[float, float]:
     if low == high:
         raise UserError(f"image.range: both percentiles of the probe are {low:g}; give [low, high]")
     return low, high
+
+
+def check_depth(samples: Sequence[Sample], rules: PixelRules) -> None:
+    """Raises `UserError` where `rules` state no range and all of these samples have more than 8 bits a pixel."""
+    if rules.range is not None or not samples:
+        return
+    ends = list[float]()
+    for sample in samples:
+        try:
+            values = values_of(sample.image)
+        except Undecodable:
+            return
+        if values is None:
+            return
+        ends += [float(values.min()), float(values.max())]
+    raise UserError(
+        f"image.range: all of the first {len(samples)} images have more than 8 bits a pixel (from {min(ends):g} to "
+        f"{max(ends):g}), and nobody says what is black and what is white; give [low, high], "
+        "{percentile: [1, 99]}, or dtype where 65535 is white"
+    )
 
 
 def _probe(stream: InputStream, count: int) -> Iterator[Sample]:

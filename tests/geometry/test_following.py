@@ -273,3 +273,26 @@ def test_lists_beside_outlines_do_not_lose_their_place() -> None:
 def test_a_list_that_lies_elsewhere_cannot_go_along() -> None:
     with pytest.raises(ValueError, match=r"'json:labels' lies in no object that holds boxes or polygons"):
         GeometryConfig(boxes=("json:objects.bbox",), along=("json:labels",), format="xywh")
+
+
+def test_boxes_that_are_lost_are_told_of_and_pixels_are_no_fractions() -> None:
+    told = list[str]()
+    config = GeometryConfig(boxes=("json:bbox",), format="xywh", along=())
+    follow(config, {"json": js({"bbox": [[0, 0, 4, 4], [20, 10, 20, 16]]})}, HALF, told.append)
+    assert told == ["a box or outline lies outside of the window, and is left out"]
+    with pytest.raises(Unfollowed, match=r"far from 0 to 1; geometry\.format may be another"):
+        moved({"txt": b"0 20 15 20 20\n"}, boxes="txt", format="normalised")
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "line"),
+    [
+        ("txt", b"0 .1 .1 .5 .1 .5 .5\n", "polygons: txt, format: normalised"),
+        ("txt", b"0.0 .5 .5 .1 .1\n", "boxes: txt, format: normalised"),
+        ("json", b'{"shapes": [{"points": [[1, 2], [3, 4]]}]}', "keypoints: json:shapes.points"),
+        ("json", b'{"detections": [{"bbox": [1, 2, 3, 4]}]}', "boxes: json:detections.bbox, format: xywh"),
+        ("mask.webp", b"", "masks: mask.webp"),
+    ],
+)
+def test_what_other_tools_write_is_told_of(member: str, content: bytes, line: str) -> None:
+    assert any(f"geometry: {{{line}}}" in note for note in undeclared(None, {member: content}, HALF))

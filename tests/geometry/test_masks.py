@@ -132,3 +132,11 @@ def test_what_pycocotools_wrote_is_read_and_written_the_same() -> None:
 def test_what_are_no_run_lengths(value: Any) -> None:
     with pytest.raises((ValueError, KeyError, TypeError)):
         read_rle(value, (3, 2))
+
+
+def test_a_mask_of_several_pages_is_refused() -> None:
+    buffer = io.BytesIO()
+    pages = [Image.new("L", (60, 40), value) for value in (1, 2)]
+    pages[0].save(buffer, "TIFF", save_all=True, append_images=pages[1:])
+    with pytest.raises(ValueError, match="2 pages"):
+        move_mask(buffer.getvalue(), frame(60, 40), upright=True)
