@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import io
 import re
 import runpy
 import shlex
@@ -12,12 +13,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from pipeline import __version__
 from pipeline.cli import build_parser
-from pipeline.config import load_config
+from pipeline.config import load_config, validate
+from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
+from pipeline.job.config import JobConfig
 from pipeline.operators import OPERATORS
 from pipeline.recipes import KINDS, find_recipe
+from tests import builders
 from tests.test_recipes import BY_KIND
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,7 +105,7 @@ def test_python_compiles_and_finds_its_names(block: str) -> None:
 
 
 def test_the_training_loop_of_the_readme_runs() -> None:
-    (hook,) = blocks("README.md", "python")
+    hook, _ = blocks("README.md", "python")
     torch.manual_seed(0)  # draws hang on it, and now and then all or none of eight images change
     images = torch.rand(8, 3, 28, 28)
     names: dict[str, Any] = {"loader": [(images, torch.arange(8))]}
@@ -108,6 +114,19 @@ def test_the_training_loop_of_the_readme_runs() -> None:
     assert 0 < changed.sum() < 8
     assert len(hook.strip().splitlines()) == 6
     assert hook in TEXTS["docs/augmentation.md"]
+
+
+def test_the_data_set_of_the_readme_finds_its_neighbours(tmp_path: Path) -> None:
+    """With a job that passes images through, and without a key."""
+    _, code = blocks("README.md", "python")
+    source = builders.shard(tmp_path / "in.tar", 4)
+    run_job(make_plan(validate(JobConfig, builders.recipe(source, tmp_path / "out", None), "test")))
+    base = [(Image.open(io.BytesIO(builders.picture(i))), i % builders.CLASSES) for i in (2, 0, 3)]
+    names: dict[str, Any] = {"base": base, "augmentations": lambda item: item, "epochs": 2}
+    exec(code.replace("/data/flowers-doppel", str(tmp_path / "out")), names)
+    assert [item[1] for item in names["dataset"]] == [item[1] for item in base]
+    assert names["dataset"].counts["missing"] == 0
+    assert len(code.strip().splitlines()) <= 10
 
 
 def test_operators_in_code_run() -> None:

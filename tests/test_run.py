@@ -19,6 +19,7 @@ from pipeline.job.config import JobConfig
 from pipeline.media.pixels import decode
 from pipeline.streams.job_records import Counts, Manifest
 from pipeline.streams.reconciling import OnChange
+from pipeline.streams.shards import WebDatasetInput
 from tests import builders
 
 
@@ -176,10 +177,13 @@ def test_codecs(tmp_path: Path, model: Path) -> None:
 def test_a_mask_with_the_name_of_the_output_survives(tmp_path: Path) -> None:
     mask = builders.picture(9)
     source = builders.tar(tmp_path / "in.tar", [("0.jpg", builders.picture(0, kind="JPEG")), ("0.png", mask)])
-    run(builders.recipe(source, tmp_path / "out", None, **{"input.image": "jpg"}))
+    manifest = run(builders.recipe(source, tmp_path / "out", None, **{"input.image": "jpg"}))
     after = builders.members_of(tmp_path / "out" / "data" / "in.tar")
     assert after["0.png"] == mask
     assert "0.jpg.png" in after
+    assert any("such as jpg.png" in note for note in manifest.notes)
+    (again,) = WebDatasetInput(urls=(str(tmp_path / "out" / "data" / "*.tar"),)).open().shards
+    assert next(iter(again.read())).image_ext == "jpg.png"  # type: ignore[union-attr]  # and not the mask
 
 
 def test_limit_takes_the_first_and_goes_on_from_there(shards: str, tmp_path: Path, model: Path) -> None:

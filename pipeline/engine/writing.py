@@ -26,6 +26,13 @@ KEPT = "made with other settings or other code, and kept"
 """The note on samples that are not done again, while others of their shard are."""
 
 
+RENAMED = (
+    "a member has the extension that the image would have, so that the image is called by its old one and the new one, "
+    "such as jpg.png; output.codec: jpeg, or another, gives all images one name"
+)
+"""What people are told of such samples."""
+
+
 class OpenShard:
     """An output shard while it is being written; with `mending`, what it has kept is written again."""
 
@@ -49,6 +56,8 @@ class OpenShard:
             except Unwritable as error:
                 rejected.append(reject(outputs[0][0].row.sample, str(error), undecodable=False))
                 continue
+            if any(made.image_ext.rpartition(".")[2] in made.members for made in encoded):
+                self.notes[RENAMED] += 1
             self.notes.update({note for frame in outputs[0] for note in frame.row.notes})
             self._note(chain(*outputs))
             unread.append(outputs[0][0].row.sample.unread)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     Points = NDArray[np.float64]
@@ -75,6 +74,8 @@ class Frame:
 
         They are those of the upright source or, without `upright`, of the source as it lies in its file.
         """
+        import numpy as np
+
         swap, mirror, flip = TURNS[1 if upright else self.orientation]
         points = points[:, ::-1] if swap else points
         points = np.where((mirror, flip), self.full - points, points)
@@ -82,6 +83,8 @@ class Frame:
 
     def to_source(self, points: Points, *, upright: bool = True) -> Points:
         """Where points of the output, float `[N, 2]`, lie in the source: the inverse of `to_output`."""
+        import numpy as np
+
         swap, mirror, flip = TURNS[1 if upright else self.orientation]
         points = points / self.scale + self.window[:2]
         points = np.where((mirror, flip), self.full - points, points)
@@ -90,4 +93,6 @@ class Frame:
     @property
     def scale(self) -> NDArray[np.float64]:
         """How much larger the output is than the part that is seen, in x and in y."""
+        import numpy as np
+
         return np.divide(self.output, self.seen)

@@ -207,9 +207,12 @@ def _sample(key: str, members: Group, shard: str, options: WebDatasetInput) -> S
 
 
 def find_image(members: Group) -> str | None:
-    """The extension of the one image among the members, `png` before `seg.png`; else of the one clip; else None."""
+    """The extension of the one image among the members: `jpg.png`, as a job calls it that finds its own place taken,
+    before `png`, and that before `seg.png`; else of the one clip; else None.
+    """
     images = [e for e in members if e.rpartition(".")[2].lower() in IMAGE_EXTENSIONS]
     images = images or [e for e in members if e.rpartition(".")[2].lower() in CLIP_EXTENSIONS]
+    renamed = [e for e in images if e.count(".") == 1 and e.partition(".")[0].lower() in IMAGE_EXTENSIONS]
     plain = [e for e in images if "." not in e]
-    candidates = plain or images
+    candidates = renamed or plain or images
     return candidates[0] if len(candidates) == 1 else None

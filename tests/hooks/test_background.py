@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import logging
 import multiprocessing
@@ -21,12 +22,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from pipeline.config import validate
 from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
+from pipeline.hooks.dataset import AugmentedDataset
 from pipeline.hooks.live import background, filler
 from pipeline.hooks.live.background import BackgroundAugmenter, LiveStore, Status
 from pipeline.hooks.live.filler import Filler, MakerProgress, Setup
@@ -250,6 +253,77 @@ def test_arrays_give_what_the_same_stream_gives(start: Start, data: InMemory, tm
         assert ours.tobytes() == streamed.tobytes()
 
 
+class Pictures:
+    """The images of `data` with their labels, as torchvision's data sets give them, and their classes."""
+
+    classes = ("first", "second", "third")
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def __getitem__(self, i: int) -> tuple[Image.Image, int]:
+        return Image.open(io.BytesIO(builders.picture(i))), i % builders.CLASSES
+
+
+def hub_set() -> Any:
+    from datasets import ClassLabel, Dataset
+
+    images, labels = zip(*(Pictures()[i] for i in range(COUNT)), strict=True)
+    return Dataset.from_dict({"image": images, "label": labels}).cast_column("label", ClassLabel(names=["0", "1", "2"]))
+
+
+@pytest.mark.parametrize("which", ["torchvision", "a subset", "Hugging Face"])
+def test_a_data_set_without_keys(start: Start, which: str) -> None:
+    """The same data set is given to the maker and to the training, which pairs by content."""
+    base = {"torchvision": Pictures, "a subset": lambda: Subset(Pictures(), [7, 3, 5]), "Hugging Face": hub_set}[
+        which
+    ]()
+    store = start(data=base, class_map="numbers")
+    until(store, lambda status: status.made == len(base))
+    order = [*range(len(base))][::-1]
+    data = AugmentedDataset(Subset(base, order), pickle.loads(pickle.dumps(store)), 1)
+    for i in range(len(base)):
+        data[i]
+    assert data.counts == {"originals": 0, "neighbours": len(base), "missing": 0}
+    until(store, lambda status: status.made == 2 * len(base))  # a second pass knows its keys
+
+
+def test_a_data_set_gives_what_arrays_give(start: Start, data: InMemory, tmp_path: Path) -> None:
+    stores = start(), start(data=Pictures(), key="{:04d}", class_map="numbers", folder=tmp_path / "indexed")
+    for store in stores:
+        until(store, lambda status: status.made == COUNT)
+    for key in data.keys:
+        arrays, indexed = (store.get(key) for store in stores)
+        assert arrays is not None
+        assert indexed is not None
+        assert arrays.tobytes() == indexed.tobytes()
+
+
+def test_a_section_of_a_recipe_is_data(start: Start, tmp_path: Path) -> None:
+    source = builders.shard(tmp_path / "in" / "a.tar", COUNT)
+    store = start(data={"format": "webdataset", "urls": str(source)})
+    until(store, lambda status: status.made == COUNT)
+
+
+def test_data_that_cannot_be_told_is_refused(augmenter: Any) -> None:
+    class Restless(Pictures):
+        def __getitem__(self, i: int) -> tuple[Any, int]:
+            return torch.rand(3, 8, 8), 0
+
+    for bad, sentence in (
+        ({"format": "webdataset", "url": "a.tar"}, r"data\..*url"),
+        ({"train": Pictures(), "test": Pictures()}, r"data is several data sets \(train, test\)"),
+        (3, "data is int; a data set with len"),
+        (Restless(), "data gives other pixels each time"),
+        ([(b"encoded", 0)], "an item begins with a PIL image"),
+        ([], "data has no items"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            augmenter(data=bad, class_map="numbers").__enter__()
+    with pytest.raises(UserError, match="key is for data sets"):
+        augmenter(key="{}")
+
+
 def test_the_maker_waits_until_neighbours_are_read_and_never_makes_a_copy_twice(
     augmenter: Any, data: InMemory, tmp_path: Path
 ) -> None:
@@ -356,6 +430,7 @@ def test_a_training_whose_maker_is_gone_ends_some_seconds_later(
 SCRIPT = """
 import torch
 from pipeline import BackgroundAugmenter
+from pipeline.hooks.dataset import AugmentedDataset
 from pipeline.hooks.live import background
 from pipeline.hooks.live.source import InMemory
 
@@ -375,7 +450,8 @@ def test_a_script_without_a_main_guard_is_told_so_at_once(model: Path, tmp_path:
     script.write_text(SCRIPT.format(model=str(model), folder=str(tmp_path / "store"), last="train()"))
     run = partial(subprocess.run, [sys.executable, str(script)], capture_output=True, text=True, check=False)
     wrong = run()
-    assert "script.py, line 13: BackgroundAugmenter starts a process" in wrong.stderr.splitlines()[-1]
+    line = script.read_text().splitlines().index("train()") + 1
+    assert f"script.py, line {line}: BackgroundAugmenter starts a process" in wrong.stderr.splitlines()[-1]
     assert "trained" not in wrong.stdout
     assert not (tmp_path / "store").exists()
     guarded = 'if __name__ == "__main__":\n    train()'

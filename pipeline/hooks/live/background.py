@@ -15,20 +15,23 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from PIL import Image
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pipeline.diffusion.model import Outline
 from pipeline.errors import UserError
 from pipeline.hooks.augment import GivenClassMap, read_class_map, read_operator
+from pipeline.hooks.items import Key
 from pipeline.hooks.live.filler import LOG, MakerProgress, MakerState, Setup, fill, known_labels
+from pipeline.hooks.live.indexed import IndexedSource
 from pipeline.hooks.live.main_guard import check_main_guard
 from pipeline.hooks.live.slots import SlotReader, Slots
 from pipeline.hooks.live.source import Arrays, FileSource, StreamSource, array_facts, check_arrays, save_arrays
 from pipeline.hooks.neighbours import classes_of_labels
+from pipeline.hooks.sources import Source
 from pipeline.identity import PUBLIC_SALT, given_salt, hash_json, salt_check
 from pipeline.job.classes import Classes, match
 from pipeline.media.records import Sample
@@ -90,13 +93,23 @@ class LiveStore:
     It reaches DataLoader workers by pickling or fork. Counts are exact for one reading thread in each process.
     """
 
-    def __init__(self, slots: Slots, on_failure: OnFailure = "raise") -> None:
+    def __init__(self, slots: Slots, on_failure: OnFailure = "raise", knows_contents: bool = False) -> None:
         self._slots, self._on_failure = slots, on_failure
+        self.knows_contents = knows_contents
+        """Whether its keys are the contents of images, see `IndexedSource`."""
         self._reader: SlotReader | None = None
         self._process = 0
 
-    def __reduce__(self) -> tuple[type[LiveStore], tuple[Slots, OnFailure]]:
-        return LiveStore, (self._slots, self._on_failure)
+    def __reduce__(self) -> tuple[type[LiveStore], tuple[Slots, OnFailure, bool]]:
+        return LiveStore, (self._slots, self._on_failure, self.knows_contents)
+
+    def source(self, key: str) -> Source | None:
+        """The source of a key that is its content."""
+        return Source(content=key, label=None) if self.knows_contents else None
+
+    def keys_of(self, content: str) -> tuple[str, ...]:
+        """The key of that content, whether it is there or not."""
+        return (content,) if self.knows_contents else ()
 
     def copies(self, key: str) -> int:
         """Always 1: only `get` finds out which neighbours of a key are there."""
@@ -138,8 +151,9 @@ class BackgroundAugmenter:
     - `operator`: an `Operator`, or the section `operator:` of a recipe. Its `copies` does not count: the maker makes
       copy after copy, each with the pixels that it has in an offline job.
     - `model`: the section `model:` of a recipe, with a number as its batch_size, or the model's path.
-    - `data`: what the training reads, and no more, because neighbours that nobody reads keep their places in the store;
-      a section `input:`, or `InMemory(keys=, pixels=, labels=)`.
+    - `data`: what the training reads, and no more, because neighbours that nobody reads keep their places in the store:
+      a data set of torchvision or Hugging Face, or any with `len` and `[i]`, without transforms; a section `input:` of
+      a recipe; or `InMemory(keys=, pixels=, labels=)`. `key` is for a data set what it is for `AugmentedDataset`.
     - `class_map`: what the classes of the data are for a model with classes, as in `GenerativeAugment`; a data set that
       names its classes needs none.
     - `capacity`: the largest number of neighbours on disk, uint8 in the model's size; best a little more than there are
@@ -157,10 +171,10 @@ class BackgroundAugmenter:
     """
 
     def __init__(
-        self, operator: Operator | Mapping[str, Any], model: ModelConfig | str, data: AnyInput | Arrays,
+        self, operator: Operator | Mapping[str, Any], model: ModelConfig | str, data: Any,
         folder: str | Path, *, capacity: int, uses: int = 1, device: str = "cpu", threads: int = 1,
         image: PixelRules = PLAIN, salt_file: str | None = None, on_failure: OnFailure = "raise",
-        class_map: GivenClassMap = None,
+        class_map: GivenClassMap = None, key: Key = None,
     ) -> None:  # fmt: skip
         """Raises `UserError` where `capacity`, `uses` or `threads` is below 1, or another argument is not valid."""
         if on_failure not in get_args(OnFailure):
@@ -171,7 +185,10 @@ class BackgroundAugmenter:
         self._operator = operator if isinstance(operator, Operator) else read_operator(operator)
         self._model = ModelConfig(path=model) if isinstance(model, str) else model
         self._class_map = read_class_map(class_map)
-        self._data, self._folder, self._image = data, local_option(folder, "folder"), image
+        self._data, self._key = read_data(data), key
+        self._folder, self._image = local_option(folder, "folder"), image
+        if key is not None and (isinstance(self._data, BaseModel) or is_arrays(self._data)):
+            raise UserError("key is for data sets; a section input and InMemory have keys of their own")
         self._capacity, self._uses = capacity, uses
         self._device, self._threads, self._salt_file = device, threads, salt_file
         self._on_failure = on_failure
@@ -200,10 +217,10 @@ class BackgroundAugmenter:
         with ExitStack() as stack:
             stack.enter_context(held(self._folder))
             if claim(self._folder, identity):
-                create(slots, self._data, identity)
+                create(slots, self._data if isinstance(source, FileSource) else None, identity)
             stack.enter_context(maker(setup))
             self._running = stack.pop_all()
-        return LiveStore(slots, self._on_failure)
+        return LiveStore(slots, self._on_failure, isinstance(source, IndexedSource) and source.by_content)
 
     def __exit__(self, *error: object) -> None:
         self._running.close()
@@ -223,24 +240,60 @@ class BackgroundAugmenter:
             raise UserError(f"operator {self._operator.name} needs {what}: run it offline, and train on its store")
         return outline
 
-    def _source(self, outline: Outline, classes: Classes) -> tuple[StreamSource | FileSource, Any]:
+    def _source(self, outline: Outline, classes: Classes) -> tuple[StreamSource | FileSource | IndexedSource, Any]:
         """With JSON that differs where the data do."""
         if isinstance(self._data, BaseModel):
-            stream = StreamSource(input=self._data, size=outline.size, rules=self._image, classes=classes)
+            stream = StreamSource(
+                input=cast(AnyInput, self._data), size=outline.size, rules=self._image, classes=classes
+            )
             return stream, [stream.facts(), classes.shown]
+        if not is_arrays(self._data):
+            indexed = self._indexed(outline)
+            return indexed, [indexed.facts(), classes.shown]
         check_arrays(self._data, outline.size, known_labels(self._operator, outline), classes)
         return FileSource(folder=self._folder), [array_facts(self._data), classes.shown]
 
+    def _indexed(self, outline: Outline) -> IndexedSource:
+        return IndexedSource(data=self._data, key=self._key, size=outline.size, rules=self._image)
+
     def _classes(self, outline: Outline) -> Classes:
         """What the classes of the data are for the model."""
+        if not isinstance(self._data, BaseModel) and not is_arrays(self._data):
+            names = None if self._class_map == "numbers" else self._indexed(outline).class_names()
+            return classes_of_labels(self._operator, outline, self._class_map, names)
         if not isinstance(self._data, BaseModel):
             return classes_of_labels(self._operator, outline, self._class_map)
-        stream = self._data.open()
+        stream = cast(AnyInput, self._data).open()
         if self._class_map is None and stream.label_names is None and known_labels(self._operator, outline) is not None:
             first = next((item for shard in stream.shards for item in shard.read() if isinstance(item, Sample)), None)
             if first is not None and first.label is None:  # a text, perhaps, in the model's own names
                 return match(None, None, outline.class_names, outline.classes or 0, option="class_map")
         return classes_of_labels(self._operator, outline, self._class_map, stream.label_names)
+
+
+def read_data(data: Any) -> Any:
+    """What neighbours are made of: a section `input:` as `AnyInput`, and all else as it is.
+
+    Raises `UserError` for what is neither that, nor arrays, nor a data set with `len` and `[i]`.
+    """
+    if isinstance(data, Mapping) and "format" in data:
+        try:
+            return TypeAdapter[Any](AnyInput).validate_python(dict(data))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in ("data", *first["loc"][1:]))
+            raise UserError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
+    if isinstance(data, BaseModel) or is_arrays(data):
+        return data
+    if isinstance(data, Mapping) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        found = f"several data sets ({', '.join(map(str, data))})" if isinstance(data, Mapping) else type(data).__name__
+        raise UserError(f"data is {found}; a data set with len and [i], a section input or InMemory is expected")
+    return data
+
+
+def is_arrays(data: Any) -> bool:
+    """Whether data has the fields of `Arrays`."""
+    return all(hasattr(data, name) for name in ("keys", "pixels", "labels"))
 
 
 def check_device(name: str) -> None:
@@ -283,12 +336,12 @@ def claim(folder: Path, identity: Mapping[str, str]) -> bool:
     return False
 
 
-def create(slots: Slots, data: AnyInput | Arrays, identity: Mapping[str, str]) -> None:
+def create(slots: Slots, arrays: Arrays | None, identity: Mapping[str, str]) -> None:
     """Makes the files of a new store; the one with its identity comes last, and without it nothing counts."""
     slots.create()
     MakerProgress(slots.folder, "w+")
-    if not isinstance(data, BaseModel):
-        save_arrays(data, slots.folder)
+    if arrays is not None:
+        save_arrays(arrays, slots.folder)
     part = slots.folder / f".{IDENTITY}.part"
     part.write_text(json.dumps(identity, indent=1) + "\n")
     part.replace(slots.folder / IDENTITY)  # the last: without it nothing counts

@@ -14,6 +14,7 @@ import torch
 
 from pipeline.diffusion.model import Outline
 from pipeline.errors import UserError
+from pipeline.hooks.live.indexed import IndexedSource
 from pipeline.hooks.live.slots import Slots, SlotWriter
 from pipeline.hooks.live.source import FileSource, Original, StreamSource
 from pipeline.hooks.neighbours import Neighbours
@@ -76,7 +77,7 @@ class Setup:
     """Everything that the maker has to know."""
 
     slots: Slots
-    source: StreamSource | FileSource
+    source: StreamSource | FileSource | IndexedSource
     model: ModelConfig
     operator: Operator
     classes: Classes
