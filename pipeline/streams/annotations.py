@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.plain_json import parse_json_object
 from pipeline.streams.bounds import Bounds
-from pipeline.streams.layouts import COCO, METADATA
+from pipeline.streams.layouts import COCO, METADATA, images_of
 from pipeline.streams.listed import ListedImage, extension_of, stem
 from pipeline.streams.names import unsafe
 
@@ -32,8 +32,8 @@ def with_coco(
     `images/NAME/`, `images/` or beside `annotations/`; one that is in none of these has a problem.
     """
     tables = [named for path in paths if (named := COCO.fullmatch(path))]
-    apart = tuple({f"{named['base']}annotations/" for named in tables})
-    found = {entry.image: entry for entry in entries if not (entry.image or "").startswith(apart)}
+    images = set(images_of(paths))
+    found = {entry.image: entry for entry in entries if entry.image in images}
     unknown = 0
     for named in tables:
         path = named[0]

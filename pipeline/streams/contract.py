@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from pipeline.identity import hash_json
 from pipeline.media.records import Rejected, Sample
 from pipeline.streams.files import Stored
-from pipeline.streams.layouts import Siblings
 
 
 class InputShard(Protocol):
@@ -30,6 +29,14 @@ class InputShard(Protocol):
 
     def content_hash(self) -> str:
         """sha256, in hexadecimal, of everything that the shard holds."""
+        ...
+
+
+class Beside(Protocol):
+    """Where what belongs to an image lies, if in folders beside that of the image."""
+
+    def place(self, key: str, member: str) -> str | None:
+        """Where a member of the image `key` lies; None where it lies beside the image itself."""
         ...
 
 
@@ -55,7 +62,7 @@ class InputStream:
     """Paths of files below the source that belong to no sample."""
     splits: tuple[str, ...] = ()
     """Folders in keys that are splits, also in upper case; `datasets` finds them where they are written in lower."""
-    siblings: Siblings | None = None
+    beside: Beside | None = None
     """Where the members of a sample lay in a folder."""
     verbatim_names: bool = False
     """Whether keys came out of tar member names, so that an output tar must use them as they are, dots included."""

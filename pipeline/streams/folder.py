@@ -22,8 +22,9 @@ from pipeline.streams.columns import LABEL_MEMBER
 from pipeline.streams.contract import InputStream
 from pipeline.streams.files import content_hash, fingerprint
 from pipeline.streams.labels import NO_LABEL, Label, member_label
-from pipeline.streams.layouts import SIBLINGS, LayoutName, is_table, recognised, split_folders
+from pipeline.streams.layouts import LayoutName, Siblings, beside_images, is_table, recognised, split_folders
 from pipeline.streams.listed import ListedImage, by_name
+from pipeline.streams.mask_folders import MaskFolders
 from pipeline.streams.names import is_junk, safe_component, unsafe
 from pipeline.streams.shard_names import FIRST, cut_name, cuts
 from pipeline.streams.shards import IMAGE_EXTENSIONS
@@ -51,8 +52,10 @@ class FolderInput(Section):
     `JPEGImages`, with members `xml` from `Annotations`, `seg.png` from `SegmentationClass` and `instances.png` from
     `SegmentationObject`. `yolo`: images in `images`, with members `txt` from `labels`. `coco`: with members `json`,
     `captions.json` and `person_keypoints.json` from `annotations/instances_*.json` and so on. `metadata`: the images
-    that `metadata.jsonl` or `metadata.csv` names, as `imagefolder` reads it, with their rows as members `json`. With
-    `auto` such folders and files tell; where there are none, it is `classes`."""
+    that `metadata.jsonl` or `metadata.csv` names, as `imagefolder` reads it, with their rows as members `json`.
+    `masks`: images in `images`, `photos` or a split such as `train`, with members `mask.png` of the same names (or
+    `a_mask.png` for `a.jpg`) from `masks`, `labels`, `annotations`, `gt` and the like beside them, or `trainannot`.
+    With `auto` such folders and files tell; where there are none, it is `classes`."""
     extensions: tuple[str, ...] = IMAGE_EXTENSIONS
     """What counts as an image, in upper or lower case; in a recipe with a section `video`, by default `mp4`, too."""
     bounds: Bounds = Bounds()
@@ -95,7 +98,8 @@ class FolderInput(Section):
             raise UserError(f"input.path: {self.path!r} is not a folder; a folder of images is expected")
         paths = sorted(_files(root))
         layout = recognised(paths) if self.layout == "auto" else self.layout
-        entries, notes = self._listed(layout, root, paths)
+        beside = beside_images(layout, paths)
+        entries, notes = self._listed(layout, root, paths, beside)
         if not entries:
             known = ", ".join(self.extensions)
             raise UserError(f"input.path: no image in {self.path!r} (extensions: {known}, layout: {layout})")
@@ -108,8 +112,9 @@ class FolderInput(Section):
             ]
         names = self._names({entry.label for entry in entries if entry.label is not None})
         if self.layout == "auto" and layout != "classes":
-            notes.append(f"input: the folder looks like {layout}, and is read so (input.layout)")
-        if (alone := sum(not entry.files for entry in entries)) and layout in SIBLINGS:
+            what = "images with their masks in folders beside them" if layout == "masks" else layout
+            notes.append(f"input: the folder looks like {what}, and is read so (input.layout: {layout})")
+        if (alone := sum(not entry.files for entry in entries)) and beside:
             notes.append(f"input: {alone} of {len(entries)} images have no file in the folders beside them")
         if any(splits):
             notes.append("input: folders called like splits are splits, not classes (input.labels: directories)")
@@ -123,14 +128,16 @@ class FolderInput(Section):
             splits=tuple(sorted({split for split in splits if split})),
             notes=tuple(notes),
             left_out=tuple(_left_out(layout, paths, entries)),
-            siblings=SIBLINGS.get(layout),
+            beside=beside,
         )
 
-    def _listed(self, layout: LayoutName, root: Path, paths: Sequence[str]) -> tuple[list[ListedImage], list[str]]:
+    def _listed(
+        self, layout: LayoutName, root: Path, paths: Sequence[str], beside: Siblings | MaskFolders | None
+    ) -> tuple[list[ListedImage], list[str]]:
         """The images, and what is to be said of them."""
         entries = by_name(paths, self.extensions)
-        if layout in SIBLINGS:
-            return SIBLINGS[layout].listed(entries, paths), []
+        if beside is not None:
+            return beside.listed(entries, paths), []
         if layout == "classes":
             return entries, []
         try:

@@ -83,7 +83,7 @@ class FolderWriter:
             raise Unwritable(f"its key would lie {depth} folders deep; {MOST_FOLDERS} are possible")
 
         def put(extension: str, content: bytes) -> str:
-            place = self._stream.siblings.place(stem, extension) if self._stream.siblings else None
+            place = self._stream.beside.place(stem, extension) if self._stream.beside else None
             path = self._in_split(place or f"{stem}.{safe_component(extension)}")
             if path in files:
                 raise Unwritable(f"two of its files would be data/{path}")

@@ -1,4 +1,4 @@
-"""Ways in which folders of images are laid out: by classes, or as VOC, YOLO, COCO and `imagefolder` have them."""
+"""Ways in which folders of images are laid out: by classes, or as VOC, YOLO, COCO and others have them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Literal
 
 from pipeline.errors import UserError
 from pipeline.streams.listed import ListedImage
+from pipeline.streams.mask_folders import MaskFolders, check_clear, mask_folders, pairs
 from pipeline.streams.splits import is_split
 
-LayoutName = Literal["classes", "voc", "yolo", "coco", "metadata"]
+LayoutName = Literal["classes", "voc", "yolo", "coco", "metadata", "masks"]
 """The names of all layouts; see `FolderInput.layout`."""
 COCO = re.compile(r"(?P<base>(.*/)?)annotations/(?P<kind>instances|captions|person_keypoints)_(?P<images>[^/]*)\.json")
 """A file of annotations as COCO calls it."""
@@ -70,10 +71,25 @@ def recognised(paths: Sequence[str]) -> LayoutName:
         "coco": any(COCO.fullmatch(path) for path in paths),
         "metadata": any(path.rpartition("/")[2] in METADATA for path in paths),
     }
+    beside = [] if signs["metadata"] or signs["voc"] else pairs(images_of(paths))
+    if beside and not any(signs.values()):
+        check_clear(paths, beside)
+    signs["masks"] = bool(beside)
     found = [name for name, sign in signs.items() if sign]
     if len(found) > 1:
         raise UserError(f"input.layout: the folder looks like {' and '.join(found)}; name one of them, or classes")
     return found[0] if found else "classes"
+
+
+def images_of(paths: Sequence[str]) -> list[str]:
+    """The paths without those in `annotations/` of COCO, which holds no images of its own."""
+    apart = tuple({f"{named['base']}annotations/" for path in paths if (named := COCO.fullmatch(path))})
+    return [path for path in paths if not path.startswith(apart)]
+
+
+def beside_images(layout: LayoutName, paths: Sequence[str]) -> Siblings | MaskFolders | None:
+    """Where members lie in this layout, if they lie in folders beside those of the images."""
+    return mask_folders(paths, pairs(paths)) if layout == "masks" else SIBLINGS.get(layout)
 
 
 def is_table(layout: LayoutName, path: str) -> bool:
