@@ -13,8 +13,8 @@ from pipeline.engine.reading import Reader
 from pipeline.errors import UserError
 from pipeline.job.classes import Classes, listed
 from pipeline.media.records import Sample, Unread
+from pipeline.streams.captions import CaptionsInput
 from pipeline.streams.probing import check_depth
-from pipeline.streams.shards import WebDatasetInput
 
 if TYPE_CHECKING:
     from pipeline.job.plan import Plan
@@ -77,10 +77,11 @@ def check_first(plan: Plan, shards: Sequence[InputShard], classes: Classes) -> N
         return
     check_depth(read[:OPENED], plan.rules)
     source = plan.config.input
-    if isinstance(source, WebDatasetInput) and "label" in source.model_fields_set and not any(map(has_label, read)):
-        found_instead = ", ".join(dict.fromkeys(chain.from_iterable(map(labels_like(source.label), read))))
+    label = None if isinstance(source, CaptionsInput) or "label" not in source.model_fields_set else source.label
+    if label is not None and not any(map(has_label, read)):
+        found_instead = ", ".join(dict.fromkeys(chain.from_iterable(map(labels_like(label), read))))
         raise UserError(
-            f"input.label: none of the first {len(read)} samples has {source.label!r}; there are "
+            f"input.label: none of the first {len(read)} samples has {label!r}; there are "
             f"{found_instead[:200] or 'no members beside images'}"
         )
     samples = [classes.read(sample) for sample in read]

@@ -21,7 +21,7 @@ from pipeline.job.captions import CaptionConfig, Captions, NoCaption, read_capti
 from pipeline.job.classes import Classes, match
 from pipeline.job.clips import clip_of, frames_at_once
 from pipeline.job.extras import read_guide, read_mask
-from pipeline.job.noticing import of_mask, of_plan, of_resolution
+from pipeline.job.noticing import of_left_out, of_mask, of_plan, of_resolution
 from pipeline.media.clips import is_clip, read_clip
 from pipeline.media.fitting import fit_frame
 from pipeline.media.frame import Frame
@@ -51,7 +51,8 @@ def open_input(plan: Plan) -> tuple[InputStream, Classes]:
             config.classes, stream.label_names, model.class_names, model.classes or 0,
             secret=config.anonymity is not None,
         )  # fmt: skip
-    return replace(stream, label_names=classes.names, notes=(*stream.notes, *of_plan(plan))), classes
+    notes = (*stream.notes, *of_left_out(stream.left_out, secret=config.anonymity is not None), *of_plan(plan))
+    return replace(stream, label_names=classes.names, notes=notes), classes
 
 
 UNREAD = {

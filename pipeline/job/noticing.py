@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.media.frame import Frame
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 FACTOR = 2
 """The sides of images and of the model's input may differ by this factor before it is said."""
+NAMED = 3
+"""Files that a note names, at most."""
 LARGER = "the image has more than twice as many pixels a side as the model sees, so that its detail is lost"
 SMALLER = "the image has less than half as many pixels a side as the model sees, so that it is blurred there"
 NOTHING_CHANGES = "the mask is empty, so that nothing of the image may change"
@@ -32,6 +35,14 @@ def of_plan(plan: Plan) -> tuple[str, ...]:
                 f"{trained[1]}: more than a factor of {FACTOR} away, it may paint what does not hang together"
             )
     return tuple(notes)
+
+
+def of_left_out(files: Sequence[str], *, secret: bool) -> tuple[str, ...]:
+    """What is said of files of the input that belong to no sample; they may be named unless they are `secret`."""
+    if not files:
+        return ()
+    named = "" if secret else ", such as " + ", ".join(map(ascii, files[:NAMED]))
+    return (f"input: files that belong to no sample and are left out: {len(files)}{named}",)
 
 
 def of_resolution(frame: Frame) -> tuple[str, ...]:

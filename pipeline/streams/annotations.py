@@ -21,30 +21,38 @@ from pipeline.streams.names import unsafe
 Row = Mapping[str, Any]
 
 
-def with_coco(entries: Iterable[ListedImage], root: Path, paths: Sequence[str], bounds: Bounds) -> list[ListedImage]:
+def with_coco(
+    entries: Iterable[ListedImage], root: Path, paths: Sequence[str], bounds: Bounds
+) -> tuple[list[ListedImage], list[str]]:
     """The images with what COCO's files say of each, as members `json` (instances), `captions.json` and
-    `person_keypoints.json`.
+    `person_keypoints.json`; and what is to be said of that. No file below `annotations/` is one of the images.
 
     A member holds the fields of the image, and for each field of its annotations the list of their values, with the
     names of the categories as `category`. The images of `annotations/instances_NAME.json` lie in `NAME/`,
     `images/NAME/`, `images/` or beside `annotations/`; one that is in none of these has a problem.
     """
-    found = {entry.image: entry for entry in entries}
-    for path in paths:
-        if (named := COCO.fullmatch(path)) is None:
-            continue
+    tables = [named for path in paths if (named := COCO.fullmatch(path))]
+    apart = tuple({f"{named['base']}annotations/" for named in tables})
+    found = {entry.image: entry for entry in entries if not (entry.image or "").startswith(apart)}
+    unknown = 0
+    for named in tables:
+        path = named[0]
         member = "json" if named["kind"] == "instances" else f"{named['kind']}.json"
         for name, content in _of_images(root / path, bounds):
+            if name is None:
+                unknown += 1
+                continue
             folders = (f"{named['images']}/", f"images/{named['images']}/", "images/", "")
             places = [f"{named['base']}{folder}{name}" for folder in folders]
             image = next((place for place in places if place in found), places[0])
             entry = found.get(image) or _missing(image, f"{path} names it, and it is not there")
             found[image] = entry.with_members(given={member: content})
-    return sorted(found.values(), key=lambda entry: entry.key)
+    notes = [f"input: annotations of {unknown} images that their file does not list are left out"] if unknown else []
+    return sorted(found.values(), key=lambda entry: entry.key), notes
 
 
-def _of_images(file: Path, bounds: Bounds) -> Iterator[tuple[str, bytes]]:
-    """Yields the name of each image in a file of COCO, and its member."""
+def _of_images(file: Path, bounds: Bounds) -> Iterator[tuple[str | None, bytes]]:
+    """Yields the name of each image in a file of COCO, and its member; None for images with nothing but annotations."""
     content = parse_json_object(_read(file, bounds), str(file))
     try:
         names = {category["id"]: category["name"] for category in content.get("categories", ())}
@@ -52,12 +60,13 @@ def _of_images(file: Path, bounds: Bounds) -> Iterator[tuple[str, bytes]]:
         for annotation in content.get("annotations", ()):
             of_image.setdefault(annotation["image_id"], []).append(annotation)
         for image in content["images"]:
-            own = of_image.get(image["id"], [])
+            own = of_image.pop(image["id"], [])
             fields = sorted({field for annotation in own for field in annotation} - {"image_id", "id"})
             lists: dict[str, Any] = {field: [annotation.get(field) for annotation in own] for field in fields}
             if "category_id" in lists:
                 lists["category"] = [names.get(number) for number in lists["category_id"]]
             yield str(image["file_name"]), json.dumps({**image, **lists}, ensure_ascii=False).encode()
+        yield from ((None, b"") for _ in of_image)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} holds no annotations as COCO has them ({type(error).__name__}: {error})") from None
 

@@ -51,8 +51,10 @@ class InputStream:
     writes them."""
     notes: tuple[str, ...] = ()
     """What people should know of how the source was understood, each a sentence without names, keys or values."""
+    left_out: tuple[str, ...] = ()
+    """Paths of files below the source that belong to no sample."""
     splits: tuple[str, ...] = ()
-    """First folders in keys that are splits."""
+    """Folders in keys that are splits, also in upper case; `datasets` finds them where they are written in lower."""
     siblings: Siblings | None = None
     """Where the members of a sample lay in a folder."""
     verbatim_names: bool = False

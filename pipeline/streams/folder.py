@@ -22,11 +22,14 @@ from pipeline.streams.columns import LABEL_MEMBER
 from pipeline.streams.contract import InputStream
 from pipeline.streams.files import content_hash, fingerprint
 from pipeline.streams.labels import NO_LABEL, Label, member_label
-from pipeline.streams.layouts import SIBLINGS, LayoutName, recognised, split_folders
+from pipeline.streams.layouts import SIBLINGS, LayoutName, is_table, recognised, split_folders
 from pipeline.streams.listed import ListedImage, by_name
-from pipeline.streams.names import safe_component, unsafe
+from pipeline.streams.names import is_junk, safe_component, unsafe
 from pipeline.streams.shard_names import FIRST, cut_name, cuts
 from pipeline.streams.shards import IMAGE_EXTENSIONS
+
+TWO_CLASSES = "its folder is one class, and its member cls says another; input.labels or input.label chooses"
+"""Why a sample with two classes is refused."""
 
 
 class FolderInput(Section):
@@ -37,7 +40,7 @@ class FolderInput(Section):
     images that differ only in their extension, the second is rejected as a duplicate.
 
     Skipped are hidden files and folders, symbolic links to folders, links to files outside the folder, pipes and
-    devices, and files that are no images and share their name with none.
+    devices. Other files that belong to no sample are counted and said when a job begins.
     """
 
     format: Literal["folder"] = "folder"
@@ -67,7 +70,8 @@ class FolderInput(Section):
     """The member that holds the class, or `member:field` of a JSON member, in place of folders: its number, or its name
     where `label_names` has it. By default, in the layout `metadata`, it is `json:label`."""
     label_names: tuple[str, ...] | None = None
-    """The names of the classes, by number, where a member holds them."""
+    """The names of the classes, by number, also of those that have no folder, or that a member holds. By default
+    the folders that are classes, sorted."""
 
     @field_validator("extensions")
     @classmethod
@@ -91,7 +95,7 @@ class FolderInput(Section):
             raise UserError(f"input.path: {self.path!r} is not a folder; a folder of images is expected")
         paths = sorted(_files(root))
         layout = recognised(paths) if self.layout == "auto" else self.layout
-        entries = self._listed(layout, root, paths)
+        entries, notes = self._listed(layout, root, paths)
         if not entries:
             known = ", ".join(self.extensions)
             raise UserError(f"input.path: no image in {self.path!r} (extensions: {known}, layout: {layout})")
@@ -102,36 +106,48 @@ class FolderInput(Section):
                 replace(entry, label=self._class_of(entry.folders[1:] if split else entry.folders))
                 for entry, split in zip(entries, splits, strict=True)
             ]
-        names = tuple(sorted({entry.label for entry in entries if entry.label is not None})) or self.label_names
-        notes = []
+        names = self._names({entry.label for entry in entries if entry.label is not None})
         if self.layout == "auto" and layout != "classes":
             notes.append(f"input: the folder looks like {layout}, and is read so (input.layout)")
-        if layout in SIBLINGS and (count := SIBLINGS[layout].left_over(entries, paths)):
-            notes.append(f"input: {count} files beside the images belong to none of them, and are left out")
+        if (alone := sum(not entry.files for entry in entries)) and layout in SIBLINGS:
+            notes.append(f"input: {alone} of {len(entries)} images have no file in the folders beside them")
         if any(splits):
             notes.append("input: folders called like splits are splits, not classes (input.labels: directories)")
         return InputStream(
             shards=[
                 FolderShard(name=name, root=root, entries=part, label=label, label_names=names, bounds=self.bounds)
-                for name, part in _shards(real(root).name, entries, splits, self.shard_size)
+                for name, part in _shards(real(root).name, entries, [s and s.lower() for s in splits], self.shard_size)
             ],
             label_names=names,
             places=(f"{root}/**",),
             splits=tuple(sorted({split for split in splits if split})),
             notes=tuple(notes),
+            left_out=tuple(_left_out(layout, paths, entries)),
             siblings=SIBLINGS.get(layout),
         )
 
-    def _listed(self, layout: LayoutName, root: Path, paths: Sequence[str]) -> list[ListedImage]:
+    def _listed(self, layout: LayoutName, root: Path, paths: Sequence[str]) -> tuple[list[ListedImage], list[str]]:
+        """The images, and what is to be said of them."""
         entries = by_name(paths, self.extensions)
         if layout in SIBLINGS:
-            return SIBLINGS[layout].listed(entries, paths)
+            return SIBLINGS[layout].listed(entries, paths), []
         if layout == "classes":
-            return entries
+            return entries, []
         try:
-            return (with_coco if layout == "coco" else with_metadata)(entries, root, paths, self.bounds)
+            if layout == "coco":
+                return with_coco(entries, root, paths, self.bounds)
+            return with_metadata(entries, root, paths, self.bounds), []
         except UserError as error:
             raise UserError(f"{error}; input.layout: classes reads the images without it") from None
+
+    def _names(self, found: set[str]) -> tuple[str, ...] | None:
+        """The classes by number, where `found` are those of the folders."""
+        if found and self.label_names is not None and (more := found.difference(self.label_names)):
+            raise UserError(
+                f"input.label_names: {len(more)} of {len(found)} folders that are classes have none of these names: "
+                f"{', '.join(self.label_names)}; name all classes in the order of their numbers"
+            )
+        return self.label_names or tuple(sorted(found)) or None
 
     def _class_of(self, folders: Sequence[str]) -> str | None:
         """The class of an image in these folders."""
@@ -191,10 +207,10 @@ class FolderShard:
             shown = entry.key.encode(errors="backslashreplace").decode()
             return _reject(shown, f"unsafe file name {shown!r}", "refused", shown, {})
         members = dict(entry.given)
-        label = NO_LABEL
+        own = None
         if self.label_names is not None and entry.label is not None:
-            number = self.label_names.index(entry.label)
-            label, members = Label(number), {LABEL_MEMBER: b"%d" % number, **members}
+            own = self.label_names.index(entry.label)
+            members = {LABEL_MEMBER: b"%d" % own, **members}
         if entry.image is None:
             kind, reason = entry.problem or ("refused", "the image is not there")
             return _reject(key, reason, kind, origin, members)
@@ -213,8 +229,14 @@ class FolderShard:
         if entry.problem is not None:
             kind, reason = entry.problem
             return _reject(key, reason, kind, origin, {extension: image, **members})
+        label = NO_LABEL
         if self.label is not None:
             label = member_label(members, self.label, self.label_names)
+        elif own is not None:
+            stated = {member: members.pop(member) for member in entry.files if member.lower() == LABEL_MEMBER}
+            label, members[LABEL_MEMBER] = Label(own), b"%d" % own
+            if member_label(stated, LABEL_MEMBER, self.label_names) not in (NO_LABEL, label):
+                return _reject(key, TWO_CLASSES, "refused", origin, {extension: image, **members, **stated})
         return Sample(
             key=key, image=image, image_ext=extension, label=label.number, unread=label.unread, members=members,
             origin=origin,
@@ -258,6 +280,14 @@ def _files(root: Path) -> Iterator[str]:
                 raise unreadable(error) from None
             if not (file.startswith(".") or linked_away or special):
                 yield path.relative_to(root).as_posix()
+
+
+def _left_out(layout: LayoutName, paths: Sequence[str], entries: Sequence[ListedImage]) -> Iterator[str]:
+    """Files that belong to no sample, but for those that file systems leave behind."""
+    used = {path for entry in entries for path in (entry.image, *entry.files.values())}
+    for path in paths:
+        if not (path in used or is_junk(path) or is_table(layout, path)):
+            yield path
 
 
 def _printable(path: str) -> bool:

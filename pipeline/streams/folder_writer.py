@@ -84,7 +84,7 @@ class FolderWriter:
 
         def put(extension: str, content: bytes) -> str:
             place = self._stream.siblings.place(stem, extension) if self._stream.siblings else None
-            path = place or f"{stem}.{safe_component(extension)}"
+            path = self._in_split(place or f"{stem}.{safe_component(extension)}")
             if path in files:
                 raise Unwritable(f"two of its files would be data/{path}")
             files[path] = content
@@ -97,7 +97,7 @@ class FolderWriter:
             ):
                 continue
             path = put(extension, content)
-            if not path.startswith(f"{stem}."):
+            if not path.startswith(self._in_split(f"{stem}.")):
                 sidecars.append(path)
                 continue
             if path.rpartition(".")[2].lower() in MISREAD or PurePosixPath(path).stem == "metadata":
@@ -156,6 +156,12 @@ class FolderWriter:
         """Removes what was staged."""
         shutil.rmtree(self._stage, ignore_errors=True)
         self._list_part.unlink(missing_ok=True)
+
+    def _in_split(self, path: str) -> str:
+        """The path with the folder that is a split in lower case, as `datasets` knows it."""
+        folders = path.split("/")
+        split = next((i for i, folder in enumerate(folders[:-1]) if folder in self._stream.splits), None)
+        return "/".join(folder.lower() if i == split else folder for i, folder in enumerate(folders))
 
     def _stem(self, sample: Sample) -> str:
         key = (unescape_dots(sample.key) if self._stream.verbatim_names else sample.key).removeprefix("./")

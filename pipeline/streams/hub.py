@@ -23,6 +23,7 @@ from pipeline.streams.bounds import Bounds
 from pipeline.streams.contract import InputShard, InputStream
 from pipeline.streams.files import open_url
 from pipeline.streams.names import safe_component
+from pipeline.streams.no_split import advice, in_no_split, shown
 from pipeline.streams.own_files import OwnFiles
 from pipeline.streams.rows import Columns, FileShard, SliceShard, is_whole
 from pipeline.streams.shard_names import local_places, shard_names
@@ -48,8 +49,8 @@ class HubInput(Section):
     name: str | None = None
     """The configuration of the data set."""
     split: str | None = None
-    """The split that is read, or `all`; by default the only one there is. With `all`, shards are called `SPLIT-NAME`,
-    so that `datasets` finds the splits `train`, `validation` and `test` again in the output."""
+    """The split that is read, or `all`; by default the only one there is. Where there are several, shards are called
+    `SPLIT-NAME`, so that `datasets` finds the splits `train`, `validation` and `test` again in the output."""
     revision: str | None = None
     """The branch, tag or commit on the hub."""
     data_files: tuple[str, ...] | None = None
@@ -78,7 +79,8 @@ class HubInput(Section):
 
         Raises `UserError` where the set, its split or a column is not there or is of the wrong type.
         """
-        parts = [self._part(split, builder) for split, builder in _builders(self).items()]
+        builders, several = _builders(self)
+        parts = [self._part(split, builder, several) for split, builder in builders.items()]
         columns = parts[0].columns
         if other := next((part for part in parts if part.columns != columns), None):
             raise UserError(
@@ -96,7 +98,7 @@ class HubInput(Section):
             label_column=columns.number,
         )
 
-    def _part(self, split: str, builder: Any) -> _Part:
+    def _part(self, split: str, builder: Any, several: bool) -> _Part:
         files = list(builder.config.data_files[split])
         own = _own_files(self, builder, files)
         packed = any(PurePosixPath(file.split("?")[0]).suffix in PACKED for file in files)
@@ -106,7 +108,7 @@ class HubInput(Section):
             names = shard_names(files)
             shards = [
                 FileShard(name=name, url=url, builder=builder.name, columns=columns, own=own, bounds=self.bounds)
-                for url, name in zip(files, names_in_split(split, names) if self.split == ALL else names, strict=True)
+                for url, name in zip(files, names_in_split(split, names) if several else names, strict=True)
             ]
         else:
             with _told(self.path):
@@ -116,18 +118,19 @@ class HubInput(Section):
                     raise ValueError("it has no columns")
             columns = _columns(self, features)
             data = data.cast(columns.features)
-            stem = split if self.split == ALL else safe_component(f"{builder.dataset_name or builder.name}-{split}")
+            stem = "" if several else safe_component(f"{builder.dataset_name or builder.name}-{split}-")
             count = data.num_shards
+            names = [f"{stem}{i:05d}" for i in range(count)]
             shards = [
                 SliceShard(
-                    name=f"{stem}-{i:05d}",
+                    name=name,
                     data=data.shard(num_shards=count, index=i),
                     files=tuple(files),
                     columns=columns,
                     own=own,
                     bounds=self.bounds,
                 )
-                for i in range(count)
+                for i, name in enumerate(names_in_split(split, names) if several else names)
             ]
         return _Part(split, shards, columns, files)
 
@@ -141,10 +144,11 @@ class _Part(NamedTuple):
     files: list[str]
 
 
-def _builders(source: HubInput) -> dict[str, Any]:
-    """The splits that are read, each with the `DatasetBuilder` that reads it.
+def _builders(source: HubInput) -> tuple[dict[str, Any], bool]:
+    """The splits that are read, each with the `DatasetBuilder` that reads it, and whether the set has several.
 
-    Raises `UserError` where the set has no such split, and where it has several and none is named.
+    Raises `UserError` where the set has no such split, where it has several and none is named, and where all of it is
+    to be read and it has files that are in none.
     """
     folder = Path(os.path.expanduser(source.path))
     if (folder / "dataset_dict.json").is_file():
@@ -152,15 +156,37 @@ def _builders(source: HubInput) -> dict[str, Any]:
         if not isinstance(splits, list) or not all(isinstance(split, str) for split in splits):
             raise UserError(f"{folder}/dataset_dict.json names no splits; save_to_disk writes them")
         chosen = _chosen(source, splits)
-        return {
-            split: _builder(source.model_copy(update={"path": str(folder / split), "split": split})) for split in chosen
-        }
+        one = {split: source.model_copy(update={"path": str(folder / split), "split": split}) for split in chosen}
+        return {split: _builder(part) for split, part in one.items()}, len(splits) > 1
     builder = _builder(source)
-    return dict.fromkeys(_chosen(source, [str(split) for split in builder.config.data_files or {}]), builder)
+    splits = [str(split) for split in builder.config.data_files or {}]
+    missing = source.split not in (*splits, ALL, None)
+    beside = [] if source.split in splits else _in_no_split(source, builder)
+    if beside and not missing:
+        raise UserError(
+            f"input.split: {source.path!r} has files in none of its splits ({', '.join(splits)}), as no word in their "
+            f"names says which: {shown(beside)}; name one split, or read them apart, with {advice(beside)}"
+        )
+    chosen = _chosen(source, splits, f"; to read {shown(beside)}, say {advice(beside)}" if beside else "")
+    return dict.fromkeys(chosen, builder), len(splits) > 1
 
 
-def _chosen(source: HubInput, splits: list[str]) -> list[str]:
-    """Those of a set's splits that are read."""
+def _in_no_split(source: HubInput, builder: Any) -> list[str]:
+    """The files of a set that are in none of its splits; see `in_no_split`.
+
+    There are none where the recipe names files, and where the set's card states its configurations.
+    """
+    path = os.path.expanduser(source.path)
+    home = os.path.join(path, source.data_dir or "") if os.path.isdir(path) else source.data_dir or builder.base_path
+    stated = source.data_files or len(builder.builder_configs) > 1 or builder.DEFAULT_CONFIG_NAME
+    if stated or not home or not (Path(home).is_dir() or "://" in home):
+        return []
+    with _told(source.path):
+        return in_no_split(home if "://" in home else os.path.realpath(home), builder.config.data_files or {})
+
+
+def _chosen(source: HubInput, splits: list[str], more: str = "") -> list[str]:
+    """Those of a set's splits that are read; `more` ends the sentence where there is no such split."""
     found = ", ".join(splits) or "none"
     if source.split == ALL and splits:
         return splits
@@ -169,7 +195,7 @@ def _chosen(source: HubInput, splits: list[str]) -> list[str]:
     if source.split is None and splits:
         return splits
     if source.split not in splits:
-        raise UserError(f"input.split: {source.path!r} has no split {source.split!r} (splits: {found})")
+        raise UserError(f"input.split: {source.path!r} has no split {source.split!r} (splits: {found}){more}")
     return [source.split]
 
 

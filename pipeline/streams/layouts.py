@@ -9,7 +9,7 @@ from typing import Literal
 
 from pipeline.errors import UserError
 from pipeline.streams.listed import ListedImage
-from pipeline.streams.splits import KEYWORDS
+from pipeline.streams.splits import is_split
 
 LayoutName = Literal["classes", "voc", "yolo", "coco", "metadata"]
 """The names of all layouts; see `FolderInput.layout`."""
@@ -45,16 +45,6 @@ class Siblings:
                 found.append(entry.with_members(files={m: p for m, p in places.items() if p in known and p}))
         return found
 
-    def left_over(self, entries: Iterable[ListedImage], paths: Iterable[str]) -> int:
-        """How many files in the folders beside the images belong to none of them."""
-        used = {path for entry in entries for path in entry.files.values()}
-        kinds = set(self.beside.values())
-        return sum(
-            any((folder, path.rpartition(".")[2]) in kinds for folder in path.split("/")[:-1])
-            for path in paths
-            if path not in used
-        )
-
 
 SIBLINGS: dict[LayoutName, Siblings] = {
     "voc": Siblings(
@@ -86,15 +76,18 @@ def recognised(paths: Sequence[str]) -> LayoutName:
     return found[0] if found else "classes"
 
 
+def is_table(layout: LayoutName, path: str) -> bool:
+    """Whether a file says something of many images in this layout."""
+    return (layout == "coco" and COCO.fullmatch(path) is not None) or (
+        layout == "metadata" and path.rpartition("/")[2] in METADATA
+    )
+
+
 def split_folders(entries: Sequence[ListedImage], layout: LayoutName) -> list[str | None]:
     """The folder of each image that is called like a split (`train`, `val2017`); all None unless every image has one.
 
     Where folders are classes, only the first one counts.
     """
     deepest = 1 if layout == "classes" else None
-    found = [next(filter(_is_split, entry.folders[:deepest]), None) for entry in entries]
+    found = [next(filter(is_split, entry.folders[:deepest]), None) for entry in entries]
     return found if None not in found else [None] * len(entries)
-
-
-def _is_split(folder: str) -> bool:
-    return re.sub(r"[-_]?[0-9]+$", "", folder.lower()) in KEYWORDS

@@ -16,6 +16,16 @@ ALONE = re.compile(rf"(?<![^-._ 0-9])({'|'.join(sorted(KEYWORDS, key=len, revers
 """Such a word, next to nothing but digits, blanks, `-`, `_` and dots."""
 
 
+IMAGES = re.compile(r"(^|[-_])(images?|imgs?|photos?|pictures?|set|data)([-_]|$)")
+"""A word beside that of a split, such as in `train_images`."""
+
+
+def is_split(folder: str) -> bool:
+    """Whether a folder is called like a split, in upper or lower case: `Train`, `val2017`, `test_images`."""
+    name = folder.lower()
+    return IMAGES.sub("", re.sub(r"[-_]?[0-9]+$", "", name)) in KEYWORDS and bool(splits_in(name))
+
+
 def splits_in(name: str) -> set[str]:
     """The splits that `datasets` takes a file or folder of this name for, without its extension."""
     return {KEYWORDS[word] for word in ALONE.findall(name)}
@@ -24,11 +34,13 @@ def splits_in(name: str) -> set[str]:
 def names_in_split(split: str, names: Sequence[str]) -> list[str]:
     """The names of shards of one split of several, `SPLIT-NAME`; they stay as they are where all begin with the split.
 
-    Where a name would be taken for another split, too, a hash stands in for it.
+    Words that mean a split are in lower case, as `datasets` knows them. Where a name would be taken for another split,
+    too, a hash stands in for it.
     """
+    split = split.lower() if is_split(split) else split
     prefix = "" if all(name.startswith(f"{split}-") for name in names) else f"{split}-"
     return [
-        name if splits_in(name) <= {KEYWORDS.get(split, split)} else f"{split}-{_digest(name)}"
+        name if splits_in(name) <= (splits_in(split) or {split}) else f"{split}-{_digest(name)}"
         for name in (prefix + name for name in names)
     ]
 

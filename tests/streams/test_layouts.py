@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset, load_dataset
+from datasets import Dataset, Features, Image, Value, load_dataset
 from torchvision.datasets import ImageFolder, VOCDetection, VOCSegmentation
 
+from pipeline.commands.estimate import estimate
 from pipeline.config import validate
 from pipeline.engine.events import Noted
 from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
+from pipeline.job.noticing import of_left_out
 from pipeline.media.records import Rejected, Sample
 from pipeline.streams.folder import FolderInput
 from pipeline.streams.hub import HubInput
@@ -62,6 +64,20 @@ def test_folders_called_like_splits_are_splits_and_no_classes(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("format", ["folder", "parquet"])
+def test_datasets_finds_splits_that_are_written_in_upper_case(tmp_path: Path, format: str) -> None:
+    names = {"Training": "train", "Testing": "test", "VAL_images": "validation"}
+    files = {f"{split}/{kind}/{i}.png": picture(i) for i, split in enumerate(names) for kind in ("cat", "dog")}
+    data = written(lay(tmp_path / "set", files), tmp_path / "out", **{"output.format": format})
+    kind = "imagefolder" if format == "folder" else "parquet"
+    found = load_dataset(kind, data_dir=str(data), cache_dir=str(tmp_path / "cache"))
+    assert {split: list(part["label"]) for split, part in found.items()} == {name: [0, 1] for name in names.values()}
+    assert found["train"].features["label"].names == ["cat", "dog"]
+    again = {sample.key.lower(): sample.image for sample in opened(lay(tmp_path / "set", {}))}
+    if format == "folder":
+        assert {path.removesuffix(".png") for path in tree(data)} == again.keys()
+
+
+@pytest.mark.parametrize("format", ["folder", "parquet"])
 def test_datasets_finds_splits_and_classes_in_what_a_job_wrote(tmp_path: Path, format: str) -> None:
     data = written(lay(tmp_path / "set", SPLITS), tmp_path / "out", **{"output.format": format})
     kind = "imagefolder" if format == "folder" else "parquet"
@@ -79,6 +95,64 @@ def test_among_other_classes_train_is_a_class(tmp_path: Path) -> None:
     only = lay(tmp_path / "only", {"train/a.png": picture(0), "test/b.png": picture(1)})
     assert FolderInput(path=str(only)).open().label_names is None
     assert FolderInput(path=str(only), labels="directories").open().label_names == ("test", "train")
+
+
+def test_folders_called_train_images_are_splits(tmp_path: Path) -> None:
+    root = lay(tmp_path / "a", {"train_images/a.png": picture(0), "test_images/b.png": picture(1)})
+    stream = FolderInput(path=str(root)).open()
+    assert (stream.label_names, stream.splits) == (None, ("test_images", "train_images"))
+    root = lay(tmp_path / "b", {"blood_test/a.png": picture(0), "skin_test/b.png": picture(1)})
+    assert FolderInput(path=str(root)).open().label_names == ("blood_test", "skin_test")
+
+
+def test_names_number_the_classes_of_folders(tmp_path: Path) -> None:
+    root = str(lay(tmp_path, {"cat/a.png": picture(0), "dog/b.png": picture(1)}))
+    for names in (("dog", "cat"), ("bird", "cat", "dog")):
+        stream = FolderInput(path=root, label_names=names).open()
+        assert stream.label_names == names
+        assert {sample.key: sample.label for sample in everything(stream)} == {
+            "cat/a": names.index("cat"), "dog/b": names.index("dog"),
+        }  # fmt: skip
+    with pytest.raises(UserError, match=r"input\.label_names: 1 of 2 folders .* none of these names: cat, bird"):
+        FolderInput(path=root, label_names=("cat", "bird")).open()
+
+
+@pytest.mark.parametrize(("name", "content", "legal"), [
+    ("cls", b"1", True), ("CLS", b"1.0", True), ("cls", b"dog", True), ("cls", b"0", False), ("CLS", b"cat", False),
+    ("cls", b"2", False), ("cls", b"bird", False), ("cls", b"[1, 1]", False),
+])  # fmt: skip
+def test_two_statements_of_a_class_are_refused_unless_equal(
+    tmp_path: Path, name: str, content: bytes, legal: bool
+) -> None:
+    root = lay(tmp_path, {"cat/a.png": picture(0), "dog/b.png": picture(1), f"dog/b.{name}": content})
+    first, second = items_of(root)
+    assert isinstance(first, Sample)
+    assert first.label == 0
+    if legal:
+        assert isinstance(second, Sample)
+        assert (second.label, second.members) == (1, {"cls": b"1"})
+    else:
+        (bad,) = rejected([second])
+        assert bad.reason.startswith("its folder is one class, and its member cls says another")
+        assert bad.members[name] == content
+    assert {sample.label for sample in opened(root, labels="none")} == {None}
+
+
+@pytest.mark.parametrize("source", ["folder", "hub"])
+def test_a_label_that_no_sample_has_is_refused_before_work(tmp_path: Path, source: str) -> None:
+    recipe = builders.recipe("", tmp_path / "out", None)
+    if source == "folder":
+        root = lay(tmp_path / "set", {"a.png": picture(0), "a.json": b'{"breed": "pug"}'})
+        recipe["input"] = {"format": "folder", "path": str(root), "label": "json:bred"}
+    else:
+        rows = {"image": [{"bytes": picture(0), "path": None}], "kind": [None], "text": ["x"]}
+        features = Features({"image": Image(), "kind": Value("int64"), "text": Value("string")})
+        Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
+        recipe["input"] = {"format": "hub", "path": str(tmp_path / "a.parquet"), "label": "kind"}
+    where, found = ("json:bred", "json:breed") if source == "folder" else ("kind", "text")
+    with pytest.raises(UserError, match=rf"none of the first 1 samples has '{where}'; there are .*{found}"):
+        run_job(make_plan(validate(JobConfig, recipe, "test")))
+    assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_nested_classes_are_named_by_the_recipe(tmp_path: Path) -> None:
@@ -142,10 +216,42 @@ def test_yolo_is_read_and_its_labels_stay_where_they_were(tmp_path: Path, place:
 
 def test_annotations_of_no_image_are_counted_and_said(tmp_path: Path) -> None:
     files = {f"Annotations/{name}.xml": XML % b"x" for name in "abcd"} | {"SegmentationClass/c.png": picture(1)}
-    stream = FolderInput(path=str(lay(tmp_path, {**VOC, **files}))).open()
-    assert [note for note in stream.notes if "3 files beside the images belong to none" in note]
-    stream = FolderInput(path=str(lay(tmp_path / "whole", VOC))).open()
-    assert not [note for note in stream.notes if "belong to none" in note]
+    stream = FolderInput(path=str(lay(tmp_path, {**VOC, **files, "JPEGImages/e.jpg": picture(1, "jpeg")}))).open()
+    lists = {"ImageSets/Main/trainval.txt", "ImageSets/Segmentation/trainval.txt"}
+    assert set(stream.left_out) == {"Annotations/c.xml", "Annotations/d.xml", "SegmentationClass/c.png"} | lists
+    assert [note for note in stream.notes if "1 of 3 images have no file in the folders beside them" in note]
+    assert set(FolderInput(path=str(lay(tmp_path / "whole", VOC))).open().left_out) == lists
+
+
+LEFT_OUT = {
+    "roboflow": {"train/a.png": picture(1), "train/_annotations.coco.json": b"{}", "valid/b.png": picture(2)},
+    "kaggle": {"train/a.png": picture(1), "train.csv": b"id,label", "test/b.png": picture(2), "Thumbs.db": b""},
+    "coco": {"annotations/instances_x.json": b'{"images": []}', "annotations/stuff_x.json": b"{}", "x/a.png": b""},
+}
+
+
+@pytest.mark.parametrize("secret", [False, True])
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_files_that_belong_to_no_sample_are_counted_and_said(tmp_path: Path, case: str, secret: bool) -> None:
+    stream = FolderInput(path=str(lay(tmp_path, LEFT_OUT[case]))).open()
+    (file,) = stream.left_out
+    assert file in ("train/_annotations.coco.json", "train.csv", "annotations/stuff_x.json")
+    (note,) = of_left_out(stream.left_out, secret=secret)
+    assert "left out: 1" in note
+    assert (file in note) == (not secret)
+    assert of_left_out((), secret=secret) == ()
+    assert len(of_left_out("abcdefghi", secret=secret)[0]) < 100
+
+
+def test_a_job_and_its_dry_run_say_what_they_leave_out(tmp_path: Path) -> None:
+    root = lay(tmp_path / "set", LEFT_OUT["kaggle"])
+    recipe = builders.recipe("", tmp_path / "out", None)
+    recipe["input"] = {"format": "folder", "path": str(root)}
+    plan = make_plan(validate(JobConfig, recipe, "test"))
+    told = list[object]()
+    assert "left out: 1, such as 'train.csv'" in estimate(plan)
+    run_job(plan, observe=told.append)
+    assert any(isinstance(event, Noted) and "such as 'train.csv'" in event.text for event in told)
 
 
 def test_the_last_folder_of_images_counts_as_in_yolo(tmp_path: Path) -> None:
@@ -189,6 +295,21 @@ def test_coco_gives_each_image_its_annotations(tmp_path: Path, folder: str) -> N
     assert found["c"].members == {}
     assert {sample.label for sample in found.values()} == {None}
     assert FolderInput(path=str(root)).open().shards[0].name.startswith("train2017-") == ("train" in folder)
+
+
+def test_nothing_below_annotations_is_an_image_of_coco(tmp_path: Path) -> None:
+    images = {f"train2017/{name}.jpg": picture(1, "jpeg") for name in "ab"}
+    masks = {"annotations/panoptic_train2017/a.png": picture(2), "annotations/panoptic_train2017.json": b"{}"}
+    stream = FolderInput(path=str(lay(tmp_path, {**coco(), **images, **masks}))).open()
+    assert [sample.key for sample in everything(stream)] == ["train2017/a", "train2017/b"]
+    assert set(stream.left_out) == masks.keys()
+    assert stream.splits == ("train2017",)
+
+
+def test_annotations_of_images_that_no_file_lists_are_counted(tmp_path: Path) -> None:
+    more = [{"id": 1, "image_id": 7, "bbox": [0, 0, 1, 1]}] + [{"id": i, "image_id": 77 + i // 2} for i in range(4)]
+    stream = FolderInput(path=str(lay(tmp_path, {**coco(annotations=more), "a.jpg": picture(1)}))).open()
+    assert "input: annotations of 2 images that their file does not list are left out" in stream.notes
 
 
 def test_what_annotations_say_is_in_fingerprint_and_hash(tmp_path: Path) -> None:

@@ -283,8 +283,11 @@ def test_a_set_on_the_hub_names_data_files_of_its_own(monkeypatch: pytest.Monkey
     def opened(*files: str) -> None:
         config = SimpleNamespace(data_files={"train": list(files)})
         info = SimpleNamespace(features=FEATURES)
-        found = SimpleNamespace(base_path=hub, config=config, name="parquet", info=info)
+        found = SimpleNamespace(
+            base_path=hub, config=config, name="parquet", info=info, builder_configs={}, DEFAULT_CONFIG_NAME=None
+        )
         monkeypatch.setattr("datasets.load_dataset_builder", lambda *given, **more: found)
+        monkeypatch.setattr("datasets.data_files.resolve_pattern", lambda *given: list(files))
         HubInput(path="user/set").open()
 
     opened(f"{hub}/data/x.parquet")

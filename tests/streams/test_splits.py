@@ -95,6 +95,53 @@ def test_datasets_finds_the_splits_in_what_a_job_wrote(
         assert {part["text"][0] for part in found.values()} == {"train 0", "test 0"}
 
 
+def test_one_split_of_several_keeps_its_name(sets: dict[str, Path], tmp_path: Path) -> None:
+    for form in sets:
+        stream = HubInput(path=str(sets[form]), split="test").open()
+        whole = HubInput(path=str(sets[form]), split="all").open()
+        assert [splits_in(shard.name) for shard in stream.shards] == [{"test"}]
+        assert {shard.name for shard in stream.shards} < {shard.name for shard in whole.shards}
+        assert {sample.full_key for sample in everything(stream)} < {sample.full_key for sample in everything(whole)}
+
+
+def test_files_of_no_split_are_listed_with_the_lines_that_read_them(tmp_path: Path) -> None:
+    for split, count in {**COUNTS, "extra": 3}.items():
+        rows(split, count).to_parquet(tmp_path / "set" / f"{split}-00000-of-00001.parquet")
+        lay(tmp_path / "images", {f"{split}/{kind}/{i}.png": picture(i) for kind in "ab" for i in range(2)})
+    wanted = r"none of its splits \(.*\).*: extra-00000-of-00001\.parquet; .*data_files: \['extra-0.*split: 'extra'"
+    with pytest.raises(UserError, match=wanted):
+        HubInput(path=str(tmp_path / "set"), split="all").open()
+    with pytest.raises(UserError, match=r"no split 'extra' .*to read extra-00000-of-00001\.parquet, say data_files"):
+        HubInput(path=str(tmp_path / "set"), split="extra").open()
+    assert len(everything(HubInput(path=str(tmp_path / "set"), split="test").open())) == COUNTS["test"]
+    extra = HubInput(path=str(tmp_path / "set"), split="extra", data_files=("extra-00000-of-00001.parquet",)).open()
+    assert len(everything(extra)) == 3
+    for more in ({"path": str(tmp_path / "images")}, {"path": "imagefolder", "data_dir": str(tmp_path / "images")}):
+        with pytest.raises(
+            UserError, match=r"none of its splits .*: extra/\*\*; .*data_files: \['extra/\*\*'\] and split: 'extra'"
+        ):
+            HubInput.model_validate({**more, "split": "all"}).open()
+        extra = HubInput.model_validate({**more, "split": "extra", "data_files": "extra/**"}).open()
+        assert len(everything(extra)) == 4
+
+
+def test_the_only_split_hides_no_files(tmp_path: Path) -> None:
+    for name in ("train", "more"):
+        rows(name, 2).to_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(UserError, match=r"none of its splits \(train\).*: more\.parquet"):
+        HubInput(path=str(tmp_path)).open()
+
+
+def test_a_set_that_states_its_files_is_believed(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        rows(name, 2).to_parquet(tmp_path / f"{name}.parquet")
+    configs = "".join(f"- {{config_name: {name}, data_files: {name}.parquet}}\n" for name in ("a", "b"))
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    assert [sample.members["text.txt"] for sample in everything(HubInput(path=str(tmp_path), name="b").open())] == [
+        b"b 0", b"b 1",
+    ]  # fmt: skip
+
+
 def test_words_that_mean_a_split_are_those_of_datasets(tmp_path: Path) -> None:
     for number, name in enumerate(NAMES):
         folder = tmp_path / f"{number:x}x"
@@ -109,6 +156,11 @@ def test_names_of_shards_mean_their_split_alone(split: str, tmp_path: Path) -> N
     assert len(set(named)) == len(NAMES)
     assert all(splits_in(name) == {split} for name in named)
     assert names_in_split(split, [f"{split}-0", f"{split}-1"]) == [f"{split}-0", f"{split}-1"]
+
+
+@pytest.mark.parametrize(("split", "means"), [("Train", "train"), ("TEST", "test"), ("Val_2017", "validation")])
+def test_splits_in_upper_case_are_found_again(split: str, means: str) -> None:
+    assert [splits_in(name) for name in names_in_split(split, ["a", f"{split}-0"])] == [{means}, {means}]
 
 
 def test_a_word_belongs_to_one_split() -> None:
