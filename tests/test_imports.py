@@ -76,8 +76,8 @@ ALLOWED: dict[str, str] = {
         "errors section optional listing identity media streams report models anonymity.faces anonymity.attacks release"
     ),
     "engine": (
-        "errors main_guard orphans identity plain_json media diffusion streams report geometry models operators anonymity.faces "
-        "anonymity.gate job"
+        "errors main_guard orphans identity plain_json media diffusion streams report geometry models operators "
+        "anonymity.faces anonymity.gate job"
     ),
     "hooks": "errors section plain_json identity media diffusion streams models operators job engine",
     "commands": (
