@@ -13,7 +13,7 @@ FILES = sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "training").rglob("
 ORDER = [
     "errors",
     "posix",
-    "orphans source_code section assets optional listing plain_json plain_yaml stopping tensors",
+    "main_guard orphans source_code section assets optional listing plain_json plain_yaml stopping tensors",
     "recipes",
     "config",
     "identity",
@@ -43,6 +43,7 @@ ALLOWED: dict[str, str] = {
     "errors": "",
     "orphans": "posix",
     "posix": "errors",
+    "main_guard": "errors",
     "source_code": "",
     "section": "errors",
     "assets": "",
@@ -75,8 +76,8 @@ ALLOWED: dict[str, str] = {
         "errors section optional listing identity media streams report models anonymity.faces anonymity.attacks release"
     ),
     "engine": (
-        "errors orphans identity plain_json media diffusion streams report geometry models operators anonymity.faces "
-        "anonymity.gate job"
+        "errors main_guard orphans identity plain_json media diffusion streams report geometry models operators "
+        "anonymity.faces anonymity.gate job"
     ),
     "hooks": "errors section plain_json identity media diffusion streams models operators job engine",
     "commands": (
@@ -84,8 +85,8 @@ ALLOWED: dict[str, str] = {
         "anonymity.gate release job audit engine"
     ),
     "hooks.live": (
-        "errors posix orphans source_code section plain_json identity media diffusion streams models operators job "
-        "hooks"
+        "errors posix main_guard orphans source_code section plain_json identity media diffusion streams models "
+        "operators job hooks"
     ),
     "training.data": "errors source_code plain_json tensors media streams job",
     "training.classifier": "errors section optional tensors report",

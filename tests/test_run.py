@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from pipeline.config import validate
 from pipeline.engine.events import Event, Progress
@@ -155,8 +158,8 @@ def test_grey_images_are_painted_in_colour_where_the_recipe_says_so(tmp_path: Pa
 def test_guidance_away_from_each_ones_own_label_needs_the_labels(tmp_path: Path, model: Path) -> None:
     source = builders.tar(tmp_path / "in.tar", [("0.png", builders.picture(0))])
     changes = {"operator.condition": 1, "operator.guidance": {"scale": 2, "negative": "own"}}
-    manifest = run(builders.recipe(source, tmp_path / "out", model, **changes))
-    assert manifest.counts.quarantined == 1  # it has none
+    with pytest.raises(UserError, match="no class label, and the model needs one"):
+        run(builders.recipe(source, tmp_path / "out", model, **changes))
 
 
 def test_restore_size_and_fit(tmp_path: Path, model: Path) -> None:
@@ -240,3 +243,14 @@ def test_the_input_changing_under_the_job_is_an_error(tmp_path: Path, model: Pat
     with pytest.raises(UserError, match="changed while it was read"):
         run_job(job, observe=touch)
     assert not list((tmp_path / "out" / "shards").glob("*.json"))
+
+
+def test_a_job_on_several_devices_in_a_script_without_a_main_guard_is_refused(tmp_path: Path, model: Path) -> None:
+    source = builders.shard(tmp_path / "in.tar", 2)
+    content = builders.recipe(source, tmp_path / "out", model, **{"run.devices": ["cpu", "cpu"]})
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+    script = tmp_path / "script.py"
+    script.write_text(f'from pipeline import run\nrun("{tmp_path / "recipe.yaml"}")\n')
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert "script.py, line 2: the job starts a process" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -21,6 +21,7 @@ from pipeline.job.classes import Classes
 from pipeline.job.hashes import identity
 from pipeline.job.outputs import shape_of
 from pipeline.job.plan import Plan
+from pipeline.main_guard import check_main_guard
 from pipeline.orphans import follow_parent, undisturbed
 from pipeline.streams.apart import check_apart
 from pipeline.streams.contract import InputShard, InputStream
@@ -48,6 +49,8 @@ def run_job(
     many shards there are, and `observe` everything that happens afterwards. Raises `UserError` for what the user can
     mend. After a crash or Ctrl-C, finished shards stay finished, and the same call goes on from there.
     """
+    if plan.config.anonymity is not None or (len(plan.devices) > 1 and not plan.config.limit):
+        check_main_guard("the job")
     (stream, classes), devices, limit = open_input(plan), plan.devices, plan.config.limit
     names = [shard.name for shard in stream.shards]
     job, ledger = job_of(plan, classes), Ledger(Path(plan.config.output.path))

@@ -33,12 +33,12 @@ from pipeline.hooks.dataset import AugmentedDataset
 from pipeline.hooks.live import background, filler
 from pipeline.hooks.live.background import BackgroundAugmenter, LiveStore, Status
 from pipeline.hooks.live.filler import Filler, MakerProgress, Setup
-from pipeline.hooks.live.main_guard import is_guarded
 from pipeline.hooks.live.slots import EMPTY, SlotReader, Slots, SlotWriter
 from pipeline.hooks.live.source import InMemory, Original, StreamSource
 from pipeline.identity import PUBLIC_SALT
 from pipeline.job.classes import Classes
 from pipeline.job.config import JobConfig
+from pipeline.main_guard import is_guarded
 from pipeline.media.pixels import decode
 from pipeline.media.rules import PixelRules
 from pipeline.models.config import ModelConfig

@@ -42,7 +42,7 @@ def source(folder: Path) -> dict[str, str]:
 
 def opened(config: DenoiserConfig) -> HeldOut:
     levels = levels_from_scheduler(build_scheduler(config).config)
-    cache = build_cache(config.data, Path(config.output) / "cache", config.size, config.fit)
+    cache = build_cache(config.data, Path(config.output) / "cache", config.size, config.rules)
     held_out = open_validation(config, cache, SpaceToDepth(), levels, CPU)
     assert held_out is not None
     return held_out

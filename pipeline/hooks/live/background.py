@@ -27,13 +27,13 @@ from pipeline.hooks.augment import GivenClassMap, read_class_map, read_operator
 from pipeline.hooks.items import Key
 from pipeline.hooks.live.filler import LOG, MakerProgress, MakerState, Setup, fill, known_labels
 from pipeline.hooks.live.indexed import IndexedSource
-from pipeline.hooks.live.main_guard import check_main_guard
 from pipeline.hooks.live.slots import SlotReader, Slots
 from pipeline.hooks.live.source import Arrays, FileSource, StreamSource, array_facts, check_arrays, save_arrays
 from pipeline.hooks.neighbours import classes_of_labels
 from pipeline.hooks.sources import Source
 from pipeline.identity import PUBLIC_SALT, given_salt, hash_json, salt_check
 from pipeline.job.classes import Classes, match
+from pipeline.main_guard import check_main_guard
 from pipeline.media.records import Sample
 from pipeline.media.rules import PLAIN, PixelRules
 from pipeline.models.config import ModelConfig

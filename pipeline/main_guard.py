@@ -18,7 +18,7 @@ def check_main_guard(what: str) -> None:
         return
     raise UserError(
         f"{source}, line {line}: {what} starts a process, which runs this script once more; put the lines that start "
-        'the training under if __name__ == "__main__":'
+        'it under if __name__ == "__main__":'
     )
 
 
