@@ -103,7 +103,7 @@ def test_why_a_label_is_no_name() -> None:
     several = replace(sample(), unread=Unread("several", "[1, 2]"))
     with pytest.raises(NoCaption, match=r"holds several classes or weights, and \{label\} is the name of one class"):
         read_captions(config("a {label}"), several, ["cat", "dog", "owl"])
-    with pytest.raises(NoCaption, match=r"only numbers its classes: give input\.label_names"):
+    with pytest.raises(NoCaption, match=r"declares no names: give input\.label_names"):
         read_captions(config("a {label}"), replace(sample(), label=1), None)
     with pytest.raises(NoCaption, match="the sample has no label"):
         read_captions(config("a {label}"), sample(), ["cat"])

@@ -55,7 +55,7 @@ class NoCaption(Exception):
 
 
 UNNAMED = (
-    "{label} is the name of a class, and the data set only numbers its classes: give input.label_names: [NAME, …], "
+    "{label} is the name of a class, and the data set declares no names: give input.label_names: [NAME, …], "
     "each at the place of its number"
 )
 """Why `{label}` cannot be filled in for any sample."""
