@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
@@ -83,10 +84,12 @@ def check_first(plan: Plan, shards: Sequence[InputShard], classes: Classes) -> N
     model needs a class and none of the samples has one that it knows; and as `check_depth` does.
     """
     found = islice(chain.from_iterable(shard.read() for shard in shards), min(PROBED, plan.config.limit or PROBED))
-    read = [item for item in found if isinstance(item, Sample)]
-    if not read:
+    usable = (item for item in found if isinstance(item, Sample))
+    opened = list(islice(usable, OPENED))
+    if not opened:
         return
-    check_depth(read[:OPENED], plan.rules)
+    check_depth(opened, plan.rules)
+    read = [replace(sample, image=b"") for sample in chain(opened, usable)]  # many images would fill the memory
     source = plan.config.input
     label = None if isinstance(source, CaptionsInput) or "label" not in source.model_fields_set else source.label
     if label is not None and not any(map(has_label, read)):

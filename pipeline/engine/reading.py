@@ -21,7 +21,7 @@ from pipeline.job.captions import CaptionConfig, Captions, NoCaption, check_name
 from pipeline.job.classes import Classes, match
 from pipeline.job.clips import clip_of, frames_at_once
 from pipeline.job.extras import read_guide, read_mask
-from pipeline.job.noticing import of_left_out, of_mask, of_plan, of_resolution
+from pipeline.job.noticing import BESIDE, of_left_out, of_mask, of_place, of_plan, of_resolution
 from pipeline.media.clips import is_clip, read_clip
 from pipeline.media.fitting import fit_frame
 from pipeline.media.frame import Frame
@@ -56,6 +56,8 @@ def open_input(plan: Plan) -> tuple[InputStream, Classes]:
             if caption is not None and wants(config.operator, model, "text", condition):
                 check_names(caption, classes.names)
     notes = (*stream.notes, *of_left_out(stream.left_out, secret=config.anonymity is not None), *of_plan(plan))
+    if stream.beside is not None and config.output.format == "folder":
+        notes += (BESIDE,)
     return replace(stream, label_names=classes.names, notes=notes), classes
 
 
@@ -256,7 +258,9 @@ class Reader:
 
     def notes(self, sample: Sample) -> tuple[str, ...]:
         """What is to be said of how the sample was understood."""
-        return () if sample.unread is None else (f"{UNREAD[sample.unread.kind]}: written as it is, without a class",)
+        unread = sample.unread
+        said = () if unread is None else (f"{UNREAD[unread.kind]}: written as it is, without a class",)
+        return (*said, *of_place(self.plan.config.output.format, sample))
 
 
 def is_damage(item: object) -> bool:
