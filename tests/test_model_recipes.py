@@ -147,7 +147,7 @@ def test_edits_come_from_any_stream_and_skip_samples_without_captions(tmp_path: 
         "output": str(tmp_path / "out.jsonl"),
     }
     assert edits(validate(EditsConfig, content, "test")) == 1
-    assert json.loads((tmp_path / "out.jsonl").read_text())["id"] == "a-0-0"
+    assert json.loads((tmp_path / "out.jsonl").read_text())["id"] == "in/a-0-0"
 
 
 def test_recipes_name_only_known_keys() -> None:
