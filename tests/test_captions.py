@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.job.captions import CaptionConfig, NoCaption, read_captions
-from pipeline.media.records import Sample
+from pipeline.media.records import Sample, Unread
 
 TEXTS = st.lists(st.text("abc ", min_size=1).filter(str.strip), min_size=1, max_size=7)
 
@@ -67,6 +68,46 @@ def test_what_is_no_text_is_no_caption_and_never_json(value: Any) -> None:
     for template, given_so in (("{json:c}", sample(json={"c": value})), ("{c.json}", sample(c_json=value))):
         with pytest.raises(NoCaption):
             read_captions(config(template), given_so, None)
+
+
+@given(texts=TEXTS)
+def test_a_list_in_a_text_is_that_list(texts: list[str]) -> None:
+    """It was the prompt itself, with brackets and quotes: a text member, a column, a field."""
+    written = f" {json.dumps(texts)}\n"
+    for template, given_so in (("{txt}", sample(txt=written.encode())), ("{json:c}", sample(json={"c": written}))):
+        made = read_captions(config(template, "each"), given_so, None, [0.0] * len(texts)).texts
+        assert made == tuple(text.strip() for text in texts)
+
+
+@pytest.mark.parametrize("text", ['{"caption": "a cat"}', '[["a cat"]]', "[]", '["a", null]', '[{"caption": "a"}]'])
+def test_json_in_a_text_that_is_no_list_of_texts_is_no_caption(text: str) -> None:
+    with pytest.raises(NoCaption, match="no text and no list of texts"):
+        read_captions(config("{txt}"), sample(txt=text.encode()), None)
+
+
+@pytest.mark.parametrize("text", ["[oil] a cat", "{a} cat", '"a cat", he said'])
+def test_brackets_alone_make_no_list(text: str) -> None:
+    assert read_captions(config("{txt}"), sample(txt=text.encode()), None).texts == (text,)
+
+
+def test_a_field_may_lie_in_a_field() -> None:
+    content = {"a": {"caption": "inner", "list": ["x"]}, "a.b": "literal", "s": "text"}
+    for key, expected in (("a.caption", "inner"), ("a.list", "x"), ("a.b", "literal")):
+        assert read_captions(config(f"{{json:{key}}}"), sample(json=content), None).texts == (expected,)
+    for key in ("a.none", "s.t", "s.e.x", "none.caption"):
+        with pytest.raises(NoCaption, match="is missing"):
+            read_captions(config(f"{{json:{key}}}"), sample(json=content), None)
+
+
+def test_why_a_label_is_no_name() -> None:
+    several = replace(sample(), unread=Unread("several", "[1, 2]"))
+    with pytest.raises(NoCaption, match=r"holds several classes or weights, and \{label\} is the name of one class"):
+        read_captions(config("a {label}"), several, ["cat", "dog", "owl"])
+    with pytest.raises(NoCaption, match=r"declares no names: give input\.label_names"):
+        read_captions(config("a {label}"), replace(sample(), label=1), None)
+    with pytest.raises(NoCaption, match="the sample has no label"):
+        read_captions(config("a {label}"), sample(), ["cat"])
+    assert read_captions(config("a {label}"), replace(sample(), label=0), ["cat"]).texts == ("a cat",)
 
 
 def test_a_text_is_read_as_before() -> None:

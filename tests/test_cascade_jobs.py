@@ -348,6 +348,7 @@ def test_a_whole_job_runs_at_full_size(configs: dict[str, ModelConfig], tmp_path
     content = builders.recipe(str(tmp_path / "in" / "*.tar"), tmp_path / "out", Path(configs["IF"].path))
     content["model"] |= {"upscalers": [{"path": stage.path} for stage in configs["IF+x4"].upscalers], "batch_size": 2}
     content |= {"operator": {"name": "boomerang", "steps": 1, "condition": "own"}, "caption": "a photo of {label}"}
+    content["input"]["label_names"] = ["cat", "dog", "owl"]
     with torch.inference_mode(False):
         manifest = run_job(make_plan(validate(JobConfig, content, "test")), on_change="refuse")
     assert manifest.counts.written == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.commands.estimate import estimate
 from pipeline.config import validate
 from pipeline.engine import transforming
+from pipeline.engine.labels import check_first
 from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.reading import open_input
 from pipeline.errors import UserError
 from pipeline.job.classes import ClassMap, match
 from pipeline.job.config import JobConfig
@@ -61,7 +65,9 @@ def test_whatever_stands_there_is_a_number_or_told(content: bytes) -> None:
         (None, None, None, {0: 0, 2: 2}),
         (("owl", 0), None, MODEL, {0: 2, 1: 0}),
         ({"kitten": "cat"}, ("owl", "kitten"), MODEL, {0: 2, 1: 0}),
-        ({"kitten": "cat", "puppy": 1}, None, MODEL, {0: 0, 1: 1}),
+        ({"kitten": "cat", "puppy": 1}, None, MODEL, {0: 0, 1: 1, 2: 0, 3: 1, 4: 2}),  # and cat, dog, owl
+        ({"kitten": "cat", "cat": 1}, None, ("cat", "owl", "owl"), {0: 0, 1: 1, 2: None}),
+        ({"puppy": 1}, None, None, {0: 1, 1: None}),
         ({5: "cat"}, None, MODEL, {5: 0, 1: None}),
         ({"a": 2, "b": "0"}, ("a", "b"), None, {0: 2, 1: 0}),
     ],
@@ -166,13 +172,62 @@ def test_a_recipe_says_which_class_is_which(tmp_path: Path, named: Path, given_l
     by_hand = {"classes": {"meow": "cat", "hoot": "owl"}, "model.batch_size": 2}
     manifest = run(source, named, **by_hand)
     assert given_labels == [2, 0]
-    assert manifest.classes == {"meow": "cat", "hoot": "owl"}
+    assert manifest.classes == {"meow": "cat", "hoot": "owl", "cat": "cat", "dog": "dog", "owl": "owl"}
     content = builders.recipe(source, tmp_path / "other", named, **by_hand)
     assert "# classes, data set → model: meow → cat, hoot → owl" in estimate(
         make_plan(validate(JobConfig, content, "test"))
     )
     with pytest.raises(UserError, match="classes: the model is given no labels"):
         run(source, named, **by_hand | {"operator.condition": "dog"})
+
+
+def test_a_mapping_says_only_what_has_another_name(tmp_path: Path, named: Path, given_labels: list[int]) -> None:
+    run(labelled(tmp_path, [b"hoot", b"dog", b"cat"]), named, **{"classes": {"hoot": "owl"}, "model.batch_size": 3})
+    assert given_labels == [2, 1, 0]
+    numbers = labelled(tmp_path / "2", [b"0"])
+    with pytest.raises(UserError, match=r"they are numbers, and only names are mapped \(hoot, cat, dog, owl\)"):
+        run(numbers, named, classes={"hoot": "owl"})  # 0 is not the first of a mapping
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        (
+            {"input.label_names": ["owl", "cat"]},
+            r"\(such as 'Fox'\).*: the data set names owl, cat, the model has cat, dog, owl; complete .* by Fox, at",
+        ),
+        ({}, r"the model has cat, dog, owl; map them by hand, as in classes: \{Fox: CLASS, …\}"),
+        ({"classes": {"hoot": "owl"}}, r"the model has cat, dog, owl; map them by hand, as in classes: \{Fox: CLASS"),
+        ({"classes": ["owl", "cat"]}, r"the model has cat, dog, owl; map them by hand, as in classes: \{Fox: CLASS"),
+    ],
+)
+def test_advice_for_an_unknown_name_shows_the_names_that_there_are(
+    tmp_path: Path, named: Path, changes: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(UserError, match=why):
+        run(labelled(tmp_path, [b"Fox", b"owl"]), named, **changes)
+    declared = {"input.label_names": ["owl", "cat"]}
+    with pytest.raises(UserError, match=r"the data set names owl, cat; complete input\.label_names by Fox"):
+        run(labelled(tmp_path, [b"Fox", b"owl"]), None, **declared)  # a model has no part in it
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"classes": ["owl", "cat"]}, "label 2 is out of range: classes holds only 0, 1"),
+        ({"classes": {1: "owl", 0: "cat"}}, "label 2 is out of range: classes holds only 0, 1"),
+        ({"classes": "numbers"}, None),
+        ({"input.label_names": ["owl", "cat"]}, "label 2 is out of range: the data set names 0 to 1"),
+    ],
+)
+def test_the_reason_for_a_number_without_a_class_is_true(
+    tmp_path: Path, named: Path, changes: dict[str, Any], why: str | None
+) -> None:
+    counts = run(labelled(tmp_path, [b"0", b"1", b"2"]), named, **changes).counts
+    assert counts.written == (3 if why is None else 2)
+    if why is not None:
+        reasons = builders.members_of(tmp_path / "out" / "quarantine" / "in.tar")
+        assert [json.loads(c)["reason"] for n, c in reasons.items() if n.endswith("reason.json")] == [why]
 
 
 def test_a_label_that_cannot_be_read_fails_the_job_unless_tolerated(tmp_path: Path) -> None:
@@ -207,3 +262,20 @@ def test_a_label_that_no_sample_has_is_refused_before_any_work(tmp_path: Path, m
         run(source, model)
     assert not (tmp_path / "out").exists()
     assert run(source, model, **{"input.label": "json:kind"}).counts.written == 3
+
+
+def test_in_private_mode_no_names_of_fields_or_classes_are_shown(tmp_path: Path, named: Path) -> None:
+    def told(label: bytes, member: str, **changes: Any) -> str:
+        source = labelled(tmp_path / member, [label], member)
+        plan = make_plan(validate(JobConfig, builders.recipe(source, tmp_path / "out", named, **changes), "test"))
+        secret = {"anonymity": AnonymityConfig.model_construct()}
+        plan = replace(plan, config=plan.config.model_copy(update=secret))
+        stream, classes = open_input(plan)
+        with pytest.raises(UserError) as caught:
+            check_first(plan, stream.shards, classes)
+        return str(caught.value)
+
+    fields = told(b'{"Lovelace": 1}', "json", **{"input.label": "json:label"})
+    assert fields == "input.label: none of the first 1 samples has 'json:label'"
+    unknown = told(b"Lovelace", "cls", **{"input.label_names": ["cat", "dog"]})
+    assert not any(name in unknown for name in ("Lovelace", "cat", "dog", "owl"))

@@ -9,7 +9,9 @@ import pytest
 import transformers
 
 from pipeline.cli import main
+from pipeline.commands.estimate import estimate
 from pipeline.config import validate
+from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
@@ -62,10 +64,24 @@ def test_captions_come_from_the_sample_and_belong_to_it(shard: Path, sd: Path, t
 
 
 def test_a_template_over_labels_is_the_same_as_saying_it(shard: Path, sd: Path, tmp_path: Path) -> None:
-    run(recipe(shard, tmp_path / "label", sd, {"steps": 2}, caption="a photo of {label}"))
-    run(recipe(shard, tmp_path / "said", sd, {"steps": 2, "condition": "a photo of 1"}))
+    named = {"input.label_names": ["owl", "cat", "dog"]}
+    run(recipe(shard, tmp_path / "label", sd, {"steps": 2}, caption="a photo of {label}", **named))
+    run(recipe(shard, tmp_path / "said", sd, {"steps": 2, "condition": "a photo of cat"}))
     made, said = images(tmp_path / "label"), images(tmp_path / "said")
     assert {name for name in made if made[name] == said[name]} == {"1.png", "4.png"}
+
+
+def test_a_template_over_labels_without_names_is_refused_before_any_work(shard: Path, sd: Path, tmp_path: Path) -> None:
+    """It was the prompt `a photo of 1`, without a word."""
+    content = recipe(shard, tmp_path / "out", sd, {"steps": 1}, caption="a photo of {label}")
+    for change in ({}, {"caption": {"template": "{label}", "on_missing": "skip"}}):
+        plan = make_plan(validate(JobConfig, content | change, "test"))
+        for work in (run_job, estimate):
+            with pytest.raises(
+                UserError, match=r"caption: \{label\} is the name .* give input\.label_names: \[NAME, …\]"
+            ):
+                work(plan)
+    assert not (tmp_path / "out").exists()
 
 
 def test_missing_captions_end_the_job_take_the_default_or_are_skipped(shard: Path, sd: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.commands.instructions import Edits, to_line, write_edits
-from pipeline.job.captions import CaptionConfig, NoCaption, read_captions
+from pipeline.job.captions import CaptionConfig, NoCaption, check_names, read_captions
 from pipeline.media.records import Sample
 from pipeline.section import LocalPath, Recipe
 from pipeline.streams import AnyInput
@@ -46,7 +46,8 @@ def edits(config: EditsConfig) -> int:
 
 
 def captions(stream: InputStream, config: CaptionConfig) -> Iterator[tuple[str, str]]:
-    """Yields (full key, caption) of every sample that has a caption."""
+    """Yields (full key, caption) of every sample that has a caption. Raises `UserError` as `check_names` does."""
+    check_names(config, stream.label_names)
     for shard in stream.shards:
         for sample in shard.read():
             try:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
@@ -31,9 +32,9 @@ EXAMPLES = 12
 class Tolerance:
     """Counts labels that are there and cannot be read; see `LabelsConfig`."""
 
-    def __init__(self, plan: Plan, before: int = 0) -> None:
+    def __init__(self, plan: Plan, classes: Classes, before: int = 0) -> None:
         """Begins with what finished shards had `before`. Raises `UserError` where that is too much."""
-        self._plan, self._count, self._met = plan, before, Counter[Unread]()
+        self._plan, self._classes, self._count, self._met = plan, classes, before, Counter[Unread]()
         self.add(())
 
     def add(self, more: Iterable[Unread]) -> None:
@@ -52,16 +53,27 @@ class Tolerance:
 
     def _advice(self) -> str:
         names = sorted({unread.text for unread in self._met if unread.kind == "name"})
+        secret, classes, model = self._plan.config.anonymity is not None, self._classes, self._plan.outline
         if any(unread.kind == "number" for unread in self._met):
-            known = self._plan.outline.class_names if self._plan.outline else None
-            both = "" if self._plan.config.anonymity else f" ({listed(known)})"
+            both = "" if secret else f" ({listed(classes.names)})"
+            only = "names are mapped" if isinstance(self._plan.config.classes, dict) else "the model names its classes"
             return (
-                f"they are numbers, and only the model names its classes{both}; give input.label_names, or "
+                f"they are numbers, and only {only}{both}; give input.label_names, or "
                 "classes: numbers where the model's own numbers are meant"
             )
-        if names and self._plan.config.anonymity is None:
-            more = ", …" if len(names) > EXAMPLES else ""
-            return f"say input.label_names: [{', '.join(names[:EXAMPLES])}{more}], each at the place of its number"
+        if names and not secret:
+            shown = ", ".join(names[:EXAMPLES]) + ", …" * (len(names) > EXAMPLES)
+            declared = None if classes.by_name or classes.option else classes.names
+            asks = model is not None and classes.shown is not None
+            theirs = f"the model has {listed(model.class_names, model.classes or 0)}" if model and asks else ""
+            if declared:
+                both = f"{listed(declared)}{', ' * asks}{theirs}"
+                return (
+                    f"the data set names {both}; complete input.label_names by {shown}, at the places of their numbers"
+                )
+            if asks:
+                return f"{theirs}; map them by hand, as in classes: {{{names[0]}: CLASS, …}}"
+            return f"say input.label_names: [{shown}], each at the place of its number"
         return "a whole number, a name of input.label_names, or a list is expected"
 
 
@@ -72,20 +84,24 @@ def check_first(plan: Plan, shards: Sequence[InputShard], classes: Classes) -> N
     model needs a class and none of the samples has one that it knows; and as `check_depth` does.
     """
     found = islice(chain.from_iterable(shard.read() for shard in shards), min(PROBED, plan.config.limit or PROBED))
-    read = [item for item in found if isinstance(item, Sample)]
-    if not read:
+    usable = (item for item in found if isinstance(item, Sample))
+    opened = list(islice(usable, OPENED))
+    if not opened:
         return
-    check_depth(read[:OPENED], plan.rules)
+    check_depth(opened, plan.rules)
+    read = [replace(sample, image=b"") for sample in chain(opened, usable)]  # many images would fill the memory
     source = plan.config.input
     label = None if isinstance(source, CaptionsInput) or "label" not in source.model_fields_set else source.label
     if label is not None and not any(map(has_label, read)):
+        if plan.config.anonymity is not None:  # names of fields may be names of people
+            raise UserError(f"input.label: none of the first {len(read)} samples has {label!r}")
         found_instead = ", ".join(dict.fromkeys(chain.from_iterable(map(labels_like(label), read))))
         raise UserError(
             f"input.label: none of the first {len(read)} samples has {label!r}; there are "
             f"{found_instead[:200] or 'no members beside images'}"
         )
     samples = [classes.read(sample) for sample in read]
-    Tolerance(plan).add(
+    Tolerance(plan, classes).add(
         sample.unread for sample in samples if sample.unread is not None and sample.unread.kind != "several"
     )
     with ThreadPoolExecutor(1) as pool:

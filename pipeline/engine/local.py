@@ -64,7 +64,7 @@ def run_job(
         retry = retry_of(plan) if retry_quarantine else None
         work = settle(ledger, standing, on_change, limit=limit, prune=prune, retry=retry)
         todo = {shard.name for shard in work.shards}
-        tolerance = Tolerance(plan, sum(r.counts.unread for r in ledger.records() if r.shard not in todo))
+        tolerance = Tolerance(plan, classes, sum(r.counts.unread for r in ledger.records() if r.shard not in todo))
         told = set[str]()
 
         def note(text: str) -> None:

@@ -17,17 +17,17 @@ from pipeline.errors import UserError
 from pipeline.geometry.following import follow
 from pipeline.geometry.moving import Unfollowed
 from pipeline.geometry.undeclared import undeclared
-from pipeline.job.captions import CaptionConfig, Captions, NoCaption, read_captions, wants
+from pipeline.job.captions import CaptionConfig, Captions, NoCaption, check_names, read_captions, wants
 from pipeline.job.classes import Classes, match
 from pipeline.job.clips import clip_of, frames_at_once
 from pipeline.job.extras import read_guide, read_mask
-from pipeline.job.noticing import of_left_out, of_mask, of_plan, of_resolution
+from pipeline.job.noticing import BESIDE, of_left_out, of_mask, of_place, of_plan, of_resolution
 from pipeline.media.clips import is_clip, read_clip
 from pipeline.media.fitting import fit_frame
 from pipeline.media.frame import Frame
 from pipeline.media.opening import Undecodable
 from pipeline.media.pixels import Picture, read_picture
-from pipeline.media.records import Batch, Reel, Rejected, Row, Sample, reject
+from pipeline.media.records import UNREAD, Batch, Reel, Rejected, Row, Sample, reject
 from pipeline.streams.contract import InputShard, InputStream
 from pipeline.streams.pages import paged
 
@@ -51,17 +51,14 @@ def open_input(plan: Plan) -> tuple[InputStream, Classes]:
             config.classes, stream.label_names, model.class_names, model.classes or 0,
             secret=config.anonymity is not None,
         )  # fmt: skip
+    if model is not None:
+        for condition, caption in (("own", config.caption), ("edited", config.edited)):
+            if caption is not None and wants(config.operator, model, "text", condition):
+                check_names(caption, classes.names)
     notes = (*stream.notes, *of_left_out(stream.left_out, secret=config.anonymity is not None), *of_plan(plan))
+    if stream.beside is not None and config.output.format == "folder":
+        notes += (BESIDE,)
     return replace(stream, label_names=classes.names, notes=notes), classes
-
-
-UNREAD = {
-    "name": "the label is a text that names no class",
-    "number": "the label is a number where only names of classes count",
-    "several": "the label holds several classes or weights",
-    "unreadable": "the label cannot be read",
-}
-"""What stands in the place of a label, in words; see `Unread`."""
 
 
 class Limited:
@@ -253,15 +250,17 @@ class Reader:
             if label is None:
                 way_out = " (operator.condition: none goes without)" if model.unconditional else ""
                 return f"no class label, and the model needs one of 0 to {highest}{way_out}"
-            if (number := self.classes.number(label)) is None or not 0 <= number <= highest:
-                return f"label {label} is out of range: the model knows 0 to {highest}"
+            if (why := self.classes.unknown(label, range(highest + 1))) is not None:
+                return f"label {label} is out of range: {why}"
         if label is not None and names is not None and not -1 <= label < len(names):
             return f"label {label} is out of range: the data set names 0 to {len(names) - 1}"
         return None
 
     def notes(self, sample: Sample) -> tuple[str, ...]:
         """What is to be said of how the sample was understood."""
-        return () if sample.unread is None else (f"{UNREAD[sample.unread.kind]}: written as it is, without a class",)
+        unread = sample.unread
+        said = () if unread is None else (f"{UNREAD[unread.kind]}: written as it is, without a class",)
+        return (*said, *of_place(self.plan.config.output.format, sample))
 
 
 def is_damage(item: object) -> bool:

@@ -97,8 +97,9 @@ class Neighbours:
             return labels
         numbers = {label: label if label < 0 else self.classes.number(label) for label in labels.unique().tolist()}
         for label, number in numbers.items():
-            if number is None or not -1 <= number < self.model.classes:
-                raise UserError(f"a label is {label}; the model knows 0 to {self.model.classes - 1}, and -1 for none")
+            why = self.classes.unknown(label, range(self.model.classes))
+            if why is not None and number != -1:
+                raise UserError(f"a label is {label}; {why} (-1 is none)")
         mapped = [numbers[label] for label in labels.tolist()]
         return labels.new_tensor(mapped)
 

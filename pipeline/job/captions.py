@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from pipeline.diffusion.model import Outline
-from pipeline.media.records import Sample
+from pipeline.errors import UserError
+from pipeline.media.records import UNREAD, Sample
 from pipeline.section import Section
 
 if TYPE_CHECKING:
@@ -24,8 +25,9 @@ class CaptionConfig(Section):
     """Each sample's own prompt, for models that take one. A text in place of the section is its template."""
 
     template: str = Field(min_length=1)
-    """A text such as `a photo of a {label}`. `{label}` is the name of the class, `{txt}` a member of the sample, and
-    `{json:caption}` a field of a JSON member."""
+    """A text such as `a photo of a {label}`. `{label}` is the name of the class, `{txt}` a member of the sample,
+    `{json:caption}` a field of a JSON member, and `{json:a.caption}` one in its field `a`. A text that is itself a list
+    in JSON is that list."""
     on_missing: Literal["error", "default", "skip"] = "error"
     """What happens where a sample lacks something the template names: `error` ends the job, `default` takes the
     default, `skip` puts the sample in quarantine."""
@@ -52,6 +54,11 @@ class NoCaption(Exception):
     """Raised where a template cannot be filled in; the message says what the sample lacks."""
 
 
+UNNAMED = (
+    "{label} is the name of a class, and the data set declares no names: give input.label_names: [NAME, …], "
+    "each at the place of its number"
+)
+"""Why `{label}` cannot be filled in for any sample."""
 FIRST_OF_LIST = "a caption is a list of texts, and the first is taken (caption.pick: first, random or each)"
 """The note on a sample whose caption is a list, where the recipe does not say which text to take."""
 LEFT_OVER = "a caption is a list of more texts than there are copies, and the last are not used (operator.copies)"
@@ -65,6 +72,12 @@ class Captions(NamedTuple):
     """One for each copy."""
     notes: tuple[str, ...] = ()
     """What is to be said of how they were chosen."""
+
+
+def check_names(config: CaptionConfig, names: Sequence[str] | None) -> None:
+    """Raises `UserError` where the template wants names of classes, and the data set has none."""
+    if "label" in PLACE.findall(config.template) and not names:
+        raise UserError(f"caption: {UNNAMED}")
 
 
 def read_captions(
@@ -102,11 +115,15 @@ def read_captions(
 def _texts(place: str, sample: Sample, names: Sequence[str] | None) -> tuple[str, ...]:
     """What a place of a template stands for: one text, or those of a list."""
     if place == "label":
+        if not names:
+            raise NoCaption(UNNAMED)
+        if sample.unread is not None:
+            raise NoCaption(f"{UNREAD[sample.unread.kind]}, and {{label}} is the name of one class")
         if sample.label is None or sample.label < 0:
             raise NoCaption("the sample has no label")
-        if names is not None and sample.label >= len(names):
+        if sample.label >= len(names):
             raise NoCaption(f"label {sample.label} has no name (there are {len(names)})")
-        return (names[sample.label] if names else str(sample.label),)
+        return (names[sample.label],)
     member, _, key = place.partition(":")
     if member not in sample.members:
         raise NoCaption(f"the sample has no member {member!r}")
@@ -114,13 +131,33 @@ def _texts(place: str, sample: Sample, names: Sequence[str] | None) -> tuple[str
         found: Any = sample.members[member].decode()
         if key or member.rpartition(".")[2].lower() == "json":
             found = json.loads(found)
-        found = found.get(key) if key else found
-    except (ValueError, AttributeError, RecursionError):
+        found = _opened(_field(found, key) if key else found)
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise NoCaption(f"member {member!r} cannot be read") from None
     texts = found if isinstance(found, list) else [found]
     if not all(isinstance(text, str | int) and str(text).strip() for text in texts) or not texts:
         raise NoCaption(f"{place} is {'missing' if found is None else 'empty, or no text and no list of texts'}")
     return tuple(str(text).strip() for text in texts)
+
+
+def _field(content: Any, key: str) -> Any:
+    """A field of an object, or `a.b` of the object that is its field `a`; None where there is none.
+
+    Raises `AttributeError` where `content` is no object.
+    """
+    first, _, rest = key.partition(".")
+    inner = content.get(first) if rest and key not in content else None
+    return _field(inner, rest) if isinstance(inner, dict) else content.get(key)
+
+
+def _opened(found: Any) -> Any:
+    """The list or object that a text is in JSON; all else as it is."""
+    if not isinstance(found, str) or not found.lstrip().startswith(("[", "{")):
+        return found
+    try:
+        return json.loads(found)
+    except (ValueError, RecursionError):
+        return found
 
 
 def wants(operator: Operator | None, model: Outline, kind: Literal["class", "text"], condition: str = "own") -> bool:

@@ -15,7 +15,7 @@ from pipeline.streams.labels import named
 ClassMap = Literal["numbers"] | tuple[int | str, ...] | dict[int | str, int | str]
 """How classes of a data set become classes of a model: `numbers`, where both number them alike; a list with the model's
 class, a name or a number, for each number of the data set; or a mapping from the data set's names or numbers to the
-model's. What a mapping leaves out goes by its name."""
+model's. What a mapping of names leaves out goes by its name: a declared one, or where none are, one of the model's."""
 SHOWN = 400
 """Characters of a list of classes in a message, at most."""
 
@@ -29,13 +29,25 @@ class Classes:
     table: Mapping[int, int] | None = None
     """The model's number of each of the data set's; None where they are the same, or no model asks."""
     by_name: bool = False
-    """Whether a label counts only where it is a name: the names are the model's, and nobody says what numbers mean."""
+    """Whether a label counts only where it is a name: the data set declares none, and nobody says what numbers mean."""
     shown: Mapping[str, str] | None = None
     """The model's class of each of the data set's, by names where there are any; None where no model asks."""
+    option: str | None = None
+    """What the user says them by, where that alone knows the data set's classes."""
 
     def number(self, label: int) -> int | None:
         """The model's number of a class; None where it has none."""
         return label if self.table is None else self.table.get(label)
+
+    def unknown(self, label: int, known: range) -> str | None:
+        """Why a label is no class of a model with the classes `known`; None where it is one."""
+        if self.number(label) in known:
+            return None
+        if self.table is None:
+            return f"the model knows 0 to {known.stop - 1}"
+        if self.option is not None:
+            return f"{self.option} holds only {_cut([str(number) for number in sorted(self.table)])}"
+        return f"the data set names 0 to {len(self.table) - 1}"
 
     def read(self, sample: Sample) -> Sample:
         """The sample with the number of its class, where its label is a name that is known here."""
@@ -64,12 +76,14 @@ def match(
     if given is None and model is None:
         raise UserError(f"{option}: the data set names its classes, the model only numbers them; {ways}")
     pairs = dict(enumerate(given) if isinstance(given, tuple) else (given or {}).items())
+    declared = names is not None
     if isinstance(given, tuple) and names is not None and len(given) != len(names):
         raise UserError(f"{option}: {len(given)} classes are listed for {len(names)} of the data set{both}")
     if names is None and all(isinstance(to, str) for to in pairs.values()) and isinstance(given, tuple):
         names = [str(to) for to in given]
     elif names is None and not all(map(_is_number, pairs)):
         names = [str(key) for key in pairs]
+        names += [name for name in model or () if name not in pairs and (model or ()).count(name) == 1]
     table = dict[int, int]()
     for key, to in pairs.items():
         if (number := _among(key, names, None)) is None:
@@ -83,7 +97,9 @@ def match(
                 what = "a class of the data set" if secret else f"the data set's class {name!r}"
                 raise UserError(f"{option}: {what} is none of the model's, or two of them are called so; {ways}")
             table[number] = wanted
-    return _classes(names, table, table, model)
+    by_name = not declared and isinstance(given, dict) and names is not None
+    classes = _classes(names, table, table, model)
+    return replace(classes, by_name=by_name, option=None if declared else option)
 
 
 def in_words(classes: Mapping[str, str]) -> str:

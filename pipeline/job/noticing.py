@@ -10,7 +10,7 @@ from pipeline.models.families import trained_size
 
 if TYPE_CHECKING:
     from pipeline.job.plan import Plan
-    from pipeline.media.records import Pixels8
+    from pipeline.media.records import Pixels8, Sample
 
 FACTOR = 2
 """The sides of images and of the model's input may differ by this factor before it is said."""
@@ -18,6 +18,14 @@ NAMED = 3
 """Files that a note names, at most."""
 LARGER = "the image has more than twice as many pixels a side as the model sees, so that its detail is lost"
 SMALLER = "the image has less than half as many pixels a side as the model sees, so that it is blurred there"
+NO_CLASS = (
+    "the image has no class and is written into a folder, which imagefolder takes for a class: load it with "
+    "drop_labels=True; output.format: parquet keeps members as columns"
+)
+BESIDE = (
+    "output: members are written into folders beside the images, as they were read; imagefolder passes over them, "
+    "and takes pictures among them for images (output.format: parquet or webdataset keeps them with their image)"
+)
 NOTHING_CHANGES = "the mask is empty, so that nothing of the image may change"
 ALL_CHANGES = "the mask is full, so that all of the image may change"
 
@@ -43,6 +51,12 @@ def of_left_out(files: Sequence[str], *, secret: bool) -> tuple[str, ...]:
         return ()
     named = "" if secret else ", such as " + ", ".join(map(ascii, files[:NAMED]))
     return (f"input: files that belong to no sample and are left out: {len(files)}{named}",)
+
+
+def of_place(format: str, sample: Sample) -> tuple[str, ...]:
+    """What readers make of the place that a sample is written to."""
+    lies_alone = sample.label in (None, -1) and "/" in sample.full_key
+    return (NO_CLASS,) if format == "folder" and lies_alone else ()
 
 
 def of_resolution(frame: Frame) -> tuple[str, ...]:

@@ -26,6 +26,15 @@ class Unread(NamedTuple):
     """What stands there; a long one is cut."""
 
 
+UNREAD = {
+    "name": "the label is a text that names no class",
+    "number": "the label is a number where only names of classes count",
+    "several": "the label holds several classes or weights",
+    "unreadable": "the label cannot be read",
+}
+"""What stands in the place of a label, in words; see `Unread`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """One image with everything that belongs to it, still encoded."""

@@ -19,6 +19,7 @@ from pipeline.models.config import ModelConfig
 from pipeline.models.families import sketch_model
 from pipeline.operators.boomerang import Boomerang
 from pipeline.streams.folder import FolderInput
+from pipeline.streams.shards import WebDatasetInput
 from tests import builders
 from training.compare.config import NearConfig
 from training.compare.pools import neighbours
@@ -63,7 +64,7 @@ def test_numbers_alone_are_refused_with_the_names(named: Path, tmp_path: Path, m
         GenerativeAugment(OPERATOR, str(named), class_map=["fox"])
     with pytest.raises(UserError, match="class_map: the model is given no labels"):
         GenerativeAugment(OPERATOR | {"condition": "owl"}, str(named), class_map="numbers")
-    with pytest.raises(UserError, match="a label is 2; the model knows"):
+    with pytest.raises(UserError, match="a label is 2; class_map holds only 0, 1 "):
         GenerativeAugment(OPERATOR, str(named), p=1, class_map=["owl", "cat"])(images(1), torch.tensor([2]))
     arrays = InMemory(keys=["a"], pixels=images(1), labels=torch.tensor([0]))
     config = ModelConfig(path=str(named), batch_size=2)
@@ -79,6 +80,10 @@ def test_a_maker_conditions_a_folder_on_the_classes_that_it_names(named: Path, t
     data = FolderInput(path=str(tmp_path / "in"))
     classes = BackgroundAugmenter(OPERATOR, config, data, tmp_path / "s", capacity=2)._classes(sketch_model(config))
     assert [classes.number(label) for label in (0, 1)] == [0, 2]  # cat, owl
+    texts = builders.tar(tmp_path / "in.tar", [("0.png", builders.picture(0)), ("0.cls", b"hoot")])
+    stream = WebDatasetInput(urls=[str(texts)], label="cls")
+    mapped = BackgroundAugmenter(OPERATOR, config, stream, tmp_path / "s", capacity=2, class_map={"hoot": "owl"})
+    assert mapped._classes(sketch_model(config)).shown == {"hoot": "owl", "cat": "cat", "dog": "dog", "owl": "owl"}
     (tmp_path / "in" / "fox").mkdir()
     (tmp_path / "in" / "fox" / "x.png").write_bytes(builders.picture(1))
     fox = BackgroundAugmenter(OPERATOR, config, data, tmp_path / "s", capacity=2)

@@ -18,7 +18,7 @@ from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
-from pipeline.job.noticing import of_left_out
+from pipeline.job.noticing import BESIDE, NO_CLASS, of_left_out
 from pipeline.media.records import Rejected, Sample
 from pipeline.streams.folder import FolderInput
 from pipeline.streams.hub import HubInput
@@ -95,6 +95,38 @@ def test_among_other_classes_train_is_a_class(tmp_path: Path) -> None:
     only = lay(tmp_path / "only", {"train/a.png": picture(0), "test/b.png": picture(1)})
     assert FolderInput(path=str(only)).open().label_names is None
     assert FolderInput(path=str(only), labels="directories").open().label_names == ("test", "train")
+
+
+def test_folders_of_images_without_classes_are_said_to_be_none(tmp_path: Path) -> None:
+    """`imagefolder` takes them for classes, and reads splits and images well where it is told not to."""
+    rows = b'{"file_name": "a.png", "text": "x"}'
+    files = {f"{split}/{name}": content for split in ("train", "test")
+             for name, content in (("a.png", picture(1)), ("metadata.jsonl", rows))}  # fmt: skip
+    recipe = builders.recipe("", tmp_path / "out", None, **{"output.format": "folder"})
+    recipe["input"] = {"format": "folder", "path": str(lay(tmp_path / "set", files))}
+    plan = make_plan(validate(JobConfig, recipe, "test"))
+    assert NO_CLASS in estimate(plan)
+    assert run_job(plan).notes[NO_CLASS] == 2
+    data = str(tmp_path / "out" / "data")
+    theirs = load_dataset("imagefolder", data_dir=data, cache_dir=str(tmp_path / "cache"))
+    assert theirs["train"].features["label"].names == ["test", "train"]
+    assert "drop_labels=True" in NO_CLASS
+    told = load_dataset("imagefolder", data_dir=data, cache_dir=str(tmp_path / "cache"), drop_labels=True)
+    assert {split: (len(part), list(part.features)) for split, part in told.items()} == {
+        "train": (1, ["image"]), "test": (1, ["image"]),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("format", "files", "said"), [
+    ("folder", ("cat/a.png", "dog/b.png"), False), ("folder", ("a.png", "b.png"), False),
+    ("folder", ("train/a.png", "test/b.png"), True), ("webdataset", ("train/a.png", "test/b.png"), False),
+])  # fmt: skip
+def test_it_is_said_only_where_readers_find_folders(
+    tmp_path: Path, format: str, files: tuple[str, ...], said: bool
+) -> None:
+    recipe = builders.recipe("", tmp_path / "out", None, **{"output.format": format})
+    recipe["input"] = {"format": "folder", "path": str(lay(tmp_path / "set", dict.fromkeys(files, picture(1))))}
+    assert (NO_CLASS in run_job(make_plan(validate(JobConfig, recipe, "test"))).notes) == said
 
 
 def test_folders_called_train_images_are_splits(tmp_path: Path) -> None:
@@ -212,6 +244,7 @@ def test_yolo_is_read_and_its_labels_stay_where_they_were(tmp_path: Path, place:
     assert found == {place: (None, {"txt": b"0 .5 .5 1 1\n"}), f"{place}2": (None, {"txt": b""})}
     assert all(shard.name.startswith("train-" if "train" in place else "set-") for shard in stream.shards)
     assert tree(written(root, tmp_path / "out")).keys() == files.keys() - {"data.yaml"}
+    assert BESIDE in (tmp_path / "out" / "events.jsonl").read_text()
 
 
 def test_annotations_of_no_image_are_counted_and_said(tmp_path: Path) -> None:

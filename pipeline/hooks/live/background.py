@@ -269,10 +269,11 @@ class BackgroundAugmenter:
         if not isinstance(self._data, BaseModel):
             return classes_of_labels(self._operator, outline, self._class_map)
         stream = cast(AnyInput, self._data).open()
-        if self._class_map is None and stream.label_names is None and known_labels(self._operator, outline) is not None:
+        known = known_labels(self._operator, outline)
+        if self._class_map != "numbers" and stream.label_names is None and known is not None:
             first = next((item for shard in stream.shards for item in shard.read() if isinstance(item, Sample)), None)
             if first is not None and first.label is None:  # a text, perhaps, in the model's own names
-                return match(None, None, outline.class_names, outline.classes or 0, option="class_map")
+                return match(self._class_map, None, outline.class_names, outline.classes or 0, option="class_map")
         return classes_of_labels(self._operator, outline, self._class_map, stream.label_names)
 
 

@@ -166,9 +166,11 @@ class Filler:
         if slot is None:
             return
         try:
-            label = None if original.label is None else self._setup.classes.number(original.label)
-            if self._labels is not None and label not in self._labels:
-                raise Undecodable(f"label {original.label}; the model knows 0 to {self._labels.stop - 1}")
+            if self._labels is not None:
+                if original.label is None:
+                    raise Undecodable("no class label")
+                if (why := self._setup.classes.unknown(original.label, self._labels)) is not None:
+                    raise Undecodable(f"label {original.label}; {why}")
             self._due[slot] = Due(original.key, original.label, original.pixels())
         except Undecodable as error:
             self._unusable.add(original.key)

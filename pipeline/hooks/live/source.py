@@ -123,8 +123,9 @@ def check_arrays(arrays: Arrays, size: tuple[int, int], known: range | None, cla
         raise UserError(f"data has {len(keys)} keys, {len(pixels)} images and {len(labels)} labels: one each is needed")
     if len(set(keys)) < len(keys):
         raise UserError(f"data.keys: only {len(set(keys))} of {len(keys)} are different; each image needs its own")
-    if known is not None and (wrong := [label for label in labels.tolist() if classes.number(label) not in known]):
-        raise UserError(f"data.labels: a label is {wrong[0]}; the model knows 0 to {known.stop - 1}")
+    for label in labels.unique().tolist():
+        if known is not None and (why := classes.unknown(label, known)) is not None:
+            raise UserError(f"data.labels: a label is {label}; {why}")
 
 
 def array_facts(arrays: Arrays) -> Any:
