@@ -77,9 +77,9 @@ class Draws:
         if not self["told_of_wrapping"] and is_wrapped(dataset):
             self["told_of_wrapping"] = 1
             log.warning(
-                "the loader reads another data set, which holds this one: its draws may hang on the number of workers, and "
-                "a resumed training may draw others; put Subset, ConcatDataset and wrappers of your own inside, and "
-                "%s around them, last",
+                "the loader reads another data set, which holds this one: its draws may hang on the number of workers, "
+                "and a resumed training may draw others; put Subset, ConcatDataset and wrappers of your own inside, "
+                "and %s around them, last",
                 type(dataset).__name__,
             )
 
