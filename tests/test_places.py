@@ -116,7 +116,7 @@ def test_folders_that_hooks_are_given() -> None:
         with pytest.raises(UserError, match="folder: a p"):
             NeighbourStore.open(wrong)
         with pytest.raises(UserError, match="folder: a p"):
-            BackgroundAugmenter({"name": "boomerang", "t_boom": 0.4}, "m", None, wrong, capacity=1)  # type: ignore[arg-type]
+            BackgroundAugmenter({"name": "boomerang", "t_boom": 0.4}, "m", [0], wrong, capacity=1)  # type: ignore[arg-type]
         with pytest.raises(UserError, match="weights: a p"):
             read_weights(wrong)
     with pytest.raises(UserError, match="--output: a p"):

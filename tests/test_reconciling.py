@@ -21,6 +21,7 @@ from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
+from pipeline.job.noticing import NO_CLASS
 from pipeline.media.output_keys import Shape
 from pipeline.streams.files import Stored
 from pipeline.streams.job_records import Counts, Manifest, ShardRecord
@@ -58,7 +59,7 @@ class Job:
 
     @property
     def notes(self) -> list[str]:
-        return [event.text for event in self.seen if isinstance(event, Noted)]
+        return [event.text for event in self.seen if isinstance(event, Noted) and event.text != NO_CLASS]
 
     def keys(self) -> Counter[str]:
         """Every key in data/, whatever the format, and how often it is there."""

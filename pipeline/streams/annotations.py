@@ -29,7 +29,8 @@ def with_coco(
 
     A member holds the fields of the image, and for each field of its annotations the list of their values, with the
     names of the categories as `category`. The images of `annotations/instances_NAME.json` lie in `NAME/`,
-    `images/NAME/`, `images/` or beside `annotations/`; one that is in none of these has a problem.
+    `images/NAME/`, `images/` or beside `annotations/`, and those of `_annotations.coco.json` beside it; one that is in
+    none of these has a problem.
     """
     tables = [named for path in paths if (named := COCO.fullmatch(path))]
     images = set(images_of(paths))
@@ -37,12 +38,13 @@ def with_coco(
     unknown = 0
     for named in tables:
         path = named[0]
-        member = "json" if named["kind"] == "instances" else f"{named['kind']}.json"
+        member = "json" if named["kind"] in ("instances", None) else f"{named['kind']}.json"
         for name, content in _of_images(root / path, bounds):
             if name is None:
                 unknown += 1
                 continue
-            folders = (f"{named['images']}/", f"images/{named['images']}/", "images/", "")
+            split = named["images"]
+            folders = ("",) if split is None else (f"{split}/", f"images/{split}/", "images/", "")
             places = [f"{named['base']}{folder}{name}" for folder in folders]
             image = next((place for place in places if place in found), places[0])
             entry = found.get(image) or _missing(image, f"{path} names it, and it is not there")

@@ -51,7 +51,8 @@ class FolderInput(Section):
     """How the folder is laid out. `classes`: all images, and beside each what has its name. `voc`: images in
     `JPEGImages`, with members `xml` from `Annotations`, `seg.png` from `SegmentationClass` and `instances.png` from
     `SegmentationObject`. `yolo`: images in `images`, with members `txt` from `labels`. `coco`: with members `json`,
-    `captions.json` and `person_keypoints.json` from `annotations/instances_*.json` and so on. `metadata`: the images
+    `captions.json` and `person_keypoints.json` from `annotations/instances_*.json` and so on, or from
+    `_annotations.coco.json` beside the images. `metadata`: the images
     that `metadata.jsonl` or `metadata.csv` names, as `imagefolder` reads it, with their rows as members `json`.
     `masks`: images in `images`, `photos` or a split such as `train`, with members `mask.png` of the same names (or
     `a_mask.png` for `a.jpg`) from `masks`, `labels`, `annotations`, `gt` and the like beside them, or `trainannot`.

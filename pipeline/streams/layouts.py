@@ -14,8 +14,10 @@ from pipeline.streams.splits import is_split
 
 LayoutName = Literal["classes", "voc", "yolo", "coco", "metadata", "masks"]
 """The names of all layouts; see `FolderInput.layout`."""
-COCO = re.compile(r"(?P<base>(.*/)?)annotations/(?P<kind>instances|captions|person_keypoints)_(?P<images>[^/]*)\.json")
-"""A file of annotations as COCO calls it."""
+COCO = re.compile(
+    r"(?P<base>(.*/)?)(annotations/(?P<kind>instances|captions|person_keypoints)_(?P<images>[^/]*)|_annotations\.coco)\.json"
+)
+"""A file of annotations as COCO calls it, or as Roboflow does, beside its images."""
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 """Tables that `imagefolder` reads."""
 
@@ -83,7 +85,8 @@ def recognised(paths: Sequence[str]) -> LayoutName:
 
 def images_of(paths: Sequence[str]) -> list[str]:
     """The paths without those in `annotations/` of COCO, which holds no images of its own."""
-    apart = tuple({f"{named['base']}annotations/" for path in paths if (named := COCO.fullmatch(path))})
+    tables = filter(None, map(COCO.fullmatch, paths))
+    apart = tuple({f"{table['base']}annotations/" for table in tables if table["kind"]})
     return [path for path in paths if not path.startswith(apart)]
 
 

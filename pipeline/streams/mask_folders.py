@@ -107,11 +107,10 @@ def check_clear(paths: Sequence[str], found: Sequence[tuple[str, str]]) -> None:
     known = {place for path in pictures for place in layout.places(stem(path)).values()}
     masks = {path for inside in _inside(pictures, folders).values() for path in inside}
     if len(folders) < len(found) or not masks <= known:
-        shown = ", ".join(f"{folder.rpartition('/')[2]} beside {of.rpartition('/')[2]}" for of, folder in found[:3])
         raise UserError(
-            f"input.layout: folders are called like masks of others ({shown}), and not every image in them is called "
-            "like one image there: layout: masks leaves out masks of no image, and layout: classes takes all of them "
-            "for images"
+            f"input.layout: {len(folders)} folders are called like masks of images beside them (masks, labels, "
+            "annotations, gt and the like), and not every image in them is called like one image there: layout: masks "
+            "leaves out masks of no image, and layout: classes takes all of them for images"
         )
 
 

@@ -257,7 +257,7 @@ def test_annotations_of_no_image_are_counted_and_said(tmp_path: Path) -> None:
 
 
 LEFT_OUT = {
-    "roboflow": {"train/a.png": picture(1), "train/_annotations.coco.json": b"{}", "valid/b.png": picture(2)},
+    "roboflow": {"train/a.png": picture(1), "train/_annotations.csv": b"a", "valid/b.png": picture(2)},
     "kaggle": {"train/a.png": picture(1), "train.csv": b"id,label", "test/b.png": picture(2), "Thumbs.db": b""},
     "coco": {"annotations/instances_x.json": b'{"images": []}', "annotations/stuff_x.json": b"{}", "x/a.png": b""},
 }
@@ -268,7 +268,7 @@ LEFT_OUT = {
 def test_files_that_belong_to_no_sample_are_counted_and_said(tmp_path: Path, case: str, secret: bool) -> None:
     stream = FolderInput(path=str(lay(tmp_path, LEFT_OUT[case]))).open()
     (file,) = stream.left_out
-    assert file in ("train/_annotations.coco.json", "train.csv", "annotations/stuff_x.json")
+    assert file in ("train/_annotations.csv", "train.csv", "annotations/stuff_x.json")
     (note,) = of_left_out(stream.left_out, secret=secret)
     assert "left out: 1" in note
     assert (file in note) == (not secret)
@@ -328,6 +328,16 @@ def test_coco_gives_each_image_its_annotations(tmp_path: Path, folder: str) -> N
     assert found["c"].members == {}
     assert {sample.label for sample in found.values()} == {None}
     assert FolderInput(path=str(root)).open().shards[0].name.startswith("train2017-") == ("train" in folder)
+
+
+def test_annotations_beside_the_images_as_roboflow_has_them(tmp_path: Path) -> None:
+    table = coco()["annotations/instances_train2017.json"]
+    files = {f"{split}/{name}.jpg": picture(1, "jpeg") for split in ("train", "valid") for name in "ab"}
+    tables = {f"{split}/_annotations.coco.json": table for split in ("train", "valid")}
+    stream = FolderInput(path=str(lay(tmp_path, files | tables))).open()
+    found = {sample.key: json.loads(sample.members["json"]).get("category") for sample in everything(stream)}
+    assert found == {"train/a": ["bottle", "dog"], "train/b": None, "valid/a": ["bottle", "dog"], "valid/b": None}
+    assert (stream.splits, stream.left_out) == (("train", "valid"), ())
 
 
 def test_nothing_below_annotations_is_an_image_of_coco(tmp_path: Path) -> None:
