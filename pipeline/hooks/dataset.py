@@ -28,6 +28,12 @@ class AugmentedDataset(Dataset[Any]):
     none, the source is found by the content of the image, which must be what the job read, in full size. Images must
     not be normalised yet: `transform` is applied to the item after the swap. With `check`, the first items and then
     samples are compared with what the store knows of the images that its neighbours were made of.
+
+    Wrap last: `AugmentedDataset(Subset(base, …))`, and no `Subset`, `ConcatDataset` or data set of your own around it.
+    Those ask for single items, and keep its state from the loader, so that draws hang on the workers and a resumed
+    training draws others; this is said once. What else an item holds stays true: a neighbour is turned as the image
+    is, and one that shows a part of its source only is refused unless `swap` says how it is put in, or the item is
+    image and label and the image has the proportions of that part.
     """
 
     def __init__(
@@ -49,6 +55,7 @@ class AugmentedDataset(Dataset[Any]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """The items of one batch, as torch's loaders ask for them."""
+        self._draws.check_unwrapped(self)
         batch = self._draws.begin_batch(len(indices))
         return [self._item(index, (batch, place)) for place, index in enumerate(indices)]
 
@@ -60,8 +67,10 @@ class AugmentedDataset(Dataset[Any]):
     def set_epoch(self, epoch: int) -> None:
         """Sets the number of the epoch; to be called before each one.
 
-        It reaches workers that already run (`persistent_workers`), and a base that has epochs of its own.
+        It reaches workers that already run (`persistent_workers`), and a base that has epochs of its own. Raises
+        `UserError` where no item of the epoch before has a neighbour in the store of a complete job.
         """
+        self._swapping.end_pass()
         self._draws.set_epoch(epoch)
         tell(self.base, epoch)
 
@@ -102,6 +111,7 @@ class AugmentedStream(IterableDataset[Any]):
         self._seen = self._skip = 0
 
     def __iter__(self) -> Iterator[Any]:
+        self._draws.check_unwrapped(self)
         skip, self._skip = self._skip, 0
         self._seen = skip
         self._draws.begin_pass()
@@ -113,6 +123,7 @@ class AugmentedStream(IterableDataset[Any]):
             item = self._swapping(item, (across_workers(self._seen), 0))
             yield item if self.transform is None else self.transform(item)
         self._draws.end_pass()
+        self._swapping.end_pass()
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the number of the epoch; see `AugmentedDataset.set_epoch`."""

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch.utils.data import get_worker_info
 
+from pipeline.hooks.wrapping import is_wrapped
+
 PROCESSES = 256
 """So many processes of a loader are told apart; more would share a place in memory."""
-SHARED = ("epoch", "torch_seed", "rank", "world", "warned")
+SHARED = ("epoch", "torch_seed", "rank", "world", "told_of_epoch", "told_of_wrapping")
 """The numbers that all processes of a loader share, in the order of their tensor."""
 
 log = logging.getLogger("doppel")
@@ -70,6 +72,17 @@ class Draws:
         """Tells that this process has come to the end of a stream."""
         self._passed[own_row()] = self["epoch"]
 
+    def check_unwrapped(self, dataset: object) -> None:
+        """Says once where a loader asks another data set, which holds this one."""
+        if not self["told_of_wrapping"] and is_wrapped(dataset):
+            self["told_of_wrapping"] = 1
+            log.warning(
+                "the loader reads another data set, which holds this one: its draws may hang on the number of workers, "
+                "and a resumed training may draw others; put Subset, ConcatDataset and wrappers of your own inside, "
+                "and %s around them, last",
+                type(dataset).__name__,
+            )
+
     def uniforms(self, key: str, batch: int, place: int) -> tuple[float, float, float]:
         """Three numbers in [0, 1) for a draw."""
         return uniforms(self._seed, self["torch_seed"], self["rank"], self["epoch"], batch, place, key)
@@ -94,8 +107,8 @@ class Draws:
             self["torch_seed"] = (torch.initial_seed() + 2**63) % 2**64 - 2**63  # as a signed number
 
     def _tell_once(self) -> None:
-        if not self["warned"]:
-            self["warned"] = 1
+        if not self["told_of_epoch"]:
+            self["told_of_epoch"] = 1
             log.warning(
                 "the data was gone through twice in epoch %d: call set_epoch before every epoch, or its neighbours may "
                 "be those of the epoch before",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from pipeline.errors import UserError
@@ -22,6 +22,14 @@ KEY_FIELDS = ("__key__", "key")
 """The fields of a dict that may hold its key, the first one that is there."""
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Pillow's mode for a number of channels."""
+SHALLOW = ("1", "L", "P", "RGB", "RGBA")
+"""Pillow's modes that a neighbour can be given in: 0 to 255 means the same in them."""
+TURNING = Image.Transpose
+BACK = {
+    2: TURNING.FLIP_LEFT_RIGHT, 3: TURNING.ROTATE_180, 4: TURNING.FLIP_TOP_BOTTOM, 5: TURNING.TRANSPOSE,
+    6: TURNING.ROTATE_90, 7: TURNING.TRANSVERSE, 8: TURNING.ROTATE_270,
+}  # fmt: skip
+"""What turns an upright image as it is stored, by its EXIF orientation."""
 
 Key = str | Callable[..., str] | None
 """A format string of the index and an item's fields, such as `"{:05d}"` or `"{id}"`, or a function of item and index.
@@ -90,14 +98,15 @@ def rebuilt(like: Sequence[Any], values: list[Any]) -> Sequence[Any]:
 
 
 def alike(neighbour: Image.Image, image: Any) -> Any:
-    """Turns `neighbour` into what `image` is, in its size and mode.
+    """Turns the upright `neighbour` into what `image` is, in its size and mode.
 
     `image` may be a PIL image, a tensor `[H, W]` or `[C, H, W]`, or an array `[H, W]` or `[H, W, C]`, with uint8 in [0,
     255] or floats in [0, 1]. Raises `UserError` for anything else, such as bytes still to be decoded, or an image that
-    is already normalised.
+    is already normalised or has more than 8 bits a pixel. A PIL image that is still stored turned, as its EXIF block
+    says, gets a neighbour that is turned, and says so, in the same way.
     """
     if isinstance(image, Image.Image):
-        return resized(neighbour, image.size).convert(image.mode)
+        return as_picture(neighbour, image)
     if isinstance(image, Tensor):
         first = (1, 2, 0) if image.ndim == 3 else range(image.ndim)
         pixels = torch.from_numpy(fitted(neighbour, tuple(image.shape[i] for i in first)))
@@ -107,6 +116,29 @@ def alike(neighbour: Image.Image, image: Any) -> Any:
         like = torch.from_numpy(image)
         return as_tensor(torch.from_numpy(fitted(neighbour, image.shape)), like).numpy()
     raise UserError(f"an image is {type(image).__name__}; PIL, a tensor or an array is expected (decode it first)")
+
+
+def as_picture(neighbour: Image.Image, like: Image.Image) -> Image.Image:
+    """The neighbour in size, mode and orientation of another PIL image. Raises `UserError` for modes not in `SHALLOW`.
+
+    Among them are those of more than 8 bits a pixel.
+    """
+    if like.mode not in SHALLOW:
+        raise UserError(
+            f"an image has mode {like.mode}, and neighbours have 8 bits a pixel: give it in mode "
+            f"{', '.join(SHALLOW[:-1])} or {SHALLOW[-1]}, with the values that image.range of the job makes of it"
+        )
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation = like.getexif().get(ExifTags.Base.Orientation, 1)
+    picture = resized(turned_back(neighbour, orientation), like.size).convert(like.mode)
+    if orientation in BACK:
+        picture.info["exif"] = exif.tobytes()
+    return picture
+
+
+def turned_back(image: Image.Image, orientation: int) -> Image.Image:
+    """An upright image as a file with that EXIF orientation stores it."""
+    return image.transpose(BACK[orientation]) if orientation in BACK else image
 
 
 def fitted(neighbour: Image.Image, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.uint8]]:

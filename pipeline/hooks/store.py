@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -19,6 +19,7 @@ from pipeline.identity import read_salt
 from pipeline.job.config import JobConfig
 from pipeline.job.hashes import hashes, identity
 from pipeline.job.plan import outlines
+from pipeline.media.frame import Frame
 from pipeline.media.opening import FORMATS
 from pipeline.media.provenance import PROVENANCE, Provenance
 from pipeline.media.records import full_key
@@ -40,7 +41,7 @@ class Store(Protocol):
         ...
 
     def get(self, key: str, copy: int) -> Image.Image | None:
-        """Neighbour number `copy`, 0 ≤ copy < copies(key); None where it is not there (any more)."""
+        """Neighbour number `copy`, 0 ≤ copy < copies(key), upright; None where it is not there (any more)."""
         ...
 
 
@@ -70,6 +71,8 @@ class StoredImage(NamedTuple):
     """How many bytes it has."""
     made_of: Source
     """The image that it was made of."""
+    frame: Frame | None = None
+    """How that lies in it, where the job tells."""
 
     @property
     def key(self) -> str:
@@ -122,6 +125,7 @@ class NeighbourStore:
         self._shards = sorted({entry.shard for entries in shards.values() for entry in entries} - {""})
         self._rows = {key: tuple(row for _, row in sorted(copies)) for key, copies in found.items()}
         self._sources = {entry.key: entry.made_of for entries in shards.values() for entry in entries}
+        self._frames = frames_of(entry for entries in shards.values() for entry in entries)
         self._keys_of = dict[str, tuple[str, ...]]()
         for key, source in self._sources.items():
             if source.content is not None:
@@ -164,6 +168,11 @@ class NeighbourStore:
         """How many sources the neighbours were made of."""
         return len(self._rows)
 
+    @property
+    def complete(self) -> bool:
+        """Whether the job has gone through all its input."""
+        return not self._unfinished
+
     def example(self) -> str:
         """The full key of one source."""
         return next(iter(self._rows))
@@ -180,6 +189,10 @@ class NeighbourStore:
     def keys_of(self, content: str) -> tuple[str, ...]:
         """The full keys of all sources with that content, given its whole hash."""
         return self._keys_of.get(content[:DIGITS], ())
+
+    def frame(self, key: str) -> Frame | None:
+        """How the source lies in the neighbours of that key; None where they show it whole and it is stored upright."""
+        return self._frames.get(self._full_key(key))
 
     def _rows_of(self, key: str) -> tuple[int, ...]:
         """The places of the neighbours of a key, however it is told."""
@@ -198,7 +211,12 @@ class NeighbourStore:
             return full_key(shard, key)
         end, _, rest = key.partition("/")
         fitting = [shard for shard in self._shards if shard.endswith(f"-{end}")] if rest else []
-        return full_key(fitting[0], rest) if len(fitting) == 1 else key
+        if len(fitting) > 1:
+            raise UserError(
+                f"key {key!r} may be that of a sample in {' or '.join(fitting[:4])}: name the shard, as in "
+                f"key=lambda item: '{fitting[0]}/' + item['__key__']"
+            )
+        return full_key(fitting[0], rest) if fitting else key
 
     def weight(self, key: str, copy: int) -> float:
         """The weight of a neighbour, in (0, 1]."""
@@ -273,10 +291,20 @@ def scan(file: Path) -> Iterator[StoredImage]:
                     continue
                 yield StoredImage(
                     shard=said.shard, source=made.source, copy=made.copy, name=full_key(said.shard, name),
-                    offset=image.offset_data, size=image.size, made_of=source_of(said),
+                    offset=image.offset_data, size=image.size, made_of=source_of(said), frame=said.geometry,
                 )  # fmt: skip
     except (tarfile.TarError, ValueError) as error:
         raise UserError(f"{file} is not a tar that doppel wrote ({error})") from None
+
+
+def frames_of(entries: Iterable[StoredImage]) -> dict[str, Frame]:
+    """How sources lie in their neighbours, by full key, where those show a part, or the source is stored turned."""
+    known = dict[Frame, Frame]()  # those of a data set are few, mostly
+    return {
+        entry.key: known.setdefault(frame, frame)
+        for entry in entries
+        if (frame := entry.frame) is not None and (frame.orientation != 1 or frame.window != (0, 0, *frame.full))
+    }
 
 
 def source_of(said: Provenance) -> Source:

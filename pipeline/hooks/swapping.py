@@ -13,9 +13,12 @@ from pipeline.errors import UserError
 from pipeline.hooks.contents import content_of
 from pipeline.hooks.draws import PROCESSES, Draws, own_row
 from pipeline.hooks.items import Key, has_key, key_of, swapped
+from pipeline.hooks.placing import Framed, placed
 from pipeline.hooks.sources import SourceCheck, Sourced, key_by_content
 from pipeline.hooks.store import NeighbourStore, Store, Weighted
 
+FEWEST = 3
+"""So many misses, at least, tell that items are told in a wrong way, where all of a pass were missing."""
 FIRST_MISSES, FIRST_OF_STREAM = 32, 1024
 """Where so many first items have no neighbour in a finished store, items are told in a wrong way; of a stream, whose
 length is unknown, more are asked for."""
@@ -55,9 +58,12 @@ class Swapping:
             raise UserError(f"copies is {copies}; at least 1 is expected, or None for all there are")
         self.store, self.p, self.copies, self.draws = store, p, copies, draws
         self.key, self.swap = key, swap or swapped
+        self._framed = store if isinstance(store, Framed) and swap is None else None
         self._weighted = store if isinstance(store, Weighted) else None
         self._sourced = store if isinstance(store, Sourced) and store.knows_contents else None
         self._check = SourceCheck(self._sourced) if self._sourced is not None and check else None
+        self._last: Name | None = None
+        """The last item that was missing."""
         self._patience = patience(store, size)
         self._counts = torch.zeros(PROCESSES, len(COUNTED), dtype=torch.int64).share_memory_()
 
@@ -74,9 +80,13 @@ class Swapping:
             neighbour, counted = (None, "missing") if key is None else self._neighbour(key, which, taken)
             if neighbour is not None and self._check is not None and key is not None and not name.is_content:
                 self._check(item, key)
+            if neighbour is not None and key is not None:
+                neighbour = self._placed(neighbour, item, key)
         self._counts[own_row(), COUNTED.index(counted)] += 1
-        if counted == "missing" and self._patience is not None:
-            self._lose_patience(name, self._patience)
+        if counted == "missing":
+            self._last = name
+            if self._patience is not None:
+                self._lose_patience(name, self._patience)
         return item if neighbour is None else self.swap(item, neighbour)
 
     def _name(self, item: Any, *index: int) -> Name:
@@ -91,6 +101,11 @@ class Swapping:
             )
         return Name(content, True)
 
+    def _placed(self, neighbour: Image.Image, item: Any, key: str) -> Image.Image:
+        frame = None if self._framed is None else self._framed.frame(key)
+        source = None if self._sourced is None else self._sourced.source(key)
+        return neighbour if frame is None else placed(neighbour, item, frame, source)
+
     def _by_content(self, item: Any, content: str) -> str | None:
         assert self._sourced is not None
         return key_by_content(self._sourced, content, item)
@@ -103,6 +118,11 @@ class Swapping:
             return None, "originals"
         neighbour = self.store.get(key, copy) if count else None
         return neighbour, "missing" if neighbour is None else "neighbours"
+
+    def end_pass(self) -> None:
+        """Raises `UserError` where all items whose neighbours were due were missing in the store of a complete job."""
+        if self._last is not None and isinstance(self.store, NeighbourStore) and self.store.complete:
+            self._lose_patience(self._last, FEWEST)
 
     def _lose_patience(self, name: Name, patience: int) -> None:
         """Raises `UserError` where every first item was missing."""

@@ -278,7 +278,7 @@ def test_a_data_set_without_keys(start: Start, which: str) -> None:
     base = {"torchvision": Pictures, "a subset": lambda: Subset(Pictures(), [7, 3, 5]), "Hugging Face": hub_set}[
         which
     ]()
-    store = start(data=base, class_map="numbers")
+    store = start(data=base, class_map="numbers", capacity=len(base))
     until(store, lambda status: status.made == len(base))
     order = [*range(len(base))][::-1]
     data = AugmentedDataset(Subset(base, order), pickle.loads(pickle.dumps(store)), 1)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, WeightedRandomSampler
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, Subset, WeightedRandomSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchvision import tv_tensors
 
@@ -74,6 +74,19 @@ def plain(item: tuple[Image.Image, int]) -> tuple[int, int]:
 def made(**options: Any) -> AugmentedDataset:
     given = {"store": Shades(), "p": 0.5, "key": "{:02d}", "transform": plain, **options}
     return AugmentedDataset(Base(), **given)
+
+
+class Around(Dataset[Any]):
+    """A data set of one's own around another."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.inner[i]
 
 
 def values(batches: Any) -> list[int]:
@@ -195,6 +208,25 @@ def test_a_forgotten_epoch_is_said_once(workers: int, told: Callable[[], str]) -
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("wrap", [lambda data: Subset(data, range(8)), lambda data: ConcatDataset([data]), Around])
+def test_what_hides_the_state_of_the_draws_is_said_once(
+    wrap: Callable[[Any], Any], workers: int, told: Callable[[], str]
+) -> None:
+    data = made()
+    assert data[0]  # nobody's loader
+    drawn(data, num_workers=workers)
+    data.set_epoch(1)
+    list(DataLoader(data, batch_size=None, num_workers=workers))
+    drawn(AugmentedDataset(Around(Base()), Shades(), key="{:02d}", transform=plain), num_workers=workers)
+    assert not told()
+    data.set_epoch(2)
+    drawn(wrap(data), num_workers=workers, batch_size=8, multiprocessing_context="fork" if workers else None)
+    drawn(wrap(data), num_workers=0)
+    assert told().count("the loader reads another data set, which holds this one") == 1
+    assert "AugmentedDataset around them, last" in told()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_forgotten_epoch_of_a_stream_is_said_once(workers: int, told: Callable[[], str], tmp_path: Path) -> None:
     stream = web_stream(tmp_path)
     loader = DataLoader(stream, batch_size=4, num_workers=workers)
@@ -311,6 +343,14 @@ def test_another_size_is_scaled_bicubically() -> None:
         ((torch.randn(3, 8, 8), 1), {"key": "1"}, "normalise afterwards"),
         ((torch.zeros(2, 8, 8), 1), {"key": "1"}, r"shape \[8, 8, 2\]; 1, 3 or 4 channels"),
         ((torch.zeros(3, 8, 8, dtype=torch.int32), 1), {"key": "1"}, "an image holds torch.int32"),
+        *(
+            (
+                (Image.new(mode, (4, 4)), 1),
+                {"key": "1"},
+                f"an image has mode {mode}, and neighbours have 8 bits a pixel",
+            )
+            for mode in ("I;16", "I", "F", "CMYK")
+        ),
         (GREY, {"key": "1"}, "an item is Image; a tuple"),
     ],
 )

@@ -110,8 +110,10 @@ def test_an_image_folder_needs_no_key(tmp_path: Path, model: Path) -> None:
         neighbour, _ = data[i]
         key = str(Path(file).relative_to(tmp_path / "in").with_suffix(""))
         size = data.base[i][0].size
-        kept = [store.get(key, 0).resize(size, Image.Resampling.BICUBIC)]  # type: ignore[union-attr]
-        assert any(np.array_equal(np.asarray(neighbour), np.asarray(one.convert("RGB"))) for one in kept)
+        kept = store.get(key, 0)
+        assert kept is not None
+        kept = (kept.transpose(Image.Transpose.ROTATE_90) if "3.jpg" in file else kept).resize(size)
+        assert np.array_equal(np.asarray(neighbour), np.asarray(kept.convert("RGB")))
     assert data.counts["neighbours"] == 6
 
 

@@ -254,6 +254,11 @@ class BackgroundAugmenter:
         return FileSource(folder=self._folder), [array_facts(self._data), classes.shown]
 
     def _indexed(self, outline: Outline) -> IndexedSource:
+        if self._image.fit != "resize":
+            raise UserError(
+                f"image.fit is {self._image.fit}: neighbours take the place of the images of data, and must show "
+                "them whole, without margins; resize is allowed"
+            )
         return IndexedSource(data=self._data, key=self._key, size=outline.size, rules=self._image)
 
     def _classes(self, outline: Outline) -> Classes:
