@@ -47,6 +47,7 @@ from pipeline.engine.planning import make_plan
 from pipeline.job.config import JobConfig
 from pipeline.media.pixels import decode, from_pixels, to_pixels
 from pipeline.media.records import Sample
+from pipeline.media.rules import PixelRules
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model
 from pipeline.operators import DDIB, Boomerang, Given, Operator
@@ -89,7 +90,7 @@ class Faces:
         )
         self.model = load_model(ModelConfig(path="embedded:lfw_faces/model"), "cpu")
         of: dict[str, list[tuple[str, Any]]] = {}
-        for key, who, image in image_stream(WebDatasetInput(urls=(DEV,)), SIZE, FIT, IDENTITY):
+        for key, who, image in image_stream(WebDatasetInput(urls=(DEV,)), SIZE, PixelRules(fit=FIT), IDENTITY):
             of.setdefault(str(who), []).append((key, image))
         several = [who for who, images in of.items() if len(images) > 1][:people]
         first = [(of[who][0], who) for who in several]

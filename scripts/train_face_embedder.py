@@ -82,7 +82,7 @@ def wide_crops() -> tuple[Tensor, Tensor]:
         with FaceFinder(workers=0) as finder:
             table = find_faces("train", 128, finder, [])
         row_of = {table.keys[table.image[row]]: row for row in table.first_faces()}
-        images = image_stream(source("train"), (128, 128), "centre 128", "json:identity")
+        images = image_stream(source("train"), (128, 128), PixelRules(fit="centre 128"), "json:identity")
         kept = [(wide_crop(image, table, row_of[key]), who) for key, who, image in images if key in row_of]
         crops, people = zip(*kept, strict=True)
         np.savez(file, crops=np.stack(crops), people=np.unique(people, return_inverse=True)[1])

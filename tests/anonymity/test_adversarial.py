@@ -14,6 +14,7 @@ from pipeline.anonymity.faces.scanning import image_stream
 from pipeline.anonymity.faces.table import tabulate
 from pipeline.anonymity.gate.calibration import find_certificate
 from pipeline.anonymity.gate.gate import Gate, ImageVerdict, Judge
+from pipeline.media.rules import PixelRules
 from pipeline.streams.shards import WebDatasetInput
 from tests.builders import SHARED
 
@@ -30,7 +31,7 @@ def world() -> Iterator[tuple[Gate, dict[str, Pixels]]]:
         dlib = load_recogniser("Dlib", workers=0)
         images: dict[str, Pixels] = {}
         people: list[str | None] = []
-        for key, who, image in image_stream(source, SIZE, "centre 128", "json:identity"):
+        for key, who, image in image_stream(source, SIZE, PixelRules(fit="centre 128"), "json:identity"):
             if who not in people and len(finder.find([image])[0]) == 1:
                 images[key] = image
                 people.append(who)

@@ -21,7 +21,7 @@ LINEAR = {"codec": {"kind": "linear_patch", "patch": 2, "components": 4}, "diffu
 
 
 def cache_of(config: DenoiserConfig) -> PixelCache:
-    return build_cache(config.data, Path(config.output) / "cache", config.size, config.fit)
+    return build_cache(config.data, Path(config.output) / "cache", config.size, config.rules)
 
 
 def test_it_begins_where_the_other_ended_with_its_codec(configure: Configure) -> None:

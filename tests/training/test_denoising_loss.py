@@ -29,7 +29,7 @@ COUNT = 4000
 
 
 def images_of(config: DenoiserConfig) -> ResidentImages:
-    cache = build_cache(config.data, Path(config.output) / "cache", config.size, config.fit)
+    cache = build_cache(config.data, Path(config.output) / "cache", config.size, config.rules)
     return ResidentImages(cache, torch.device("cpu"))
 
 
