@@ -1,5 +1,6 @@
 import gc
 import os
+import signal
 import sys
 
 # Before torch is imported, here or by a process that a test starts: two workers share the cores, and networks this
@@ -7,6 +8,8 @@ import sys
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs behind `&`
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from pathlib import Path  # noqa: E402
 
