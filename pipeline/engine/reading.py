@@ -227,8 +227,12 @@ class Reader:
         operator = self.plan.config.operator
         if self.plan.outline is None or config is None or not wants(operator, self.plan.outline, "text", condition):
             return Captions(())
-        copies = range(operator.copies if operator else 1)
-        draws = [KeyedNoise(self.plan.salt, [noise_key], "caption", copy).uniform().item() for copy in copies]
+        draws = [
+            KeyedNoise(self.plan.salt, [noise_key], "caption", copy).uniform().item()
+            if config.pick == "random"
+            else 0.0
+            for copy in range(operator.copies if operator else 1)
+        ]
         try:
             return read_captions(config, sample, self.classes.names, draws)
         except NoCaption as error:

@@ -261,15 +261,21 @@ def wants(neighbours: Neighbours, kind: str) -> bool:
 
 
 def read_operator(fields: Mapping[str, Any]) -> Operator:
-    """Makes an operator from the fields of a recipe's section `operator:`.
+    """Makes an operator from the fields of a recipe's section `operator:`; see `read_section`."""
+    operator: Operator = read_section(AnyOperator, fields, "operator")
+    return operator
+
+
+def read_section(kinds: Any, fields: Mapping[str, Any], option: str) -> Any:
+    """Makes one of several `kinds` of a section from its fields, which were given as an `option`.
 
     Raises `UserError` for fields that do not fit.
     """
     try:
-        return TypeAdapter[Operator](AnyOperator).validate_python(dict(fields))
+        return TypeAdapter[Any](kinds).validate_python(dict(fields))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in ("operator", *first["loc"][1:]))
+        place = ".".join(str(part) for part in (option, *first["loc"][1:]))
         raise UserError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
 
 

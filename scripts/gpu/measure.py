@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from record import PARTIAL, Record, Status
 KIT = Path(__file__).resolve().parent
 LOG_LINES, LOG_LINE = 25, 300
 """Of what a failed step printed last, kept in its record."""
+FOLDERS = re.compile(r"(?<![\w.:/])/(?:[\w.+~-]+/)+")
+"""The absolute path of a folder."""
 GRACE = 8.0
 """Seconds that a step has between the signal that ends its box and the one that kills it."""
 SLACK = 3.0
@@ -155,8 +158,9 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def tail(log: IO[str]) -> str:
+    """The last lines of a log, with the names of files, and not the folders of this machine that they lie in."""
     log.seek(0)
-    lines = log.read().replace("\r", "\n").strip().splitlines()
+    lines = FOLDERS.sub("", log.read()).replace("\r", "\n").strip().splitlines()
     return "\n".join(line[:LOG_LINE] for line in lines[-LOG_LINES:])
 
 

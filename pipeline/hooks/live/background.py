@@ -19,11 +19,11 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 from PIL import Image
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel
 
 from pipeline.diffusion.model import Outline
 from pipeline.errors import UserError
-from pipeline.hooks.augment import GivenClassMap, read_class_map, read_operator
+from pipeline.hooks.augment import GivenClassMap, read_class_map, read_operator, read_section
 from pipeline.hooks.items import Key
 from pipeline.hooks.live.filler import LOG, MakerProgress, MakerState, Setup, fill, known_labels
 from pipeline.hooks.live.indexed import IndexedSource
@@ -283,12 +283,7 @@ def read_data(data: Any) -> Any:
     Raises `UserError` for what is neither that, nor arrays, nor a data set with `len` and `[i]`.
     """
     if isinstance(data, Mapping) and "format" in data:
-        try:
-            return TypeAdapter[Any](AnyInput).validate_python(dict(data))
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in ("data", *first["loc"][1:]))
-            raise UserError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
+        return read_section(AnyInput, data, "data")
     if isinstance(data, BaseModel) or is_arrays(data):
         return data
     if isinstance(data, Mapping) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
