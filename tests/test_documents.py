@@ -8,6 +8,7 @@ import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -105,7 +106,7 @@ def test_python_compiles_and_finds_its_names(block: str) -> None:
 
 
 def test_the_training_loop_of_the_readme_runs() -> None:
-    hook, _ = blocks("README.md", "python")
+    hook, *_ = blocks("README.md", "python")
     torch.manual_seed(0)  # draws hang on it, and now and then all or none of eight images change
     images = torch.rand(8, 3, 28, 28)
     names: dict[str, Any] = {"loader": [(images, torch.arange(8))]}
@@ -118,7 +119,7 @@ def test_the_training_loop_of_the_readme_runs() -> None:
 
 def test_the_data_set_of_the_readme_finds_its_neighbours(tmp_path: Path) -> None:
     """With a job that passes images through, and without a key."""
-    _, code = blocks("README.md", "python")
+    _, code, _ = blocks("README.md", "python")
     source = builders.shard(tmp_path / "in.tar", 4)
     run_job(make_plan(validate(JobConfig, builders.recipe(source, tmp_path / "out", None), "test")))
     base = [(Image.open(io.BytesIO(builders.picture(i))), i % builders.CLASSES) for i in (2, 0, 3)]
@@ -126,6 +127,19 @@ def test_the_data_set_of_the_readme_finds_its_neighbours(tmp_path: Path) -> None
     exec(code.replace("/data/flowers-doppel", str(tmp_path / "out")), names)
     assert [item[1] for item in names["dataset"]] == [item[1] for item in base]
     assert names["dataset"].counts["missing"] == 0
+    assert len(code.strip().splitlines()) <= 10
+
+
+def test_the_process_of_the_readme_makes_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One training step's worth of them, before the block ends."""
+    *_, code = blocks("README.md", "python")
+    monkeypatch.chdir(tmp_path)
+    base = [(Image.open(io.BytesIO(builders.picture(i, (28, 28)))), i) for i in range(3)]
+    names: dict[str, Any] = {"base": base, "augmentations": lambda item: item, "__name__": "__main__", "sleep": sleep}
+    wait = f"{8 * ' '}while not store.status().made: sleep(0.1)\n{8 * ' '}items = [dataset[i] for i in range(3)]\n"
+    exec(code + wait, names)
+    assert [label for _, label in names["items"]] == [0, 1, 2]
+    assert names["store"].status().made
     assert len(code.strip().splitlines()) <= 10
 
 
