@@ -44,10 +44,10 @@ def run_job(
     """Does what is left of a job and returns its manifest.
 
     Finished shards are compared with today's input and outputs first: `on_change` says what happens where they differ,
-    `prune` removes what is gone from the input, `verify` hashes the outputs, and
-    `retry_quarantine` does what is in quarantine again. `begin(finished, total)` is told how
-    many shards there are, and `observe` everything that happens afterwards. Raises `UserError` for what the user can
-    mend. After a crash or Ctrl-C, finished shards stay finished, and the same call goes on from there.
+    `prune` removes what is gone from the input, `verify` hashes the outputs, and `retry_quarantine` does what is in
+    quarantine again. `begin(finished, total)` is told how many shards there are, and `observe` everything that happens
+    afterwards. Raises `UserError` for what the user can mend. After a crash or Ctrl-C, finished shards stay finished,
+    and the same call goes on from there.
     """
     if plan.config.anonymity is not None or (len(plan.devices) > 1 and not plan.config.limit):
         check_main_guard("the job")

@@ -36,9 +36,12 @@ RENAMED = (
 class OpenShard:
     """An output shard while it is being written; with `mending`, what it has kept is written again."""
 
-    def __init__(self, writer: ShardWriter, quarantine: QuarantineWriter, mending: Mending | None) -> None:
+    def __init__(
+        self, writer: ShardWriter, quarantine: QuarantineWriter, mending: Mending | None, *, secret: bool
+    ) -> None:
+        """With `secret`, its reasons say nothing that is particular to a sample."""
         self.writer, self.quarantine, self.started = writer, quarantine, time.monotonic()
-        self.mending = mending
+        self.mending, self.secret = mending, secret
         self.counts = Counts()
         self.flicker = Flicker()
         self.judged = Judged()
@@ -64,7 +67,7 @@ class OpenShard:
             written, images = written + 1, images + len(encoded)
         for bad in rejected:
             self.quarantine.add(bad)
-            self.reasons[bad.reason] += 1
+            self.reasons[gist(bad.reason, secret=self.secret)] += 1
             unread.append(bad.unread)
         wrong = tuple(label for label in unread if label is not None and label.kind != "several")
         kinds = Counter(bad.kind for bad in rejected)
@@ -111,8 +114,7 @@ class OpenShard:
         return ShardRecord(
             shard=name, fingerprint=batch.fingerprint, input_hash=input_hash, classes=stream.classes(), cut=batch.cut,
             code=plan.code, hashes=plan.hashes, counts=counts, notes=dict(self.notes),
-            reasons=tally((gist(why, secret=plan.config.anonymity is not None), n) for why, n in self.reasons.items()),
-            files=files, seconds=round(seconds, 3),
+            reasons=tally(self.reasons.items()), files=files, seconds=round(seconds, 3),
             flicker=means_of(self.flicker), anonymity=self.judged.totals,
         )  # fmt: skip
 
@@ -147,7 +149,8 @@ def write(
                 parts, name = ledger.parts_of("data"), shard.name
                 writer = open_writer(plan.config.output.format, data=ledger.data, parts=parts, name=name, stream=stream)
                 quarantine = QuarantineWriter(folder=ledger.quarantine, parts=ledger.parts, name=name)
-                output = OpenShard(writer, quarantine, mended.get(name))
+                secret = plan.config.anonymity is not None
+                output = OpenShard(writer, quarantine, mended.get(name), secret=secret)
             yield output.add(done, samples)
             yield from (Noted(note) for note in sorted(output.notes.keys() - told))
             told |= output.notes.keys()
