@@ -170,7 +170,7 @@ def round_trips(bench: Bench) -> dict[str, Any]:
         trip, bridge = (
             OPERATORS["ddib"]
             .model_validate({"name": "ddib", "source": 0, "target": target, **options})(exact, x, Given(), noise)
-            .z
+            .pixels
             for target in (0, 1)
         )
         real = bench.run("ddib", range(20), target="own", **options)[""]
@@ -286,7 +286,7 @@ def mosaics() -> dict[str, Any]:
                 made = share_tiles(matcher, targets[:, None], targets[:, None], pool, generated=False)[0][:, 0]
             else:
                 mosaic = OPERATORS["mosaic"].model_validate({"name": "mosaic", "tiles": cut, **options})
-                made = mosaic(model, sources, given[case], KeyedNoise(b"evidence", list("abcd"), "mosaic", 0)).z
+                made = mosaic(model, sources, given[case], KeyedNoise(b"evidence", list("abcd"), "mosaic", 0)).pixels
             found[f"{count}×{count}, {case}"] = psnr(made, targets)
             if case == "one source":
                 shown.append((f"{count}×{count}", made))
