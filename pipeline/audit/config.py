@@ -46,6 +46,9 @@ class AuditConfig(PixelRules, Recipe):
     """Name of deepface's detector."""
     recognisers: tuple[str, ...] = Field(default=("Dlib", "lbph", "small"), min_length=1)
     """Names of deepface's recognisers, or `dlib-chip`, `lbph`, `small`."""
+    networks: bool = True
+    """Whether attackers also train networks on the release's pairs, and put originals through its operator. It takes
+    some minutes on two CPU cores, whatever the size of the release."""
     workers: int = Field(default=2, ge=0)
     """Processes that detect faces; with 0, this process does it."""
 
@@ -66,5 +69,5 @@ class AuditConfig(PixelRules, Recipe):
         return Audit(
             originals=self.originals, release=Path(self.release), out=Path(self.output),
             salt=given_salt(self.salt_file, "salt_file"), identity=self.identity, rules=self.rules, others=self.others,
-            model=self.model,
+            model=self.model, networks=self.networks,
         )  # fmt: skip

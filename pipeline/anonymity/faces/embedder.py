@@ -116,7 +116,7 @@ class SmallEmbedder:
 
     def __init__(self, network: FaceNetwork, config: EmbedderConfig, *, weights: str, device: str = "cpu") -> None:
         self.config, self.weights, self._device = config, weights, device
-        self._network = network.eval().to(device).to(memory_format=torch.channels_last)
+        self.network = network.eval().to(device).to(memory_format=torch.channels_last)
 
     @classmethod
     def load(cls, folder: Path | None = None, *, device: str = "cpu") -> SmallEmbedder:
@@ -146,7 +146,7 @@ class SmallEmbedder:
 
     def _forward(self, crops: Sequence[Pixels8]) -> NDArray[np.float32]:
         pixels = network_pixels(crops, self.config.size).to(self._device, memory_format=torch.channels_last)
-        both = self._network(pixels) + self._network(pixels.flip(3))
+        both = self.network(pixels) + self.network(pixels.flip(3))
         return both.cpu().numpy()
 
 
