@@ -100,8 +100,8 @@ def verification(manifest: ReleaseManifest) -> str:
     """How anybody can verify the release, as Markdown."""
     how = UNSIGNED
     if manifest.signer:
-        how = f"""`doppel verify THIS_FOLDER --key PUB` checks the signature and the sha256 of every file, and that nothing
-is extra. Take PUB, the public key, from the publisher, and never from this folder. It should be (Ed25519, in
+        how = f"""`doppel verify THIS_FOLDER --key PUB` checks the signature and the sha256 of every file, and that
+nothing is extra. Take PUB, the public key, from the publisher, and never from this folder. It should be (Ed25519, in
 hexadecimal) `{manifest.signer}`."""
     return f"""{how}
 
