@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.job.plan import Plan
 
 
-def source_bound(plan: Plan, table: FaceTable, asked: float | None) -> SourceBound:
+def source_bound(plan: Plan, table: FaceTable) -> SourceBound:
     """The bound on attackers who hold the originals whose faces are in `table`, or why there is none.
 
     Each original counts as noised once for every copy and attempt of the job, at the very level where that is known.
@@ -31,8 +31,8 @@ def source_bound(plan: Plan, table: FaceTable, asked: float | None) -> SourceBou
     """
     weights = training_check(plan, table)
     if (reason := no_bound(plan)) is not None:
-        return SourceBound(reason=reason, figures=None, weights=weights)
-    originals, rounds = gather(plan), hiding(plan)
+        return SourceBound.of(reason, None, weights)
+    originals, rounds, asked = gather(plan), hiding(plan), plan.bound
     sigma, released = looks(list(Made.by(Path(plan.config.output.path)).entries(())), originals.keys, rounds)
     found = figures(originals, sigma, [Round(*pair) for pair in zip(rounds, released, strict=True)], asked)
     if asked is not None and found.rank_1.high > asked:
@@ -41,7 +41,7 @@ def source_bound(plan: Plan, table: FaceTable, asked: float | None) -> SourceBou
             f"now the best attacker may find {found.rank_1.high:.2%} of the sources: the input has changed since the "
             "level was found; --overwrite finds another"
         )
-    return SourceBound(reason=None, figures=found, weights=weights)
+    return SourceBound.of(None, found, weights)
 
 
 def looks(made: list[MadeImage], keys: tuple[str, ...], rounds: list[float]) -> tuple[np.ndarray, list[int]]:

@@ -118,7 +118,10 @@ def at(plan: Plan, level: LevelRange) -> Plan:
 
 def settled(plan: Plan, level: LevelRange) -> Plan:
     """The plan at the level that was found, which is part of what decides the bytes."""
-    return replace(at(plan, level), hashes=plan.hashes | {"level": hash_json(level.model_dump(mode="json"))})
+    operator = plan.config.operator
+    assert operator is not None
+    hashes = plan.hashes | {"level": hash_json(level.model_dump(mode="json"))}
+    return replace(at(plan, level), hashes=hashes, bound=operator.sought)
 
 
 def gather(plan: Plan) -> Originals:

@@ -62,13 +62,16 @@ class SourceBound(Section):
     """Why there is none, as a sentence; None where there is one."""
     figures: BoundFigures | None
     weights: TrainingCheck
+    said: tuple[str, ...]
+    """All of it in sentences, the figures first and then what they rest on."""
 
-    @property
-    def sentences(self) -> tuple[str, ...]:
-        """What is to be said of it, the figures first and then what they rest on."""
-        if self.figures is None:
-            return (f"There is no bound on attackers who hold the source: {self.reason}.",)
-        return (*_said(self.figures), *ASSUMED, _of_weights(self.weights))
+    @classmethod
+    def of(cls, reason: str | None, figures: BoundFigures | None, weights: TrainingCheck) -> SourceBound:
+        """The record with its sentences; either `reason` or `figures` is given."""
+        said: tuple[str, ...] = (f"There is no bound on attackers who hold the source: {reason}.",)
+        if figures is not None:
+            said = (*_said(figures), *ASSUMED, _of_weights(weights))
+        return cls(reason=reason, figures=figures, weights=weights, said=said)
 
 
 ASSUMED = (
@@ -76,8 +79,8 @@ ASSUMED = (
     "at once, may do better.",
     "It rests on noise that nobody can compute: whoever has the salt, or tells the generator's numbers (a Mersenne "
     "Twister behind a keyed seed of 63 bits) from chance, has no noise left to look through.",
-    "It counts one release: a second one of the same originals is a further look, and with the same salt it cancels the "
-    "noise.",
+    "It counts one release: a second one of the same originals is a further look, and with the same salt it cancels "
+    "the noise.",
 )
 """What the bound rests on, beside the weights."""
 

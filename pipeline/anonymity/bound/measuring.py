@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pipeline.anonymity.bound.figures import BoundFigures, Found
 from pipeline.anonymity.bound.gaussian import DELTA, epsilon_of, interval, told_apart
 from pipeline.anonymity.bound.search import Levels, critical_levels, distances
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 TRIALS, TRIALS_OF_ONE = 20_000, 2_000
 """How many times originals are noised anew: all of them, in turn; and the most isolated one."""
@@ -44,8 +43,6 @@ class Round(NamedTuple):
 
 def drawn(originals: Originals, trials: int = TRIALS) -> tuple[Levels, Tensor]:
     """Critical levels `[T]` of `trials` draws, and the number of the original `[T]` that each noises."""
-    import torch
-
     sources = torch.arange(trials, device=originals.latents.device) % len(originals.keys)
     return critical_levels(originals.latents, originals.groups, sources), sources
 
@@ -71,8 +68,6 @@ def figures(originals: Originals, sigma: Levels, rounds: Sequence[Round], asked:
     image that was released in some round is right about a noised latent of that round. So of all originals, at most
     the share that is found without a gate is both released and found in that round, whatever the gate goes by.
     """
-    import torch
-
     critical, sources = drawn(originals)
     own = sigma[sources.cpu().numpy()]
     nearest, largest = distances(originals.latents, originals.groups)

@@ -8,13 +8,10 @@ level, falling and without further noise between levels.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import torch
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
 
 Levels = NDArray[np.float64]
 ROWS = 512
@@ -31,8 +28,6 @@ def critical_levels(latents: Tensor, groups: Tensor, sources: Tensor, seed: int 
     those of another group than the source's are no candidates. `sources`, int64 `[T]`, says which original is noised.
     The same seed gives the same noise, whatever the device.
     """
-    import torch
-
     centred, norms = _centred(latents)
     generator = torch.Generator().manual_seed(seed)
     found = list[Tensor]()
@@ -49,8 +44,6 @@ def distances(latents: Tensor, groups: Tensor) -> tuple[Levels, float]:
     """The distance of each original to its nearest other candidate, `[N]` (∞ where it has none), and the largest
     between any two candidates, 0 where there are no two.
     """
-    import torch
-
     centred, norms = _centred(latents)
     nearest, largest = list[Tensor](), 0.0
     for own in torch.arange(len(centred), device=centred.device).split(ROWS):
