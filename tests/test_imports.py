@@ -105,8 +105,8 @@ ALLOWED: dict[str, str] = {
     ),
     "training.filter": "errors section media streams report hooks training.data training.classifier training.calibrate",
     "cli": (
-        "errors posix stopping recipes optional config streams report job audit engine commands training.denoiser "
-        "training.compare training.calibrate training.filter"
+        "errors posix stopping recipes section optional config identity streams report release job audit engine "
+        "commands training.denoiser training.compare training.calibrate training.filter"
     ),
 }
 """Who imports whom; floors and circles are checked apart."""
