@@ -74,7 +74,8 @@ ALLOWED: dict[str, str] = {
         "errors source_code section identity media diffusion streams geometry models operators anonymity.gate release"
     ),
     "audit": (
-        "errors section optional listing identity media streams report models anonymity.faces anonymity.bound anonymity.attacks release"
+        "errors section optional listing identity media streams report models anonymity.faces anonymity.bound "
+        "anonymity.attacks release"
     ),
     "engine": (
         "errors main_guard orphans identity plain_json media diffusion streams report geometry models operators "
@@ -106,8 +107,8 @@ ALLOWED: dict[str, str] = {
     ),
     "training.filter": "errors section media streams report hooks training.data training.classifier training.calibrate",
     "cli": (
-        "errors posix stopping recipes optional config streams report job audit engine commands training.denoiser "
-        "training.compare training.calibrate training.filter"
+        "errors posix stopping recipes section optional config identity streams report release job audit engine "
+        "commands training.denoiser training.compare training.calibrate training.filter"
     ),
 }
 """Who imports whom; floors and circles are checked apart."""
