@@ -68,7 +68,7 @@ ALLOWED: dict[str, str] = {
     "anonymity.faces": "errors source_code section assets optional media diffusion streams",
     "anonymity.gate": "errors section assets media diffusion streams geometry anonymity.faces",
     "anonymity.attacks": "section media diffusion anonymity.faces",
-    "release": "errors source_code section listing identity media streams anonymity.faces",
+    "release": "errors source_code section optional listing identity media streams anonymity.faces",
     "job": (
         "errors source_code section identity media diffusion streams geometry models operators anonymity.gate release"
     ),
@@ -105,8 +105,8 @@ ALLOWED: dict[str, str] = {
     ),
     "training.filter": "errors section media streams report hooks training.data training.classifier training.calibrate",
     "cli": (
-        "errors posix stopping recipes optional config streams report job audit engine commands training.denoiser "
-        "training.compare training.calibrate training.filter"
+        "errors posix stopping recipes section optional config identity streams report release job audit engine "
+        "commands training.denoiser training.compare training.calibrate training.filter"
     ),
 }
 """Who imports whom; floors and circles are checked apart."""
