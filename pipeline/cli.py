@@ -131,6 +131,11 @@ def build_parser() -> argparse.ArgumentParser:
     _recipe(calibrate)
     calibrate.set_defaults(command=calibrate_faces_command)
 
+    convert = commands.add_parser("convert-recogniser", help="weights of a face network that doppel may not ship")
+    convert.add_argument("name", metavar="NAME", help="faceres")
+    convert.add_argument("source", metavar="FOLDER", help="with NAME.json and NAME.bin, a TensorFlow.js graph model")
+    convert.set_defaults(command=convert_recogniser_command)
+
     audit = commands.add_parser(
         "audit", help="verify a release, and attack it with face recognition",
         usage="%(prog)s RECIPE [options], or %(prog)s ORIGINALS RELEASE [options]",
@@ -331,6 +336,14 @@ def calibrate_faces_command(args: argparse.Namespace) -> int:
             f"{made.tar['1e-2']:.3f} at FAR 1e-2, {made.tar['1e-3']:.3f} at 1e-3, EER {made.eer:.3f}: {verdict}"
         )
     print(f"{config.output}: certificates and roc.png")
+    return 0
+
+
+def convert_recogniser_command(args: argparse.Namespace) -> int:
+    """`doppel convert-recogniser`: converts a face network and says what is known of its licence."""
+    from pipeline.commands.convert_recogniser import convert_recogniser
+
+    print(*convert_recogniser(args.name, args.source), sep="\n")
     return 0
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -30,7 +31,7 @@ from hypothesis import strategies as st
 from pipeline.cli import main
 from pipeline.commands.verify import verify_release
 from pipeline.errors import UserError
-from pipeline.release import check_release, seal, verify
+from pipeline.release import check_release, seal, sealing, verify
 from pipeline.release.manifest import ReleaseManifest, authenticated, body_of, text_of
 from pipeline.release.privacy import derive
 from pipeline.release.signing import new_key, private_key, public_hex, public_key, signed
@@ -265,6 +266,34 @@ def test_what_is_extra_or_elsewhere(spoil: Any, sentences: list[str], copy: Path
     spoil(copy)
     assert verify(copy, None, public_key(str(keys / "mine.pub"), "--key")) == sentences
     assert main(["verify", str(copy), "--key", str(keys / "mine.pub")]) == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+@pytest.mark.parametrize("name", ["data", "data/release-00000.tar", "RELEASE.json"])
+def test_what_cannot_be_read_is_not_proven(name: str, copy: Path, keys: Path) -> None:
+    mode = (copy / name).stat().st_mode
+    (copy / name).chmod(0)
+    try:
+        (problem,) = verify(copy, None, public_key(str(keys / "mine.pub"), "--key"))
+    finally:
+        (copy / name).chmod(mode)
+    assert "cannot be read" in problem
+
+
+def test_an_error_of_the_disk_is_a_problem_of_the_release(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: str) -> str:
+        raise OSError(5, "Input/output error", path)
+
+    monkeypatch.setattr(sealing, "content_hash", fail)
+    assert verify(copy)[0] == "ASSESSMENT.md cannot be read (Input/output error)"
+
+
+def test_without_the_package_no_job_starts(keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    config = settings_of(tmp_path, sign=str(keys / "mine"))
+    with pytest.raises(UserError, match="the signature of a release needs the package cryptography, which comes with"):
+        check_release(config, str(tmp_path / "job"), SALT)
+    check_release(settings_of(tmp_path), str(tmp_path / "job"), SALT)
 
 
 def bad_keys() -> dict[str, tuple[bytes, str]]:

@@ -114,7 +114,10 @@ def checks(release: Path, salt: bytes | None = None, key: Ed25519PublicKey | Non
         found["HMAC"] = [] if _authentic(manifest, salt) else [forged]
     if key is not None:
         found["signature"] = [problem for problem in [signature_problem(manifest, key)] if problem]
-    return {**found, "files": differing(release, manifest, SEAL)}
+    try:
+        return {**found, "files": differing(release, manifest, SEAL)}
+    except UserError as error:  # a folder that cannot be listed
+        return {**found, "files": [str(error)]}
 
 
 def _authentic(manifest: ReleaseManifest, salt: bytes) -> bool:
@@ -146,9 +149,12 @@ def _problem(path: Path | None, listed: ListedFile) -> str | None:
         return "is missing"
     if path.is_symlink() or not path.is_file():
         return "is not a regular file"
-    if path.stat().st_size != listed.bytes:
-        return f"was altered: {path.stat().st_size} bytes, {listed.bytes} are listed"
-    return "was altered: its sha256 differs" if content_hash(str(path)) != listed.sha256 else None
+    try:
+        if path.stat().st_size != listed.bytes:
+            return f"was altered: {path.stat().st_size} bytes, {listed.bytes} are listed"
+        return "was altered: its sha256 differs" if content_hash(str(path)) != listed.sha256 else None
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
 
 
 def _check_same(release: Path, text: str) -> None:
