@@ -16,13 +16,15 @@ from pipeline.anonymity.gate.judges import judges_of
 from pipeline.audit import Audit, examine
 from pipeline.audit.gathering import OnImages
 from pipeline.audit.results import AuditResults
+from pipeline.commands.bounding import source_bound
 from pipeline.engine.gate import scan_originals
 from pipeline.errors import UserError
 from pipeline.job.plan import Plan
 from pipeline.listing import real
 from pipeline.media.pixels import decode
 from pipeline.optional import require_package
-from pipeline.release import Evidence, check_release, publish, seal
+from pipeline.release import Evidence, check_release, document, publish, seal
+from pipeline.release.config import signing_key
 from pipeline.release.finished_job import Made, read
 from pipeline.release.sealing import staging
 from pipeline.streams.ledger import Ledger
@@ -61,7 +63,10 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
         copy_distance = {judge.recogniser.name: STRICTLY * judge.copy_distance(faces) for judge in judges}
         evidence = Evidence(originals=originals, outputs=outputs, copy_distance=copy_distance, size=size)
         facts = facts_of(plan, judges, originals)
-        manifest = publish(config, Path(plan.config.output.path), salt=plan.salt, evidence=evidence, facts=facts)
+        bound = source_bound(plan, originals)
+        manifest = publish(
+            config, Path(plan.config.output.path), salt=plan.salt, evidence=evidence, facts=facts, bound=bound
+        )
         release = real(config.path)
         staged = release if release.exists() else staging(release)
         task = Audit(
@@ -74,7 +79,7 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
         results = examine(task, finder, [*recognisers, *others], device=device, on_images=on_images)
     if results.failed:
         raise UserError(f"{config.audit}: the audit failed, and the release is not sealed: {results.failed[0]}")
-    seal(release, manifest)
+    seal(release, document(release, manifest, salt=plan.salt, key=signing_key(config)))
     return results
 
 

@@ -172,3 +172,17 @@ def test_masks_of_several_faces_are_the_union() -> None:
     a, b = (2.0, 2.0, 8.0, 8.0), (20.0, 18.0, 8.0, 8.0)
     both = softness([a, b], (32, 32), 0.2, 0.1)
     assert (both == np.maximum(softness([a], (32, 32), 0.2, 0.1), softness([b], (32, 32), 0.2, 0.1))).all()
+
+
+def test_what_recognisers_alone_speak_against_is_told_apart_with_its_embedding() -> None:
+    alone = judged("anna-1", picture((RED, 14, 10)))
+    assert alone.refused_by == ("fake",)
+    expected = np.array(RED) / np.linalg.norm(RED)
+    assert alone.vectors["fake"] == pytest.approx(expected, abs=1e-5)
+    others = [
+        judged("anna-1", OTHER),  # not refused
+        judged("anna-1", picture((RED, 2, 2), (LIME, 18, 18))),  # another number of faces, too
+        judged("anna-1", IMAGES["anna-1"], near_copy=4),  # a copy, too
+        judged("anna-1", picture(seed=1)),  # no face
+    ]
+    assert all(found.refused_by == () and not found.vectors for found in others)

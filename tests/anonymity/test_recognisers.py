@@ -1,7 +1,9 @@
 """Embeddings are deepface's: one by one, in batches, in processes."""
 
 import math
+import re
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.anonymity.faces import deepface_recognisers
+from pipeline.anonymity.faces import deepface_recognisers, recognise, weights
 from pipeline.anonymity.faces.deepface_recognisers import THRESHOLDS, Deepface, Pooled, network_input, unit
 from pipeline.anonymity.faces.detect import FaceFinder, enlarge
 from pipeline.anonymity.faces.fast_dlib import FastDlib
-from pipeline.anonymity.faces.recognise import OWN, load_recogniser
+from pipeline.anonymity.faces.recognise import FAMILIES, FILES, OWN, available, family_of, load_recogniser
 from pipeline.errors import UserError
 from tests.anonymity.portraits import needs_dlib, needs_lfw, people, portrait
 
@@ -138,9 +140,9 @@ def test_unknown_names(name: str) -> None:
         load_recogniser(name)
     assert (
         str(caught.value)
-        == f"recogniser is {name!r}; known are {', '.join([*THRESHOLDS, 'dlib-chip', 'lbph', 'small'])}"
+        == f"recogniser is {name!r}; known are {', '.join([*THRESHOLDS, 'dlib-chip', 'faceres', 'lbph', 'small'])}"
     )
-    assert {"Dlib", "dlib-chip", "lbph", "small"} == set(OWN)
+    assert {"Dlib", "dlib-chip", "faceres", "lbph", "small"} == set(OWN)
 
 
 @given(arrays(np.float32, (3, 5), elements=st.floats(-1e3, 1e3, width=32)))
@@ -151,3 +153,46 @@ def test_unit_rows(rows: np.ndarray) -> None:
             assert np.allclose(made, row / length, atol=1e-6)
     assert unit(np.zeros((0, 4))).shape == (0, 4)
     assert (unit(np.zeros((2, 4))) == 0).all()
+
+
+def test_every_recogniser_has_a_family_and_networks_that_are_one_share_theirs() -> None:
+    assert set(FAMILIES) == {*THRESHOLDS, *OWN}
+    assert set(FILES) <= set(FAMILIES)
+    assert family_of("Dlib") == family_of("dlib-chip") != family_of("Facenet") == family_of("Facenet512")
+    with pytest.raises(UserError, match="recogniser is 'Face'; known are VGG-Face"):
+        family_of("Face")
+
+
+def test_an_absent_recogniser_is_told_apart_from_an_unknown_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEEPFACE_HOME", str(tmp_path))
+    assert available("small")
+    assert not available("ArcFace")
+    file = tmp_path / ".deepface" / "weights" / FILES["ArcFace"]
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"")
+    assert available("ArcFace")
+    monkeypatch.setattr(recognise, "installed", lambda package: package != "deepface")
+    assert not available("ArcFace")
+    assert not available("Dlib")
+    with pytest.raises(UserError, match="known are"):
+        available("Face")
+
+
+@needs_dlib
+def test_dlib_s_weights_are_there_once_the_extra_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPFACE_HOME", str(tmp_path))
+    assert available("Dlib")
+    assert available("dlib-chip")
+    assert not any(tmp_path.iterdir())
+    monkeypatch.setattr(weights, "PACKAGE", "no_such_package")
+    assert not available("Dlib")
+
+
+def test_deepface_s_files_are_named_as_deepface_asks_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPFACE_HOME", str(tmp_path))
+    monkeypatch.setenv("DEEPFACE_BACKEND_ENGINE", "onnx")
+    for name in set(THRESHOLDS) - {"Dlib", "Buffalo_L"}:
+        with pytest.raises(UserError, match=f"put {re.escape(FILES[name])}"):
+            Deepface(name)

@@ -46,6 +46,11 @@ def require(file: str, *, owner: str = "deepface", source: str = "") -> Path:
     return path
 
 
+def present(file: str) -> bool:
+    """Whether `require` would find the file; nothing is read or copied."""
+    return (folder() / file).is_file() or (file in PINNED and _packaged(file) is not None)
+
+
 def digest(files: Sequence[Path]) -> str:
     """The sha256, in hexadecimal, of one file; "" for none.
 
@@ -66,12 +71,17 @@ def _check(path: Path, expected: str, owner: str) -> None:
         raise UserError(f"{owner}: {path} has sha256 {found}, {expected} is expected; remove the file to have it anew")
 
 
-def _lay(file: str, path: Path, owner: str) -> None:
+def _packaged(file: str) -> Path | None:
     # Importing the package needs pkg_resources, which new setuptools lacks; its folder is enough.
-    require_package(PACKAGE, owner, extra="faces")
     spec = importlib.util.find_spec(PACKAGE)
     origin = Path(spec.origin).parent / "models" / file if spec and spec.origin else None
-    if origin is None or not origin.is_file():
+    return origin if origin is not None and origin.is_file() else None
+
+
+def _lay(file: str, path: Path, owner: str) -> None:
+    require_package(PACKAGE, owner, extra="faces")
+    origin = _packaged(file)
+    if origin is None:
         raise UserError(f"{owner}: the package {PACKAGE} lacks {file}; install it anew")
     part = path.with_name(f"{file}.{os.getpid()}.part")
     try:

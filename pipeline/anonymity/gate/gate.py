@@ -91,6 +91,8 @@ class FaceVerdict:
     distances: Mapping[str, float] = field(default_factory=dict)
     """Cosine distance by recogniser, to the nearest face of the source and, where known, of the same person's other
     originals."""
+    refused_by: tuple[str, ...] = ()
+    """The recognisers that speak against the face."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,11 @@ class ImageVerdict:
     others_within: Mapping[str, int] = field(default_factory=dict)
     """By recogniser, how many faces of *other* people's originals are within its threshold. Chance alone gives about
     FAR × gallery."""
+    refused_by: tuple[str, ...] = ()
+    """The recognisers that speak against the image, where nothing else does: a gate without all of these would have
+    released it. Empty where it was not refused, or for another reason, too."""
+    vectors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict, compare=False, repr=False)
+    """By recogniser, the embedding `[D]` of the largest face, where `refused_by` names any. It is private."""
 
     def facts(self, attempt: int) -> GateVerdict:
         """The verdict as it goes into the provenance; `attempt` is the round that passed, 0 being the first."""
@@ -199,30 +206,37 @@ class Gate:
             judge.recogniser.name: self._others_within(judge, rows, person, made, gallery) for judge in self.judges
         }
         known = [face for face in faces if face.verdict == "recognisable"]
+        doubt = self._doubt(before, rows, made)
         if known or copied:
             why = known[0].why if known else f"a near-copy of an original: pHash within {self.near_copy} bits"
-            return ImageVerdict(verdict="recognisable", why=why, faces=faces, others_within=others)
-        doubt = self._doubt(before, rows, made)
+            alone = () if copied or doubt else tuple(sorted({name for face in known for name in face.refused_by}))
+            vectors = {name: columns[rows[0]].copy() for name, columns in made.embeddings.items()} if alone else {}
+            return ImageVerdict(
+                verdict="recognisable", why=why, faces=faces, others_within=others, refused_by=alone, vectors=vectors
+            )
         if doubt is not None:
             return ImageVerdict(verdict="undecided", why=WORDS[doubt], doubt=doubt, faces=faces, others_within=others)
         return ImageVerdict(verdict="anonymous", why="", faces=faces, others_within=others)
 
     def _face(self, row: int, person: NDArray[np.int64], made: FaceTable, gallery: Mapping[str, _Found]) -> FaceVerdict:
         left, top, width, height = (float(side) for side in made.box[row])
-        distances, why = dict[str, float](), ""
+        distances, why = dict[str, float](), dict[str, str]()
         for judge in self.judges:
             name = judge.recogniser.name
             found, known = gallery[name], self.originals.embeddings[name][person]
             if len(known):
                 distances[name] = float((1 - known @ made.embeddings[name][row]).min())
             if distances.get(name, np.inf) <= judge.threshold:
-                why = why or f"{name} recognises the person"
+                why[name] = f"{name} recognises the person"
             elif found.same[row]:
-                why = why or f"{name}: of all originals, one of the same person is nearest"
+                why[name] = f"{name}: of all originals, one of the same person is nearest"
             elif found.distance[row] < judge.copy_distance(len(self.originals.image)):
-                why = why or f"{name}: it is the face of another original"
+                why[name] = f"{name}: it is the face of another original"
         verdict: Verdict = "recognisable" if why else "anonymous"
-        return FaceVerdict(verdict=verdict, why=why, box=(left, top, width, height), distances=distances)
+        return FaceVerdict(
+            verdict=verdict, why=next(iter(why.values()), ""), box=(left, top, width, height), distances=distances,
+            refused_by=tuple(why),
+        )  # fmt: skip
 
     def _others_within(
         self, judge: Judge, rows: NDArray[np.int64], person: NDArray[np.int64], made: FaceTable,
