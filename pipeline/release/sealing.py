@@ -22,6 +22,7 @@ from pipeline.listing import below, real
 from pipeline.media.output_keys import Shape
 from pipeline.media.versioned import Versioned
 from pipeline.release.copies import FaceScan, NearCopyScan
+from pipeline.release.evidence import ReleaseEvidence
 from pipeline.release.privacy import derive, seal_key
 from pipeline.section import Section
 from pipeline.streams.files import content_hash, sync_folder
@@ -91,6 +92,8 @@ class ReleaseManifest(Versioned):
     scans: Scans
     threat_models: dict[str, str]
     """What the release protects from and what not, in words."""
+    evidence: ReleaseEvidence | None = None
+    """What the audit found; None only until it is done."""
     code: str
     """doppel's version and the beginning of the code's hash."""
     hmac: str = ""
