@@ -29,9 +29,10 @@ from pipeline.anonymity.attacks.results import (
 )
 from pipeline.anonymity.faces.detect import FaceFinder
 from pipeline.anonymity.faces.recognise import FAMILIES, available, load_recogniser
+from pipeline.anonymity.gate.attempts import Attempts
 from pipeline.audit.config import AuditConfig
 from pipeline.audit.gathering import Held, OnImages, Seen, first_size, gather
-from pipeline.audit.leaving_out import Attempts, leave_one_out
+from pipeline.audit.leaving_out import leave_one_out, unknown
 from pipeline.audit.pictures import draw
 from pipeline.audit.proving import attack_rates, attackers, findings_of, gate_of, judged
 from pipeline.audit.results import AuditCounts, AuditResults, MadeWith, UtilityFigures
@@ -113,7 +114,8 @@ def examine(
     t2 = with_copies(t2, seen.pairing, seen.outside, seen.outside_people)
     utility = useful(seen, finder)
     evidence = proven(task, seen, [one.name for one in recognisers], t1, t2, thresholds, attempts)
-    evidence = evidence.model_copy(update={"not_measured": not_measured(task, t1, t2, utility, attempts)})
+    open_ones = (*not_measured(task, t1, t2, utility), *not_left_out(seen, gate_of(task.manifest), attempts))
+    evidence = evidence.model_copy(update={"not_measured": open_ones})
     results = AuditResults(
         release=None if task.unsealed else hashlib.sha256(text_of(task.manifest).encode()).hexdigest(),
         authenticity=authenticity(task),
@@ -195,9 +197,7 @@ def authenticity(task: Audit) -> str:
     return "checked: RELEASE.json was written by whoever has the salt"
 
 
-def not_measured(
-    task: Audit, t1: ThreatFigures, t2: ThreatFigures, utility: UtilityFigures, attempts: Attempts | None
-) -> tuple[str, ...]:
+def not_measured(task: Audit, t1: ThreatFigures, t2: ThreatFigures, utility: UtilityFigures) -> tuple[str, ...]:
     """Sentences that say what the audit leaves open, and what it would need for it."""
     reasons = [f"{name}: {figures.reason}" for name, figures in (("T1", t1), ("T2", t2)) if figures.reason]
     if task.others is None:
@@ -206,8 +206,20 @@ def not_measured(
         reasons.append("inverse ODE: the job's model was not given")
     if utility.task is None:
         reasons.append(f"task classifier: {untaught(task)}")
-    reasons += ["leaving out recognisers of the gate: only the job knows what its gate refused"] * (attempts is None)
     reasons += [f"attribute {name}: {why}" for name, why in utility.attributes.items() if isinstance(why, str)]
+    return tuple(reasons)
+
+
+def not_left_out(seen: Seen, gate: Sequence[str], attempts: Attempts | None) -> tuple[str, ...]:
+    """Sentences that say which recognisers of the gate could not be left out of it."""
+    if attempts is None:
+        return ("leaving out recognisers of the gate: only the job knows what its gate refused",)
+    reasons = [f"leaving out {gate[0]}: it is the whole gate"] * (len(gate) == 1)
+    if count := unknown(seen.pairing, attempts):
+        reasons.append(
+            f"leaving out recognisers of the gate: {count} images were judged before attempts were kept, and count as "
+            "released"
+        )
     return tuple(reasons)
 
 

@@ -41,8 +41,7 @@ def attack_rates(threat: Literal["T1", "T2"], found: ThreatFigures, require: Req
     rows = list(searches(found))
     corrected = holm([figures.rank["1"].by_guessing for _, _, figures in rows])
     return tuple(
-        rated(threat, name, kind, figures, p, require)
-        for (name, kind, figures), p in zip(rows, corrected, strict=True)
+        rated(threat, name, kind, figures, p, require) for (name, kind, figures), p in zip(rows, corrected, strict=True)
     )
 
 

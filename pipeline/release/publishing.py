@@ -20,6 +20,7 @@ from pipeline.media.rules import PixelRules
 from pipeline.release.card import THREAT_MODELS, card
 from pipeline.release.config import ReleaseConfig, secret_of
 from pipeline.release.copies import check_faces, check_near_copies, closest
+from pipeline.release.evidence import ReleaseEvidence
 from pipeline.release.finished_job import Made, MadeImage
 from pipeline.release.privacy import check_labels, job_token
 from pipeline.release.sealing import (
@@ -110,6 +111,13 @@ def publish(
     )
     listed = {**files, CARD: write_card(staged, card(manifest))}
     return authenticated(manifest.model_copy(update={"files": listed}), secret)
+
+
+def with_evidence(manifest: ReleaseManifest, evidence: ReleaseEvidence, staged: Path, salt: bytes) -> ReleaseManifest:
+    """The manifest with what the audit of the release in `staged` found, which goes into the card, too."""
+    told = manifest.model_copy(update={"evidence": evidence})
+    listed = {**manifest.files, CARD: write_card(staged, card(told))}
+    return authenticated(told.model_copy(update={"files": listed}), secret_of(salt))
 
 
 def sealed_before(release: Path, token: str, salt: bytes) -> ReleaseManifest:
