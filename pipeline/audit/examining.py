@@ -39,6 +39,7 @@ from pipeline.audit.results import AuditCounts, AuditResults, MadeWith, UtilityF
 from pipeline.audit.task import Audit, check
 from pipeline.audit.undoing import check_model, paired_again, undo
 from pipeline.audit.usefulness import useful
+from pipeline.audit.verdict import lines
 from pipeline.release.evidence import ReleaseEvidence
 from pipeline.release.sealing import text_of
 from pipeline.streams.private import make_private_folder, write_private
@@ -246,5 +247,5 @@ def write(out: Path, examined: Examined) -> None:
         shown, sheet = [("original", pairs.sources[:12]), ("released", pairs.released[:12])], io.BytesIO()
         contact_sheet(shown, cell=96).save(sheet, "PNG")
         write_private(out / "before_after.png", sheet.getvalue())
-    write_private(out / "report.html", html_report(told, dict(pictures.values())).encode())
+    write_private(out / "report.html", html_report(told, lines(results), dict(pictures.values())).encode())
     write_private(out / "audit.json", json.dumps(told, indent=1, allow_nan=False).encode() + b"\n")

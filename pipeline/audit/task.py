@@ -38,7 +38,7 @@ class Audit:
     """The path of the job's model, for going back along its ODE."""
     unsealed: ReleaseManifest | None = None
     """What RELEASE.json will say, where a release is audited before it is sealed."""
-    require: Require = Require()
+    require: Require = field(default_factory=Require)
     """What must hold."""
     accept: tuple[str, ...] = ()
     """Names of findings that may stand nevertheless."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,10 +90,8 @@ def save_attempts(file: Path, found: Attempts, hashes: Mapping[str, str]) -> Non
     from safetensors.numpy import save
 
     make_private_folder(file.parent)
-    try:
+    with suppress(UserError):  # there is none, or one by another job
         found = load_attempts(file, hashes).followed_by(found)
-    except UserError:
-        pass  # there is none, or one by another job
     rows = [[one.source, one.rung, sorted(one.refused_by), _count(one)] for one in found.kept]
     header = {"judged": sorted(found.judged), "rows": rows, "hashes": dict(hashes)}
     names = sorted({name for one in found.kept for name in one.vectors})
