@@ -68,7 +68,7 @@ ALLOWED: dict[str, str] = {
     "anonymity.faces": "errors source_code section assets optional media diffusion streams",
     "anonymity.gate": "errors section assets media diffusion streams geometry anonymity.faces",
     "anonymity.attacks": "section media diffusion anonymity.faces",
-    "release": "errors source_code section listing identity media streams anonymity.faces",
+    "release": "errors source_code section optional listing identity media streams anonymity.faces",
     "job": (
         "errors source_code section identity media diffusion streams geometry models operators anonymity.gate release"
     ),

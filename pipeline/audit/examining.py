@@ -41,7 +41,7 @@ from pipeline.audit.undoing import check_model, paired_again, undo
 from pipeline.audit.usefulness import useful
 from pipeline.audit.verdict import lines
 from pipeline.release.evidence import ReleaseEvidence
-from pipeline.release.sealing import text_of
+from pipeline.release.manifest import text_of
 from pipeline.streams.private import make_private_folder, write_private
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from pipeline.release.evidence import (
     ReleaseEvidence,
     Require,
 )
-from pipeline.release.sealing import ReleaseManifest
+from pipeline.release.manifest import ReleaseManifest
 
 DIGITS = 5
 """Decimals of the rates that are published."""

@@ -25,10 +25,11 @@ from pipeline.job.plan import Plan
 from pipeline.listing import real
 from pipeline.media.pixels import decode
 from pipeline.optional import require_package
-from pipeline.release import Evidence, check_release, publish, seal
+from pipeline.release import Evidence, check_release, document, publish, seal
+from pipeline.release.config import signing_key
 from pipeline.release.finished_job import Made, read
-from pipeline.release.publishing import with_evidence
-from pipeline.release.sealing import staging, text_of
+from pipeline.release.manifest import text_of
+from pipeline.release.sealing import staging
 from pipeline.streams.ledger import Ledger
 
 STRICTLY = 0.9
@@ -91,7 +92,8 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
         write(task.out, examined)
         return results
     if manifest.evidence is None:  # else it was sealed before
-        manifest = with_evidence(manifest, results.evidence, staged, plan.salt)
+        manifest = manifest.model_copy(update={"evidence": results.evidence})
+    manifest = document(release, manifest, salt=plan.salt, key=signing_key(config))
     results = results.model_copy(update={"release": hashlib.sha256(text_of(manifest).encode()).hexdigest()})
     write(task.out, replace(examined, results=results))
     seal(release, manifest)

@@ -157,7 +157,9 @@ def intervals(panels: Mapping[str, Sequence[Interval]]) -> Figure:
                 axis.plot([one.limit] * 2, [place - 0.4, place + 0.4], color="#333333", linestyle="--", linewidth=1)
         axis.set_yticks(range(len(attacks)), [one.name for one in attacks], fontsize=7)
         axis.set_xscale("function", functions=(lambda x: np.sqrt(np.clip(x, 0, None)), np.square))
-        axis.set(xlim=(0, 1), ylim=(max(len(attacks), 1) - 0.5, -0.5), xticks=(0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1))
+        axis.set(
+            xlim=(0, 1), ylim=(max(len(attacks), 1) - 0.5, -0.5), xticks=(0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
+        )
         axis.tick_params(axis="x", labelsize=7)
         axis.grid(alpha=0.25, linewidth=0.5)
     axes[-1].set_xlabel("share of queries whose right person is found first (axis of square roots)")

@@ -1,0 +1,102 @@
+"""What the attacks on a release have found, in the words of its documents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.release.evidence import AttackRate, ReleaseEvidence
+from pipeline.release.manifest import ReleaseManifest
+from pipeline.release.markdown import bullets
+
+SHOWN = 6
+"""Attacks of each threat model that are shown; RELEASE.json has all."""
+
+PROTOCOL = """The *motivated intruder* is a person who wants to find somebody in the release: competent, with the
+internet, with software that anybody can download, and without crimes or inside knowledge (after the test of the UK
+Information Commissioner's Office). doppel plays this intruder by a program:
+
+1. The intruder holds every released image and, of everybody in the originals, other photographs (T1), or the very
+   source photographs (T2).
+2. For each released image, each recogniser ranks all people by likeness. The intruder has succeeded where the right
+   person comes first.
+3. The intruder also runs the operator on the photographs held, trains on the result, and tries to undo the operator.
+4. Success is compared with guessing (*chance*), with 95 % intervals over people."""
+"""The protocol of the test, as Markdown."""
+
+
+def intruder(manifest: ReleaseManifest) -> str:
+    """The protocol of the motivated intruder's test and its result, as Markdown."""
+    return f"{PROTOCOL}\n\n{results(manifest)}"
+
+
+def results(manifest: ReleaseManifest) -> str:
+    """What the test has found, as Markdown."""
+    found = manifest.evidence
+    if found is None:
+        return "**Result.** Not stated: the audit is not done."
+    t1, t2 = found.of("T1"), found.of("T2")
+    parts = [
+        f"**Result.** {len(t1)} attacks were run under T1 and {len(t2)} under T2, on {found.paired} images.",
+        required(found),
+        f"The attackers that reach farthest under T1:\n\n{attacks(t1[:SHOWN])}" if t1 else "",
+        f"T2 is not solved. The attackers that reach farthest:\n\n{attacks(t2[:SHOWN])}" if t2 else "",
+        f"Each recogniser against a gate without it:\n\n{foreign(found)}" if found.leave_one_out else "",
+        f"The attackers, and how well they recognise clean photographs:\n\n{attackers(found)}",
+        f"Left open:\n\n{bullets(found.not_measured)}" if found.not_measured else "",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def required(found: ReleaseEvidence) -> str:
+    """What the release had to prove, and what of it was accepted unproven, as Markdown."""
+    rule = found.required
+    text = (
+        "It was required that every image is paired with its original, that a recogniser of another family than the "
+        f"gate's attacks, and that no attack under T1 lies with its whole 95 % interval above {rule.times_chance:g} × "
+        f"chance and above {rule.share:.0%}."
+    )
+    if not found.accepted:
+        return f"{text} That holds."
+    accepted = bullets(tuple(f"{one.name}: {one.why}" for one in found.accepted))
+    return f"{text} **That does not hold.** The publisher has accepted by name:\n\n{accepted}"
+
+
+def attacks(rates: Sequence[AttackRate]) -> str:
+    """Attacks as a table, in Markdown."""
+    lines = ["| attacker | attack | found first (95 %) | chance | allowed |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {one.attacker} | {one.attack} | {_span(one)} | {one.chance:.2%} | "
+        f"{'–' if one.limit is None else f'{one.limit:.1%}'} |"
+        for one in rates
+    ]
+    return "\n".join(lines)
+
+
+def foreign(found: ReleaseEvidence) -> str:
+    """The leave-one-out attacks as a table, in Markdown."""
+    lines = [
+        "| attacker | gate | images | found first (95 %) | chance | best that learns |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {one.attacker} | {', '.join(one.gate)} | {one.images} | {_span(one.rank_1) if one.rank_1 else '–'} | "
+        f"{f'{one.rank_1.chance:.2%}' if one.rank_1 else '–'} | "
+        f"{f'{one.trained.attack}: {_span(one.trained)}' if one.trained else '–'} |"
+        for one in found.leave_one_out
+    ]
+    return "\n".join(lines)
+
+
+def attackers(found: ReleaseEvidence) -> str:
+    """The recognisers of the audit as a table, in Markdown."""
+    lines = ["| recogniser | family | in the gate | clean pairs recognised at FAR 1e-2 |", "|---|---|---|---|"]
+    lines += [
+        f"| {one.name} | {one.family} | {'yes' if one.in_gate else 'no'} | "
+        f"{'–' if one.clean_tar is None else f'{one.clean_tar:.1%}'} |"
+        for one in found.attackers
+    ]
+    return "\n".join(lines)
+
+
+def _span(one: AttackRate) -> str:
+    return f"{one.share:.1%} ({one.low:.1%}–{one.high:.1%})"
