@@ -28,7 +28,7 @@ from pipeline.anonymity.attacks.results import (
     with_copies,
 )
 from pipeline.anonymity.faces.detect import FaceFinder
-from pipeline.anonymity.faces.recognise import FAMILIES, available, load_recogniser
+from pipeline.anonymity.faces.recognise import load_recogniser, usable
 from pipeline.anonymity.gate.attempts import Attempts
 from pipeline.audit.config import AuditConfig
 from pipeline.audit.gathering import Held, OnImages, Seen, first_size, gather
@@ -65,7 +65,7 @@ def audit(config: AuditConfig, on_images: OnImages = silent) -> AuditResults:
     task = config.task()
     check(task)
     with FaceFinder(config.detector, workers=config.workers) as finder:
-        names = config.recognisers or [name for name in FAMILIES if available(name)]
+        names = config.recognisers or usable(config.detector)
         loaded = [load_recogniser(name, workers=config.workers) for name in names]
         examined = examine(task, finder, loaded, on_images=on_images)
     write(task.out, examined)

@@ -31,7 +31,7 @@ class MadeWith(Section):
     date: str
     """The day of the audit, as in 2026-11-27 (UTC)."""
     versions: dict[str, str]
-    """Of doppel, Python and the packages that figures hang on."""
+    """The versions of doppel, Python and the packages that figures hang on."""
     options: dict[str, str]
     """What the audit was told, without places and secrets, as text."""
 

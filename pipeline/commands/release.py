@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.anonymity.faces.detect import FaceFinder
-from pipeline.anonymity.faces.recognise import FAMILIES, available, load_recogniser
+from pipeline.anonymity.faces.recognise import load_recogniser, usable
 from pipeline.anonymity.faces.scanning import Named, tabulated
 from pipeline.anonymity.faces.table import FaceTable
 from pipeline.anonymity.gate.attempts import all_attempts
+from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.anonymity.gate.gate import Judge
 from pipeline.anonymity.gate.judges import judges_of
 from pipeline.audit import Audit, examine
@@ -42,16 +43,17 @@ def check_export(plan: Plan) -> None:
     if plan.config.release is not None:
         require_package("matplotlib", "the audit of a release", extra="plots")
         check_release(plan.config.release, plan.config.output.path, plan.salt)
-        for name in attackers(plan.config.anonymity.recognisers if plan.config.anonymity else ()):
+        assert plan.config.anonymity is not None
+        for name in attackers(plan.config.anonymity):
             load_recogniser(name, device=plan.devices[0])
 
 
-def attackers(gate: Sequence[str]) -> list[str]:
+def attackers(config: AnonymityConfig) -> list[str]:
     """The recognisers that attack besides the gate's: all whose weights are there.
 
     With the gate's own alone, the evidence would be circular.
     """
-    return [name for name in FAMILIES if name not in gate and available(name)]
+    return [name for name in usable(config.detector) if name not in config.recognisers]
 
 
 def export(plan: Plan, on_images: OnImages) -> AuditResults:
@@ -82,7 +84,7 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
             model=plan.config.model.path if plan.config.model else None,
             unsealed=manifest, require=config.require, accept=config.accept,
         )  # fmt: skip
-        others = [load_recogniser(name, device=device) for name in attackers(anonymity.recognisers)]
+        others = [load_recogniser(name, device=device) for name in attackers(anonymity)]
         attempts = all_attempts(attempts_file(plan, "").parent, plan.hashes)
         examined = examine(
             task, finder, [*recognisers, *others], device=device, attempts=attempts, on_images=on_images

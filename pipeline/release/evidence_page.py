@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pipeline.release.evidence import AttackRate, ReleaseEvidence
 from pipeline.release.manifest import ReleaseManifest
-from pipeline.release.markdown import bullets
+from pipeline.release.markdown import bullets, plain, rows
 
 SHOWN = 6
 """Attacks of each threat model that are shown; RELEASE.json has all."""
@@ -42,7 +42,7 @@ def results(manifest: ReleaseManifest) -> str:
         f"T2 is not solved. The attackers that reach farthest:\n\n{attacks(t2[:SHOWN])}" if t2 else "",
         f"Each recogniser against a gate without it:\n\n{foreign(found)}" if found.leave_one_out else "",
         f"The attackers, and how well they recognise clean photographs:\n\n{attackers(found)}",
-        f"Left open:\n\n{bullets(found.not_measured)}" if found.not_measured else "",
+        f"Left open:\n\n{bullets(map(plain, found.not_measured))}" if found.not_measured else "",
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -57,46 +57,51 @@ def required(found: ReleaseEvidence) -> str:
     )
     if not found.accepted:
         return f"{text} That holds."
-    accepted = bullets(tuple(f"{one.name}: {one.why}" for one in found.accepted))
+    accepted = bullets(plain(f"{one.name}: {one.why}") for one in found.accepted)
     return f"{text} **That does not hold.** The publisher has accepted by name:\n\n{accepted}"
 
 
 def attacks(rates: Sequence[AttackRate]) -> str:
     """Attacks as a table, in Markdown."""
-    lines = ["| attacker | attack | found first (95 %) | chance | allowed |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {one.attacker} | {one.attack} | {_span(one)} | {one.chance:.2%} | "
-        f"{'–' if one.limit is None else f'{one.limit:.1%}'} |"
-        for one in rates
-    ]
-    return "\n".join(lines)
+    return rows(
+        ("attacker", "attack", "found first (95 %)", "chance", "allowed"),
+        (
+            [plain(one.attacker), plain(one.attack), _span(one), f"{one.chance:.2%}", _percent(one.limit)]
+            for one in rates
+        ),
+    )
 
 
 def foreign(found: ReleaseEvidence) -> str:
     """The leave-one-out attacks as a table, in Markdown."""
-    lines = [
-        "| attacker | gate | images | found first (95 %) | chance | best that learns |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {one.attacker} | {', '.join(one.gate)} | {one.images} | {_span(one.rank_1) if one.rank_1 else '–'} | "
-        f"{f'{one.rank_1.chance:.2%}' if one.rank_1 else '–'} | "
-        f"{f'{one.trained.attack}: {_span(one.trained)}' if one.trained else '–'} |"
-        for one in found.leave_one_out
-    ]
-    return "\n".join(lines)
+    return rows(
+        ("attacker", "gate", "images", "found first (95 %)", "chance", "TAR at FAR 1e-2", "1e-3", "best that learns"),
+        (
+            [
+                plain(one.attacker), plain(", ".join(one.gate)), str(one.images), _span(one.rank_1),
+                f"{one.rank_1.chance:.2%}" if one.rank_1 else "–",
+                *(_percent(one.tar.get(far)) for far in ("1e-2", "1e-3")),
+                f"{plain(one.trained.attack)}: {_span(one.trained)}" if one.trained else "–",
+            ]
+            for one in found.leave_one_out
+        ),
+    )  # fmt: skip
 
 
 def attackers(found: ReleaseEvidence) -> str:
     """The recognisers of the audit as a table, in Markdown."""
-    lines = ["| recogniser | family | in the gate | clean pairs recognised at FAR 1e-2 |", "|---|---|---|---|"]
-    lines += [
-        f"| {one.name} | {one.family} | {'yes' if one.in_gate else 'no'} | "
-        f"{'–' if one.clean_tar is None else f'{one.clean_tar:.1%}'} |"
-        for one in found.attackers
-    ]
-    return "\n".join(lines)
+    return rows(
+        ("recogniser", "family", "in the gate", "clean pairs recognised at FAR 1e-2"),
+        (
+            [plain(one.name), plain(one.family), "yes" if one.in_gate else "no", _percent(one.clean_tar)]
+            for one in found.attackers
+        ),
+    )
 
 
-def _span(one: AttackRate) -> str:
-    return f"{one.share:.1%} ({one.low:.1%}–{one.high:.1%})"
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _span(one: AttackRate | None) -> str:
+    return f"{one.share:.1%} ({one.low:.1%}–{one.high:.1%})" if one else "–"
