@@ -126,6 +126,7 @@ def examine(
         T1=t1,
         T2=t2,
         utility=utility,
+        bound=task.manifest.bound,
         not_measured=evidence.not_measured,
         findings=tuple(findings(t2, utility.faces)),
     )

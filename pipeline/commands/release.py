@@ -21,6 +21,7 @@ from pipeline.audit import Audit, examine
 from pipeline.audit.examining import write
 from pipeline.audit.gathering import OnImages
 from pipeline.audit.results import AuditResults
+from pipeline.commands.bounding import source_bound
 from pipeline.engine.gate import attempts_file, scan_originals
 from pipeline.job.plan import Plan
 from pipeline.listing import real
@@ -75,7 +76,10 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
         copy_distance = {judge.recogniser.name: STRICTLY * judge.copy_distance(faces) for judge in judges}
         evidence = Evidence(originals=originals, outputs=outputs, copy_distance=copy_distance, size=size)
         facts = facts_of(plan, judges, originals)
-        manifest = publish(config, Path(plan.config.output.path), salt=plan.salt, evidence=evidence, facts=facts)
+        bound = source_bound(plan, originals)
+        manifest = publish(
+            config, Path(plan.config.output.path), salt=plan.salt, evidence=evidence, facts=facts, bound=bound
+        )
         release = real(config.path)
         staged = release if release.exists() else staging(release)
         task = Audit(

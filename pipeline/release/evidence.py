@@ -23,7 +23,7 @@ known."""
 
 def _name(name: str) -> str:
     if not NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no finding; allowed are {UNMEASURED}, {UNUSED} and T1 RECOGNISER ATTACK")
+        raise ValueError(f"it is no finding; allowed are {UNMEASURED}, {UNUSED} and T1 RECOGNISER ATTACK")
     return name
 
 

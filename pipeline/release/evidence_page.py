@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from pipeline.release.evidence import AttackRate, ReleaseEvidence
 from pipeline.release.manifest import ReleaseManifest
 from pipeline.release.markdown import bullets, plain, rows
 
+THREATS: tuple[Literal["T1", "T2"], ...] = ("T1", "T2")
+"""Both threat models."""
 SHOWN = 6
 """Attacks of each threat model that are shown; RELEASE.json has all."""
 
@@ -105,3 +108,13 @@ def _percent(value: float | None) -> str:
 
 def _span(one: AttackRate | None) -> str:
     return f"{one.share:.1%} ({one.low:.1%}–{one.high:.1%})" if one else "–"
+
+
+def statements(manifest: ReleaseManifest) -> list[str]:
+    """The result of the test in a line or two of plain text."""
+    found = manifest.evidence
+    if found is None:
+        return ["attacks: not stated, because the audit is not done"]
+    worst = [next(iter(found.of(threat)), None) for threat in THREATS]
+    told = [f"{one.threat}, the attack that reaches farthest: {one.told}" for one in worst if one]
+    return [*told, *(f"accepted unproven: {one.name}: {one.why}" for one in found.accepted)]

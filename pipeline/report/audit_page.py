@@ -44,6 +44,8 @@ def html_report(results: Mapping[str, Any], verdict: Sequence[str], pictures: Ma
         "<h2>Who attacked</h2>", tables.recognisers(evidence),
         *_left_out(evidence),
         *(_threat(name, results) for name in ("T1", "T2")),
+        "<h2>What nobody can do better who holds the originals</h2>",
+        tables.bullets(results["bound"]["said"]) if results["bound"] else "<p>RELEASE.json does not say.</p>",
         "<h2>What the attacks are</h2>", tables.terms(ATTACKS),
         "<h2>What the figures are</h2>", tables.terms(TERMS),
         "<h2>What the release is good for</h2>", tables.utility(results["utility"]),
