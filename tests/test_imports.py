@@ -75,7 +75,7 @@ ALLOWED: dict[str, str] = {
     ),
     "audit": (
         "errors section optional listing identity media diffusion streams report models operators anonymity.faces "
-        "anonymity.bound anonymity.attacks release"
+        "anonymity.bound anonymity.gate anonymity.attacks release"
     ),
     "engine": (
         "errors main_guard orphans identity plain_json media diffusion streams report geometry models operators "

@@ -6,12 +6,13 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pipeline.anonymity.gate.attempts import Attempt, refused, save_attempts, together
 from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.anonymity.gate.face_masks import blend, softness, to_change
 from pipeline.anonymity.gate.gate import WORDS, Gate, ImageVerdict
 from pipeline.anonymity.gate.regions import all_found, declared, meet, restored, touched, with_margin
 from pipeline.engine.batch_size import BatchSize
-from pipeline.engine.gate import open_gate
+from pipeline.engine.gate import attempts_file, open_gate
 from pipeline.engine.transforming import load_models, transform
 from pipeline.geometry.moving import Unfollowed
 from pipeline.media.records import Batch, Output, Result, Row
@@ -53,6 +54,7 @@ def climb(batches: Iterable[Batch], plan: Plan, device: str) -> Generator[tuple[
     models, size = load_models(plan.config, device), BatchSize(plan.batch_size)
     with open_gate(plan, device) as gate:
         waiting: list[list[Climber]] = [[] for _ in rungs]
+        judged, kept = set[str](), list[Attempt]()
         for batch in batches:
             settled = list[Settled]()
             for row in batch.rows:
@@ -68,10 +70,16 @@ def climb(batches: Iterable[Batch], plan: Plan, device: str) -> Generator[tuple[
                     results = assembled(some, transform(rows, models, at_rung, device, size, attempt=rung), config)
                     for climber, result, found in zip(some, results, verdicts(gate, some, results), strict=True):
                         outcome = decide(climber, result, found, config, rung)
+                        judged.add(climber.row.sample.full_key)
+                        if (attempt := refused(climber.row.sample.full_key, rung, found)) is not None:
+                            kept.append(attempt)
                         if isinstance(outcome, Climber):
                             waiting[rung + 1].append(outcome)
                         else:
                             settled.append((climber.row, outcome))
+            if batch.last and judged:
+                save_attempts(attempts_file(plan, batch.shard), together(judged, kept), plan.hashes)
+                judged, kept = set(), []
             yield replace(batch, rows=[row for row, _ in settled]), [result for _, result in settled]
 
 
