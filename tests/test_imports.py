@@ -90,7 +90,7 @@ ALLOWED: dict[str, str] = {
         "errors posix main_guard orphans source_code section plain_json identity media diffusion streams models "
         "operators job hooks"
     ),
-    "training.data": "errors source_code plain_json tensors media streams job",
+    "training.data": "errors source_code plain_json tensors media streams models job",
     "training.classifier": "errors section optional tensors report",
     "training.metrics": "",
     "training.denoiser": (
