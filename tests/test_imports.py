@@ -27,6 +27,7 @@ ORDER = [
     "operators",
     "anonymity.faces",
     "anonymity.gate anonymity.attacks",
+    "anonymity.guidance",
     "release",
     "job audit",
     "engine",
@@ -68,6 +69,7 @@ ALLOWED: dict[str, str] = {
     "anonymity.faces": "errors source_code section assets optional media diffusion streams",
     "anonymity.gate": "errors section assets media diffusion streams geometry anonymity.faces",
     "anonymity.attacks": "section media diffusion anonymity.faces",
+    "anonymity.guidance": "errors diffusion anonymity.faces anonymity.gate",
     "release": "errors source_code section listing identity media streams anonymity.faces",
     "job": (
         "errors source_code section identity media diffusion streams geometry models operators anonymity.gate release"
@@ -77,7 +79,7 @@ ALLOWED: dict[str, str] = {
     ),
     "engine": (
         "errors main_guard orphans identity plain_json media diffusion streams report geometry models operators "
-        "anonymity.faces anonymity.gate job"
+        "anonymity.faces anonymity.gate anonymity.guidance job"
     ),
     "hooks": "errors section plain_json identity media diffusion streams models operators job engine",
     "commands": (

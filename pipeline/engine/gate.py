@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.anonymity.faces.deepface_recognisers import Recogniser
 from pipeline.anonymity.faces.detect import FaceFinder
+from pipeline.anonymity.faces.recognise import load_recogniser
 from pipeline.anonymity.faces.scanning import scan
 from pipeline.anonymity.faces.table import FaceTable
 from pipeline.anonymity.gate.config import AnonymityConfig
@@ -33,7 +34,10 @@ def open_gate(plan: Plan, device: str, seen: Callable[[int], None] = lambda imag
     config, size = settings(plan), plan.size
     with FaceFinder(config.detector, workers=config.workers) as finder:
         judges = judges_of(config, finder, size, device)
-        originals = scan_originals(plan, finder, [judge.recogniser for judge in judges], seen)
+        guides = config.guidance.recognisers if config.guidance else ()
+        further = [load_recogniser(name, device=device, workers=config.workers) for name in guides]
+        judging = [judge.recogniser for judge in judges]
+        originals = scan_originals(plan, finder, [*judging, *(one for one in further if one not in judging)], seen)
         yield Gate(
             finder=finder,
             judges=judges,
