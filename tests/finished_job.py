@@ -17,7 +17,9 @@ from pipeline.anonymity.faces.table import FaceTable
 from pipeline.media.output_keys import Shape
 from pipeline.media.provenance import PROVENANCE, GateVerdict, Provenance
 from pipeline.media.records import Rejected, Sample, full_key
-from pipeline.release import Evidence, ReleaseConfig, check_release, publish, seal, verify
+from pipeline.release import Evidence, ReleaseConfig, check_release, document, publish, seal, verify
+from pipeline.release.config import signing_key
+from pipeline.release.manifest import ReleaseManifest
 from pipeline.streams.job_records import Counts, Job, ShardRecord
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.shards import TarWriter, WebDatasetInput
@@ -162,6 +164,14 @@ def settings_of(folder: Path, **changes: Any) -> ReleaseConfig:
     )
 
 
+def published(
+    config: ReleaseConfig, job: Path, sources: Sequence[Source], *, salt: bytes = SALT, facts: Mapping[str, Any] = FACTS
+) -> ReleaseManifest:
+    """All that there is of a release but its seal."""
+    manifest = publish(config, job, salt=salt, evidence=evidence(sources), facts=facts)
+    return document(Path(config.path), manifest, salt=salt, key=signing_key(config))
+
+
 def released(
     folder: Path, shards: Sequence[Sequence[Source]], *, rejected: Sequence[Rejected] = (), salt: bytes = SALT,
     **changes: Any,
@@ -170,8 +180,7 @@ def released(
     job = finished_job(folder / "job", shards, rejected=rejected)
     config = settings_of(folder, **changes)
     check_release(config, str(job), salt)
-    given = evidence([source for shard in shards for source in shard])
-    seal(Path(config.path), publish(config, job, salt=salt, evidence=given, facts=FACTS))
+    seal(Path(config.path), published(config, job, [source for shard in shards for source in shard], salt=salt))
     return folder / "release"
 
 

@@ -70,7 +70,7 @@ ALLOWED: dict[str, str] = {
     "anonymity.gate": "errors section assets media diffusion streams geometry anonymity.faces",
     "anonymity.attacks": "section media diffusion anonymity.faces",
     "anonymity.guidance": "errors diffusion anonymity.faces anonymity.gate",
-    "release": "errors source_code section listing identity media streams anonymity.faces",
+    "release": "errors source_code section optional listing identity media streams anonymity.faces",
     "job": (
         "errors source_code section identity media diffusion streams geometry models operators anonymity.gate release"
     ),

@@ -50,7 +50,7 @@ def test_a_release_is_what_it_says(tmp_path: Path) -> None:
     sources = people(10)
     release = released(tmp_path, [sources[:6], sources[6:]])
     assert verify(release) == []
-    assert sorted(p.name for p in release.iterdir()) == ["README.md", "RELEASE.json", "data"]
+    assert sorted(p.name for p in release.iterdir()) == ["ASSESSMENT.md", "README.md", "RELEASE.json", "data"]
     assert [p.name for p in sorted((release / "data").iterdir())] == [f"release-{i:05d}.tar" for i in range(3)]
     manifest = json.loads((release / "RELEASE.json").read_text())
     assert manifest["counts"]["released"] == sum(file["images"] for file in manifest["files"].values()) == 10

@@ -32,7 +32,7 @@ from pipeline.errors import UserError
 from pipeline.media.output_keys import Shape
 from pipeline.media.pixels import read_picture
 from pipeline.release import publish
-from pipeline.release.sealing import ReleaseManifest
+from pipeline.release.manifest import ReleaseManifest
 from tests import builders
 from tests.anonymity import fakes
 

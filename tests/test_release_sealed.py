@@ -21,8 +21,8 @@ from pipeline.audit.examining import authenticity
 from pipeline.audit.task import Audit, check
 from pipeline.errors import UserError
 from pipeline.release import check_release, publish, seal, verify
+from pipeline.release.manifest import ReleaseManifest, text_of
 from pipeline.release.privacy import derive
-from pipeline.release.sealing import ReleaseManifest, text_of
 from pipeline.streams.shards import WebDatasetInput
 from tests.finished_job import (
     FACTS,
@@ -31,6 +31,7 @@ from tests.finished_job import (
     evidence,
     finished_job,
     people,
+    published,
     refuse_seal,
     released,
     settings_of,
@@ -65,7 +66,7 @@ def test_a_crash_anywhere_leaves_no_release_and_the_next_attempt_makes_it(tmp_pa
         with pytest.MonkeyPatch.context() as patch:
             break_call(patch, name, number)
             try:
-                seal(Path(config.path), publish(config, job, salt=SALT, evidence=evidence(sources), facts=FACTS))
+                seal(Path(config.path), published(config, job, sources))
                 break
             except Broken:
                 crashes += 1
@@ -79,13 +80,17 @@ def test_a_crash_anywhere_leaves_no_release_and_the_next_attempt_makes_it(tmp_pa
 
 @pytest.mark.parametrize(
     "step",
-    ["check_faces", "write_shards", "closest", "check_near_copies", "card", "write_card", "labels_of", "fresh"],
-)
+    [
+        "publishing.check_faces", "publishing.write_shards", "publishing.closest", "publishing.check_near_copies",
+        "publishing.labels_of", "publishing.fresh", "documents.card", "documents.assessment_page",
+        "documents.authenticated",
+    ],
+)  # fmt: skip
 def test_a_step_that_fails_leaves_no_release(tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*given: Any, **options: Any) -> None:
         raise Broken
 
-    monkeypatch.setattr(f"pipeline.release.publishing.{step}", fail)
+    monkeypatch.setattr(f"pipeline.release.{step}", fail)
     with pytest.raises(Broken):
         released(tmp_path, [people(6)])
     refuse_seal(tmp_path)
@@ -93,7 +98,7 @@ def test_a_step_that_fails_leaves_no_release(tmp_path: Path, step: str, monkeypa
 
 def test_what_changed_between_publishing_and_sealing_is_not_sealed(tmp_path: Path) -> None:
     job, config = finished_job(tmp_path / "job", [people(6)]), settings_of(tmp_path)
-    manifest = publish(config, job, salt=SALT, evidence=evidence(people(6)), facts={})
+    manifest = published(config, job, people(6))
     with open(tmp_path / "release.part" / "data" / "release-00001.tar", "ab") as file:
         file.write(b"\0")
     with pytest.raises(UserError, match=r"data/release-00001\.tar was altered"):
@@ -106,7 +111,7 @@ def test_a_sealed_release_is_left_as_it_is(tmp_path: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in release.rglob("*")}
     job, config = tmp_path / "job", settings_of(tmp_path)
     check_release(config, str(job), SALT)
-    again = publish(config, job, salt=SALT, evidence=evidence(people(6)), facts=FACTS)
+    again = published(config, job, people(6))
     seal(release, again)
     assert text_of(again) == (release / "RELEASE.json").read_text()
     assert {p: p.stat().st_mtime_ns for p in release.rglob("*")} == before
@@ -169,7 +174,7 @@ def test_one_altered_byte_is_found_wherever_it_is(sound: Path, data: st.DataObje
         ("", "is not valid JSON"), ("\xff", "is not valid JSON"), ("[" * 100_000, "is not valid JSON"),
         ("[]", "found list"), ("null", "found NoneType"), ("{}", "an older version"),
         ('{"files": 7}', "an older version"),
-        ('{"version": 2}', "another version of doppel, in schema 2"), ('{"version": 3}', "job: Field required"),
+        ('{"version": 3}', "another version of doppel, in schema 3"), ('{"version": 4}', "job: Field required"),
     ],
 )  # fmt: skip
 def test_a_manifest_of_nonsense(tmp_path: Path, text: str, sentence: str) -> None:
@@ -236,7 +241,7 @@ def test_what_was_changed_and_computed_anew_is_known_by_the_salt(sound: Path, tm
 def test_the_seal_s_key_is_its_own(sound: Path) -> None:
     content = json.loads((sound / "RELEASE.json").read_bytes())
     stated = content.pop("hmac")
-    del content["digest"]
+    del content["digest"], content["signature"]
     text, secret = json.dumps(content, sort_keys=True).encode(), derive(SALT)
     own = hashlib.blake2b(key=secret, digest_size=32, person=b"doppel seal").digest()
     assert hmac.new(own, text, "sha256").hexdigest() == stated

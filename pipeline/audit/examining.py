@@ -23,7 +23,7 @@ from pipeline.audit.results import AuditCounts, AuditResults, MadeWith, UtilityF
 from pipeline.audit.task import Audit, check
 from pipeline.audit.undoing import check_model, paired_again, undo
 from pipeline.audit.usefulness import useful
-from pipeline.release.sealing import text_of
+from pipeline.release.manifest import text_of
 from pipeline.streams.private import make_private_folder, write_private
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from pipeline.media.output_keys import Shape
 from pipeline.media.pixels import decode
 from pipeline.media.records import Rejected
 from pipeline.media.rules import PLAIN, PixelRules
+from pipeline.release.manifest import DATA
 from pipeline.release.privacy import derive, release_key
-from pipeline.release.sealing import DATA
 from pipeline.streams import AnyInput
 from pipeline.streams.pages import paged
 from pipeline.streams.shards import WebDatasetInput

@@ -9,7 +9,8 @@ from pipeline.errors import UserError
 from pipeline.listing import real
 from pipeline.media.rules import PLAIN, PixelRules
 from pipeline.optional import require_package
-from pipeline.release.sealing import ReleaseManifest, read_seal, verify
+from pipeline.release.manifest import ReleaseManifest
+from pipeline.release.sealing import read_seal, verify
 from pipeline.streams import AnyInput
 
 

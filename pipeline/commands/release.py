@@ -22,7 +22,8 @@ from pipeline.job.plan import Plan
 from pipeline.listing import real
 from pipeline.media.pixels import decode
 from pipeline.optional import require_package
-from pipeline.release import Evidence, check_release, publish, seal
+from pipeline.release import Evidence, check_release, document, publish, seal
+from pipeline.release.config import signing_key
 from pipeline.release.finished_job import Made, read
 from pipeline.release.sealing import staging
 from pipeline.streams.ledger import Ledger
@@ -74,7 +75,7 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
         results = examine(task, finder, [*recognisers, *others], device=device, on_images=on_images)
     if results.failed:
         raise UserError(f"{config.audit}: the audit failed, and the release is not sealed: {results.failed[0]}")
-    seal(release, manifest)
+    seal(release, document(release, manifest, salt=plan.salt, key=signing_key(config)))
     return results
 
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from pipeline.anonymity.faces.deepface_recognisers import Recogniser
 from pipeline.anonymity.faces.detect import FaceFinder
-from pipeline.anonymity.faces.recognise import load_recogniser
 from pipeline.anonymity.faces.scanning import scan
 from pipeline.anonymity.faces.table import FaceTable
 from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.anonymity.gate.gate import Gate
 from pipeline.anonymity.gate.judges import judges_of
+from pipeline.anonymity.guidance.guide import differentiable
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ def open_gate(plan: Plan, device: str, seen: Callable[[int], None] = lambda imag
     with FaceFinder(config.detector, workers=config.workers) as finder:
         judges = judges_of(config, finder, size, device)
         guides = config.guidance.recognisers if config.guidance else ()
-        further = [load_recogniser(name, device=device, workers=config.workers) for name in guides]
-        judging = [judge.recogniser for judge in judges]
-        originals = scan_originals(plan, finder, [*judging, *(one for one in further if one not in judging)], seen)
+        judging = {judge.recogniser.name: judge.recogniser for judge in judges}
+        guiding = {one.name: one for one in differentiable(guides, device, config.workers)}
+        originals = scan_originals(plan, finder, list({**guiding, **judging}.values()), seen)
         yield Gate(
             finder=finder,
             judges=judges,

@@ -259,9 +259,11 @@ def made_so(done: Transformed, plan: Plan, models: Models, frames: int | None) -
     operator, model = plan.config.operator, models.first
     assert model is not None
     assert operator is not None
+    guidance = plan.config.anonymity.guidance if plan.config.anonymity else None
     common = partial(
         Provenance, code=plan.code, config=plan.hashes["config"], operator=operator.name,
         parameters=operator.model_dump(mode="json"), model=model.hash,
+        guidance=guidance.model_dump(mode="json") if guidance else None,
         second_model=models.second.hash if models.second else None, batch_size=len(done.sigmas), frames=frames,
     )  # fmt: skip
     levels = describe(done.sigmas[:, 0], model.levels)

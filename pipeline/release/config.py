@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
@@ -11,11 +13,17 @@ from pipeline.errors import UserError
 from pipeline.identity import PUBLIC_SALT, SALT_VARIABLE, SHORTEST_SALT, weakness
 from pipeline.listing import real
 from pipeline.media.provenance import PROVENANCE
+from pipeline.release.assessment import Assessment, check_dates
 from pipeline.release.finished_job import LABEL
+from pipeline.release.manifest import SEAL
 from pipeline.release.privacy import derive
-from pipeline.release.sealing import SEAL, is_ours, staging
+from pipeline.release.sealing import is_ours, staging
+from pipeline.release.signing import private_key
 from pipeline.section import LocalPath, Section
 from pipeline.streams.shards import CLIP_EXTENSIONS, IMAGE_EXTENSIONS
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 
 class ReleaseConfig(Section):
@@ -35,6 +43,11 @@ class ReleaseConfig(Section):
     """The release ends where the perceptual hashes of a released image and an original differ in at most so many of 64
     bits. Among 1.1 million pairs of photographs of different people in LFW, the closest differ in 6."""
 
+    sign: LocalPath | None = None
+    """A file with an Ed25519 private key in PEM, by which RELEASE.json is signed; `doppel new-key` makes one."""
+    assessment: Assessment | None = None
+    """What only you can say of the release, for auditors. It is published; what is left out is "not stated"."""
+
     @field_validator("members")
     @classmethod
     def _no_image(cls, members: tuple[str, ...]) -> tuple[str, ...]:
@@ -53,10 +66,15 @@ class ReleaseConfig(Section):
 def check_release(config: ReleaseConfig, output_path: str, salt: bytes) -> None:
     """Checks the section before a job starts. A folder that an earlier attempt of the same job left is free.
 
-    Raises `UserError` where the salt is no secret, folders lie in each other, or the release's folder is not free.
+    Raises `UserError` where the salt is no secret, the key to sign with does not fit, the assessment is out of date,
+    folders lie in each other, or the release's folder is not free.
     """
     secret_of(salt)
+    signing_key(config)
+    check_dates(config.assessment, date.today())
     release, output, audit = (_place(path) for path in (config.path, output_path, config.audit))
+    if config.sign is not None and release in _place(config.sign).parents:
+        raise UserError(f"release.sign: the key lies in {config.path}, which is published; keep it elsewhere")
     for public in (release, staging(release)):
         for name, private in (("output.path", output), ("release.audit", audit)):
             if public == private or public in private.parents or private in public.parents:
@@ -70,6 +88,11 @@ def check_release(config: ReleaseConfig, output_path: str, salt: bytes) -> None:
         resumed = folder == release and (folder / SEAL).is_file() and (output / "job.json").is_file()
         if not (is_ours(folder) or resumed):
             raise UserError(f"release.path: {folder} is not empty; name a folder that is, or none")
+
+
+def signing_key(config: ReleaseConfig) -> Ed25519PrivateKey | None:
+    """The key that the release is signed with, None where the recipe names none. Raises `UserError` for no such key."""
+    return None if config.sign is None else private_key(config.sign, "release.sign")
 
 
 def secret_of(salt: bytes) -> bytes:

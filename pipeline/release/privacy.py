@@ -88,25 +88,39 @@ def names_in(content: bytes, names: Iterable[str | None]) -> bool:
     return any(f" {name} " in words for name in wanted if len(name) >= SHORTEST_NAME)
 
 
+def holders(labels: Sequence[int | None], identities: Sequence[str | None]) -> dict[int, int]:
+    """How many people hold each label, by label in order; where nobody is known, how many images.
+
+    There is one entry for each image; None is an image without a label, or of an unknown person. All images of unknown
+    people count as one person's, unless nobody is known.
+    """
+    unknown = nobody_known(identities)
+    held: dict[int, set[str | int | None]] = defaultdict(set)
+    for i, (label, identity) in enumerate(zip(labels, identities, strict=True)):
+        if label is not None:
+            held[label].add(i if unknown else identity)
+    return {label: len(held[label]) for label in sorted(held)}
+
+
+def nobody_known(identities: Iterable[str | None]) -> bool:
+    """Whether no image shows a known person."""
+    return all(identity is None for identity in identities)
+
+
 def check_labels(
     labels: Sequence[int | None], identities: Sequence[str | None], at_least: int = PEOPLE_PER_LABEL
 ) -> None:
-    """Refuses labels that tell who is in an image, because fewer than `at_least` people hold them.
+    """Refuses labels that tell who is in an image: fewer than `at_least` people, or images, hold them; see `holders`.
 
-    There is one entry for each image; None is an image without a label, or of an unknown person. All images of unknown
-    people count as one person's, unless nobody is known: then a label needs `at_least` images. Raises `UserError`.
+    Raises `UserError`.
     """
-    unknown = all(identity is None for identity in identities)
-    holders: dict[int, set[str | int | None]] = defaultdict(set)
-    for i, (label, identity) in enumerate(zip(labels, identities, strict=True)):
-        if label is not None:
-            holders[label].add(i if unknown else identity)
-    rare = sorted(label for label, held in holders.items() if len(held) < at_least)
+    held = holders(labels, identities)
+    rare = [label for label, count in held.items() if count < at_least]
     if rare:
         raise UserError(
-            f"release.labels: label {rare[0]} tells who is in an image: {len(holders[rare[0]])} "
-            f"{'images' if unknown else 'people'} of the release hold it, at least {at_least} are needed "
-            f"({len(rare)} such labels)"
+            f"release.labels: label {rare[0]} tells who is in an image: {held[rare[0]]} "
+            f"{'images' if nobody_known(identities) else 'people'} of the release hold it, at least {at_least} are "
+            f"needed ({len(rare)} such labels)"
         )
 
 

@@ -1,7 +1,7 @@
 """Making a folder of a finished job that may be published: what is allowed, renamed, shuffled, and looked at once more.
 
 The order is: keys and labels → faces against all originals → images in secret order → pHash against all originals →
-card → manifest.
+manifest.
 """
 
 from __future__ import annotations
@@ -17,29 +17,16 @@ from pipeline import __version__
 from pipeline.errors import UserError
 from pipeline.listing import real
 from pipeline.media.rules import PixelRules
-from pipeline.release.card import THREAT_MODELS, card
+from pipeline.release.card import THREAT_MODELS
 from pipeline.release.config import ReleaseConfig, secret_of
 from pipeline.release.copies import check_faces, check_near_copies, closest
 from pipeline.release.finished_job import Made, MadeImage
-from pipeline.release.privacy import check_labels, job_token
-from pipeline.release.sealing import (
-    CARD,
-    DATA,
-    MARK,
-    SEAL,
-    ListedFile,
-    ReleaseCounts,
-    ReleaseManifest,
-    Scans,
-    authenticated,
-    read_seal,
-    remove,
-    staging,
-    verify,
-)  # fmt: skip
+from pipeline.release.manifest import DATA, SEAL, ReleaseCounts, ReleaseManifest, Scans
+from pipeline.release.privacy import check_labels, holders, job_token, nobody_known
+from pipeline.release.sealing import MARK, read_seal, remove, staging, verify
 from pipeline.release.writing import Packer, write_shards
 from pipeline.source_code import code_hash
-from pipeline.streams.files import sync_file, sync_folder
+from pipeline.streams.files import sync_folder
 
 if TYPE_CHECKING:
     from pipeline.anonymity.faces.table import FaceTable
@@ -62,7 +49,7 @@ class Evidence:
 def publish(
     config: ReleaseConfig, job_output: Path, *, salt: bytes, evidence: Evidence, facts: Mapping[str, Any]
 ) -> ReleaseManifest:
-    """Puts the release together beside its place, and returns what `seal` needs; RELEASE.json is not written yet.
+    """Puts the release together beside its place, and returns its manifest; `document` and `seal` complete it.
 
     `facts` is what the public may know of operator, model and gate (JSON), without names, keys and places. A sealed
     release of the same job is left as it is. Raises `UserError` where anything may not be published.
@@ -70,19 +57,21 @@ def publish(
     secret, made = secret_of(salt), Made.by(job_output)
     release = real(config.path)
     tars = {tar.name: digest for tar, digest in made.tars.items()}
-    options = config.model_dump(mode="json", exclude={"path", "audit"})
+    options = config.model_dump(mode="json", exclude={"path", "audit", "sign"})
     token = job_token(secret, {"tars": tars, "release": options, "facts": facts})
     if (release / SEAL).exists():
         return sealed_before(release, token, salt)
-    check_facts(facts, evidence.originals)
+    check_facts({"facts": facts, "assessment": options["assessment"]}, evidence.originals)
     entries = list(made.entries(config.members))
-    labels = labels_of(entries, evidence.originals, config.labels or ())
+    people = dict(zip(evidence.originals.keys, evidence.originals.identities, strict=True))
+    shown = [people.get(entry.source) for entry in entries]
+    labels = labels_of(entries, shown, config.labels or ())
     released = {entry.key for entry in entries}
     faces = check_faces(evidence.originals, evidence.outputs, released, evidence.copy_distance)
     staged = fresh(release)
     packer = Packer(
         secret=secret,
-        people=dict(zip(evidence.originals.keys, evidence.originals.identities, strict=True)),
+        people=people,
         quality=made.job.config["output"]["quality"],
         size=evidence.size,
         rules=PixelRules(fit=made.job.config["image"]["fit"]),
@@ -100,16 +89,19 @@ def publish(
             quarantined=dict(made.quarantined),
             released_by_level=dict(sorted(Counter(entry.level for entry in entries).items())),
             released_by_verdict=dict(sorted(Counter(entry.verdict for entry in entries).items())),
+            people=None if nobody_known(shown) else len({who for who in shown if who is not None}),
+            holders={str(label): count for label, count in holders(labels, shown).items()},
         ),
         members=config.members,
         labels=config.labels,
         facts=json.loads(json.dumps(facts)),
         scans=Scans(faces=faces, near_copies=copies),
         threat_models=THREAT_MODELS,
+        assessment=config.assessment,
         code=f"{__version__}+{code_hash(__name__)[:12]}",
     )
-    listed = {**files, CARD: write_card(staged, card(manifest))}
-    return authenticated(manifest.model_copy(update={"files": listed}), secret)
+    sync_folder(staged)
+    return manifest
 
 
 def sealed_before(release: Path, token: str, salt: bytes) -> ReleaseManifest:
@@ -130,13 +122,13 @@ def sealed_before(release: Path, token: str, salt: bytes) -> ReleaseManifest:
 
 
 def check_facts(facts: Mapping[str, Any], originals: FaceTable) -> None:
-    """Raises `UserError` where a text in the facts is an absolute path, a source's key, or a person's name."""
+    """Raises `UserError` where a text to be published is an absolute path, a source's key, or a person's name."""
     plain = {key.partition("/")[2] for key in originals.keys if "/" in key}  # without its shard
     private = {*originals.keys, *plain, *originals.identities}
     if any(text in private or text.startswith(("/", "~", "file:")) for text in _texts(facts)):
         raise UserError(
-            "what the release would say of its making holds a path of this machine, or a key or name out of the "
-            "source: nothing was released"
+            "what the release would say of its making, or release.assessment, holds a path of this machine, or a key "
+            "or name out of the source: nothing was released"
         )
 
 
@@ -152,8 +144,8 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(part)
 
 
-def labels_of(entries: Sequence[MadeImage], originals: FaceTable, allowed: Sequence[int]) -> list[int | None]:
-    """The label that each image is published with; None for none.
+def labels_of(entries: Sequence[MadeImage], shown: Sequence[str | None], allowed: Sequence[int]) -> list[int | None]:
+    """The label that each image is published with; None for none. `shown` says who is in each, where that is known.
 
     Raises `UserError` where there is no image, a key comes twice, or a label is rare.
     """
@@ -164,8 +156,7 @@ def labels_of(entries: Sequence[MadeImage], originals: FaceTable, allowed: Seque
     labels = [entry.label if entry.label in allowed else None for entry in entries]
     if allowed and all(label is None for label in labels):
         raise UserError("release.labels: no image of the job has one of the labels to be published")
-    who = dict(zip(originals.keys, originals.identities, strict=True))
-    check_labels(labels, [who.get(entry.source) for entry in entries])
+    check_labels(labels, shown)
     return labels
 
 
@@ -178,11 +169,3 @@ def fresh(release: Path) -> Path:
     (staged / MARK).touch()
     (staged / DATA).mkdir()
     return staged
-
-
-def write_card(staged: Path, text: str) -> ListedFile:
-    """Writes the card, and returns what the manifest says about it."""
-    (staged / CARD).write_text(text)
-    stored = sync_file(staged / CARD)
-    sync_folder(staged)
-    return ListedFile(sha256=stored.sha256, bytes=stored.bytes, images=0)

@@ -1,103 +1,33 @@
 """RELEASE.json is written last and says what the release is made of, so that anybody with the folder can verify it.
 
-RELEASE/RELEASE.json   every file with its sha256, counts, how it was made and verified, threat models
+RELEASE/RELEASE.json   every file with its sha256, counts, how it was made and verified, threat models, signature
 RELEASE/README.md      the same for people
+RELEASE/ASSESSMENT.md  the same for auditors
 RELEASE/data/*.tar     the images
 RELEASE.part/          a release in the making, beside it; nobody should read there
 """
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-import json
 import os
-import re
 import shutil
+import stat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
 from pipeline.listing import below, real
-from pipeline.media.output_keys import Shape
-from pipeline.media.versioned import Versioned
-from pipeline.release.copies import FaceScan, NearCopyScan
-from pipeline.release.privacy import derive, seal_key
-from pipeline.section import Section
+from pipeline.release.manifest import DATA, FILE_NAME, SEAL, ListedFile, ReleaseManifest, authenticated, text_of
+from pipeline.release.privacy import derive
+from pipeline.release.signing import signature_problem
 from pipeline.streams.files import content_hash, sync_folder
 
-SEAL, CARD, DATA = "RELEASE.json", "README.md", "data"
-"""The files and the folder of a release."""
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 MARK = f"{SEAL}.part"
 """The file in a folder that is ours and is no release yet."""
-FILE_NAME = re.compile(rf"{CARD}|{DATA}/release-[0-9]{{5,}}\.tar")
-"""The names of files that a release may have, besides RELEASE.json."""
-
-
-class ListedFile(Section):
-    """A file of the release."""
-
-    sha256: str
-    """The sha256 of its bytes, in hexadecimal."""
-    bytes: int
-    """The number of its bytes."""
-    images: int
-    """How many images it holds."""
-
-
-class ReleaseCounts(Section):
-    """How many images there are, and why others are missing."""
-
-    read: int
-    """Originals that the job read."""
-    released: int
-    """Images in the release."""
-    quarantined: dict[str, int]
-    """Originals that were withheld, by reason."""
-    released_by_level: dict[str, int]
-    """Released images by the level that they started from, as a fraction of T in tenths; `none` where the operator has
-    no level."""
-    released_by_verdict: dict[str, int]
-    """Released images by the gate's verdict."""
-
-
-class Scans(Section):
-    """The searches for copies among the released images, and how close the closest came."""
-
-    faces: dict[str, FaceScan]
-    """Searches for copied faces, by recogniser."""
-    near_copies: NearCopyScan
-    """The search for copied images."""
-
-
-class ReleaseManifest(Versioned):
-    """RELEASE.json. It has no names, keys, places or times, so that the same job gives the same bytes."""
-
-    version: int = 3
-    job: str
-    """A keyed hash of what the release was made from, which only those with the salt can compare."""
-    files: dict[str, ListedFile]
-    """All files, by their paths in the release."""
-    outputs: Shape
-    """The outputs that the job made of each original. Whoever has these and the salt can pair every image with its
-    source."""
-    counts: ReleaseCounts
-    members: tuple[str, ...]
-    """Extensions of further members that are published."""
-    labels: tuple[int, ...] | None
-    """Class numbers that are published."""
-    facts: dict[str, Any]
-    """Operator, model and licence, gate and certificates, as the job gives them."""
-    scans: Scans
-    threat_models: dict[str, str]
-    """What the release protects from and what not, in words."""
-    code: str
-    """doppel's version and the beginning of the code's hash."""
-    hmac: str = ""
-    """HMAC-SHA256 of all the rest with a key that only those with the salt have, so that nobody else can change facts,
-    counts or files and compute the rest anew; see `authenticated`."""
-    digest: str = ""
-    """sha256 of all the rest, so that no byte can change unseen; see `text_of`."""
 
 
 def staging(release: Path) -> Path:
@@ -122,26 +52,14 @@ def remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def text_of(manifest: ReleaseManifest) -> str:
-    """The text of RELEASE.json, with its digest."""
-    body = manifest.model_dump(mode="json", exclude={"digest"})
-    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    return json.dumps({**body, "digest": digest}, sort_keys=True, indent=1) + "\n"
-
-
-def authenticated(manifest: ReleaseManifest, secret: bytes) -> ReleaseManifest:
-    """The manifest with its HMAC; `secret` is what `derive` makes of the salt."""
-    body = manifest.model_dump(mode="json", exclude={"hmac", "digest"})
-    code = hmac.new(seal_key(secret), json.dumps(body, sort_keys=True).encode(), hashlib.sha256).hexdigest()
-    return manifest.model_copy(update={"hmac": code})
-
-
 def read_seal(release: Path) -> ReleaseManifest:
     """Reads RELEASE.json; whether it is as it was written is for `verify` to say.
 
-    Raises `UserError` where there is none to read.
+    Raises `UserError` where there is none to read, or only a link to one.
     """
     try:
+        if not stat.S_ISREG(os.lstat(release / SEAL).st_mode):
+            raise UserError(f"{SEAL} is not a regular file")
         text = (release / SEAL).read_bytes()
     except OSError as error:
         raise UserError(f"{SEAL} cannot be read ({error.strerror}): this is not a finished release") from None
@@ -173,11 +91,12 @@ def seal(release: Path, manifest: ReleaseManifest) -> None:
     sync_folder(release)
 
 
-def verify(release: Path, salt: bytes | None = None) -> list[str]:
+def verify(release: Path, salt: bytes | None = None, key: Ed25519PublicKey | None = None) -> list[str]:
     """Everything that is wrong with a release, one sentence each; empty where it is sound.
 
-    It looks for an altered RELEASE.json, and for files that are missing, extra or altered. With the salt of the job it
-    also tells whether RELEASE.json was changed and computed anew; without, nobody can.
+    It looks for an altered RELEASE.json, and for files that are missing, extra or altered. With the salt of the job, or
+    with the public key of whoever should have signed it, it also tells whether RELEASE.json was changed and computed
+    anew; without, nobody can.
     """
     try:
         manifest = read_seal(release)
@@ -185,9 +104,15 @@ def verify(release: Path, salt: bytes | None = None) -> list[str]:
         return [str(error)]
     same = text_of(manifest).encode() == (release / SEAL).read_bytes()
     altered = [] if same else [f"{SEAL} was altered: its own digest differs"]
-    if salt is not None and not hmac.compare_digest(authenticated(manifest, derive(salt)).hmac, manifest.hmac):
+    if salt is not None and not _authentic(manifest, salt):
         altered.append(f"{SEAL} is not authentic: it was changed and computed anew, or belongs to another salt")
+    if key is not None and (problem := signature_problem(manifest, key)):
+        altered.append(problem)
     return altered + differing(release, manifest, SEAL)
+
+
+def _authentic(manifest: ReleaseManifest, salt: bytes) -> bool:
+    return hmac.compare_digest(authenticated(manifest, derive(salt)).hmac.encode(), manifest.hmac.encode())
 
 
 def differing(folder: Path, manifest: ReleaseManifest, besides: str) -> list[str]:

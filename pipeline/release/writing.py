@@ -17,8 +17,8 @@ from pipeline.media.pixels import EXTENSIONS, Codec, decode
 from pipeline.media.records import Sample
 from pipeline.media.rules import PixelRules
 from pipeline.release.finished_job import LABEL, MadeImage, read
+from pipeline.release.manifest import ListedFile
 from pipeline.release.privacy import clean_image, names_in, release_key, shuffled
-from pipeline.release.sealing import ListedFile
 from pipeline.streams.shards import TarWriter
 
 if TYPE_CHECKING:

@@ -27,18 +27,9 @@ from pipeline.errors import UserError
 from pipeline.media.output_keys import Shape
 from pipeline.release.card import THREAT_MODELS
 from pipeline.release.copies import NearCopyScan
+from pipeline.release.manifest import CARD, ListedFile, ReleaseCounts, ReleaseManifest, Scans, authenticated
 from pipeline.release.privacy import derive, release_key
-from pipeline.release.sealing import (
-    CARD,
-    MARK,
-    ListedFile,
-    ReleaseCounts,
-    ReleaseManifest,
-    Scans,
-    authenticated,
-    seal,
-    staging,
-)
+from pipeline.release.sealing import MARK, seal, staging
 from pipeline.report.audit_page import html_report
 from pipeline.report.audit_plots import (
     AttackAtLevel,
@@ -139,8 +130,9 @@ def release(folder: Path, operator: Operator, *, people: int = PEOPLE, shape: Sh
         for name, images in ((f"data/{tar.name}", len(made)), (CARD, 0))
     }
     counts = ReleaseCounts(
-        read=12, released=12, quarantined={}, released_by_level={"0.5": 3, "none": 9}, released_by_verdict={}
-    )
+        read=12, released=12, quarantined={}, released_by_level={"0.5": 3, "none": 9}, released_by_verdict={},
+        people=None, holders={},
+    )  # fmt: skip
     scans = Scans(faces={}, near_copies=NearCopyScan(within_bits=4, released=12, originals=12, found=0, closest_bits=9))
     manifest = ReleaseManifest(
         job="", files=files, outputs=shape, counts=counts, members=(), labels=(0, 1), facts={}, scans=scans,

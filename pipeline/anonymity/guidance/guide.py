@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.anonymity.faces.deepface_recognisers import Recogniser
 from pipeline.anonymity.faces.places import PLACES
 from pipeline.anonymity.faces.recognise import load_recogniser
 from pipeline.anonymity.faces.table import FaceTable
@@ -34,10 +35,8 @@ STRANGERS = 1000
 
 
 @runtime_checkable
-class Differentiable(Protocol):
+class Differentiable(Recogniser, Protocol):
     """A recogniser whose numbers have gradients."""
-
-    name: str
 
     @property
     def side(self) -> int:
@@ -78,6 +77,7 @@ class Guide:
         goals = tuple(apart(gate.originals, gate.people, one.name, config.margin) for one in recognisers)
         return cls(config=config, recognisers=recognisers, gate=gate, goals=goals)
 
+    @torch.inference_mode(False)  # gradients pass no tensors that were made in inference mode
     def steer(self, keys: Sequence[str], model: Model) -> Steer:
         """What moves the estimates of a batch whose sources have these full keys, at levels within the interval."""
         table, place = self.gate.originals, self.gate.place
@@ -96,7 +96,7 @@ class Guide:
                 return x0
             before = model.decode(x0)
             after = pushed(
-                before, owner.to(x0.device), reach.to(x0.device), [one.to(x0.device) for one in witnesses],
+                before, owner.to(x0.device), reach.to(x0.device), witnesses,
                 scale=self.config.scale, pushes=self.config.pushes, turn=next(turns),
             )  # fmt: skip
             moved = x0 + model.encode(after) - model.encode(before)  # what a round trip to latents loses stays lost

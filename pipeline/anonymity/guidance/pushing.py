@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -27,7 +27,7 @@ class View(NamedTuple):
     """Shift, as a share of half the crop's side."""
     down: float = 0.0
     turn: float = 0.0
-    """In radians."""
+    """The angle that the crop is turned by, in radians."""
     blur: int = 1
     """Side of the box of pixels of the image that each pixel becomes the mean of; odd."""
 
@@ -57,10 +57,6 @@ class Witness:
     goal: float
     """The cosine distance from all of them that is far enough."""
 
-    def to(self, device: torch.device) -> Witness:
-        """The same before images on `device`."""
-        return replace(self, known=self.known.to(device))
-
     def lacking(self, images: Tensor, view: View) -> Tensor:
         """How much of the way is missing for each of `images [F, 3, H, W]`, in one view: `[F]`, 0 where it is done."""
         blurred = (
@@ -69,7 +65,7 @@ class Witness:
         # the gradient of a crop adds in any order on CUDA
         found = self.features(crop(blurred.cpu(), changed(self.place, view), self.side).to(images.device))
         unit = found / found.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        distance = 1 - (self.known @ unit[:, :, None])[:, :, 0].amax(1)
+        distance = 1 - (self.known.to(unit.device) @ unit[:, :, None])[:, :, 0].amax(1)
         return (1 - distance / self.goal).clamp(min=0)
 
 
@@ -86,13 +82,14 @@ def pushed(
 
     `owner [F]` is the image of each face. Each push goes down the gradient of what is lacking, meant over witnesses and
     two views, times `reach [B, 1, H, W]`; `scale` is its root mean square where all of the way is missing, and it
-    shrinks with what is. An image with nothing lacking is not touched. `turn` says which views are next.
+    shrinks with what is. An image with nothing lacking is not touched. `turn` says which views are next. May be called
+    in inference mode.
     """
     for push in range(pushes):
         views = (STRAIGHT, VIEWS[(turn * pushes + push) % len(VIEWS)])
         with torch.inference_mode(False), torch.enable_grad():
             point = images.detach().clone().requires_grad_()
-            faces = point.index_select(0, owner)
+            faces = point.index_select(0, owner.clone())  # autograd keeps it, and no tensor of inference mode
             lacking = torch.stack([witness.lacking(faces, view) for witness in witnesses for view in views]).mean(0)
             (slope,) = torch.autograd.grad(lacking.sum(), point)
         lack = torch.zeros(len(images), device=images.device).index_add(0, owner, lacking.detach())
