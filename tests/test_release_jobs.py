@@ -246,6 +246,18 @@ def test_the_same_job_again_changes_nothing(finished: tuple[Path, str], monkeypa
     assert builders.tree(folder, "release") == before
 
 
+def test_a_signed_job_is_verified_by_its_public_key(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new-key", str(world.folder / "key")]) == 0
+    world.content["release"] |= {"sign": str(world.folder / "key"), "assessment": {"purpose": "these tests"}}
+    assert world.run() == 0
+    assert main(["verify", str(world.release), "--key", str(world.folder / "key.pub")]) == 0
+    assert "these tests" in (world.release / "ASSESSMENT.md").read_text()
+    assert main(["new-key", str(world.folder / "other")]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(world.release), "--key", str(world.folder / "other.pub")]) == 1
+    assert "names another key as its signer" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("spoil", ["alter", "delete", "add"])
 def test_an_audit_says_what_was_altered(
     spoil: str, finished: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -342,6 +354,19 @@ def audit_inside_release(world: World) -> None:
     world.content["release"]["audit"] = str(world.release / "audit")
 
 
+def a_public_key(world: World) -> None:
+    main(["new-key", str(world.folder / "key")])
+    world.content["release"]["sign"] = str(world.folder / "key.pub")
+
+
+def no_key(world: World) -> None:
+    world.content["release"]["sign"] = str(world.folder / "key")
+
+
+def out_of_date(world: World) -> None:
+    world.content["release"]["assessment"] = {"review_by": "2020-01-01"}
+
+
 def no_gate(world: World) -> None:
     del world.content["anonymity"]
 
@@ -359,6 +384,9 @@ BAD: dict[Any, str] = {
     short_salt: "holds 9 bytes; at least 16",
     occupied: "is not empty",
     audit_inside_release: "lie in each other",
+    a_public_key: "release.sign: an Ed25519 private key in PEM (PKCS #8) is expected",
+    no_key: "release.sign: cannot read",
+    out_of_date: "release.assessment.review_by is 2020-01-01, and today is",
     no_gate: "release needs a section anonymity",
 }
 

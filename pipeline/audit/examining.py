@@ -88,6 +88,7 @@ def examine(
         T1=t1,
         T2=t2,
         utility=utility,
+        bound=task.manifest.bound,
         not_measured=not_measured(task, t1, t2, utility),
         findings=tuple(findings(t1, t2, utility.faces)),
     )

@@ -10,6 +10,7 @@ from pipeline.anonymity.attacks.figures import (
     TaskFigures,
     ThreatFigures,
 )
+from pipeline.anonymity.bound.figures import SourceBound
 from pipeline.media.fitting import Fit
 from pipeline.media.versioned import Versioned
 from pipeline.section import Section
@@ -81,6 +82,8 @@ class AuditResults(Versioned):
     T1: ThreatFigures
     T2: SourceThreatFigures
     utility: UtilityFigures
+    bound: SourceBound | None
+    """What RELEASE.json says of the best attacker who holds the originals; None where it says nothing."""
     not_measured: tuple[str, ...]
     """Sentences that say what the audit leaves open, and what it would need for it."""
     findings: tuple[str, ...]

@@ -16,6 +16,7 @@ from pipeline.anonymity.gate.judges import judges_of
 from pipeline.audit import Audit, examine
 from pipeline.audit.gathering import OnImages
 from pipeline.audit.results import AuditResults
+from pipeline.commands.bounding import source_bound
 from pipeline.engine.gate import scan_originals
 from pipeline.errors import UserError
 from pipeline.job.plan import Plan
@@ -62,7 +63,10 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
         copy_distance = {judge.recogniser.name: STRICTLY * judge.copy_distance(faces) for judge in judges}
         evidence = Evidence(originals=originals, outputs=outputs, copy_distance=copy_distance, size=size)
         facts = facts_of(plan, judges, originals)
-        manifest = publish(config, Path(plan.config.output.path), salt=plan.salt, evidence=evidence, facts=facts)
+        bound = source_bound(plan, originals)
+        manifest = publish(
+            config, Path(plan.config.output.path), salt=plan.salt, evidence=evidence, facts=facts, bound=bound
+        )
         release = real(config.path)
         staged = release if release.exists() else staging(release)
         task = Audit(

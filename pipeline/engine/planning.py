@@ -13,6 +13,7 @@ from pipeline.anonymity.gate.judges import judges_of
 from pipeline.anonymity.guidance.guide import differentiable
 from pipeline.diffusion.model import Outline
 from pipeline.engine.batch_size import free, remembered
+from pipeline.engine.bounding import with_level
 from pipeline.engine.devices import resolve_devices
 from pipeline.engine.reading import open_input
 from pipeline.engine.transforming import try_sizes
@@ -52,7 +53,7 @@ def make_plan(config: JobConfig, batch_size: int | None = None) -> Plan:
         config=config, salt=salt, outline=model, batch_size=1, devices=devices, hashes=parts,
         licences=licences(config), gate=gate, found=found,
     )  # fmt: skip
-    plan = with_copies(plan)
+    plan = with_level(with_copies(plan))
     return replace(plan, batch_size=batch_size or batch_size_of(plan))
 
 

@@ -158,6 +158,11 @@ class Operator(Section):
         return False
 
     @property
+    def sought(self) -> float | None:
+        """The bound, in (0, 1), that its level is still to be found for; None where its level is known."""
+        return None
+
+    @property
     def invertible(self) -> bool:
         """Whether the input can be computed from the output, which is then never anonymous. True until an operator
         denies it.
@@ -225,6 +230,12 @@ class Operator(Section):
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         """Transforms a batch: `z [B, C, h, w]` as `model.encode` made it, or `[B, C, F, h, w]` for a model of clips."""
         raise NotImplementedError
+
+    def least_noise(self, model: Outline) -> float | None:
+        """The lowest σ at which an output follows from nothing of its image but `z + σ·ε`, and from its conditions:
+        a Gaussian mechanism, which bounds what anybody can learn of the image. None where it follows from more.
+        """
+        return None
 
     def at(self, level: LevelRange) -> Operator:
         """The same operator with its dial at another level. Raises `ValueError` where it has no dial."""
@@ -302,6 +313,6 @@ class Descent(Operator):
         """The solver that the options ask for."""
         return Ancestral(eta=self.eta) if self.solver == "ancestral" else SOLVERS[self.solver]
 
-    def schedule(self, model: Model, start: Tensor) -> Tensor:
+    def schedule(self, model: Outline, start: Tensor) -> Tensor:
         """The noise levels σ from `start` (σ, `[B]`) to 0, float64 `[B, steps+1]`."""
         return grid(model.levels, start, self.steps, None if self.spacing == "model" else self.spacing)

@@ -25,3 +25,8 @@ def intruder(manifest: ReleaseManifest) -> str:
 def results(manifest: ReleaseManifest) -> str:
     """What the test has found, as Markdown."""
     return "**Result.** Not stated in this release: the figures stand in the publisher's private audit."
+
+
+def statements(manifest: ReleaseManifest) -> list[str]:
+    """The result of the test in a line or two of plain text."""
+    return ["attacks: not stated in this release; the figures stand in the publisher's private audit"]

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from pipeline.anonymity.bound.figures import SourceBound
 from pipeline.media.output_keys import Shape
 from pipeline.media.versioned import Versioned
 from pipeline.release.assessment import Assessment
@@ -91,6 +92,8 @@ class ReleaseManifest(Versioned):
     scans: Scans
     threat_models: dict[str, str]
     """What the release protects from and what not, in words."""
+    bound: SourceBound | None = None
+    """What the best attacker can do who holds the originals, with all that this rests on."""
     assessment: Assessment | None = None
     """What the publisher has said, as the recipe gives it."""
     code: str

@@ -34,6 +34,8 @@ def html_report(results: Mapping[str, Any], pictures: Mapping[str, bytes]) -> st
         "accident. Brackets hold intervals over people.</p>",
         "<h2>Counts</h2>", _pairs(results["counts"]),
         *(_threat(name, results[name]) for name in ("T1", "T2")),
+        "<h2>What nobody can do better who holds the originals</h2>",
+        _list(results["bound"]["said"]) if results["bound"] else "<p>RELEASE.json does not say.</p>",
         "<h2>Utility</h2>", _pairs(results["utility"]),
         "<h2>Not measured</h2>", _list(results["not_measured"]) or "<p>Nothing was left out.</p>",
         "<h2>Pictures</h2>", *(_picture(caption, content) for caption, content in pictures.items()),

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
+from pipeline.anonymity.faces.detect import RAISED, SIDES
+
 Place = Callable[[Tensor, Tensor], Tensor]
 """The places of F faces, from their boxes `[F, 4]` (left, top, width, height) and eyes `[F, 2, 2]`, as in a
 `FaceTable`."""
@@ -30,10 +32,10 @@ def boxed(box: Tensor, eyes: Tensor) -> Tensor:
 
 
 def squared(box: Tensor, eyes: Tensor) -> Tensor:
-    """A square of 1.3 widths of the box around its centre, raised by a tenth of the width: the cut of `faceres`."""
+    """The square around the box that `faceres` sees (`square_around`)."""
     left, top, wide, high = box.unbind(1)
-    half, none = 0.65 * wide, torch.zeros_like(wide)
-    return _map(half, none, left + wide / 2 - 0.5, none, half, top + high / 2 - 0.1 * wide - 0.5)
+    half, none = SIDES * wide / 2, torch.zeros_like(wide)
+    return _map(half, none, left + wide / 2 - 0.5, none, half, top + (0.5 - RAISED) * high - 0.5)
 
 
 def chipped(box: Tensor, eyes: Tensor) -> Tensor:
