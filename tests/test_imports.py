@@ -77,6 +77,7 @@ ALLOWED: dict[str, str] = {
     ),
     "audit": (
         "errors section optional listing identity media streams report models anonymity.faces anonymity.bound "
+        "anonymity.gate "
         "anonymity.attacks release"
     ),
     "engine": (

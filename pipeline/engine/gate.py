@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 FACES = "faces"
 """The folder beside the ledger with the faces that were found in the originals. It is private, like all there."""
+ATTEMPTS = "attempts"
+"""The folder in it with what the gate refused, by shard."""
 
 
 @contextmanager
@@ -68,6 +70,11 @@ def scan_originals(
     if config.identity is not None and all(who is None for who in table.identities):
         raise UserError(f"anonymity.identity: {config.identity} names nobody in any of {len(table.keys)} originals")
     return table
+
+
+def attempts_file(plan: Plan, shard: str) -> Path:
+    """Where the attempts of a shard are kept."""
+    return Path(plan.config.output.path) / FACES / ATTEMPTS / f"{shard}.safetensors"
 
 
 def settings(plan: Plan) -> AnonymityConfig:

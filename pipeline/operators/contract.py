@@ -162,6 +162,14 @@ class Operator(Section):
         """The bound, in (0, 1), that its level is still to be found for; None where its level is known."""
         return None
 
+    def require_level(self) -> None:
+        """Raises `UserError` where its level is still to be found: only the originals of a job tell it."""
+        if self.sought is not None:
+            raise UserError(
+                f"operator.{self.dial}: {{bound: {self.sought:g}}} is for a job, `doppel run`, which finds the level "
+                "from its originals; give a level here"
+            )
+
     @property
     def invertible(self) -> bool:
         """Whether the input can be computed from the output, which is then never anonymous. True until an operator
