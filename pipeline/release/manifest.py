@@ -16,6 +16,7 @@ from pipeline.media.output_keys import Shape
 from pipeline.media.versioned import Versioned
 from pipeline.release.assessment import Assessment
 from pipeline.release.copies import FaceScan, NearCopyScan
+from pipeline.release.evidence import ReleaseEvidence
 from pipeline.release.privacy import seal_key
 from pipeline.section import Section
 
@@ -94,6 +95,8 @@ class ReleaseManifest(Versioned):
     """What the release protects from and what not, in words."""
     bound: SourceBound | None = None
     """What the best attacker can do who holds the originals, with all that this rests on."""
+    evidence: ReleaseEvidence | None = None
+    """What the audit found; None only until it is done."""
     assessment: Assessment | None = None
     """What the publisher has said, as the recipe gives it."""
     code: str
