@@ -46,7 +46,7 @@ class TunableSmall(nn.Module):
     def __init__(self, embedder: SmallEmbedder) -> None:
         super().__init__()
         self.side = embedder.config.size
-        self.network = deepcopy(embedder.network).eval()
+        self.network = deepcopy(embedder.network).requires_grad_(True)
 
     def begin(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Brings pictures `[B, side, side, 3]` to `[B, 3, side, side]` in [-1, 1]."""

@@ -68,15 +68,16 @@ class DlibNet:
         made = np.empty((len(faces), DIMENSIONS), np.float32)
         with torch.inference_mode(), exact():
             for i in range(0, len(faces), BATCH):
-                made[i : i + BATCH] = self._forward(torch.from_numpy(faces[i : i + BATCH])).cpu().numpy()
+                made[i : i + BATCH] = self.forward(torch.from_numpy(faces[i : i + BATCH])).cpu().numpy()
         return made
 
-    def _forward(self, faces: Tensor) -> Tensor:
+    def forward(self, faces: Tensor) -> Tensor:
+        """Embeds faces `[B, 150, 150, 3]`, RGB from 0 to 255, in one pass: `[B, 128]`, differentiable."""
         x = residual(self.first(faces), self.layers[1:], BLOCKS)
         return x.mean((2, 3)) @ self.head
 
     def first(self, faces: Tensor) -> Tensor:
-        """What comes before the residual blocks, of aligned uint8 RGB faces `[B, 150, 150, 3]`: `[B, 32, 35, 35]`."""
+        """What comes before the residual blocks, of faces `[B, 150, 150, 3]`, RGB from 0 to 255: `[B, 32, 35, 35]`."""
         x = (faces.to(self.device).movedim(-1, 1).float() - self._mean) / SCALE
         return max_pool2d(relu(self.layers[0](x)), 3, 2)
 
