@@ -6,6 +6,7 @@ levels   distance to the source and share over the threshold at t_boom .1 … .9
 ladder   one level for all against the ladder: share released, level needed, images/s, likeness
 caught   identity, DDIB and a tile shuffle through gate and attacks: all must be caught
 release  `doppel run lfw_release` (a quarter of an hour), and the figures of its audit
+attackers  networks fine-tuned, inverters trained, and the operator run by the attacker (see evidence_attackers.py)
 
 Figures go into scripts/evidence/anonymity.json, pictures beside it; none shows an original.
 """
@@ -329,7 +330,7 @@ def main() -> None:
     args = parser.parse_args()
     file = OUT / "anonymity.json"
     results = json.loads(file.read_text()) if file.exists() else {}
-    faces = Faces(args.people) if set(args.only) - {"release"} else None
+    faces = Faces(args.people) if set(args.only) - {"release", "attackers"} else None
     for part in args.only:
         results[part] = PARTS[part](faces)
         results["machine"] = f"{os.cpu_count()} CPU cores, torch {torch.__version__}, no GPU"
