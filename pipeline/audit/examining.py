@@ -32,7 +32,9 @@ from pipeline.anonymity.faces.recognise import load_recogniser, usable
 from pipeline.anonymity.gate.attempts import Attempts
 from pipeline.audit.config import AuditConfig
 from pipeline.audit.gathering import Held, OnImages, Seen, first_size, gather
+from pipeline.audit.learning import learn, with_learnt
 from pipeline.audit.leaving_out import leave_one_out, unknown
+from pipeline.audit.parroting import operator_of
 from pipeline.audit.pictures import draw
 from pipeline.audit.proving import attack_rates, attackers, findings_of, gate_of, judged
 from pipeline.audit.results import AuditCounts, AuditResults, MadeWith, UtilityFigures
@@ -105,8 +107,12 @@ def examine(
         threat: under(threat, seen.pairing, thresholds, lambda name: on_images(f"attacks by {name}", 0))
         for threat in THREATS
     }
+    if task.networks:
+        on_images("attacks by networks of their own", 0)
+        learnt = learn(task, seen, finder, recognisers, device)
+        found = {threat: with_learnt(figures, learnt[threat]) for threat, figures in found.items()}
     undoings: dict[Threat, dict[str, UndoingFigures]] = {threat: {} for threat in THREATS}
-    for way, (figures, rows, images) in undo(task, seen.pairs, device):
+    for way, (figures, rows, images) in undo(task, seen.pairing, seen.pairs, device):
         again = paired_again(seen.pairing, rows, images, finder, recognisers) if images else None
         for threat in THREATS:
             recognised = undone(again, threat) if again else None
@@ -206,6 +212,10 @@ def not_measured(task: Audit, t1: ThreatFigures, t2: ThreatFigures, utility: Uti
         reasons.append("T2, membership: no images were given that were not in the input")
     if task.model is None:
         reasons.append("inverse ODE: the job's model was not given")
+    if not task.networks:
+        reasons.append("networks trained on the release's pairs, and its operator run by the attacker: networks is off")
+    elif isinstance(why := operator_of(task), str):
+        reasons.append(f"gallery put through the same operator: {why}")
     if utility.task is None:
         reasons.append(f"task classifier: {untaught(task)}")
     reasons += [f"attribute {name}: {why}" for name, why in utility.attributes.items() if isinstance(why, str)]

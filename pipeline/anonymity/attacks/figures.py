@@ -158,10 +158,17 @@ class OdeFigures(Section):
     """How many images went back."""
 
 
+class InverterFigures(Section):
+    """Networks from released images to originals."""
+
+    images: int
+    """How many images they inverted, each by a network that never saw its person; 0 where too few people are known."""
+
+
 class UndoingFigures(Section):
     """An attempt to undo the operator, and what is recognised in what it made."""
 
-    figures: PermutationFigures | OdeFigures
+    figures: PermutationFigures | InverterFigures | OdeFigures
     reidentification: Searches | None
     """Naive searches with the images that it made, by recogniser."""
 

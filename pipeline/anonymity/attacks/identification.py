@@ -6,7 +6,7 @@ Results are records of plain numbers (`figures`). No name, key or picture gets i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -72,6 +72,14 @@ def search(query: Photos, gallery: Photos, threat: Threat, *, same: bool = False
         columns.append(tuple(column[has] for column in row))
     rank, distance, found, candidates, person = (np.concatenate(c) for c in zip(*columns, strict=True))
     return SearchResult(rank=rank, distance=distance, mates=found, candidates=candidates, person=person)
+
+
+def joined_results(found: Sequence[SearchResult]) -> SearchResult | None:
+    """The results of several searches as one; None where no query has a mate."""
+    if not any(len(one.rank) for one in found):
+        return None
+    names = ("rank", "distance", "mates", "candidates", "person")
+    return SearchResult(**{name: np.concatenate([getattr(one, name) for one in found]) for name in names})
 
 
 def sides(pairing: Pairing, recogniser: str, kind: Search) -> tuple[Photos, Photos, bool]:
