@@ -48,6 +48,10 @@ class WorstIdentity(Section):
     queries: int
     share: float
     """The fraction of their queries, in [0, 1], that found them first."""
+    people: int
+    """How many people had queries enough to be the worst."""
+    by_guessing: float
+    """The probability that guessing would find one of them as often, were the queries of a person independent."""
 
 
 class VerificationFigures(Section):

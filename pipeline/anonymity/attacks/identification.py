@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binom
 
 from pipeline.anonymity.attacks.figures import RankShare, SearchFigures, Share, WorstIdentity
 from pipeline.anonymity.attacks.guessing import by_guessing
@@ -171,7 +172,22 @@ def worst_identity(found: SearchResult | None) -> WorstIdentity | None:
         return None
     frequency = np.where(eligible, hits / queries, -1)
     worst = np.lexsort((queries, frequency))[-1]
-    return WorstIdentity(person=int(people[worst]), queries=int(queries[worst]), share=float(frequency[worst]))
+    guessed = np.bincount(own, weights=chances(found, 1)) / queries
+    return WorstIdentity(
+        person=int(people[worst]), queries=int(queries[worst]), share=float(frequency[worst]),
+        people=int(eligible.sum()),
+        by_guessing=any_as_often(float(frequency[worst]), queries[eligible], guessed[eligible]),
+    )  # fmt: skip
+
+
+def any_as_often(share: float, queries: Indices, chance: NDArray[np.float64]) -> float:
+    """The probability that guessing finds at least one of P people in the fraction `share` of their queries, or more.
+
+    `queries [P]` and `chance [P]` are a person's number of queries and the hit rate of each: hits are binomial, and
+    people are independent.
+    """
+    least = np.ceil(share * queries - 1e-9)
+    return float(1 - np.prod(1 - binom.sf(least - 1, queries, chance)))
 
 
 def chunks(count: int) -> Iterator[Indices]:
