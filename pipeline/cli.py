@@ -15,6 +15,7 @@ from pipeline.stopping import stoppable
 
 if TYPE_CHECKING:
     from pipeline.audit import AuditConfig
+    from pipeline.audit.results import AuditResults
     from pipeline.job.config import JobConfig
     from pipeline.job.plan import Plan
     from pipeline.streams.job_records import Manifest
@@ -272,10 +273,22 @@ def release_job(plan: Plan) -> int:
     assert plan.config.release is not None
     with looking() as on_images:
         results = export(plan, on_images)
-    print(f"{plan.config.release.path}: {results.counts.released} images released; RELEASE.json lists every file")
-    print(f"{plan.config.release.audit}/report.html: the private audit")
-    for finding in results.findings:
-        print(f"  {finding}")
+    sealed = f"{plan.config.release.path}: {results.counts.released} images released; RELEASE.json lists every file"
+    return told(results, plan.config.release.audit, sealed)
+
+
+def told(results: AuditResults, folder: str, sound: str) -> int:
+    """Prints what an audit found, its verdict last; returns the exit code."""
+    from pipeline.audit.verdict import lines
+
+    for line in lines(results):
+        print(line)
+    print(f"{folder}/report.html: the private audit")
+    for finding in results.evidence.unmet:
+        print(f"doppel: not met: {finding.name}: {finding.why}", file=sys.stderr)
+    if results.evidence.unmet:
+        return FAILED
+    print(sound)
     return 0
 
 
@@ -355,13 +368,7 @@ def audit_command(args: argparse.Namespace) -> int:
     config = audit_config(args)
     with looking() as on_images:
         results = audit(config, on_images)
-    for finding in results.findings:
-        print(finding)
-    print(f"authenticity of RELEASE.json: {results.authenticity}")
-    print(f"{config.output}/report.html")
-    for failure in results.failed:
-        print(f"doppel: {failure}", file=sys.stderr)
-    return FAILED if results.failed else 0
+    return told(results, config.output, f"authenticity of RELEASE.json: {results.authenticity}")
 
 
 def audit_config(args: argparse.Namespace) -> AuditConfig:

@@ -139,6 +139,11 @@ def loaded(name: str, device: str, workers: int, weights: Path) -> Recogniser:
     return Pooled(name, workers=workers) if name in ONE_AT_A_TIME and workers else Deepface(name)
 
 
+def usable(detector: str) -> list[str]:
+    """The names of all recognisers that are available behind a detector of that name."""
+    return [name for name in FAMILIES if (name != "dlib-chip" or detector == "dlib") and available(name)]
+
+
 def crops_for(name: str, faces: Sequence[Face]) -> list[Pixels8]:
     """Picks the picture of each face that the recogniser `name` is made for.
 
