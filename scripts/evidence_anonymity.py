@@ -7,6 +7,7 @@ ladder   one level for all against the ladder: share released, level needed, ima
 caught   identity, DDIB and a tile shuffle through gate and attacks: all must be caught
 bound    what no attacker can do better who holds the source, by level, beside the attackers here and what is left
 release  `doppel run lfw_release` (a quarter of an hour), and the figures of its audit
+attackers  networks fine-tuned, inverters trained, and the operator run by the attacker (see evidence_attackers.py)
 
 Figures go into scripts/evidence/anonymity.json, pictures beside it; none shows an original.
 """
@@ -28,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from evidence_attackers import attackers
 from evidence_bound import bounds
 
 from pipeline.anonymity.attacks import utility
@@ -338,18 +340,20 @@ def error(values: Any) -> float:
 PARTS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "levels": levels, "ladder": ladder, "caught": caught, "bound": bound, "release": release,
 }  # fmt: skip
+ALONE = ("attackers",)
+"""Parts that read the photographs themselves."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--only", nargs="+", choices=[*PARTS, *ALONE], default=[*PARTS, *ALONE])
     parser.add_argument("--people", type=int, default=321, help="who have two photographs (default: all 321)")
     args = parser.parse_args()
     file = OUT / "anonymity.json"
     results = json.loads(file.read_text()) if file.exists() else {}
-    faces = Faces(args.people) if set(args.only) - {"release"} else None
+    faces = Faces(args.people) if set(args.only) - {"release", *ALONE} else None
     for part in args.only:
-        results[part] = PARTS[part](faces)
+        results[part] = attackers(DEV, args.people) if part == "attackers" else PARTS[part](faces)
         results["machine"] = f"{os.cpu_count()} CPU cores, torch {torch.__version__}, no GPU"
         file.write_text(json.dumps(results, indent=1) + "\n")
 
