@@ -17,7 +17,7 @@ def lines(results: AuditResults) -> tuple[str, ...]:
     """What is to be read first, one sentence or a few each."""
     evidence = results.evidence
     return (
-        headline(evidence), *reach(evidence), *results.findings,
+        headline(evidence), *reach(evidence), *(results.bound.said[:1] if results.bound else ()), *results.findings,
         *(f"what to do: {advice(one)}" for one in evidence.unmet),
     )  # fmt: skip
 
