@@ -5,6 +5,7 @@
 levels   distance to the source and share over the threshold at t_boom .1 … .9 (figure 5 of Boomerang, 2210.12100)
 ladder   one level for all against the ladder: share released, level needed, images/s, likeness
 caught   identity, DDIB and a tile shuffle through gate and attacks: all must be caught
+guidance plain ladder, guidance, both and several attempts, judged by who was left out (`evidence_guidance.py`)
 bound    what no attacker can do better who holds the source, by level, beside the attackers here and what is left
 release  `doppel run lfw_release` (a quarter of an hour), and the figures of its audit
 
@@ -29,6 +30,8 @@ from typing import Any
 import numpy as np
 import torch
 from evidence_bound import bounds
+from evidence_guidance import HELD_OUT, OTHERS, guidance
+from evidence_guidance import PEOPLE as GUIDED_PEOPLE
 
 from pipeline.anonymity.attacks import utility
 from pipeline.anonymity.attacks.identification import rates, reidentify
@@ -335,8 +338,13 @@ def error(values: Any) -> float:
     return round(float(np.std(values, ddof=1) / len(values) ** 0.5), 5)
 
 
-PARTS: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "levels": levels, "ladder": ladder, "caught": caught, "bound": bound, "release": release,
+def guided(faces: Faces | None) -> None:
+    """Guidance away from the person, judged by who was left out; it has a file of its own."""
+    guidance(GUIDED_PEOPLE, OTHERS, list(HELD_OUT))
+
+
+PARTS: dict[str, Callable[[Any], dict[str, Any] | None]] = {
+    "levels": levels, "ladder": ladder, "caught": caught, "guidance": guided, "bound": bound, "release": release,
 }  # fmt: skip
 
 
@@ -347,9 +355,12 @@ def main() -> None:
     args = parser.parse_args()
     file = OUT / "anonymity.json"
     results = json.loads(file.read_text()) if file.exists() else {}
-    faces = Faces(args.people) if set(args.only) - {"release"} else None
+    faces = Faces(args.people) if set(args.only) - {"release", "guidance"} else None
     for part in args.only:
-        results[part] = PARTS[part](faces)
+        found = PARTS[part](faces)
+        if found is None:
+            continue
+        results[part] = found
         results["machine"] = f"{os.cpu_count()} CPU cores, torch {torch.__version__}, no GPU"
         file.write_text(json.dumps(results, indent=1) + "\n")
 
