@@ -8,6 +8,7 @@ caught   identity, DDIB and a tile shuffle through gate and attacks: all must be
 guidance plain ladder, guidance, both and several attempts, judged by who was left out (`evidence_guidance.py`)
 bound    what no attacker can do better who holds the source, by level, beside the attackers here and what is left
 release  `doppel run lfw_release` (a quarter of an hour), and the figures of its audit
+attackers  networks fine-tuned, inverters trained, and the operator run by the attacker (see evidence_attackers.py)
 
 Figures go into scripts/evidence/anonymity.json, pictures beside it; none shows an original.
 """
@@ -29,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from evidence_attackers import attackers
 from evidence_bound import bounds
 from evidence_guidance import HELD_OUT, OTHERS, guidance
 from evidence_guidance import PEOPLE as GUIDED_PEOPLE
@@ -338,29 +340,26 @@ def error(values: Any) -> float:
     return round(float(np.std(values, ddof=1) / len(values) ** 0.5), 5)
 
 
-def guided(faces: Faces | None) -> None:
-    """Guidance away from the person, judged by who was left out; it has a file of its own."""
-    guidance(GUIDED_PEOPLE, OTHERS, list(HELD_OUT))
-
-
-PARTS: dict[str, Callable[[Any], dict[str, Any] | None]] = {
-    "levels": levels, "ladder": ladder, "caught": caught, "guidance": guided, "bound": bound, "release": release,
+PARTS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "levels": levels, "ladder": ladder, "caught": caught, "bound": bound, "release": release,
 }  # fmt: skip
+ALONE = ("attackers", "guidance")
+"""Parts that read the photographs themselves."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--only", nargs="+", choices=[*PARTS, *ALONE], default=[*PARTS, *ALONE])
     parser.add_argument("--people", type=int, default=321, help="who have two photographs (default: all 321)")
     args = parser.parse_args()
     file = OUT / "anonymity.json"
     results = json.loads(file.read_text()) if file.exists() else {}
-    faces = Faces(args.people) if set(args.only) - {"release", "guidance"} else None
+    faces = Faces(args.people) if set(args.only) - {"release", *ALONE} else None
     for part in args.only:
-        found = PARTS[part](faces)
-        if found is None:
+        if part == "guidance":
+            guidance(GUIDED_PEOPLE, OTHERS, list(HELD_OUT))  # it has a file of its own
             continue
-        results[part] = found
+        results[part] = attackers(DEV, args.people) if part == "attackers" else PARTS[part](faces)
         results["machine"] = f"{os.cpu_count()} CPU cores, torch {torch.__version__}, no GPU"
         file.write_text(json.dumps(results, indent=1) + "\n")
 
