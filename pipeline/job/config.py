@@ -207,6 +207,10 @@ class JobConfig(Recipe):
         masked = self.operator.keeps_unmasked and "mask" in self.operator.accepts
         if self.anonymity.faces_only and (self.mask is not None or not masked):
             raise ValueError("anonymity.faces_only makes the mask: take operator sdedit, and no section mask")
+        if self.anonymity.guidance and not self.operator.steerable:
+            raise ValueError(f"anonymity.guidance: the estimates of operator {self.operator.name} cannot be steered")
+        if self.anonymity.guidance and any(model.upscalers for model in self.models):
+            raise ValueError("anonymity.guidance steers models of one stage, and this one has upscalers")
         if self.video is not None or self.clip is not None:
             raise ValueError("anonymity: faces are verified image by image; clips are not supported")
         if self.output.format != "webdataset" and self.release is not None:
@@ -224,7 +228,8 @@ class JobConfig(Recipe):
         operator = self.operator if dial in self.operator.model_fields_set else self.operator.at(ALONE[0])
         gate = gate if "ladder" in gate.model_fields_set else gate.model_copy(update={"ladder": ALONE})
         further = {f"anonymity.ladder[{i}]": level for i, level in enumerate(gate.ladder)}
-        check_levels(families[0], {f"operator.{dial}": getattr(operator, dial), **further})
+        first = {} if operator.sought else {f"operator.{dial}": getattr(operator, dial)}  # a bound holds for all others
+        check_levels(families[0], first | further)
         return self.model_copy(update={"anonymity": gate, "operator": operator})
 
     @model_validator(mode="before")

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pipeline.release.assessment import Assessment
-from pipeline.release.card import groups, residual, scans, verification
+from pipeline.release.assessment import NOT_STATED, Assessment
+from pipeline.release.card import bound, groups, residual, scans, verification
 from pipeline.release.evidence_page import PROTOCOL, results
 from pipeline.release.manifest import ReleaseManifest
 from pipeline.release.markdown import bullets, plain, rows
 
-NOT_STATED = "*not stated*"
-"""What stands where the publisher has said nothing."""
 ACCESS = {
     "public": "everybody may have it; nothing binds them",
     "agreement": "whoever has signed an agreement",
@@ -87,6 +85,10 @@ release and its making, by doppel {manifest.code}. *Not stated* means that nobod
 {results(manifest)}
 
 Made again by {COMMANDS["audit"]}.
+
+A bound on every attacker who holds the source (T2):
+
+{bound(manifest.bound)}
 
 ### 8.2.3 Adversarial testing
 

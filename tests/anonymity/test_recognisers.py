@@ -140,9 +140,9 @@ def test_unknown_names(name: str) -> None:
         load_recogniser(name)
     assert (
         str(caught.value)
-        == f"recogniser is {name!r}; known are {', '.join([*THRESHOLDS, 'dlib-chip', 'lbph', 'small'])}"
+        == f"recogniser is {name!r}; known are {', '.join([*THRESHOLDS, 'dlib-chip', 'faceres', 'lbph', 'small'])}"
     )
-    assert {"Dlib", "dlib-chip", "lbph", "small"} == set(OWN)
+    assert {"Dlib", "dlib-chip", "faceres", "lbph", "small"} == set(OWN)
 
 
 @given(arrays(np.float32, (3, 5), elements=st.floats(-1e3, 1e3, width=32)))

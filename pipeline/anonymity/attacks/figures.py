@@ -20,6 +20,8 @@ class RankShare(Share):
 
     chance: float
     """The fraction that guessing at random would find."""
+    by_guessing: float
+    """The probability that guessing finds so many; see `by_guessing`. It is not corrected for other attacks."""
 
 
 class SearchFigures(Section):
@@ -94,6 +96,8 @@ class RecogniserFigures(Section):
     """All attacks with one recogniser, or layout, under one threat model."""
 
     reidentification: Searches
+    clean_verification: VerificationFigures | None
+    """Clean originals against each other: what the recogniser can do; None under T2."""
     verification: VerificationFigures | None
     linkability: LinkabilityFigures | None
     protection: ProtectionFigures | None

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.anonymity.attacks.figures import RankShare, SearchFigures, Share, WorstIdentity
+from pipeline.anonymity.attacks.guessing import by_guessing
 from pipeline.anonymity.attacks.photos import UNKNOWN, Bools, Indices, Pairing, Photos, Threat, Vectors, related
 from pipeline.anonymity.faces.metrics import bootstrap_people
 
@@ -101,7 +102,7 @@ def rates(found: SearchResult | None, ranks: tuple[int, ...] = RANKS) -> SearchF
     """
     if found is None:
         return None
-    by_rank = {str(r): RankShare(**dict(share(found.rank <= r, found.person)), chance=chance(found, r)) for r in ranks}
+    by_rank = {str(rank): rank_share(found, rank) for rank in ranks}
     return SearchFigures(
         queries=len(found.rank),
         people=len(np.unique(found.person)),
@@ -110,14 +111,26 @@ def rates(found: SearchResult | None, ranks: tuple[int, ...] = RANKS) -> SearchF
     )
 
 
+def rank_share(found: SearchResult, rank: int) -> RankShare:
+    """The fraction of queries that found their person by `rank`, beside what guessing at random would find."""
+    hits, guessed = found.rank <= rank, chances(found, rank)
+    by_chance = by_guessing(hits, guessed, found.person)
+    return RankShare(**dict(share(hits, found.person)), chance=float(guessed.mean()), by_guessing=by_chance)
+
+
 def chance(found: SearchResult, rank: int) -> float:
-    """The hit rate of guessing at random, averaged over the queries.
+    """The hit rate of guessing at random, averaged over the queries; see `chances`."""
+    return float(chances(found, rank).mean())
+
+
+def chances(found: SearchResult, rank: int) -> NDArray[np.float64]:
+    """The hit rate of guessing at random for each query, `[Q]`.
 
     For m mates among G candidates it is 1 − C(G − m, r) / C(G, r) at rank r.
     """
     drawn = np.arange(rank)[:, None]
     left = np.clip(found.candidates - found.mates - drawn, 0, None)
-    return float(np.mean(1 - np.prod(left / np.maximum(found.candidates - drawn, 1), axis=0)))
+    return np.asarray(1 - np.prod(left / np.maximum(found.candidates - drawn, 1), axis=0))
 
 
 def share(hits: Bools, people: Indices) -> Share:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from pipeline.anonymity.faces.deepface_recognisers import Recogniser
 from pipeline.anonymity.faces.detect import FaceFinder
 from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.anonymity.gate.families import families_of
@@ -44,12 +45,17 @@ class GateFacts(Section):
     """The families of networks that they belong to; with one alone, what fools one recogniser fools all."""
     declared_error: float
     """The fraction of images that chance alone may reject for being near their own person; see `Gate`."""
+    guided_by: Mapping[str, str] = {}
+    """The recognisers whose gradients led the outputs away from their people, each with the sha256 of its weights. That
+    these know nobody proves nothing: outputs were made to please them."""
     undoings: tuple[str, ...]
     """What is done to each image that would pass, before it is judged again."""
 
 
-def gate_facts(config: AnonymityConfig, finder: FaceFinder, judges: Sequence[Judge]) -> GateFacts:
-    """The facts of a gate with this configuration."""
+def gate_facts(
+    config: AnonymityConfig, finder: FaceFinder, judges: Sequence[Judge], guides: Sequence[Recogniser] = ()
+) -> GateFacts:
+    """The facts of a gate with this configuration; `guides` are the recognisers of `anonymity.guidance`."""
     return GateFacts(
         detector=finder.detector, detector_weights=finder.weights, identities_known=config.identity is not None,
         smallest_face=config.smallest_face, near_copy=config.near_copy,
@@ -63,4 +69,5 @@ def gate_facts(config: AnonymityConfig, finder: FaceFinder, judges: Sequence[Jud
             )
             for judge in judges
         ),
+        guided_by={guide.name: guide.weights for guide in guides},
     )  # fmt: skip

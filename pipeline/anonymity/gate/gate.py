@@ -121,7 +121,7 @@ class ImageVerdict:
     """The recognisers that speak against the image, where nothing else does: a gate without all of these would have
     released it. Empty where it was not refused, or for another reason, too."""
     vectors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict, compare=False, repr=False)
-    """By recogniser, the embedding `[D]` of the largest face, where `refused_by` names any. It is private."""
+    """By recogniser, the embedding `[D]` of the largest face, where there is one. It is private."""
 
     def facts(self, attempt: int) -> GateVerdict:
         """The verdict as it goes into the provenance; `attempt` is the round that passed, 0 being the first."""
@@ -130,6 +130,14 @@ class ImageVerdict:
             attempt=attempt, verdict=self.verdict, why=self.why, distances=distances,
             others_within=dict(self.others_within),
         )  # fmt: skip
+
+
+def known_undone(verdict: ImageVerdict, name: str, undone: ImageVerdict) -> ImageVerdict:
+    """The verdict on an image that is recognisable once it is undone."""
+    alone = tuple(sorted({*verdict.refused_by, *undone.refused_by})) if undone.refused_by else ()
+    if verdict.verdict == "recognisable":
+        return replace(verdict, refused_by=alone if verdict.refused_by else ())
+    return replace(verdict, verdict="recognisable", why=f"undone ({name}): {undone.why}", doubt=None, refused_by=alone)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,8 +232,7 @@ class Gate:
         again = [look for name, undoing in self.undoings.items() for look in self._undone(passing, name, undoing)]
         for look, found in zip(again, self._verdicts(again), strict=True):
             if found.verdict == "recognisable":
-                why = f"undone ({look.undone}): {found.why}"
-                verdicts[look.output] = replace(verdicts[look.output], verdict="recognisable", why=why, doubt=None)
+                verdicts[look.output] = known_undone(verdicts[look.output], look.undone, found)
         return verdicts
 
     def _undone(self, looks: Sequence[_Look], name: str, undoing: Undoing) -> list[_Look]:
@@ -295,16 +302,17 @@ class Gate:
         }
         known = [face for face in faces if face.verdict == "recognisable"]
         doubt = self._doubt(before, rows, made)
+        vectors = {name: columns[rows[0]].copy() for name, columns in made.embeddings.items()} if len(rows) else {}
         if known or copied:
             why = known[0].why if known else copied
-            alone = () if copied or doubt else tuple(sorted({name for face in known for name in face.refused_by}))
-            vectors = {name: columns[rows[0]].copy() for name, columns in made.embeddings.items()} if alone else {}
+            against = tuple(sorted({name for face in known for name in face.refused_by}))
+            alone = () if copied or (doubt and strangers) else against
             return ImageVerdict(
                 verdict="recognisable", why=why, faces=faces, others_within=others, refused_by=alone, vectors=vectors
             )
         if doubt is not None:
             return ImageVerdict(verdict="undecided", why=WORDS[doubt], doubt=doubt, faces=faces, others_within=others)
-        return ImageVerdict(verdict="anonymous", why="", faces=faces, others_within=others)
+        return ImageVerdict(verdict="anonymous", why="", faces=faces, others_within=others, vectors=vectors)
 
     def _face(
         self, row: int, person: NDArray[np.int64], made: FaceTable, gallery: Mapping[str, _Found], strangers: bool

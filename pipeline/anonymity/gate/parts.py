@@ -28,7 +28,7 @@ MANY = 0.4
 that the embedded face model makes at t_boom .8 and .9 at most .36, bars over the eyes .40 and more (LFW, 64 pixels, 60
 people)."""
 FEWEST = 5
-"""With fewer parts that say anything nothing is said of the face."""
+"""Nothing is said of a face with fewer parts that say anything."""
 
 
 def shared_parts(image: Pixels8, source: Pixels8, box: FaceBox) -> float:

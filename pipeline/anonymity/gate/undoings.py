@@ -50,8 +50,8 @@ def denoised(image: Pixels8) -> Pixels8:
 
 def changed(face: Face, undoing: Undoing) -> Face:
     """The pictures of a face, changed."""
-    chip = None if face.chip is None else undoing.change(face.chip)
-    return replace(face, crop=undoing.change(face.crop), chip=chip)
+    chip, square = (None if one is None else undoing.change(one) for one in (face.chip, face.square))
+    return replace(face, crop=undoing.change(face.crop), chip=chip, square=square)
 
 
 UNDOINGS: dict[str, Undoing] = {
