@@ -164,9 +164,11 @@ def test_what_the_audit_found_stands_in_both_documents(manifest: ReleaseManifest
             assert words in said
         assert "T1 a|b naive: a|b, naive: 31.0% found first (15.5% to 62.0%), chance 6.25%, allowed 12.5%" in said
         assert "That does not hold." in document
-    assert "3 attacks (naive, reverse) by 2 recognisers and layouts (a|b, Dlib)" in "".join(
+    assert "3 attacks (naive, reverse) by 2 recognisers and layouts (Dlib, a|b)" in "".join(
         texts(assessment_page(found))
     )
+    nobody = found.model_copy(update={"evidence": proven().model_copy(update={"worst_people": ()})})
+    assert "nobody is known to have images enough to be called the worst" in assessment_page(nobody)
     lines = statements(found)
     assert lines[0].startswith("T1, the attack that reaches farthest: a|b, naive: 31.0%")
     assert lines[1].startswith("T2, the attack that reaches farthest: a|b, reverse: 44.0%")
