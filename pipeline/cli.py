@@ -15,6 +15,7 @@ from pipeline.stopping import stoppable
 
 if TYPE_CHECKING:
     from pipeline.audit import AuditConfig
+    from pipeline.audit.results import AuditResults
     from pipeline.job.config import JobConfig
     from pipeline.job.plan import Plan
     from pipeline.streams.job_records import Manifest
@@ -131,6 +132,11 @@ def build_parser() -> argparse.ArgumentParser:
     _recipe(calibrate)
     calibrate.set_defaults(command=calibrate_faces_command)
 
+    convert = commands.add_parser("convert-recogniser", help="weights of a face network that doppel may not ship")
+    convert.add_argument("name", metavar="NAME", help="faceres")
+    convert.add_argument("source", metavar="FOLDER", help="with NAME.json and NAME.bin, a TensorFlow.js graph model")
+    convert.set_defaults(command=convert_recogniser_command)
+
     audit = commands.add_parser(
         "audit", help="verify a release, and attack it with face recognition",
         usage="%(prog)s RECIPE [options], or %(prog)s ORIGINALS RELEASE [options]",
@@ -153,6 +159,23 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _set(audit)
     audit.set_defaults(command=audit_command)
+
+    verifying = commands.add_parser(
+        "verify", help="is a release as its publisher made it: signature, every byte, no more"
+    )
+    verifying.add_argument("release", help="the folder with RELEASE.json")
+    verifying.add_argument(
+        "--key", metavar="PUB", help="the publisher's public Ed25519 key in PEM, not out of the release"
+    )
+    verifying.add_argument(
+        "--sha256", metavar="HEX", help="the sha256 of RELEASE.json, as its publisher states it elsewhere"
+    )
+    verifying.add_argument("--salt-file", metavar="FILE", help="the job's secret, for the publisher's own check")
+    verifying.set_defaults(command=verify_command)
+
+    keys = commands.add_parser("new-key", help="make a key to sign releases with: FILE, which is secret, and FILE.pub")
+    keys.add_argument("file", metavar="FILE", help="a file that is not there yet")
+    keys.set_defaults(command=new_key_command)
 
     train = commands.add_parser("train-denoiser", help="train a diffusion model on any configured data set")
     _recipe(train)
@@ -250,10 +273,24 @@ def release_job(plan: Plan) -> int:
     assert plan.config.release is not None
     with looking() as on_images:
         results = export(plan, on_images)
-    print(f"{plan.config.release.path}: {results.counts.released} images released; RELEASE.json lists every file")
-    print(f"{plan.config.release.audit}/report.html: the private audit")
-    for finding in results.findings:
-        print(f"  {finding}")
+    release, images = plan.config.release, results.counts.released
+    signed = "is signed" if release.sign else "is not signed (release.sign names no key)"
+    sealed = f"{release.path}: {images} images released; RELEASE.json lists every file and {signed}"
+    return told(results, release.audit, sealed)
+
+
+def told(results: AuditResults, folder: str, sound: str) -> int:
+    """Prints what an audit found, its verdict last; returns the exit code."""
+    from pipeline.audit.verdict import lines
+
+    for line in lines(results):
+        print(line)
+    print(f"{folder}/report.html: the private audit")
+    for finding in results.evidence.unmet:
+        print(f"doppel: not met: {finding.name}: {finding.why}", file=sys.stderr)
+    if results.evidence.unmet:
+        return FAILED
+    print(sound)
     return 0
 
 
@@ -317,6 +354,14 @@ def calibrate_faces_command(args: argparse.Namespace) -> int:
     return 0
 
 
+def convert_recogniser_command(args: argparse.Namespace) -> int:
+    """`doppel convert-recogniser`: converts a face network and says what is known of its licence."""
+    from pipeline.commands.convert_recogniser import convert_recogniser
+
+    print(*convert_recogniser(args.name, args.source), sep="\n")
+    return 0
+
+
 def audit_command(args: argparse.Namespace) -> int:
     """`doppel audit`: verifies and attacks a release."""
     from pipeline.audit import audit
@@ -325,13 +370,7 @@ def audit_command(args: argparse.Namespace) -> int:
     config = audit_config(args)
     with looking() as on_images:
         results = audit(config, on_images)
-    for finding in results.findings:
-        print(finding)
-    print(f"authenticity of RELEASE.json: {results.authenticity}")
-    print(f"{config.output}/report.html")
-    for failure in results.failed:
-        print(f"doppel: {failure}", file=sys.stderr)
-    return FAILED if results.failed else 0
+    return told(results, config.output, f"authenticity of RELEASE.json: {results.authenticity}")
 
 
 def audit_config(args: argparse.Namespace) -> AuditConfig:
@@ -349,6 +388,38 @@ def audit_config(args: argparse.Namespace) -> AuditConfig:
         content, where = read_recipe(path, "audit"), str(path)
     given = {key: value for key, value in vars(args).items() if key in AuditConfig.model_fields and value is not None}
     return configured(AuditConfig, merge(content, given), args.set, where)
+
+
+def verify_command(args: argparse.Namespace) -> int:
+    """`doppel verify`: says whether a release is sound, and what that proves; it fails where anything is wrong."""
+    from datetime import date
+
+    from pipeline.commands.verify import verify_release
+    from pipeline.identity import given_salt
+    from pipeline.release.signing import public_key
+    from pipeline.section import local_option
+
+    found = verify_release(
+        local_option(args.release, "RELEASE"),
+        key=public_key(args.key, "--key") if args.key else None,
+        sha256=args.sha256,
+        salt=given_salt(args.salt_file, "--salt-file") if args.salt_file else None,
+        today=date.today(),
+    )
+    print(found.screen)
+    return FAILED if found.problems else 0
+
+
+def new_key_command(args: argparse.Namespace) -> int:
+    """`doppel new-key`: makes a key to sign with."""
+    from pipeline.release.signing import new_key
+    from pipeline.section import local_option
+
+    file = local_option(args.file, "FILE")
+    public, words = new_key(file)
+    print(f"{file}: the private key, for release.sign; keep it secret, and a copy of it safe")
+    print(f"{public}: the public key, {words}; give it to whoever verifies your releases, outside of the release")
+    return 0
 
 
 def recipes_command(args: argparse.Namespace) -> int:

@@ -25,8 +25,9 @@ ORDER = [
     "geometry",
     "models",
     "operators",
-    "anonymity.faces",
+    "anonymity.faces anonymity.bound",
     "anonymity.gate anonymity.attacks",
+    "anonymity.guidance",
     "release",
     "job audit",
     "engine",
@@ -66,29 +67,32 @@ ALLOWED: dict[str, str] = {
     "models": "errors section assets optional listing plain_json tensors diffusion.views diffusion",
     "operators": "errors section media diffusion.views diffusion diffusion.tiles models",
     "anonymity.faces": "errors source_code section assets optional media diffusion streams",
+    "anonymity.bound": "section",
     "anonymity.gate": "errors section assets media diffusion streams geometry anonymity.faces",
     "anonymity.attacks": "section media diffusion anonymity.faces",
-    "release": "errors source_code section optional listing identity media streams anonymity.faces",
+    "anonymity.guidance": "errors diffusion anonymity.faces anonymity.gate",
+    "release": "errors source_code section optional listing identity media streams anonymity.faces anonymity.bound",
     "job": (
         "errors source_code section identity media diffusion streams geometry models operators anonymity.gate release"
     ),
     "audit": (
-        "errors section optional listing identity media streams report models anonymity.faces anonymity.attacks release"
+        "errors section optional listing identity media diffusion streams report models operators anonymity.faces "
+        "anonymity.bound anonymity.gate anonymity.attacks release"
     ),
     "engine": (
         "errors main_guard orphans identity plain_json media diffusion streams report geometry models operators "
-        "anonymity.faces anonymity.gate job"
+        "anonymity.faces anonymity.gate anonymity.guidance anonymity.bound job"
     ),
     "hooks": "errors section plain_json identity media diffusion streams models operators job engine",
     "commands": (
         "errors section optional listing config media diffusion streams report models operators anonymity.faces "
-        "anonymity.gate release job audit engine"
+        "anonymity.gate anonymity.bound release job audit engine"
     ),
     "hooks.live": (
         "errors posix main_guard orphans source_code section plain_json identity media diffusion streams models "
         "operators job hooks"
     ),
-    "training.data": "errors source_code plain_json tensors media streams job",
+    "training.data": "errors source_code plain_json tensors media streams models job",
     "training.classifier": "errors section optional tensors report",
     "training.metrics": "",
     "training.denoiser": (
@@ -105,8 +109,8 @@ ALLOWED: dict[str, str] = {
     ),
     "training.filter": "errors section media streams report hooks training.data training.classifier training.calibrate",
     "cli": (
-        "errors posix stopping recipes optional config streams report job audit engine commands training.denoiser "
-        "training.compare training.calibrate training.filter"
+        "errors posix stopping recipes section optional config identity streams report release job audit engine "
+        "commands training.denoiser training.compare training.calibrate training.filter"
     ),
 }
 """Who imports whom; floors and circles are checked apart."""

@@ -119,6 +119,12 @@ CASES: dict[str, tuple[str, str, Callable[[Path], list[str]]]] = {
         "classifier timm:a",
         lambda at: ["compare", "compare_fashion_small", "--set", "classifier=timm:a"],
     ),
+    "cryptography to make a key": ("faces", "the signature of a release", lambda at: ["new-key", str(at / "key")]),
+    "cryptography to verify": (
+        "faces",
+        "the signature of a release",
+        lambda at: ["verify", str(at), "--key", str(at / "key.pub")],
+    ),
     "dlib": ("faces", "recogniser Dlib", lambda at: ["calibrate-faces", "calibrate_lfw"]),
 }
 

@@ -103,7 +103,7 @@ def of_audit(*arguments: str) -> AuditConfig:
             ["x.tar", "there", "--set", "salt=hunter2hunter2hunter2"],
             "audit: unknown key 'salt' (did you mean 'salt_file'?)",
         ),
-        (["x.tar", "there", "--set", "recognisers=[]"], "audit: recognisers: "),
+        (["x.tar", "there", "--set", "accept=[T2 pixels]"], "accept.0: it is no finding; allowed are "),
         (["x.tar"], "originals need their release behind them"),
         (["ddib"], 'is a recipe of kind job; it belongs to "doppel run"'),
         (["lfw_audit", "--set", "fit=squash"], "lfw_audit.yaml: fit: allowed are resize, crop, pad"),

@@ -12,6 +12,7 @@ from pipeline.audit.task import Audit
 from pipeline.errors import UserError
 from pipeline.identity import given_salt
 from pipeline.media.rules import PixelRules
+from pipeline.release.evidence import Accepted, Require
 from pipeline.section import LocalPath, Recipe
 from pipeline.streams import AnyInput, input_at
 
@@ -44,8 +45,15 @@ class AuditConfig(PixelRules, Recipe):
     """The job's model, with which the attacker goes back along its ODE."""
     detector: str = "dlib"
     """Name of deepface's detector."""
-    recognisers: tuple[str, ...] = Field(default=("Dlib", "lbph", "small"), min_length=1)
-    """Names of deepface's recognisers, or `dlib-chip`, `lbph`, `small`."""
+    recognisers: tuple[str, ...] = ()
+    """Names of recognisers that attack; by default all whose weights are there."""
+    require: Require = Require()
+    """What must hold; as in a release."""
+    accept: Accepted = ()
+    """Names of findings that may stand nevertheless; as in a release, and whatever the release has accepted."""
+    networks: bool = True
+    """Whether attackers also train networks on the release's pairs, and put originals through its operator. It takes
+    some minutes on two CPU cores, whatever the size of the release."""
     workers: int = Field(default=2, ge=0)
     """Processes that detect faces; with 0, this process does it."""
 
@@ -66,5 +74,5 @@ class AuditConfig(PixelRules, Recipe):
         return Audit(
             originals=self.originals, release=Path(self.release), out=Path(self.output),
             salt=given_salt(self.salt_file, "salt_file"), identity=self.identity, rules=self.rules, others=self.others,
-            model=self.model,
+            model=self.model, require=self.require, accept=self.accept, networks=self.networks,
         )  # fmt: skip

@@ -7,32 +7,53 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.anonymity.attacks.identification import SearchResult, chance, reidentify, share, sides
+from pipeline.anonymity.attacks.identification import SearchResult, chance, reidentify, sides
 from pipeline.anonymity.attacks.photos import THREATS, Pairing, Threat, Vectors
 from pipeline.anonymity.attacks.results import ThresholdsByRecogniser, missing
 from pipeline.anonymity.attacks.verification import pair_distances
 from pipeline.anonymity.faces.metrics import roc
-from pipeline.report.audit_plots import Tradeoff, distance_histograms, match_curves, png, privacy_utility, roc_curves
+from pipeline.release.evidence import ReleaseEvidence
+from pipeline.report.audit_plots import Interval, distance_histograms, intervals, match_curves, png, roc_curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RANKS = 20
 """The largest rank that is drawn."""
+SHOWN = 16
+"""Attacks that are drawn of each threat model, at most."""
 
 
-def draw(pairing: Pairing, thresholds: ThresholdsByRecogniser) -> dict[str, tuple[str, bytes]]:
+def draw(
+    pairing: Pairing, thresholds: ThresholdsByRecogniser, evidence: ReleaseEvidence
+) -> dict[str, tuple[str, bytes]]:
     """(caption, PNG) by file name; what a threat model has no pairs for is left out."""
     measured = [threat for threat in THREATS if missing(threat, pairing) is None]
     if not measured:
         return {}
     found = {t: {n: reidentify(pairing, n, "naive", t) for n in pairing.recognisers} for t in measured}
     return {
-        "distances.png": ("Distances of released faces, by recogniser", png(_distances(pairing, measured, thresholds))),
-        "roc.png": ("Telling mates from strangers, released against originals", png(_roc(pairing, measured))),
-        "cmc.png": ("Naive search: released against originals", png(_matches(found))),
-        "privacy_utility.png": ("Naive search, and faces found", png(_plane(pairing, found))),
-    }  # fmt: skip
+        "attacks.png": (
+            "How many people each attack finds first, with its 95 % interval, beside what guessing finds (open mark) "
+            "and what is allowed (dashed). An interval that lies wholly to the right of the dashed mark is too much.",
+            png(_attacks(evidence)),
+        ),
+        "distances.png": (
+            "How far released faces are from faces of the same person (blue) and of others (orange). Where the two "
+            "lie upon each other, the recogniser cannot tell them apart; the clean photographs (green) show what it "
+            "can do. Dashed: thresholds.",
+            png(_distances(pairing, measured, thresholds)),
+        ),
+        "roc.png": (
+            "Telling mates from strangers, released against originals: a curve on the dotted line is guessing.",
+            png(_roc(pairing, measured)),
+        ),
+        "cmc.png": (
+            "Naive search: the share of released images whose right person is among the first so many of the clean "
+            "originals. A curve on the dotted line is guessing.",
+            png(_matches(found)),
+        ),
+    }
 
 
 def _distances(pairing: Pairing, measured: list[Threat], thresholds: ThresholdsByRecogniser) -> Figure:
@@ -78,16 +99,20 @@ def _matches(found: Mapping[Threat, Mapping[str, SearchResult | None]]) -> Figur
     return match_curves(panels, guessed)
 
 
-def _plane(pairing: Pairing, found: Mapping[Threat, Mapping[str, SearchResult | None]]) -> Figure:
-    with_face = np.bincount(pairing.released.image, minlength=len(pairing.released.keys)) > 0
-    faces = share(with_face, np.arange(len(with_face)))
-    height = (faces.low, faces.share, faces.high)
-    panels: dict[str, list[Tradeoff]] = {threat: [] for threat in found}
-    for threat, by_name in found.items():
-        for name, one in by_name.items():
-            if one:
-                hidden = share(one.rank > 1, one.person)
-                panels[threat].append(
-                    Tradeoff(name=name, privacy=(hidden.low, hidden.share, hidden.high), utility=height)
-                )
-    return privacy_utility(panels, utility="share of releases with a face")
+def _attacks(evidence: ReleaseEvidence) -> Figure:
+    """Each attack with its interval; of each threat model those that reach farthest."""
+    panels: dict[str, list[Interval]] = {}
+    for threat in THREATS:
+        panels[threat] = [
+            Interval(name=f"{one.attacker}, {one.attack}", low=one.low, share=one.share, high=one.high,
+                     chance=one.chance, limit=one.limit)
+            for one in evidence.of(threat)[:SHOWN]
+        ]  # fmt: skip
+    panels["leave-one-out, T1"] = [
+        Interval(name=f"{one.attacker} ({'+'.join(one.gate)} gated), {rate.attack}", low=rate.low, share=rate.share,
+                 high=rate.high, chance=rate.chance, limit=rate.limit)
+        for one in evidence.leave_one_out
+        for rate in (one.rank_1, one.trained)
+        if rate
+    ]  # fmt: skip
+    return intervals({title: rows for title, rows in panels.items() if rows})

@@ -10,8 +10,10 @@ from pipeline.anonymity.attacks.figures import (
     TaskFigures,
     ThreatFigures,
 )
+from pipeline.anonymity.bound.figures import SourceBound
 from pipeline.media.fitting import Fit
 from pipeline.media.versioned import Versioned
+from pipeline.release.evidence import ReleaseEvidence
 from pipeline.section import Section
 
 
@@ -25,6 +27,16 @@ class MadeWith(Section):
     fit: Fit
     recognisers: dict[str, str]
     """The sha256 of each recogniser's weight files, by its name."""
+    thresholds: dict[str, dict[str, float]]
+    """Cosine distances by recogniser and name: a false acceptance rate on these originals, or `deepface`, its own."""
+    date: str
+    """The day of the audit, as in 2026-11-27 (UTC)."""
+    seconds: float
+    """How long the machine attacked."""
+    versions: dict[str, str]
+    """The versions of doppel, Python and the packages that figures hang on."""
+    options: dict[str, str]
+    """What the audit was told, without places and secrets, as text."""
 
 
 class AuditCounts(Section):
@@ -69,19 +81,21 @@ class UtilityFigures(Section):
 class AuditResults(Versioned):
     """Everything that an audit has found."""
 
-    version: int = 3
-    release: str
-    """sha256 of RELEASE.json, in hexadecimal."""
+    version: int = 4
+    release: str | None
+    """sha256 of RELEASE.json, in hexadecimal; None where the release was not sealed."""
     authenticity: str
     """Whether the salt has told that RELEASE.json was not computed anew by somebody else, in words."""
     made_with: MadeWith
     counts: AuditCounts
-    failed: tuple[str, ...]
-    """Sentences that say for how many images the audit proves nothing, and why; empty where it is complete."""
+    evidence: ReleaseEvidence
+    """What of it goes into RELEASE.json: every attack, what is required, and what is not met."""
     T1: ThreatFigures
     T2: SourceThreatFigures
     utility: UtilityFigures
+    bound: SourceBound | None
+    """What RELEASE.json says of the best attacker who holds the originals; None where it says nothing."""
     not_measured: tuple[str, ...]
     """Sentences that say what the audit leaves open, and what it would need for it."""
     findings: tuple[str, ...]
-    """Sentences to be read first."""
+    """Sentences to be read first, besides the attacks."""

@@ -9,6 +9,7 @@ from pipeline.errors import UserError
 from pipeline.listing import real
 from pipeline.media.rules import PLAIN, PixelRules
 from pipeline.optional import require_package
+from pipeline.release.evidence import Require
 from pipeline.release.manifest import ReleaseManifest
 from pipeline.release.sealing import read_seal, verify
 from pipeline.streams import AnyInput
@@ -36,8 +37,14 @@ class Audit:
     """Images like the originals that were not in the input, for measuring membership."""
     model: str | None = None
     """The path of the job's model, for going back along its ODE."""
+    networks: bool = True
+    """Whether networks are trained on the release's pairs, and originals put through its operator."""
     unsealed: ReleaseManifest | None = None
     """What RELEASE.json will say, where a release is audited before it is sealed."""
+    require: Require = field(default_factory=Require)
+    """What must hold."""
+    accept: tuple[str, ...] = ()
+    """Names of findings that may stand nevertheless."""
 
     @property
     def manifest(self) -> ReleaseManifest:

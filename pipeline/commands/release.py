@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from pipeline.anonymity.faces.detect import FaceFinder
-from pipeline.anonymity.faces.recognise import load_recogniser
+from pipeline.anonymity.faces.recognise import load_recogniser, usable
 from pipeline.anonymity.faces.scanning import Named, tabulated
 from pipeline.anonymity.faces.table import FaceTable
+from pipeline.anonymity.gate.attempts import all_attempts
+from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.anonymity.gate.gate import Judge
 from pipeline.anonymity.gate.judges import judges_of
 from pipeline.audit import Audit, examine
+from pipeline.audit.examining import write
 from pipeline.audit.gathering import OnImages
 from pipeline.audit.results import AuditResults
-from pipeline.engine.gate import scan_originals
-from pipeline.errors import UserError
+from pipeline.commands.bounding import source_bound
+from pipeline.engine.gate import attempts_file, scan_originals
 from pipeline.job.plan import Plan
 from pipeline.listing import real
 from pipeline.media.pixels import decode
 from pipeline.optional import require_package
 from pipeline.release import Evidence, check_release, document, publish, seal
+from pipeline.release.assessment import check_dates
 from pipeline.release.config import signing_key
 from pipeline.release.finished_job import Made, read
+from pipeline.release.manifest import text_of
 from pipeline.release.sealing import staging
 from pipeline.streams.ledger import Ledger
 
-ATTACKERS = ("lbph", "small")
-"""Recognisers of the audit in addition to the gate's: with the gate's own alone, the evidence would be circular."""
 STRICTLY = 0.9
 """An output counts as another person's face below this fraction of the gate's distance. It is less than 1 because
 encoding moves faces a little, and a single such face ends the release."""
@@ -40,14 +46,24 @@ def check_export(plan: Plan) -> None:
     if plan.config.release is not None:
         require_package("matplotlib", "the audit of a release", extra="plots")
         check_release(plan.config.release, plan.config.output.path, plan.salt)
-        for name in ATTACKERS:
+        assert plan.config.anonymity is not None
+        for name in attackers(plan.config.anonymity):
             load_recogniser(name, device=plan.devices[0])
 
 
-def export(plan: Plan, on_images: OnImages) -> AuditResults:
-    """Publishes what a finished job wrote, audits it, and seals it; returns the audit.
+def attackers(config: AnonymityConfig) -> list[str]:
+    """The recognisers that attack besides the gate's: all whose weights are there.
 
-    Raises `UserError` for whatever cannot be completed, and leaves a folder without RELEASE.json then.
+    With the gate's own alone, the evidence would be circular.
+    """
+    return [name for name in usable(config.detector) if name not in config.recognisers]
+
+
+def export(plan: Plan, on_images: OnImages) -> AuditResults:
+    """Publishes what a finished job wrote, audits it, and seals it where the audit finds what the recipe requires.
+
+    Returns the audit, whose evidence says what is not met; then there is no RELEASE.json, as for whatever cannot be
+    completed and raises `UserError`.
     """
     config, anonymity = plan.config.release, plan.config.anonymity
     assert config is not None
@@ -62,20 +78,34 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
         copy_distance = {judge.recogniser.name: STRICTLY * judge.copy_distance(faces) for judge in judges}
         evidence = Evidence(originals=originals, outputs=outputs, copy_distance=copy_distance, size=size)
         facts = facts_of(plan, judges, originals)
-        manifest = publish(config, Path(plan.config.output.path), salt=plan.salt, evidence=evidence, facts=facts)
+        bound = source_bound(plan)
+        manifest = publish(
+            config, Path(plan.config.output.path), salt=plan.salt, evidence=evidence, facts=facts, bound=bound
+        )
         release = real(config.path)
         staged = release if release.exists() else staging(release)
         task = Audit(
             originals=plan.config.input, release=staged, out=Path(config.audit), salt=plan.salt,
             identity=anonymity.identity, size=size, rules=plan.rules,
             model=plan.config.model.path if plan.config.model else None,
-            unsealed=manifest,
+            unsealed=manifest, require=config.require, accept=config.accept,
         )  # fmt: skip
-        others = [load_recogniser(name, device=device) for name in ATTACKERS if name not in anonymity.recognisers]
-        results = examine(task, finder, [*recognisers, *others], device=device, on_images=on_images)
-    if results.failed:
-        raise UserError(f"{config.audit}: the audit failed, and the release is not sealed: {results.failed[0]}")
-    seal(release, document(release, manifest, salt=plan.salt, key=signing_key(config)))
+        others = [load_recogniser(name, device=device) for name in attackers(anonymity)]
+        attempts = all_attempts(attempts_file(plan, "").parent, plan.hashes)
+        examined = examine(
+            task, finder, [*recognisers, *others], device=device, attempts=attempts, on_images=on_images
+        )  # fmt: skip
+    results = examined.results
+    if results.evidence.unmet:
+        write(task.out, examined)
+        return results
+    if manifest.evidence is None:  # else it was sealed before
+        manifest = manifest.model_copy(update={"evidence": results.evidence})
+    check_dates(config.assessment, date.today())  # a job may have taken weeks
+    manifest = document(release, manifest, salt=plan.salt, key=signing_key(config))
+    results = results.model_copy(update={"release": hashlib.sha256(text_of(manifest).encode()).hexdigest()})
+    write(task.out, replace(examined, results=results))
+    seal(release, manifest)
     return results
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from pydantic import model_serializer, model_validator
+from pydantic import Field, model_serializer, model_validator
 from torch import Tensor
 
 from pipeline.diffusion.levels import Levels, Unit, from_sigma, to_sigma
@@ -25,17 +25,7 @@ class LevelRange(Section):
     @model_validator(mode="before")
     @classmethod
     def _read(cls, value: Any) -> Any:
-        if isinstance(value, dict) and not {"low", "high"} <= value.keys():
-            if len(value) != 1 or next(iter(value)) not in get_args(Unit):
-                raise ValueError("a level is a number, [low, high], {sigma: …}, {log_snr: …} or {fraction: …}")
-            ((unit, value),) = value.items()
-        else:
-            unit = "fraction"
-        if isinstance(value, int | float):
-            return {"unit": unit, "low": value, "high": value}
-        if isinstance(value, list | tuple) and len(value) == 2:
-            return {"unit": unit, "low": value[0], "high": value[1]}
-        return value
+        return _ends(value)
 
     @model_validator(mode="after")
     def _in_range(self) -> LevelRange:
@@ -59,6 +49,46 @@ class LevelRange(Section):
     def draw(self, uniform: Tensor, levels: Levels) -> Tensor:
         """The level σ of each row, float64 `[B]`, from `uniform [B]` in [0, 1)."""
         return to_sigma(self.low + (self.high - self.low) * uniform, self.unit, levels)
+
+
+def _ends(value: Any) -> Any:
+    """What people write for a level, as unit and ends. Raises `ValueError` for what is none."""
+    if isinstance(value, dict) and not {"low", "high"} <= value.keys():
+        if len(value) != 1 or next(iter(value)) not in get_args(Unit):
+            raise ValueError("a level is a number, [low, high], {sigma: …}, {log_snr: …} or {fraction: …}")
+        ((unit, value),) = value.items()
+    else:
+        unit = "fraction"
+    if isinstance(value, int | float):
+        return {"unit": unit, "low": value, "high": value}
+    if isinstance(value, list | tuple) and len(value) == 2:
+        return {"unit": unit, "low": value[0], "high": value[1]}
+    return value
+
+
+class SoughtLevel(LevelRange):
+    """A noise level or a range, or `{bound: 0.01}`: the lowest level at which whoever holds all originals finds the
+    source of an output first in at most so many of the cases.
+    """
+
+    bound: float | None = Field(default=None, gt=0, lt=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        if isinstance(value, dict) and set(value) == {"bound"}:
+            return {"low": 1, "high": 1, **value}
+        return _ends(value)
+
+    @model_serializer
+    def _write(self) -> dict[str, float | list[float]]:
+        return super()._write() if self.bound is None else {"bound": self.bound}
+
+    def draw(self, uniform: Tensor, levels: Levels) -> Tensor:
+        """The level σ of each row, as `LevelRange.draw` gives it. Raises `ValueError` where it is still to be found."""
+        if self.bound is not None:
+            raise ValueError(f"a level for {{bound: {self.bound:g}}} is found by `doppel run`, from all originals")
+        return super().draw(uniform, levels)
 
 
 def describe(sigma: Tensor, levels: Levels) -> list[dict[str, float | None]]:

@@ -6,12 +6,14 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pipeline.anonymity.gate.attempts import Attempt, refused, save_attempts, together
 from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.anonymity.gate.face_masks import blend, softness, to_change
 from pipeline.anonymity.gate.gate import WORDS, Gate, ImageVerdict
 from pipeline.anonymity.gate.regions import all_found, declared, meet, restored, touched, with_margin
+from pipeline.anonymity.guidance.guide import Guide
 from pipeline.engine.batch_size import BatchSize
-from pipeline.engine.gate import open_gate
+from pipeline.engine.gate import attempts_file, open_gate
 from pipeline.engine.transforming import load_models, transform
 from pipeline.geometry.moving import Unfollowed
 from pipeline.media.records import Batch, Output, Result, Row
@@ -52,7 +54,10 @@ def climb(batches: Iterable[Batch], plan: Plan, device: str) -> Generator[tuple[
     rungs = [plan, *(at_level(plan, level) for level in range(len(config.ladder)))]
     models, size = load_models(plan.config, device), BatchSize(plan.batch_size)
     with open_gate(plan, device) as gate:
+        guide = config.guidance and Guide.of(config.guidance, gate, device, config.workers)
+        steering = guide.steer if guide else None
         waiting: list[list[Climber]] = [[] for _ in rungs]
+        judged, kept = set[str](), list[Attempt]()
         for batch in batches:
             settled = list[Settled]()
             for row in batch.rows:
@@ -65,13 +70,20 @@ def climb(batches: Iterable[Batch], plan: Plan, device: str) -> Generator[tuple[
                 while len(waiting[rung]) >= size.images or (batch.last and waiting[rung]):
                     some, waiting[rung] = waiting[rung][: size.images], waiting[rung][size.images :]
                     rows = [with_mask(climber, config) for climber in some]
-                    results = assembled(some, transform(rows, models, at_rung, device, size, attempt=rung), config)
+                    made = transform(rows, models, at_rung, device, size, attempt=rung, steering=steering)
+                    results = assembled(some, made, config)
                     for climber, result, found in zip(some, results, verdicts(gate, some, results), strict=True):
                         outcome = decide(climber, result, found, config, rung)
+                        judged.add(climber.row.sample.full_key)
+                        if (attempt := refused(climber.row.sample.full_key, rung, found)) is not None:
+                            kept.append(attempt)
                         if isinstance(outcome, Climber):
                             waiting[rung + 1].append(outcome)
                         else:
                             settled.append((climber.row, outcome))
+            if batch.last and judged:
+                save_attempts(attempts_file(plan, batch.shard), together(judged, kept), plan.hashes)
+                judged, kept = set(), []
             yield replace(batch, rows=[row for row, _ in settled]), [result for _, result in settled]
 
 

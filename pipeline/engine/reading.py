@@ -32,6 +32,7 @@ from pipeline.streams.contract import InputShard, InputStream
 from pipeline.streams.pages import paged
 
 if TYPE_CHECKING:
+    from pipeline.job.config import ImageConfig
     from pipeline.job.plan import Plan
 
 
@@ -78,6 +79,12 @@ class Limited:
     def cut(self) -> bool:
         """Whether the limit was reached before the end."""
         return self.taken == self._most and next(self._items, None) is not None
+
+
+def wanted(frame: Frame, options: ImageConfig) -> Frame:
+    """The frame of a source as the section `image:` of a recipe wants the output to be."""
+    frame = frame.restored() if options.restore_size else frame
+    return replace(frame, mode="RGB") if options.mode == "RGB" else frame
 
 
 @dataclass(frozen=True)
@@ -213,9 +220,7 @@ class Reader:
 
     def framed(self, frame: Frame) -> Frame:
         """The frame as the recipe wants the output to be."""
-        options = self.plan.config.image
-        frame = frame.restored() if options.restore_size else frame
-        return replace(frame, mode="RGB") if options.mode == "RGB" else frame
+        return wanted(frame, self.plan.config.image)
 
     def captions(
         self, sample: Sample, noise_key: str, condition: Literal["own", "edited"], config: CaptionConfig | None

@@ -37,6 +37,7 @@ class Neighbours:
     def __post_init__(self) -> None:
         if isinstance(self.model, OfClips):
             raise UserError("the model works on clips: run it offline, and train on its store")
+        self.operator.require_level()
         check(self.operator, self.model, None)
         if self.operator.needs:
             needed = ", ".join(sorted(self.operator.needs))

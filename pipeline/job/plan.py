@@ -49,6 +49,8 @@ class Plan:
     """What the gate judges by; None where the recipe asks for none."""
     copies: Copies | None = None
     """How many outputs each class gets; None where all get as many."""
+    bound: float | None = None
+    """The bound that the operator's level was found for; None where the recipe gives a level."""
     found: tuple[float, float] | None = None
     """The numbers that `image.range` stands for, where it is a percentile."""
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
-from pipeline.diffusion.level_range import LevelRange
-from pipeline.diffusion.model import Model
+from pipeline.diffusion.level_range import LevelRange, SoughtLevel
+from pipeline.diffusion.model import Model, Outline
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.solvers import add_noise, integrate
 from pipeline.operators.conditions import Conditioned
-from pipeline.operators.contract import Given, Transformed
+from pipeline.operators.contract import Given, Operator, Transformed
 
 
 class Boomerang(Conditioned):
@@ -24,8 +25,21 @@ class Boomerang(Conditioned):
     dial: ClassVar[str | None] = "t_boom"
 
     name: Literal["boomerang"] = "boomerang"
-    t_boom: LevelRange = LevelRange(low=0.4, high=0.4)
-    """The noise level that the image is taken to: more goes further from the image."""
+    t_boom: SoughtLevel = SoughtLevel(low=0.4, high=0.4)
+    """The noise level that the image is taken to: more goes further from the image. `{bound: 0.01}` has `doppel run`
+    find the lowest at which nobody who holds all originals finds the source of an output first in more than 1 % of the
+    cases."""
+
+    @property
+    def sought(self) -> float | None:
+        return self.t_boom.bound
+
+    def least_noise(self, model: Outline) -> float | None:
+        ends = self.t_boom.draw(torch.tensor([0.0, 1.0], dtype=torch.float64), model.levels)
+        return float(self.schedule(model, ends)[:, 0].min())
+
+    def at(self, level: LevelRange) -> Operator:
+        return self.model_copy(update={"t_boom": SoughtLevel(**dict(level))})
 
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         sigmas = self.schedule(model, self.t_boom.draw(noise.uniform().to(z.device), model.levels))

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from pipeline.diffusion.denoisers import Steer
 from pipeline.diffusion.editing import require_attention
 from pipeline.diffusion.inversion import Inversion
 from pipeline.diffusion.level_range import LevelRange
@@ -62,6 +63,8 @@ class Given:
     """The model of the recipe's `second_model`."""
     judge: TextImageJudge | None = None
     """The CLIP of the recipe's `judge`."""
+    steer: Steer | None = None
+    """What moves each estimate of the clean z on the way down, for operators that can be steered."""
 
     @property
     def guides(self) -> list[Tensor]:
@@ -137,6 +140,8 @@ class Operator(Section):
     further_go_up: ClassVar[bool] = False
     """Whether its further images are images of their own, each of which goes up a cascade like the output. Those of
     others are views or components of the output, and are only enlarged."""
+    steerable: ClassVar[bool] = False
+    """Whether its estimates follow what `Given.steer` says."""
     dial: ClassVar[str | None] = None
     """The name of the option that says how far outputs go from their input; None where there is none."""
     image_name: ClassVar[str] = ""
@@ -151,6 +156,19 @@ class Operator(Section):
     def stochastic(self) -> bool:
         """Whether another copy is another image: whether anything is drawn."""
         return False
+
+    @property
+    def sought(self) -> float | None:
+        """The bound, in (0, 1), that its level is still to be found for; None where its level is known."""
+        return None
+
+    def require_level(self) -> None:
+        """Raises `UserError` where its level is still to be found: only the originals of a job tell it."""
+        if self.sought is not None:
+            raise UserError(
+                f"operator.{self.dial}: {{bound: {self.sought:g}}} is for a job, `doppel run`, which finds the level "
+                "from its originals; give a level here"
+            )
 
     @property
     def invertible(self) -> bool:
@@ -220,6 +238,12 @@ class Operator(Section):
     def __call__(self, model: Model, z: Tensor, given: Given, noise: KeyedNoise) -> Transformed:
         """Transforms a batch: `z [B, C, h, w]` as `model.encode` made it, or `[B, C, F, h, w]` for a model of clips."""
         raise NotImplementedError
+
+    def least_noise(self, model: Outline) -> float | None:
+        """The lowest σ at which an output follows from nothing of its image but `z + σ·ε`, and from its conditions:
+        a Gaussian mechanism, which bounds what anybody can learn of the image. None where it follows from more.
+        """
+        return None
 
     def at(self, level: LevelRange) -> Operator:
         """The same operator with its dial at another level. Raises `ValueError` where it has no dial."""
@@ -297,6 +321,6 @@ class Descent(Operator):
         """The solver that the options ask for."""
         return Ancestral(eta=self.eta) if self.solver == "ancestral" else SOLVERS[self.solver]
 
-    def schedule(self, model: Model, start: Tensor) -> Tensor:
+    def schedule(self, model: Outline, start: Tensor) -> Tensor:
         """The noise levels σ from `start` (σ, `[B]`) to 0, float64 `[B, steps+1]`."""
         return grid(model.levels, start, self.steps, None if self.spacing == "model" else self.spacing)

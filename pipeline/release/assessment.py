@@ -15,15 +15,19 @@ from pipeline.section import Section
 
 
 def _plain(text: str) -> str:
-    if not all(sign.isprintable() or sign == "\n" for sign in text):
+    text = " ".join(text.split())
+    if not text.isprintable():
         raise ValueError("text without control characters is expected")
-    return " ".join(text.split())
+    return text
 
 
 Statement = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4000), AfterValidator(_plain)
 ]
 """A text of the user's, of 1 to 4000 characters."""
+
+NOT_STATED = "not stated"
+"""What stands where the publisher has said nothing."""
 
 
 class HumanTest(Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from pipeline.anonymity.bound.figures import SourceBound
 from pipeline.release.evidence_page import intruder
 from pipeline.release.manifest import ReleaseCounts, ReleaseManifest, Scans
 from pipeline.release.markdown import bullets, table
@@ -53,6 +54,10 @@ def card(manifest: ReleaseManifest) -> str:
 
 - **T1.** {manifest.threat_models["T1"]}
 - **T2.** {manifest.threat_models["T2"]}
+
+## What nobody can do better who holds the source
+
+{bound(manifest.bound)}
 
 ## The motivated intruder
 
@@ -107,6 +112,11 @@ hexadecimal) `{manifest.signer}`."""
 
 `doppel audit ORIGINALS THIS_FOLDER` attacks the release with face recognition where the originals are at hand. The
 `hmac` in `RELEASE.json` can be checked by the publisher alone, with the salt of the job."""
+
+
+def bound(found: SourceBound | None) -> str:
+    """The bound on attackers who hold the originals, with all that it rests on, as Markdown."""
+    return "Not computed." if found is None else bullets(found.said)
 
 
 def groups(counts: ReleaseCounts) -> str:

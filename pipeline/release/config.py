@@ -14,6 +14,7 @@ from pipeline.identity import PUBLIC_SALT, SALT_VARIABLE, SHORTEST_SALT, weaknes
 from pipeline.listing import real
 from pipeline.media.provenance import PROVENANCE
 from pipeline.release.assessment import Assessment, check_dates
+from pipeline.release.evidence import Accepted, Require
 from pipeline.release.finished_job import LABEL
 from pipeline.release.manifest import SEAL
 from pipeline.release.privacy import derive
@@ -42,11 +43,15 @@ class ReleaseConfig(Section):
     near_copy: int = Field(default=4, ge=0, lt=32)
     """The release ends where the perceptual hashes of a released image and an original differ in at most so many of 64
     bits. Among 1.1 million pairs of photographs of different people in LFW, the closest differ in 6."""
-
     sign: LocalPath | None = None
     """A file with an Ed25519 private key in PEM, by which RELEASE.json is signed; `doppel new-key` makes one."""
     assessment: Assessment | None = None
     """What only you can say of the release, for auditors. It is published; what is left out is "not stated"."""
+    require: Require = Require()
+    """What the audit must find before the release is sealed."""
+    accept: Accepted = ()
+    """Findings that keep a release from being sealed, by the names that the audit prints, and that you accept
+    nevertheless: `unused_family`, `unmeasured`, `T1 lbph naive`. The public card says so, with the figures."""
 
     @field_validator("members")
     @classmethod

@@ -55,6 +55,10 @@ class MadeImage(NamedTuple):
     """The level that it started from, as a fraction of T in tenths; `none` where its operator has no level."""
     verdict: str
     """The gate's verdict."""
+    sigma: float | None
+    """The level that it started from, as σ; None where its operator has no level."""
+    attempt: int
+    """The round that passed: 0 is the operator's own level, 1 the first of the ladder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +122,9 @@ class Made:
         made = Provenance.from_json(read(file, spans[PROVENANCE]), f"{tar}: a member {PROVENANCE}")
         if made.key != self._parsed(key):
             raise UserError(f"{tar}: an image lies under another key than its provenance says; nothing was released")
-        verdict = made.anonymity.verdict if made.anonymity else None
-        if verdict not in RELEASED:
+        judged = made.anonymity
+        if judged is None or judged.verdict not in RELEASED:
+            verdict = judged and judged.verdict
             raise UserError(f"{tar}: an image has the verdict {verdict} of the gate, and may not be released")
         label = self.job.config["input"].get("label", LABEL) if self.verbatim else LABEL
         labelled = {e: read(file, spans[e]) for e in [label.partition(":")[0]] if e in spans}
@@ -134,7 +139,9 @@ class Made:
             members={e: span for e, span in spans.items() if e in members},
             label=member_label(labelled, label, self.job.config["input"].get("label_names")).number,
             level=_level(made),
-            verdict=verdict,
+            verdict=judged.verdict,
+            sigma=made.level.get("sigma") if made.level else None,
+            attempt=judged.attempt,
         )
 
     def _parsed(self, key: str) -> OutputKey | None:

@@ -11,10 +11,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from pipeline.anonymity.bound.figures import SourceBound
 from pipeline.media.output_keys import Shape
 from pipeline.media.versioned import Versioned
 from pipeline.release.assessment import Assessment
 from pipeline.release.copies import FaceScan, NearCopyScan
+from pipeline.release.evidence import ReleaseEvidence
 from pipeline.release.privacy import seal_key
 from pipeline.section import Section
 
@@ -91,6 +93,10 @@ class ReleaseManifest(Versioned):
     scans: Scans
     threat_models: dict[str, str]
     """What the release protects from and what not, in words."""
+    bound: SourceBound | None = None
+    """What the best attacker can do who holds the originals, with all that this rests on."""
+    evidence: ReleaseEvidence | None = None
+    """What the audit found; None only until it is done."""
     assessment: Assessment | None = None
     """What the publisher has said, as the recipe gives it."""
     code: str

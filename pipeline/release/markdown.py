@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-SIGNS = re.compile(r"([\\`*_{}\[\]<>#|~])")
+SIGNS = re.compile(r"([\\`*_{}\[\]<>#|~&])")
 """Signs that mean something in Markdown."""
 
 

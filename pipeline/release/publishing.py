@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
+from pipeline.anonymity.bound.figures import SourceBound
 from pipeline.errors import UserError
 from pipeline.listing import real
 from pipeline.media.rules import PixelRules
@@ -47,12 +48,19 @@ class Evidence:
 
 
 def publish(
-    config: ReleaseConfig, job_output: Path, *, salt: bytes, evidence: Evidence, facts: Mapping[str, Any]
+    config: ReleaseConfig,
+    job_output: Path,
+    *,
+    salt: bytes,
+    evidence: Evidence,
+    facts: Mapping[str, Any],
+    bound: SourceBound | None = None,
 ) -> ReleaseManifest:
     """Puts the release together beside its place, and returns its manifest; `document` and `seal` complete it.
 
     `facts` is what the public may know of operator, model and gate (JSON), without names, keys and places. A sealed
-    release of the same job is left as it is. Raises `UserError` where anything may not be published.
+    release of the same job is left as it is. `bound` is what the best attacker can do who holds the originals. Raises
+    `UserError` where anything may not be published.
     """
     secret, made = secret_of(salt), Made.by(job_output)
     release = real(config.path)
@@ -97,6 +105,7 @@ def publish(
         facts=json.loads(json.dumps(facts)),
         scans=Scans(faces=faces, near_copies=copies),
         threat_models=THREAT_MODELS,
+        bound=bound,
         assessment=config.assessment,
         code=f"{__version__}+{code_hash(__name__)[:12]}",
     )

@@ -92,23 +92,32 @@ def seal(release: Path, manifest: ReleaseManifest) -> None:
 
 
 def verify(release: Path, salt: bytes | None = None, key: Ed25519PublicKey | None = None) -> list[str]:
-    """Everything that is wrong with a release, one sentence each; empty where it is sound.
+    """Everything that is wrong with a release, one sentence each; empty where it is sound. See `checks`."""
+    return [problem for problems in checks(release, salt, key).values() for problem in problems]
 
-    It looks for an altered RELEASE.json, and for files that are missing, extra or altered. With the salt of the job, or
-    with the public key of whoever should have signed it, it also tells whether RELEASE.json was changed and computed
-    anew; without, nobody can.
+
+def checks(release: Path, salt: bytes | None = None, key: Ed25519PublicKey | None = None) -> dict[str, list[str]]:
+    """What was checked of a release, and everything that is wrong with it, one sentence each.
+
+    It looks for an altered RELEASE.json, and for files that are missing, extra or altered. With the salt of the job
+    (`HMAC`), or with the public key of whoever should have signed it (`signature`), it also tells whether RELEASE.json
+    was changed and computed anew; without, nobody can.
     """
     try:
         manifest = read_seal(release)
     except UserError as error:
-        return [str(error)]
+        return {SEAL: [str(error)]}
     same = text_of(manifest).encode() == (release / SEAL).read_bytes()
-    altered = [] if same else [f"{SEAL} was altered: its own digest differs"]
-    if salt is not None and not _authentic(manifest, salt):
-        altered.append(f"{SEAL} is not authentic: it was changed and computed anew, or belongs to another salt")
-    if key is not None and (problem := signature_problem(manifest, key)):
-        altered.append(problem)
-    return altered + differing(release, manifest, SEAL)
+    found = {SEAL: [] if same else [f"{SEAL} was altered: its own digest differs"]}
+    if salt is not None:
+        forged = f"{SEAL} is not authentic: it was changed and computed anew, or belongs to another salt"
+        found["HMAC"] = [] if _authentic(manifest, salt) else [forged]
+    if key is not None:
+        found["signature"] = [problem for problem in [signature_problem(manifest, key)] if problem]
+    try:
+        return {**found, "files": differing(release, manifest, SEAL)}
+    except UserError as error:  # a folder that cannot be listed
+        return {**found, "files": [str(error)]}
 
 
 def _authentic(manifest: ReleaseManifest, salt: bytes) -> bool:
@@ -140,9 +149,12 @@ def _problem(path: Path | None, listed: ListedFile) -> str | None:
         return "is missing"
     if path.is_symlink() or not path.is_file():
         return "is not a regular file"
-    if path.stat().st_size != listed.bytes:
-        return f"was altered: {path.stat().st_size} bytes, {listed.bytes} are listed"
-    return "was altered: its sha256 differs" if content_hash(str(path)) != listed.sha256 else None
+    try:
+        if path.stat().st_size != listed.bytes:
+            return f"was altered: {path.stat().st_size} bytes, {listed.bytes} are listed"
+        return "was altered: its sha256 differs" if content_hash(str(path)) != listed.sha256 else None
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
 
 
 def _check_same(release: Path, text: str) -> None:

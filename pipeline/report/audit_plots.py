@@ -43,14 +43,19 @@ class AttackAtLevel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tradeoff:
-    """The privacy and the utility of one release, each as the value between the ends of its 95 % interval."""
+class Interval:
+    """How often an attack finds the right person first, as fractions of its queries."""
 
     name: str
-    privacy: tuple[float, float, float]
-    """The fraction of queries that were *not* found first: low, value, high."""
-    utility: tuple[float, float, float]
-    """Low, value, high, in the unit of the vertical axis."""
+    low: float
+    """Lower end of the 95 % interval."""
+    share: float
+    high: float
+    """Upper end of the interval."""
+    chance: float
+    """The fraction that guessing finds."""
+    limit: float | None
+    """The fraction that is allowed; None where none is."""
 
 
 def distance_histograms(panels: Panels, thresholds: Mapping[str, Mapping[str, float]]) -> Figure:
@@ -129,24 +134,35 @@ def match_curves(panels: Panels, chance: Mapping[str, Curve]) -> Figure:
     return figure
 
 
-def privacy_utility(panels: Mapping[str, Sequence[Tradeoff]], *, utility: str) -> Figure:
-    """Draws releases by privacy and utility, in a panel for each threat model; up and right is better.
+def intervals(panels: Mapping[str, Sequence[Interval]]) -> Figure:
+    """Draws attacks as intervals, one a row, in a panel for each threat model, beside chance and what is allowed.
 
-    `utility` says what the vertical axis measures.
+    The axis is that of a square root, so that rates near 0 and near 1 can both be read.
     """
-    figure, axes = _panels(list(panels))
-    for points, axis in zip(panels.values(), axes, strict=True):
-        for colour, point in zip(COLOURS * (len(points) // len(COLOURS) + 1), points, strict=False):
-            (x_low, x, x_high), (y_low, y, y_high) = point.privacy, point.utility
-            errors: dict[str, Any] = {
-                "xerr": [[max(x - x_low, 0)], [max(x_high - x, 0)]],
-                "yerr": [[max(y - y_low, 0)], [max(y_high - y, 0)]],
-            }
-            axis.errorbar(x, y, **errors, color=colour, marker="o", markersize=4, capsize=2, label=point.name)
-        axis.set(xlabel="share of queries not found first", ylabel=utility, xlim=(-0.03, 1.03))
-        if all(point.utility[2] <= 1 for point in points):  # a share
-            axis.set_ylim(-0.03, 1.03)
-        _legend(axis)
+    from matplotlib.figure import Figure
+
+    rows = [max(len(attacks), 1) for attacks in panels.values()] or [1]
+    size = (2 * WIDTH, 0.24 * sum(rows) + 1.0 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = list(figure.subplots(len(rows), 1, squeeze=False, height_ratios=rows).ravel())
+    for (title, attacks), axis in zip(panels.items(), axes, strict=False):
+        axis.set_title(title, fontsize=9)
+        for place, one in enumerate(attacks):
+            over = one.limit is not None and one.low > one.limit
+            colour = COLOURS[1] if over else COLOURS[0]
+            error = [[max(one.share - one.low, 0)], [max(one.high - one.share, 0)]]
+            axis.errorbar(one.share, place, xerr=error, color=colour, marker="o", markersize=4, capsize=2)
+            axis.plot(one.chance, place, marker="o", markersize=5, fillstyle="none", color="#333333", linestyle="")
+            if one.limit is not None:
+                axis.plot([one.limit] * 2, [place - 0.4, place + 0.4], color="#333333", linestyle="--", linewidth=1)
+        axis.set_yticks(range(len(attacks)), [one.name for one in attacks], fontsize=7)
+        axis.set_xscale("function", functions=(lambda x: np.sqrt(np.clip(x, 0, None)), np.square))
+        axis.set(
+            xlim=(0, 1), ylim=(max(len(attacks), 1) - 0.5, -0.5), xticks=(0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
+        )
+        axis.tick_params(axis="x", labelsize=7)
+        axis.grid(alpha=0.25, linewidth=0.5)
+    axes[-1].set_xlabel("share of queries whose right person is found first (axis of square roots)")
     return figure
 
 

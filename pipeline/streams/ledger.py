@@ -290,6 +290,7 @@ def differences(old: Job, new: Job) -> list[str]:
         "salt": "the salt",
         "gate": "recognisers or certificates",
         "copies": "the copies of each class",
+        "level": "the level that was found for a bound",
     }
     return changed + [word for key, word in words.items() if old.hashes.get(key) != new.hashes.get(key)]
 

@@ -8,6 +8,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,18 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.anonymity.attacks import attackers, utility
+from pipeline.anonymity.attacks import attackers, inverter, tuned, utility
 from pipeline.anonymity.attacks.inversion import laid, tiles_of
 from pipeline.anonymity.faces.detect import Face
 from pipeline.audit import Audit, AuditConfig, audit, examine, examining
+from pipeline.audit.examining import write
 from pipeline.audit.gathering import sources_of
+from pipeline.audit.parroting import operator_of
 from pipeline.audit.task import check
 from pipeline.cli import main
 from pipeline.errors import UserError
 from pipeline.media.output_keys import Shape
+from pipeline.operators import Boomerang
 from pipeline.release.card import THREAT_MODELS
 from pipeline.release.copies import NearCopyScan
 from pipeline.release.manifest import CARD, ListedFile, ReleaseCounts, ReleaseManifest, Scans, authenticated
@@ -35,8 +39,8 @@ from pipeline.report.audit_plots import (
     AttackAtLevel,
     against_level,
     distance_histograms,
+    intervals,
     match_curves,
-    privacy_utility,
     roc_curves,
 )
 from pipeline.report.audit_plots import png as image_of
@@ -50,6 +54,7 @@ SALT = b"the secret of these tests"
 SIDE = 32
 PEOPLE, EACH = 24, 3
 ONE = Shape()
+FACTS = {"gate": {"recognisers": [{"name": "another"}]}}
 
 
 class Finder(WholeFinder):
@@ -135,7 +140,7 @@ def release(folder: Path, operator: Operator, *, people: int = PEOPLE, shape: Sh
     )  # fmt: skip
     scans = Scans(faces={}, near_copies=NearCopyScan(within_bits=4, released=12, originals=12, found=0, closest_bits=9))
     manifest = ReleaseManifest(
-        job="", files=files, outputs=shape, counts=counts, members=(), labels=(0, 1), facts={}, scans=scans,
+        job="", files=files, outputs=shape, counts=counts, members=(), labels=(0, 1), facts=FACTS, scans=scans,
         threat_models=THREAT_MODELS, code="",
     )  # fmt: skip
     seal(place, authenticated(manifest, secret))
@@ -145,7 +150,7 @@ def release(folder: Path, operator: Operator, *, people: int = PEOPLE, shape: Sh
 def task(folder: Path, operator: Operator, **changes: Any) -> Audit:
     given: dict[str, Any] = {
         "originals": WebDatasetInput(urls=(str(originals(folder)),)), "release": release(folder, operator),
-        "out": folder / "audit", "salt": SALT, "identity": "json:identity",
+        "out": folder / "audit", "salt": SALT, "identity": "json:identity", "networks": False,
     }  # fmt: skip
     return Audit(**given | changes)
 
@@ -162,8 +167,9 @@ def stranger(person: int, number: int) -> Pixels8:
 def examined(one: Audit, *, checked: bool = True) -> dict[str, Any]:
     if checked:
         check(one)
-    found: dict[str, Any] = examine(one, Finder(), [Recogniser()]).model_dump(mode="json")  # type: ignore[arg-type]
-    return found
+    done = examine(one, Finder(), [Recogniser()])  # type: ignore[arg-type]
+    write(one.out, done)
+    return done.results.model_dump(mode="json")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -212,8 +218,11 @@ def test_the_identity_is_caught_by_everybody(kept: tuple[Audit, dict[str, Any]])
     assert results["T2"]["near_copies"]["copies"] == PEOPLE * EACH
     assert results["T2"]["membership"]["pixels"]["auc"] == 1
     assert results["utility"]["psnr"] == {"pairs": 72, "mean": None, "unchanged": 72}
-    assert len([f for f in results["findings"] if f.startswith("T1")]) >= 3
-    assert len([f for f in results["findings"] if f.startswith("T2")]) >= 5
+    over = {one["name"] for one in results["evidence"]["unmet"]}
+    assert over >= {"T1 fake naive", "T1 fake reverse", "T1 fake parrot"}
+    assert not {name for name in over if not name.startswith("T1 ")}
+    beaten = {one["attacker"] for one in results["evidence"]["attacks"] if one["threat"] == "T2" and one["p"] < 0.001}
+    assert beaten == {"fake", "pixels", "phash", "colours"}
 
 
 def test_strangers_are_found_as_often_as_by_chance(fresh: tuple[Audit, dict[str, Any]]) -> None:
@@ -250,7 +259,7 @@ def test_files(kept: tuple[Audit, dict[str, Any]]) -> None:
     assert "T1: the attacker holds other photographs" in page
     assert page.index("T1: the") < page.index("T2: the")
     assert not re.search(r"(src|href)='?\"?(https?:|/)", page)
-    for name in ("distances", "roc", "cmc", "privacy_utility", "before_after"):
+    for name in ("attacks", "distances", "roc", "cmc", "before_after"):
         assert Image.open(one.out / f"{name}.png").width > 100
     assert {path.name for path in one.release.rglob("*")} == {"data", "release-00000.tar", "RELEASE.json", "README.md"}
     evidence = [one.out, *one.out.rglob("*")]
@@ -279,7 +288,7 @@ def test_flips_shuffles_and_blanks_are_caught(tmp_path: Path) -> None:
     assert undone["reidentification"]["fake"]["rank"]["1"]["share"] == 1
     again = results["shuffle"]["T1"]["inversion"]["permutation of tiles"]["reidentification"]["fake"]
     assert again["rank"]["1"]["share"] > 0.8  # and a shuffle is not what T1 is protected by
-    assert any("permutation of tiles" in finding for finding in results["shuffle"]["findings"])
+    assert "T1 fake permutation of tiles" in [one["name"] for one in results["shuffle"]["evidence"]["unmet"]]
     assert results["own_shuffle"]["T2"]["inversion"]["permutation of tiles"]["reidentification"] is None
     assert any(finding.startswith("utility: a face is found in 0.0%") for finding in results["blank"]["findings"])
     assert results["blank"]["T1"]["recognisers"]["fake"]["reidentification"]["naive"] is None
@@ -298,8 +307,10 @@ def test_without_a_salt_only_what_needs_no_pairs(tmp_path: Path) -> None:
     wrong = examined(other, checked=False)
     assert wrong["counts"]["paired_with_source"] == 0
     why = "72 of 72 released images are paired with no original: "
-    assert wrong["failed"] == [f"{why}they go back to none of these originals by this salt"]
-    assert results["failed"] == [f"{why}no salt was given"]
+    said = [[(one["name"], one["why"]) for one in each["evidence"]["unmet"][:2]] for each in (wrong, results)]
+    unmeasured = ("unmeasured", f"T1 was not measured: {results['T1']['reason']}")
+    assert said[0] == [("pairing", f"{why}they go back to none of these originals by this salt"), unmeasured]
+    assert said[1] == [("pairing", f"{why}no salt was given"), unmeasured]
 
 
 def test_without_identities_there_is_no_t1(tmp_path: Path) -> None:
@@ -337,11 +348,12 @@ def test_one_image_of_no_original_fails_the_audit(
     monkeypatch.setattr(examining, "load_recogniser", lambda *_, **__: Recogniser())
     monkeypatch.setenv("DOPPEL_SALT", SALT.decode())
     assert main(["audit", str(source), str(made), "--recognisers", "fake", "--out", str(tmp_path / "audit")]) == 1
-    said = capsys.readouterr().err.strip().splitlines()[-1]
+    said = capsys.readouterr().err.strip().splitlines()
     why = "1 of 73 released images are paired with no original: they go back to none of these originals by this salt"
-    assert said == f"doppel: {why}"
-    assert json.loads((tmp_path / "audit" / "audit.json").read_text())["failed"] == [why]
-    assert f"<h2>Failed</h2>\n<ul><li>{why}" in (tmp_path / "audit" / "report.html").read_text()
+    assert f"doppel: not met: pairing: {why}" in said
+    told = json.loads((tmp_path / "audit" / "audit.json").read_text())["evidence"]["unmet"]
+    assert told[0] == {"name": "pairing", "why": why}
+    assert f"<h2>Not met</h2>\n<ul><li>pairing: {why}" in (tmp_path / "audit" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("shape", [Shape(copies=20), Shape(copies=2, names=("view-1", "view-2", "image-2"))], ids=str)
@@ -354,7 +366,7 @@ def test_all_that_a_job_made_of_a_sample_goes_back_to_it(tmp_path: Path, shape: 
     )  # fmt: skip
     results = examined(one)
     assert results["counts"]["paired_with_source"] == len(list(shape.keys(""))) * 8 * EACH
-    assert results["failed"] == []
+    assert "pairing" not in [one["name"] for one in results["evidence"]["unmet"]]
     assert first(results, "T2", "fake", "parrot")["share"] == 1
 
 
@@ -401,6 +413,51 @@ def test_no_identity_and_no_key_gets_into_json_or_page(kept: tuple[Audit, dict[s
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_attackers_train_networks_and_run_the_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuned, "STEPS", 2)
+    monkeypatch.setattr(inverter, "STEPS", 2)
+    operator = Boomerang(t_boom=0.5, steps=2).model_dump(mode="json")
+    release(tmp_path, photo, people=16)
+    one = Audit(
+        originals=WebDatasetInput(urls=(str(originals(tmp_path, people=16)),)), release=tmp_path / "release",
+        out=tmp_path / "audit", salt=SALT, identity="json:identity", size=(8, 8),
+        model=str(builders.model_folder(tmp_path / "model", classes=None)),
+    )  # fmt: skip
+    told = one.manifest.model_copy(update={"facts": {"operator": operator}})
+    small = Recogniser("small")
+    results = examine(replace(one, unsealed=told), Finder(), [Recogniser(), small]).results.model_dump(mode="json")  # type: ignore[arg-type, list-item]
+    for threat in ("T1", "T2"):
+        for name in ("fake", "small", "pixels"):
+            assert results[threat]["recognisers"][name]["trained"]["own_parrot"]["queries"] == 48
+        learnt = results[threat]["recognisers"]["small"]["trained"]
+        assert {"fine_tuned", "fine_tuned_parrot"} < set(learnt)
+        assert learnt["fine_tuned"]["rank"]["1"]["low"] > 0.3  # the release is the originals
+        back = results[threat]["inversion"]["trained inverter"]
+        assert back["figures"] == {"images": 48}
+        assert back["reidentification"]["pixels"]["rank"]["1"]["low"] > 0.5
+    assert "fine_tuned" not in results["T1"]["recognisers"]["fake"]["trained"]
+    assert not [why for why in results["not_measured"] if "operator" in why]
+
+
+@pytest.mark.parametrize(
+    ("facts", "model", "why"),
+    [
+        ({}, None, "the job's model was not given"),
+        ({}, "m", "RELEASE.json names no operator of this version"),
+        ({"operator": {"name": "boomerang"}, "faces_only": True}, "m", "the job changed faces only"),
+        ({"operator": {"name": "inpaint"}}, "m", "operator inpaint needs mask beside the image"),
+    ],
+)
+def test_why_an_attacker_cannot_run_the_operator(
+    tmp_path: Path, facts: dict[str, Any], model: str | None, why: str
+) -> None:
+    one = task(tmp_path, photo, model=model)
+    found = operator_of(replace(one, unsealed=one.manifest.model_copy(update={"facts": facts})))
+    assert isinstance(found, str)
+    assert why in found
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_the_ode_is_walked_back_with_the_job_s_model(tmp_path: Path) -> None:
     model = str(builders.model_folder(tmp_path / "model", classes=None))
     results = examined(task(tmp_path, photo, size=(8, 8), model=model))
@@ -418,7 +475,8 @@ def test_pictures_of_nothing_and_of_levels() -> None:
         distance_histograms({"toy, T1": {"to the source": none}}, {}),
         roc_curves({"T1": {}}),
         match_curves({"T1": {}}, {}),
-        privacy_utility({"T1": []}, utility="PSNR"),
+        intervals({"T1": []}),
+        intervals({}),
         against_level({}),
     ]
     for figure in empty:
@@ -431,13 +489,16 @@ def test_pictures_of_nothing_and_of_levels() -> None:
     assert drawn == [[[t, t] for t in (0.1, 0.5, 0.9)], [[t, t**2] for t in (0.1, 0.5, 0.9)]]
 
 
-def test_the_page_escapes_what_it_shows() -> None:
-    results = {
-        "failed": ["<s>"], "findings": ["<script>"], "counts": {"<b>": 1}, "utility": {"x": None}, "not_measured": [],
-        "authenticity": "<a>", "T1": {"statement": "a < b", "recognisers": None, "reason": "<none>"},
-        "T2": {"statement": "", "recognisers": {}, "near_copies": {"<i>": "<u>"}},
-    }  # fmt: skip
-    page = html_report(results, {"<img>": b"png"})
-    for tag in ("<a>", "<s>", "<script>", "<b>", "<none>", "<i>", "<u>", "<img>"):
-        assert tag not in page
-    assert "a &lt; b" in page
+def test_the_page_escapes_what_it_shows(kept: tuple[Audit, dict[str, Any]]) -> None:
+    """Every text of the results becomes a tag, and none of them stays one."""
+
+    def spoilt(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: one if key == "threat" else spoilt(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [spoilt(one) for one in value]
+        return f"<x>{value}" if isinstance(value, str) else value
+
+    page = html_report(spoilt(kept[1]), ["<x>"], {"<x>": b"png"})
+    assert "<x>" not in page
+    assert page.count("&lt;x&gt;") > 90

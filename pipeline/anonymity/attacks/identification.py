@@ -6,14 +6,16 @@ Results are records of plain numbers (`figures`). No name, key or picture gets i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binom
 
 from pipeline.anonymity.attacks.figures import RankShare, SearchFigures, Share, WorstIdentity
+from pipeline.anonymity.attacks.guessing import by_guessing
 from pipeline.anonymity.attacks.photos import UNKNOWN, Bools, Indices, Pairing, Photos, Threat, Vectors, related
 from pipeline.anonymity.faces.metrics import bootstrap_people
 
@@ -73,6 +75,14 @@ def search(query: Photos, gallery: Photos, threat: Threat, *, same: bool = False
     return SearchResult(rank=rank, distance=distance, mates=found, candidates=candidates, person=person)
 
 
+def joined_results(found: Sequence[SearchResult]) -> SearchResult | None:
+    """The results of several searches as one; None where no query has a mate."""
+    if not any(len(one.rank) for one in found):
+        return None
+    names = ("rank", "distance", "mates", "candidates", "person")
+    return SearchResult(**{name: np.concatenate([getattr(one, name) for one in found]) for name in names})
+
+
 def sides(pairing: Pairing, recogniser: str, kind: Search) -> tuple[Photos, Photos, bool]:
     """Gives the query and the gallery of a search, and whether they are the same set."""
     clean, made = pairing.clean(recogniser), pairing.made(recogniser)
@@ -101,7 +111,7 @@ def rates(found: SearchResult | None, ranks: tuple[int, ...] = RANKS) -> SearchF
     """
     if found is None:
         return None
-    by_rank = {str(r): RankShare(**dict(share(found.rank <= r, found.person)), chance=chance(found, r)) for r in ranks}
+    by_rank = {str(rank): rank_share(found, rank) for rank in ranks}
     return SearchFigures(
         queries=len(found.rank),
         people=len(np.unique(found.person)),
@@ -110,14 +120,26 @@ def rates(found: SearchResult | None, ranks: tuple[int, ...] = RANKS) -> SearchF
     )
 
 
+def rank_share(found: SearchResult, rank: int) -> RankShare:
+    """The fraction of queries that found their person by `rank`, beside what guessing at random would find."""
+    hits, guessed = found.rank <= rank, chances(found, rank)
+    by_chance = by_guessing(hits, guessed, found.person)
+    return RankShare(**dict(share(hits, found.person)), chance=float(guessed.mean()), by_guessing=by_chance)
+
+
 def chance(found: SearchResult, rank: int) -> float:
-    """The hit rate of guessing at random, averaged over the queries.
+    """The hit rate of guessing at random, averaged over the queries; see `chances`."""
+    return float(chances(found, rank).mean())
+
+
+def chances(found: SearchResult, rank: int) -> NDArray[np.float64]:
+    """The hit rate of guessing at random for each query, `[Q]`.
 
     For m mates among G candidates it is 1 − C(G − m, r) / C(G, r) at rank r.
     """
     drawn = np.arange(rank)[:, None]
     left = np.clip(found.candidates - found.mates - drawn, 0, None)
-    return float(np.mean(1 - np.prod(left / np.maximum(found.candidates - drawn, 1), axis=0)))
+    return np.asarray(1 - np.prod(left / np.maximum(found.candidates - drawn, 1), axis=0))
 
 
 def share(hits: Bools, people: Indices) -> Share:
@@ -150,7 +172,22 @@ def worst_identity(found: SearchResult | None) -> WorstIdentity | None:
         return None
     frequency = np.where(eligible, hits / queries, -1)
     worst = np.lexsort((queries, frequency))[-1]
-    return WorstIdentity(person=int(people[worst]), queries=int(queries[worst]), share=float(frequency[worst]))
+    guessed = np.bincount(own, weights=chances(found, 1)) / queries
+    return WorstIdentity(
+        person=int(people[worst]), queries=int(queries[worst]), share=float(frequency[worst]),
+        people=int(eligible.sum()),
+        by_guessing=any_as_often(float(frequency[worst]), queries[eligible], guessed[eligible]),
+    )  # fmt: skip
+
+
+def any_as_often(share: float, queries: Indices, chance: NDArray[np.float64]) -> float:
+    """The probability that guessing finds at least one of P people in the fraction `share` of their queries, or more.
+
+    `queries [P]` and `chance [P]` are a person's number of queries and the hit rate of each: hits are binomial, and
+    people are independent.
+    """
+    least = np.ceil(share * queries - 1e-9)
+    return float(1 - np.prod(1 - binom.sf(least - 1, queries, chance)))
 
 
 def chunks(count: int) -> Iterator[Indices]:

@@ -9,10 +9,10 @@ import numpy as np
 from pipeline.anonymity.attacks.attackers import trained
 from pipeline.anonymity.attacks.figures import (
     MembershipFigures,
-    RankShare,
     RecallFigures,
     RecogniserFigures,
     Searches,
+    SearchFigures,
     SourceThreatFigures,
     ThreatFigures,
 )
@@ -21,8 +21,6 @@ from pipeline.anonymity.attacks.membership import membership, near_copies
 from pipeline.anonymity.attacks.photos import THREATS, UNKNOWN, Indices, Pairing, Threat, Vectors
 from pipeline.anonymity.attacks.verification import linked, own_thresholds, pair_distances, protection, verification
 
-GOAL = 0.01
-"""Rank-1 rates up to this are harmless: the best published anonymisers reach .005 to .02."""
 FEWEST_FACES = 0.9
 """If a face is found in fewer than this fraction of the releases whose source has one, failed recognition proves
 little."""
@@ -68,8 +66,10 @@ def attack(pairing: Pairing, recogniser: str, threat: Threat, thresholds: Mappin
     found = {kind: reidentify(pairing, recogniser, kind, threat) for kind in kinds}
     query, gallery, _ = sides(pairing, recogniser, "naive")
     released = pairing.made(recogniser)
+    clean = pair_distances(gallery, gallery, threat, same=True) if threat == "T1" else None
     return RecogniserFigures(
         reidentification={kind: rates(one) for kind, one in found.items()},
+        clean_verification=verification(clean) if clean else None,
         verification=verification(pair_distances(query, gallery, threat)),
         linkability=linked(pair_distances(released, released, threat, same=True)),
         protection=protection(pairing, recogniser, thresholds, threat),
@@ -120,22 +120,13 @@ def undone(pairing: Pairing, threat: Threat) -> Searches | None:
     return {name: rates(reidentify(pairing, name, "naive", threat)) for name in pairing.recognisers}
 
 
-def findings(t1: ThreatFigures, t2: SourceThreatFigures, faces: RecallFigures) -> list[str]:
-    """One sentence for each thing that an auditor has to read first: attacks that beat chance, copies, lost faces.
-
-    An attack beats chance where its 95 % interval lies above chance and more than `GOAL` of the queries found their
-    person. About one in forty searches that find nothing is listed nevertheless, by accident.
-    """
+def findings(t2: SourceThreatFigures, faces: RecallFigures) -> list[str]:
+    """One sentence for each thing besides searches that an auditor has to read: membership, copies, lost faces."""
     found = [
-        f"{threat}: {name}, {kind}: {rank.share:.1%} found first ({rank.low:.1%} to {rank.high:.1%}), "
-        f"chance {rank.chance:.2%}"
-        for threat, figures in (("T1", t1), ("T2", t2))
-        for name, kind, rank in first_ranks(figures)
-        if rank.low > rank.chance + 1e-9 and rank.share > GOAL
+        f"T2: {name}: membership can be told, AUC {one.auc:.3f} ({one.low:.3f} to {one.high:.3f})"
+        for name, one in t2.membership.items()
+        if one and one.low > 0.5
     ]
-    for name, one in t2.membership.items():
-        if one and one.low > 0.5:
-            found.append(f"T2: {name}: membership can be told, AUC {one.auc:.3f} ({one.low:.3f} to {one.high:.3f})")
     near = t2.near_copies
     if near and near.copies:
         found.append(f"T2: {near.copies} of {near.released} released images are near-copies of originals")
@@ -147,15 +138,15 @@ def findings(t1: ThreatFigures, t2: SourceThreatFigures, faces: RecallFigures) -
     return found
 
 
-def first_ranks(found: ThreatFigures) -> Iterator[tuple[str, str, RankShare]]:
-    """Yields (recogniser, attack, figures of rank 1) for all that search, train or undo an operator.
+def searches(found: ThreatFigures) -> Iterator[tuple[str, str, SearchFigures]]:
+    """Yields (recogniser, attack, figures) for all that search, train or undo an operator.
 
     The search `clean` is left out, because it attacks nothing.
     """
     for name, one in (found.recognisers or {}).items():
-        searches = {k: v for k, v in one.reidentification.items() if k != "clean"} | one.trained
-        yield from ((name, kind, figures.rank["1"]) for kind, figures in searches.items() if figures)
+        kinds = {k: v for k, v in one.reidentification.items() if k != "clean"} | one.trained
+        yield from ((name, kind, figures) for kind, figures in kinds.items() if figures)
     for way, attempt in found.inversion.items():
         for name, figures in (attempt.reidentification or {}).items():
             if figures:
-                yield name, way, figures.rank["1"]
+                yield name, way, figures

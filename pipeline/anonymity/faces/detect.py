@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -21,6 +22,9 @@ SHORTER, LONGER = 192, 4096
 """Images are enlarged to a shorter side of the first number of pixels, but no longer side beyond the second."""
 CHIP, MARGIN = 150, 0.25
 """Side of a chip in pixels, and the margin around its face as a fraction of the face's size; both are dlib's."""
+SQUARE, SIDES, RAISED = 224, 1.3, 0.1
+"""Side of a square in pixels; its side in the image, in widths of the box; and how much higher than the box its centre
+lies, as a share of the box's height."""
 TRANSFORM = f"shorter side to at least {SHORTER} px, bicubic"
 """What is done to an image before detection; a certificate is bound to it."""
 DETECTORS = (
@@ -47,6 +51,9 @@ class Face:
     chip: Pixels8 | None = None
     """uint8 RGB `[150, 150, 3]`, set by detector dlib only: the face made upright by five landmarks, with a margin of a
     quarter, as dlib's own programs cut the faces that its network was trained on."""
+    square: Pixels8 | None = None
+    """uint8 RGB `[224, 224, 3]`, not turned: the part of the enlarged image that `square_around` tells of the
+    detector's box. Beyond the image, its edge goes on."""
 
 
 def enlarge(image: Pixels8) -> Pixels8:
@@ -60,6 +67,13 @@ def enlarge(image: Pixels8) -> Pixels8:
         return image
     size = (max(width, round(width * scale)), max(height, round(height * scale)))
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
+def square_around(box: tuple[float, float, float, float]) -> tuple[float, float, float]:
+    """Left, top and side of the square around the box (left, top, width and height) of a face."""
+    left, top, width, height = box
+    side = SIDES * width
+    return left + (width - side) / 2, top + (height - side) / 2 - RAISED * height, side
 
 
 class Detection:
@@ -80,7 +94,11 @@ class Detection:
         scale = (enlarged.shape[1] / image.shape[1], enlarged.shape[0] / image.shape[0])
         # `extract_faces`, and so `represent` and `verify`, leave out crops without pixels too.
         faces = [
-            replace(_face(one, enlarged.shape[:2], scale), chip=self._chip(enlarged, one.facial_area))
+            replace(
+                _face(one, enlarged.shape[:2], scale),
+                chip=self._chip(enlarged, one.facial_area),
+                square=_square(enlarged, one.facial_area),
+            )
             for one in found
             if one.img.size
         ]
@@ -108,6 +126,16 @@ def _face(found: Any, size: tuple[int, ...], scale: tuple[float, float]) -> Face
         confidence=float(found.confidence),
         crop=np.ascontiguousarray(found.img[..., ::-1]),
     )
+
+
+def _square(enlarged: Pixels8, area: Any) -> Pixels8:
+    left, top, side = square_around((area.x, area.y, area.w, area.h))
+    height, width = enlarged.shape[:2]
+    beyond = max(0, math.ceil(max(-left, -top, left + side - width, top + side - height)))
+    padded = np.pad(enlarged, [(beyond, beyond), (beyond, beyond), (0, 0)], mode="edge") if beyond else enlarged
+    box = (left + beyond, top + beyond, left + beyond + side, top + beyond + side)
+    how = Image.Transform.EXTENT, box, Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(padded).transform((SQUARE, SQUARE), *how))
 
 
 def _point(at: tuple[float, float], scale: tuple[float, float]) -> tuple[float, float]:

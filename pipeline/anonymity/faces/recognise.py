@@ -41,8 +41,21 @@ def _small(device: str, workers: int) -> Recogniser:
     return SmallEmbedder.load(device=device)
 
 
+def _faceres(device: str, workers: int) -> Recogniser:
+    from pipeline.anonymity.faces.faceres import FaceRes
+
+    return FaceRes.load(device=device)
+
+
+def _mobileface(device: str, workers: int) -> Recogniser:
+    from pipeline.anonymity.faces.mobileface import MobileFace
+
+    return MobileFace.load(device=device)
+
+
 OWN: dict[str, Callable[[str, int], Recogniser]] = {
-    "Dlib": _dlib, "dlib-chip": _chip, "lbph": _lbph, "small": _small,
+    "Dlib": _dlib, "dlib-chip": _chip, "faceres": _faceres, "lbph": _lbph,
+    "mobileface": _mobileface, "small": _small,
 }  # fmt: skip
 """Recognisers that run on code of ours, with what loads them; all others of `THRESHOLDS` run on deepface's."""
 
@@ -50,7 +63,8 @@ OWN: dict[str, Callable[[str, int], Recogniser]] = {
 FAMILIES: dict[str, str] = {
     "Dlib": "dlib", "dlib-chip": "dlib", "Facenet": "facenet", "Facenet512": "facenet", "ArcFace": "arcface",
     "Buffalo_L": "arcface", "VGG-Face": "vgg-face", "SFace": "sface", "OpenFace": "openface", "DeepFace": "deepface",
-    "DeepID": "deepid", "GhostFaceNet": "ghostfacenet", "lbph": "lbph", "small": "small",
+    "DeepID": "deepid", "GhostFaceNet": "ghostfacenet", "faceres": "faceres", "lbph": "lbph",
+    "mobileface": "mobileface", "small": "small",
 }  # fmt: skip
 """The family of each recogniser: those of one family share a network, or its design and kind of training data, and so
 its blind spots. Recognisers of one family count as one witness."""
@@ -63,12 +77,17 @@ FILES: dict[str, str] = {
     "SFace": "face_recognition_sface_2021dec.onnx", "OpenFace": "openface_weights.onnx",
     "DeepFace": "VGGFace2_DeepFace_weights_val-0.9034.onnx", "DeepID": "deepid_weights.onnx",
     "GhostFaceNet": "ghostfacenet_v1.onnx", "Buffalo_L": "buffalo_l/webface_r50.onnx",
+    "faceres": "faceres.safetensors", "mobileface": "mobileface.safetensors",
 }  # fmt: skip
 """The weight file of each recogniser that has one and does not ship with doppel, as on deepface's engine `onnx`."""
 
 
 PACKAGES: dict[str, str] = {"Dlib": "dlib", "dlib-chip": "dlib", "lbph": "cv2", "Buffalo_L": "insightface"}
 """Packages that a recogniser needs beyond those that doppel's extra `faces` always brings."""
+
+
+SQUARES, CHIPS = ("faceres",), ("dlib-chip", "mobileface")
+"""The recognisers that see `Face.square`, and those that see `Face.chip`; all others see `Face.crop`."""
 
 
 def family_of(name: str) -> str:
@@ -120,14 +139,25 @@ def loaded(name: str, device: str, workers: int, weights: Path) -> Recogniser:
     return Pooled(name, workers=workers) if name in ONE_AT_A_TIME and workers else Deepface(name)
 
 
-def crops_for(name: str, faces: Sequence[Face]) -> list[Pixels8]:
-    """Picks the picture of each face that the recogniser `name` is made for: its chip for `dlib-chip`, else its crop.
+def usable(detector: str) -> list[str]:
+    """The names of all recognisers that are available behind a detector of that name."""
+    return [name for name in FAMILIES if (name != "dlib-chip" or detector == "dlib") and available(name)]
 
-    Raises `UserError` where the detector gives no chip.
+
+def crops_for(name: str, faces: Sequence[Face]) -> list[Pixels8]:
+    """Picks the picture of each face that the recogniser `name` is made for.
+
+    It is the chip for `CHIPS`, the square for `SQUARES`, and the crop for all others. Raises `UserError` where the
+    detector gives none.
     """
-    if name != "dlib-chip":
+    if name in SQUARES:
+        squares = [face.square for face in faces if face.square is not None]
+        if len(squares) < len(faces):
+            raise UserError(f"recogniser {name} needs the square around a face; the detector gave none")
+        return squares
+    if name not in CHIPS:
         return [face.crop for face in faces]
     chips = [face.chip for face in faces if face.chip is not None]
     if len(chips) < len(faces):
-        raise UserError("recogniser dlib-chip needs the landmarks of detector dlib; another detector was named")
+        raise UserError(f"recogniser {name} needs the landmarks of detector dlib; another detector was named")
     return chips

@@ -112,7 +112,7 @@ class ImageVerdict:
     """The recognisers that speak against the image, where nothing else does: a gate without all of these would have
     released it. Empty where it was not refused, or for another reason, too."""
     vectors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict, compare=False, repr=False)
-    """By recogniser, the embedding `[D]` of the largest face, where `refused_by` names any. It is private."""
+    """By recogniser, the embedding `[D]` of the largest face, where there is one. It is private."""
 
     def facts(self, attempt: int) -> GateVerdict:
         """The verdict as it goes into the provenance; `attempt` is the round that passed, 0 being the first."""
@@ -207,16 +207,16 @@ class Gate:
         }
         known = [face for face in faces if face.verdict == "recognisable"]
         doubt = self._doubt(before, rows, made)
+        vectors = {name: columns[rows[0]].copy() for name, columns in made.embeddings.items()} if len(rows) else {}
         if known or copied:
             why = known[0].why if known else f"a near-copy of an original: pHash within {self.near_copy} bits"
             alone = () if copied or doubt else tuple(sorted({name for face in known for name in face.refused_by}))
-            vectors = {name: columns[rows[0]].copy() for name, columns in made.embeddings.items()} if alone else {}
             return ImageVerdict(
                 verdict="recognisable", why=why, faces=faces, others_within=others, refused_by=alone, vectors=vectors
             )
         if doubt is not None:
             return ImageVerdict(verdict="undecided", why=WORDS[doubt], doubt=doubt, faces=faces, others_within=others)
-        return ImageVerdict(verdict="anonymous", why="", faces=faces, others_within=others)
+        return ImageVerdict(verdict="anonymous", why="", faces=faces, others_within=others, vectors=vectors)
 
     def _face(self, row: int, person: NDArray[np.int64], made: FaceTable, gallery: Mapping[str, _Found]) -> FaceVerdict:
         left, top, width, height = (float(side) for side in made.box[row])
@@ -307,10 +307,15 @@ class GateFacts(Section):
     smallest_face: int
     near_copy: int
     recognisers: tuple[JudgeFacts, ...]
+    guided_by: Mapping[str, str] = {}
+    """The recognisers whose gradients led the outputs away from their people, each with the sha256 of its weights. That
+    these know nobody proves nothing: outputs were made to please them."""
 
 
-def gate_facts(config: AnonymityConfig, finder: FaceFinder, judges: Sequence[Judge]) -> GateFacts:
-    """The facts of a gate with this configuration."""
+def gate_facts(
+    config: AnonymityConfig, finder: FaceFinder, judges: Sequence[Judge], guides: Sequence[Recogniser] = ()
+) -> GateFacts:
+    """The facts of a gate with this configuration; `guides` are the recognisers of `anonymity.guidance`."""
     return GateFacts(
         detector=finder.detector, detector_weights=finder.weights, identities_known=config.identity is not None,
         smallest_face=config.smallest_face, near_copy=config.near_copy,
@@ -322,4 +327,5 @@ def gate_facts(config: AnonymityConfig, finder: FaceFinder, judges: Sequence[Jud
             )
             for judge in judges
         ),
+        guided_by={guide.name: guide.weights for guide in guides},
     )  # fmt: skip

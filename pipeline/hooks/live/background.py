@@ -229,6 +229,7 @@ class BackgroundAugmenter:
         """Raises `UserError` for what does not fit together; no weights are loaded."""
         check_device(self._device)
         outline = sketch_model(self._model)
+        self._operator.require_level()
         check(self._operator, outline, None)
         if self._model.batch_size == "auto":
             raise UserError("model.batch_size is auto; in the background a number is needed")
