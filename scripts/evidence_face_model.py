@@ -3,7 +3,7 @@
     python scripts/evidence_face_model.py NAME=MODEL …       # from a checkout beside the shared data
 
 For each model and level: images in which a face is found, distance of the eyes from the source's in eye distances, PSNR
-and FID at 64 × 64, and how often a second photograph of the person is found first (`Dlib`, naive). FID is taken on the
+and FID at 64 × 64, and how often a second photograph of the person is found first by each recogniser that is there. FID is taken on the
 features of the recogniser `small` of whole images, between neighbours and all photographs of LFW's held-out people.
 Writes scripts/evidence/face_model.json and .png.
 """
@@ -26,7 +26,7 @@ from pipeline.anonymity.attacks.identification import rates, reidentify
 from pipeline.anonymity.attacks.photos import Pairing
 from pipeline.anonymity.faces.detect import FaceFinder
 from pipeline.anonymity.faces.embedder import SmallEmbedder
-from pipeline.anonymity.faces.recognise import load_recogniser
+from pipeline.anonymity.faces.recognise import available, load_recogniser
 from pipeline.anonymity.faces.scanning import image_stream
 from pipeline.anonymity.faces.table import FaceTable, joined, tabulate
 from pipeline.diffusion.noise import KeyedNoise
@@ -52,14 +52,15 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=160)
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    finder, judge, space = FaceFinder("dlib", workers=2), load_recogniser("Dlib"), SmallEmbedder.load()
+    finder, space = FaceFinder("dlib", workers=2), SmallEmbedder.load()
+    judges = [load_recogniser(name) for name in ("Dlib", "faceres") if available(name)]
     file = OUT / "face_model.json"
     results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     sheet = []
 
     def table(images: list[Any], keys: list[str], people: list[str | None]) -> FaceTable:
         chunks = [slice(i, i + BATCH) for i in range(0, len(images), BATCH)]
-        return joined([tabulate(images[c], keys[c], people[c], finder, [judge]) for c in chunks])
+        return joined([tabulate(images[c], keys[c], people[c], finder, judges) for c in chunks])
 
     for name, path in (model.split("=", 1) for model in args.models):
         model = load_model(ModelConfig(path=path), "cpu")
@@ -76,13 +77,16 @@ def main() -> None:
             seconds = time.monotonic() - started
             pairing = Pairing(originals=originals, released=table(made, keys[: len(made)], [None] * len(made)),
                               source=np.arange(len(made)))  # fmt: skip
-            found, pose = rates(reidentify(pairing, "Dlib", "naive", "T1")), utility.pose_error(pairing)
+            pose = utility.pose_error(pairing)
+            found = {judge.name: rates(reidentify(pairing, judge.name, "naive", "T1")) for judge in judges}
             rows[str(level)] = {
                 "faces_found": utility.detector_recall(pairing).with_face,
                 "eyes": pose and pose.eyes.model_dump(), "images_per_second": round(len(made) / seconds, 2),
                 "psnr_64": mean([utility.psnr(small(a), small(b)) for a, b in zip(made, sources, strict=True)]),
                 "fid_small": round(fid(real, features(space, made)), 3),
-                "rank_1_of_a_second_photograph": found and found.rank["1"].model_dump(),
+                "rank_1_of_a_second_photograph": {
+                    name: rate and rate.rank["1"].model_dump() for name, rate in found.items()
+                },
             }  # fmt: skip
             sheet.append((f"{name}, {level}", [small(image, 128) for image in made[:SHOWN]]))
             print(name, level, json.dumps(rows[str(level)]), flush=True)
