@@ -3,8 +3,9 @@
     python scripts/evidence_face_model.py NAME=MODEL …       # from a checkout beside the shared data
 
 For each model and level: images in which a face is found, distance of the eyes from the source's in eye distances, PSNR
-and FID at 64 × 64, and how often a second photograph of the person is found first by each recogniser that is there. FID is taken on the
-features of the recogniser `small` of whole images, between neighbours and all photographs of LFW's held-out people.
+and FID at 64 × 64, and how often a second photograph of the person is found first by each recogniser that is there. FID
+is taken on the features of the recogniser `small` of whole images, between neighbours and all photographs of LFW's
+held-out people.
 Writes scripts/evidence/face_model.json and .png.
 """
 
