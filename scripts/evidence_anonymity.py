@@ -133,8 +133,8 @@ class Faces:
 
     def verdicts(self, images: Sequence[Any]) -> dict[str, int]:
         gate = Gate(finder=self.finder, judges=self.judges, originals=self.originals, smallest_face=16, near_copy=6)
-        found = [verdict for i in range(0, len(images), BATCH)
-                 for verdict in gate.judge(self.keys[i : i + BATCH], images[i : i + BATCH])]  # fmt: skip
+        batches = [slice(i, i + BATCH) for i in range(0, len(images), BATCH)]
+        found = [verdict for b in batches for verdict in gate.judge(self.keys[b], images[b], self.images[b])]
         return {name: sum(v.verdict == name for v in found) for name in ("anonymous", "recognisable", "undecided")}
 
 
