@@ -43,7 +43,7 @@ def check_export(plan: Plan) -> None:
     """Raises `UserError`, before the job starts, where it could not end in a release and its audit."""
     if plan.config.release is not None:
         require_package("matplotlib", "the audit of a release", extra="plots")
-        check_release(plan.config.release, plan.config.output.path, plan.salt)
+        check_release(plan.config.release, plan.config.output.path, plan.salt, plan.config.run.salt_file)
         assert plan.config.anonymity is not None
         for name in attackers(plan.config.anonymity):
             load_recogniser(name, device=plan.devices[0])
