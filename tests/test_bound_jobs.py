@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.anonymity.bound.gaussian import interval, one_look
 from pipeline.anonymity.bound.measuring import drawn
@@ -22,10 +23,14 @@ from pipeline.errors import UserError
 from pipeline.hooks.augment import GenerativeAugment
 from pipeline.job.config import JobConfig
 from pipeline.job.plan import Plan
-from pipeline.models.training_set import read_training_set, write_training_set
+from pipeline.media.pixels import decode
+from pipeline.models.config import Lora
+from pipeline.models.training_set import FILE
 from pipeline.release.finished_job import Made
+from pipeline.tensors import write_tensors
 from tests import builders
-from tests.finished_job import finished_job, people, photo, table
+from tests.finished_job import finished_job, people
+from training.data.overlap import marks_of
 
 COUNT = 12
 
@@ -187,23 +192,19 @@ def test_every_look_of_a_finished_job_counts(tmp_path: Path) -> None:
     assert passed == [1, 1]
 
 
-def test_training_images_are_listed_and_looked_for(source: Path, tmp_path: Path) -> None:
+def test_training_images_are_looked_for_among_the_originals(source: Path, tmp_path: Path) -> None:
     folder = builders.model_folder(tmp_path / "model", classes=None)
     plan = make_plan(config_of(source, folder, tmp_path / "out"))
-    keys = [f"{i}" for i in range(COUNT)]
-    originals = table(keys, [None] * COUNT, [photo(i) for i in range(COUNT)], 0)
-    assert training_check(plan, originals).images is None
-    assert read_training_set(folder) is None
-    before = plan.hashes["model"]
-    own = [int(one) for one in originals.phash[:2]]
-    write_training_set(folder, plan.size, "resize", [own[0], own[1] ^ 0b101, 3, 2**64 - 1])
-    assert make_plan(config_of(source, folder, tmp_path / "out")).hashes["model"] == before
-    found = training_check(plan, originals)
-    assert (found.images, found.seen) == (4, 2)
-    write_training_set(folder, plan.size, "crop", own)
-    assert training_check(plan, originals).images is None  # hashed otherwise: nothing is known
-    (folder / "training_set.phash").write_text("not json\n0\n")
-    assert read_training_set(folder) is None
+    originals, config = gather(plan), plan.config.model
+    assert config is not None
+    assert training_check(config, originals).images is None
+    images = [decode(builders.picture(i), plan.size)[0] for i in range(COUNT - 2, COUNT + 5)]
+    pixels = torch.from_numpy(np.stack(images)).movedim(3, 1)
+    write_tensors(marks_of([str(i) for i in range(7)], pixels), folder / FILE)
+    found = training_check(config, originals)
+    assert (found.images, found.seen) == (7, 2)
+    adapted = config.model_copy(update={"lora": (Lora(path=str(tmp_path)),)})
+    assert training_check(adapted, originals).images is None
 
 
 def test_a_training_loop_has_no_originals_to_find_a_level_from(unconditional: Path) -> None:

@@ -19,12 +19,12 @@ from pipeline.hooks.live.background import IDENTITY, claim
 from pipeline.hooks.store import read_weights
 from pipeline.media.rules import PLAIN
 from pipeline.models.folder import read_json
+from pipeline.models.training_set import FILE, read_training_set
 from pipeline.streams.folder import FolderInput
 from pipeline.streams.hub import HubInput
 from tests import builders
 from tests.streams.made import lay, picture
 from training.data.cache import FACTS, KEYS, LABELS, PIXELS, build_cache
-from training.data.overlap import FILE, read_training_set
 from training.denoiser.checkpoint import load_checkpoint
 
 DAMAGED = {

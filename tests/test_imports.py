@@ -27,6 +27,7 @@ ORDER = [
     "operators",
     "anonymity.faces anonymity.bound",
     "anonymity.gate anonymity.attacks",
+    "anonymity.guidance",
     "release",
     "job audit",
     "engine",
@@ -69,6 +70,7 @@ ALLOWED: dict[str, str] = {
     "anonymity.bound": "section",
     "anonymity.gate": "errors section assets media diffusion streams geometry anonymity.faces",
     "anonymity.attacks": "section media diffusion anonymity.faces",
+    "anonymity.guidance": "errors diffusion anonymity.faces anonymity.gate",
     "release": "errors source_code section optional listing identity media streams anonymity.faces anonymity.bound",
     "job": (
         "errors source_code section identity media diffusion streams geometry models operators anonymity.gate release"
@@ -80,7 +82,7 @@ ALLOWED: dict[str, str] = {
     ),
     "engine": (
         "errors main_guard orphans identity plain_json media diffusion streams report geometry models operators "
-        "anonymity.faces anonymity.gate anonymity.bound job"
+        "anonymity.faces anonymity.gate anonymity.guidance anonymity.bound job"
     ),
     "hooks": "errors section plain_json identity media diffusion streams models operators job engine",
     "commands": (
@@ -91,7 +93,7 @@ ALLOWED: dict[str, str] = {
         "errors posix main_guard orphans source_code section plain_json identity media diffusion streams models "
         "operators job hooks"
     ),
-    "training.data": "errors source_code plain_json tensors media streams job",
+    "training.data": "errors source_code plain_json tensors media streams models job",
     "training.classifier": "errors section optional tensors report",
     "training.metrics": "",
     "training.denoiser": (

@@ -71,8 +71,9 @@ class World:
         yield self.gate
 
     def transform(
-        self, rows: Sequence[Row], models: Any, job: Plan, device: str, size: BatchSize, attempt: int = 0
-    ) -> list[Result]:
+        self, rows: Sequence[Row], models: Any, job: Plan, device: str, size: BatchSize, attempt: int = 0,
+        steering: Any = None,
+    ) -> list[Result]:  # fmt: skip
         self.passes.append((attempt, [r.sample.key for r in rows]))
         self.levels.append(getattr(job.config.operator, job.config.operator.dial).low)  # type: ignore[union-attr,arg-type]
         for r in rows:

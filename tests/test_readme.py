@@ -15,10 +15,10 @@ from pipeline.config import load_config
 from pipeline.job.config import JobConfig
 from pipeline.media.pixels import decode
 from pipeline.models.licence import read_licence
+from pipeline.models.training_set import read_training_set
 from pipeline.recipes import read_recipe, shipped
 from pipeline.streams.shards import WebDatasetInput
 from tests import builders
-from training.data.overlap import read_training_set
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

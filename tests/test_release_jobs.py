@@ -25,9 +25,10 @@ from pipeline.anonymity.faces.detect import Face
 from pipeline.anonymity.gate import judges
 from pipeline.audit import examining
 from pipeline.cli import main
+from pipeline.commands import bounding as bounding_of_job
 from pipeline.commands import release as exporting
+from pipeline.engine import bounding, local, planning
 from pipeline.engine import gate as verifying
-from pipeline.engine import local, planning
 from pipeline.errors import UserError
 from pipeline.media.output_keys import Shape
 from pipeline.media.pixels import read_picture
@@ -152,6 +153,40 @@ def test_a_job_ends_in_a_release_and_its_private_audit(finished: tuple[Path, str
     public = b"".join(path.read_bytes() for path in release.rglob("*") if path.is_file())
     for secret in (b"a secret of these tests", b"caption", str(folder).encode()):
         assert secret not in public
+
+
+def test_the_bound_stands_in_manifest_card_and_audit(finished: tuple[Path, str]) -> None:
+    """Of 11 originals behind the noise of level .9 with random weights; a further round of pure noise tells nothing."""
+    folder, _ = finished
+    release = folder / "release"
+    manifest = json.loads((release / "RELEASE.json").read_text())
+    bound = manifest["bound"]
+    figures = bound["figures"]
+    assert (figures["originals"], figures["asked"], bound["weights"]["images"]) == (11, None, None)
+    assert figures["chance"] < figures["rank_1"]["low"] <= figures["rank_1"]["high"] <= figures["with_gate"] <= 1
+    assert figures["least_noise"] == pytest.approx(6.31, rel=0.02)  # cos²: the σ of .9 on T = 1000
+    assert json.loads((folder / "audit" / "audit.json").read_text())["bound"] == bound
+    for public in ((release / name).read_text() for name in ("README.md", "ASSESSMENT.md")):
+        assert all(sentence in " ".join(public.split()) for sentence in bound["said"])
+    assert "first in" in (folder / "audit" / "report.html").read_text()
+
+
+def test_a_bound_that_is_asked_for_is_kept_or_nothing_is_released(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.content["operator"]["t_boom"] = {"bound": 0.4}
+    world.content["anonymity"]["ladder"] = []
+    assert world.run() == 0
+    figures = json.loads((world.release / "RELEASE.json").read_text())["bound"]["figures"]
+    assert figures["asked"] == 0.4 >= figures["rank_1"]["high"] > 0.35
+    shutil.rmtree(world.release)
+    with_less = bounding.hiding
+    monkeypatch.setattr(bounding_of_job, "hiding", lambda plan: [one / 3 for one in with_less(plan)])
+    monkeypatch.setattr(bounding_of_job, "looks", lambda made, keys, rounds: (np.full(len(keys), rounds[0]), [1]))
+    capsys.readouterr()
+    assert world.run() == 2
+    assert re.search(r"operator\.t_boom: a bound of 0\.4 was asked for, and now the best", capsys.readouterr().err)
+    assert not list(world.folder.rglob("RELEASE.json"))
 
 
 def test_no_hash_of_an_original_is_kept(finished: tuple[Path, str]) -> None:

@@ -13,25 +13,26 @@ from pipeline.anonymity.bound.gaussian import one_look
 from pipeline.anonymity.bound.measuring import Round, figures
 from pipeline.engine.bounding import gather, hiding, no_bound
 from pipeline.errors import UserError
+from pipeline.media.looks import near_copies
 from pipeline.models.folder import find_model
 from pipeline.models.training_set import read_training_set
-from pipeline.release.copies import closest
 from pipeline.release.finished_job import Made, MadeImage
 
 if TYPE_CHECKING:
-    from pipeline.anonymity.faces.table import FaceTable
+    from pipeline.anonymity.bound.measuring import Originals
     from pipeline.job.plan import Plan
+    from pipeline.models.config import ModelConfig
 
 
-def source_bound(plan: Plan, table: FaceTable) -> SourceBound:
-    """The bound on attackers who hold the originals whose faces are in `table`, or why there is none.
+def source_bound(plan: Plan) -> SourceBound:
+    """The bound on attackers who hold the originals of a finished job, or why there is none.
 
     Each original counts as noised once for every copy and attempt of the job, at the very level where that is known.
     Raises `UserError` where the recipe asked for a bound, and the job does not keep it.
     """
-    weights = training_check(plan, table)
     if (reason := no_bound(plan)) is not None:
-        return SourceBound.of(reason, None, weights)
+        return SourceBound.of(reason, None, None)
+    assert plan.config.model is not None
     originals, rounds, asked = gather(plan), hiding(plan), plan.bound
     sigma, released = looks(list(Made.by(Path(plan.config.output.path)).entries(())), originals.keys, rounds)
     found = figures(originals, sigma, [Round(*pair) for pair in zip(rounds, released, strict=True)], asked)
@@ -41,7 +42,7 @@ def source_bound(plan: Plan, table: FaceTable) -> SourceBound:
             f"now the best attacker may find {found.rank_1.high:.2%} of the sources: the input has changed since the "
             "level was found; --overwrite finds another"
         )
-    return SourceBound.of(None, found, weights)
+    return SourceBound.of(None, found, training_check(plan.config.model, originals))
 
 
 def looks(made: list[MadeImage], keys: tuple[str, ...], rounds: list[float]) -> tuple[np.ndarray, list[int]]:
@@ -63,18 +64,13 @@ def looks(made: list[MadeImage], keys: tuple[str, ...], rounds: list[float]) -> 
     return np.array([hidden(key) for key in keys]), [passed[number] for number in range(len(rounds))]
 
 
-def training_check(plan: Plan, table: FaceTable) -> TrainingCheck:
-    """Looks for near-copies of the originals among the training images that the model's folder lists.
+def training_check(config: ModelConfig, originals: Originals) -> TrainingCheck:
+    """Looks for near-copies of the originals among the training images that the model's folder tells of.
 
-    Nothing is known where it lists none, or has them hashed at another size or fit than the job's.
+    What adapters were trained on is known of none.
     """
-    assert plan.config.model is not None
-    listed = read_training_set(find_model(plan.config.model))
-    if listed is None or (listed.size, listed.fit) != (plan.size, plan.rules.fit):
+    marks = None if config.lora or config.textual_inversion else read_training_set(find_model(config))
+    if marks is None or "looks" not in marks:
         return TrainingCheck(images=None, seen=None)
-    bits = closest(table.phash, np.array(listed.hashes, dtype=np.uint64))
-    return TrainingCheck(images=len(listed.hashes), seen=int((bits <= NEAR).sum()))
-
-
-NEAR = 4
-"""An original counts as seen where its perceptual hash differs from a training image's in at most so many bits."""
+    seen = int(near_copies(originals.looks, marks["looks"]).sum())
+    return TrainingCheck(images=len(marks["looks"]), seen=seen)

@@ -76,7 +76,7 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
         copy_distance = {judge.recogniser.name: STRICTLY * judge.copy_distance(faces) for judge in judges}
         evidence = Evidence(originals=originals, outputs=outputs, copy_distance=copy_distance, size=size)
         facts = facts_of(plan, judges, originals)
-        bound = source_bound(plan, originals)
+        bound = source_bound(plan)
         manifest = publish(
             config, Path(plan.config.output.path), salt=plan.salt, evidence=evidence, facts=facts, bound=bound
         )

@@ -18,6 +18,9 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 Joint = Callable[[Sequence[Tensor], Tensor], Sequence[Tensor]]
 """Estimates under K conditions at once, each at its own point: `estimate(K × [B, ...], sigma [B]) -> K × [B, ...]`."""
 
+Steer = Callable[[Tensor, Tensor], Tensor]
+"""Moves an estimate of the clean images to another one: `steer(x0_hat [B, ...], sigma [B]) -> x0_hat [B, ...]`."""
+
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 
 
@@ -60,6 +63,11 @@ def dynamic_threshold(x0: Tensor, quantile: float = 0.995, largest: float = math
 def bounded(denoiser: Denoiser, limit: Callable[[Tensor], Tensor]) -> Denoiser:
     """Keeps an estimate within the `limit` of its model."""
     return lambda x, sigma: limit(denoiser(x, sigma))
+
+
+def steered(denoiser: Denoiser, steer: Steer) -> Denoiser:
+    """Moves every estimate by `steer`: what follows goes on from where it was moved to."""
+    return lambda x, sigma: steer(denoiser(x, sigma), sigma)
 
 
 def each(*denoisers: Denoiser) -> Joint:

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from pipeline.anonymity.bound.gaussian import one_look
@@ -22,6 +23,7 @@ from pipeline.engine.reading import Limited, wanted
 from pipeline.errors import UserError
 from pipeline.identity import hash_json
 from pipeline.job.captions import wants
+from pipeline.media.looks import looks_of
 from pipeline.media.opening import Undecodable
 from pipeline.media.pixels import decode, to_pixels
 from pipeline.media.records import Sample
@@ -133,7 +135,7 @@ def gather(plan: Plan) -> Originals:
     assert config.model is not None
     model = load_model(config.model, device)
     most = min(MOST, max(2, BYTES // (4 * math.prod(model.shape))))
-    kept = list[tuple[int, int, str, Hashable, torch.Tensor]]()  # numbered, so that keys are never compared
+    kept = list[tuple[int, int, str, Hashable, list[torch.Tensor]]]()  # numbered, so that keys are never compared
     total, waiting = 0, list[tuple[int, int, str, Hashable, "Pixels8"]]()
 
     @torch.inference_mode()
@@ -141,9 +143,11 @@ def gather(plan: Plan) -> Originals:
     def take() -> None:
         if not waiting:
             return
-        latents = model.encode(to_pixels([image for *_, image in waiting], device)).flatten(1).float().cpu()
-        for (rank, number, key, group, _), latent in zip(waiting, latents, strict=True):
-            heapq.heappush(kept, (-rank, number, key, group, latent.clone()))
+        images = [image for *_, image in waiting]
+        latents = model.encode(to_pixels(images, device)).flatten(1).float().cpu()
+        looks = looks_of(torch.from_numpy(np.stack(images)).movedim(3, 1))
+        for (rank, number, key, group, _), *told in zip(waiting, latents, looks, strict=True):
+            heapq.heappush(kept, (-rank, number, key, group, told))
             if len(kept) > most:
                 heapq.heappop(kept)
         waiting.clear()
@@ -168,8 +172,9 @@ def gather(plan: Plan) -> Originals:
     numbers = {group: i for i, group in enumerate(dict.fromkeys(group for *_, group, _ in kept))}
     return Originals(
         keys=tuple(key for *_, key, _, _ in kept),
-        latents=torch.stack([latent for *_, latent in kept]).to(device),
+        latents=torch.stack([latent for *_, (latent, _) in kept]).to(device),
         groups=torch.tensor([numbers[group] for *_, group, _ in kept], device=device),
+        looks=torch.stack([look for *_, (_, look) in kept]),
         total=total,
     )
 

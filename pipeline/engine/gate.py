@@ -15,6 +15,7 @@ from pipeline.anonymity.faces.table import FaceTable
 from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.anonymity.gate.gate import Gate
 from pipeline.anonymity.gate.judges import judges_of
+from pipeline.anonymity.guidance.guide import differentiable
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ def open_gate(plan: Plan, device: str, seen: Callable[[int], None] = lambda imag
     config, size = settings(plan), plan.size
     with FaceFinder(config.detector, workers=config.workers) as finder:
         judges = judges_of(config, finder, size, device)
-        originals = scan_originals(plan, finder, [judge.recogniser for judge in judges], seen)
+        guides = config.guidance.recognisers if config.guidance else ()
+        judging = {judge.recogniser.name: judge.recogniser for judge in judges}
+        guiding = {one.name: one for one in differentiable(guides, device, config.workers)}
+        originals = scan_originals(plan, finder, list({**guiding, **judging}.values()), seen)
         yield Gate(
             finder=finder,
             judges=judges,

@@ -11,6 +11,7 @@ from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.anonymity.gate.face_masks import blend, softness, to_change
 from pipeline.anonymity.gate.gate import WORDS, Gate, ImageVerdict
 from pipeline.anonymity.gate.regions import all_found, declared, meet, restored, touched, with_margin
+from pipeline.anonymity.guidance.guide import Guide
 from pipeline.engine.batch_size import BatchSize
 from pipeline.engine.gate import attempts_file, open_gate
 from pipeline.engine.transforming import load_models, transform
@@ -53,6 +54,8 @@ def climb(batches: Iterable[Batch], plan: Plan, device: str) -> Generator[tuple[
     rungs = [plan, *(at_level(plan, level) for level in range(len(config.ladder)))]
     models, size = load_models(plan.config, device), BatchSize(plan.batch_size)
     with open_gate(plan, device) as gate:
+        guide = config.guidance and Guide.of(config.guidance, gate, device, config.workers)
+        steering = guide.steer if guide else None
         waiting: list[list[Climber]] = [[] for _ in rungs]
         judged, kept = set[str](), list[Attempt]()
         for batch in batches:
@@ -67,7 +70,8 @@ def climb(batches: Iterable[Batch], plan: Plan, device: str) -> Generator[tuple[
                 while len(waiting[rung]) >= size.images or (batch.last and waiting[rung]):
                     some, waiting[rung] = waiting[rung][: size.images], waiting[rung][size.images :]
                     rows = [with_mask(climber, config) for climber in some]
-                    results = assembled(some, transform(rows, models, at_rung, device, size, attempt=rung), config)
+                    made = transform(rows, models, at_rung, device, size, attempt=rung, steering=steering)
+                    results = assembled(some, made, config)
                     for climber, result, found in zip(some, results, verdicts(gate, some, results), strict=True):
                         outcome = decide(climber, result, found, config, rung)
                         judged.add(climber.row.sample.full_key)

@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.anonymity.faces.detect import FaceFinder
 from pipeline.anonymity.gate.gate import GateFacts, gate_facts
 from pipeline.anonymity.gate.judges import judges_of
+from pipeline.anonymity.guidance.guide import differentiable
 from pipeline.diffusion.model import Outline
 from pipeline.engine.batch_size import free, remembered
 from pipeline.engine.bounding import with_level
@@ -98,13 +99,16 @@ def facts_of_gate(config: JobConfig, model: Outline, device: str) -> GateFacts |
     """What the gate judges by; None where the recipe asks for none.
 
     Raises `UserError` for all that would keep it from proving anything: a missing recogniser, or one without a
-    certificate for this detector and size, or whose certificate is below its floor.
+    certificate for this detector and size, or whose certificate is below its floor, or one of the guidance that gives
+    no gradients.
     """
     anonymity = config.anonymity
     if anonymity is None:
         return None
+    names = anonymity.guidance.recognisers if anonymity.guidance else ()
+    guides = differentiable(names, device, anonymity.workers)
     with FaceFinder(anonymity.detector, workers=0) as finder:
-        return gate_facts(anonymity, finder, judges_of(anonymity, finder, model.size, device))
+        return gate_facts(anonymity, finder, judges_of(anonymity, finder, model.size, device), guides)
 
 
 def batch_size_of(plan: Plan) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.diffusion.denoisers import Steer
 from pipeline.diffusion.exactness import exact
 from pipeline.diffusion.level_range import describe
 from pipeline.diffusion.model import Model, OfPrompts
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from pipeline.job.plan import Plan
 
 
+Steering = Callable[[Sequence[str], Model], Steer]
+"""What moves the estimates of a batch, by the full keys of its samples."""
 UNSAFE = "refused by the model's safety checker"
 """The reason for samples with an output that a checker objects to."""
 CUT = "a prompt is too long for the text encoder, and its end is cut off (prompts in the provenance)"
@@ -74,8 +77,9 @@ def transform_all(
 
 
 def transform(
-    rows: Sequence[Row], models: Models, plan: Plan, device: str, size: BatchSize, attempt: int = 0
-) -> list[Result]:
+    rows: Sequence[Row], models: Models, plan: Plan, device: str, size: BatchSize, attempt: int = 0,
+    steering: Steering | None = None,
+) -> list[Result]:  # fmt: skip
     """What becomes of each row: its outputs, or why there are none. Every `attempt` has noise of its own.
 
     A short batch is padded to full size, so that a row's bytes don't depend on how many rows came with it.
@@ -86,7 +90,9 @@ def transform(
     results = dict[int, list[Result]]()
     for alike in grouped(together):
         group, done = [together[i] for i in alike], list[list[Result]]()
-        for some, made in size.each(group, lambda some: transform_windows(some, models, plan, device, attempt)):
+        for some, made in size.each(
+            group, lambda some: transform_windows(some, models, plan, device, attempt, steering)
+        ):
             done += made[: len(some)]
         results |= zip(alike, done, strict=True)
     return [result for i in range(len(together)) for result in results[i]]
@@ -103,8 +109,9 @@ def grouped(together: Sequence[Sequence[Row]]) -> list[list[int]]:
 @torch.inference_mode()
 @exact()
 def transform_windows(
-    together: Sequence[Sequence[Row]], models: Models, plan: Plan, device: str, attempt: int = 0
-) -> list[list[Result]]:
+    together: Sequence[Sequence[Row]], models: Models, plan: Plan, device: str, attempt: int = 0,
+    steering: Steering | None = None,
+) -> list[list[Result]]:  # fmt: skip
     """What becomes of each row of some windows; a window has as many rows as the model sees at once, or fewer.
 
     For a model of single images, a window is one row. All windows of a clip get the noise of its key, so that what
@@ -125,6 +132,8 @@ def transform_windows(
     refused: dict[int, str] = {}
     for copy in range(firsts[0].copies or operator.copies):
         noise = KeyedNoise(plan.salt, [window[0].noise_key for window in together], drawn, copy)
+        if steering is not None:
+            given = replace(given, steer=steering([row.sample.full_key for row in firsts], model))
         done = through(operator, model, z0, prompted(given, firsts, copy), noise)
         asked = [prompts_of(row, copy, operator, model) for row in firsts]
         how = made_so(done, plan, models, frames)
@@ -250,9 +259,11 @@ def made_so(done: Transformed, plan: Plan, models: Models, frames: int | None) -
     operator, model = plan.config.operator, models.first
     assert model is not None
     assert operator is not None
+    guidance = plan.config.anonymity.guidance if plan.config.anonymity else None
     common = partial(
         Provenance, code=plan.code, config=plan.hashes["config"], operator=operator.name,
         parameters=operator.model_dump(mode="json"), model=model.hash,
+        guidance=guidance.model_dump(mode="json") if guidance else None,
         second_model=models.second.hash if models.second else None, batch_size=len(done.sigmas), frames=frames,
     )  # fmt: skip
     levels = describe(done.sigmas[:, 0], model.levels)

@@ -206,6 +206,10 @@ class JobConfig(Recipe):
         masked = self.operator.keeps_unmasked and "mask" in self.operator.accepts
         if self.anonymity.faces_only and (self.mask is not None or not masked):
             raise ValueError("anonymity.faces_only makes the mask: take operator sdedit, and no section mask")
+        if self.anonymity.guidance and not self.operator.steerable:
+            raise ValueError(f"anonymity.guidance: the estimates of operator {self.operator.name} cannot be steered")
+        if self.anonymity.guidance and any(model.upscalers for model in self.models):
+            raise ValueError("anonymity.guidance steers models of one stage, and this one has upscalers")
         if self.video is not None or self.clip is not None:
             raise ValueError("anonymity: faces are verified image by image; clips are not supported")
         if self.output.format != "webdataset" and self.release is not None:

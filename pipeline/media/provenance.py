@@ -63,6 +63,8 @@ class Provenance(Versioned):
     """Name of the operator."""
     parameters: dict[str, Any] | None = None
     """The section `operator:` of the recipe."""
+    guidance: dict[str, Any] | None = None
+    """The section `anonymity.guidance` of the recipe, where estimates were led away from people."""
     level: dict[str, float | None] | None = None
     """The level that the image started from: `fraction` of T, `sigma` and `log_snr`."""
     sigmas: tuple[float, ...] = ()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pipeline.diffusion.denoisers import Denoiser, Joint, guided
+from pipeline.diffusion.denoisers import Denoiser, Joint, guided, steered
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.diffusion.levels import to_sigma
 from pipeline.diffusion.model import Model, Outline, RowCondition
@@ -137,6 +137,8 @@ def together(model: Model, rows: Sequence[Sequence[RowCondition]]) -> Joint:
 class Conditioned(Descent):
     """An operator that walks down under one condition, with or without guidance."""
 
+    steerable: ClassVar[bool] = True
+
     condition: Condition = "own"
     """The condition of every image."""
     guidance: Guidance = NO_GUIDANCE
@@ -155,4 +157,5 @@ class Conditioned(Descent):
 
     def denoiser(self, model: Model, given: Given, z: Tensor) -> Denoiser:
         """The estimate that the walk follows, for a batch like `z [B, …]`."""
-        return conditioned(model, self.condition, self.guidance, given, z)
+        found = conditioned(model, self.condition, self.guidance, given, z)
+        return found if given.steer is None else steered(found, given.steer)

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from pipeline.diffusion.denoisers import Steer
 from pipeline.diffusion.editing import require_attention
 from pipeline.diffusion.inversion import Inversion
 from pipeline.diffusion.level_range import LevelRange
@@ -62,6 +63,8 @@ class Given:
     """The model of the recipe's `second_model`."""
     judge: TextImageJudge | None = None
     """The CLIP of the recipe's `judge`."""
+    steer: Steer | None = None
+    """What moves each estimate of the clean z on the way down, for operators that can be steered."""
 
     @property
     def guides(self) -> list[Tensor]:
@@ -137,6 +140,8 @@ class Operator(Section):
     further_go_up: ClassVar[bool] = False
     """Whether its further images are images of their own, each of which goes up a cascade like the output. Those of
     others are views or components of the output, and are only enlarged."""
+    steerable: ClassVar[bool] = False
+    """Whether its estimates follow what `Given.steer` says."""
     dial: ClassVar[str | None] = None
     """The name of the option that says how far outputs go from their input; None where there is none."""
     image_name: ClassVar[str] = ""

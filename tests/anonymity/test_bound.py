@@ -22,7 +22,9 @@ SURE = 1 - 1e-6
 def originals(latents: torch.Tensor, groups: list[int] | None = None) -> Originals:
     alike = torch.zeros(len(latents), dtype=torch.int64) if groups is None else torch.tensor(groups)
     keys = tuple(map(str, range(len(latents))))
-    return Originals(keys=keys, latents=latents, groups=alike, total=len(latents))
+    return Originals(
+        keys=keys, latents=latents, groups=alike, looks=torch.zeros(0, 35, dtype=torch.uint8), total=len(latents)
+    )
 
 
 def simplex(count: int, side: float) -> torch.Tensor:

@@ -12,13 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.errors import UserError
+from pipeline.media.looks import looks_of, near_copies
 from pipeline.media.rules import PixelRules
+from pipeline.models.training_set import read_training_set
 from tests import builders
 from tests.training.toy import EACH, SIDE, Configure
 from training.data.cache import build_cache
 from training.data.images import Images, pixel_marks
-from training.data.looks import looks_of, near_copies
-from training.data.overlap import marks_of, read_training_set, refuse_overlap
+from training.data.overlap import marks_of, refuse_overlap
 from training.denoiser.train import train_denoiser
 
 

@@ -24,6 +24,7 @@ from pipeline.identity import PUBLIC_SALT, given_salt
 from pipeline.media.rules import PixelRules
 from pipeline.models.families import load_model
 from pipeline.models.folder import find_model
+from pipeline.models.training_set import read_training_set
 from pipeline.optional import require_package
 from pipeline.report.audit_plots import png
 from pipeline.report.progress import looking
@@ -36,7 +37,7 @@ from training.calibrate.locality import MadeNeighbours, class_spread, count_righ
 from training.calibrate.plot import Calibration, LevelFound, locality_curve
 from training.classifier.judge import SmallCNN, load_classifier, save_classifier, train_classifier
 from training.data.images import Images, load_images, same_classes
-from training.data.overlap import NEAR_SHARE, marks_of, read_training_set, refuse_overlap
+from training.data.overlap import NEAR_SHARE, marks_of, refuse_overlap
 
 RESULTS, CURVE, SHEET, JUDGE = "calibration.json", "locality.png", "neighbours.png", "judge.safetensors"
 """The files that a calibration writes."""

@@ -18,6 +18,7 @@ from pipeline.identity import hash_json
 from pipeline.media.rules import PixelRules
 from pipeline.models.families import sketch_model
 from pipeline.models.folder import find_model
+from pipeline.models.training_set import read_training_set
 from pipeline.plain_json import read_json_file
 from pipeline.source_code import code_hash
 from pipeline.tensors import read_tensors, write_tensors
@@ -39,7 +40,7 @@ from training.compare.config import ALL, CompareConfig, NearConfig
 from training.compare.pools import made, making_seconds, neighbours, pool_of, source_hash
 from training.data.cache import PixelCache, build_cache
 from training.data.images import Images, load_images, pixel_marks, same_classes
-from training.data.overlap import marks_of, read_training_set, refuse_overlap
+from training.data.overlap import marks_of, refuse_overlap
 from training.data.subsets import draw_subset
 
 SEED_STRIDE = 1000

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.tensors import read_tensors, write_tensors
+from pipeline.media.looks import BITS, NEAR_BITS, looks_of, near_copies
+from pipeline.models.training_set import FILE
+from pipeline.tensors import write_tensors
 from training.data.cache import PixelCache
 from training.data.images import Images, key_marks, pixel_marks
-from training.data.looks import BITS, NEAR_BITS, looks_of, near_copies
 
-FILE = "training_set.safetensors"
-"""The file in a model's folder that tells its training images."""
 NEAR_SHARE = 0.01
 """The fraction of a set that may be near-copies of training images, by default. In sets that are apart there are a few
 by chance, and some that stand in both under two names."""
@@ -32,14 +31,6 @@ def write_training_set(cache: PixelCache, folder: Path) -> None:
 def marks_of(keys: Sequence[str], pixels: Tensor) -> dict[str, Tensor]:
     """What tells images uint8 `[N, 3, H, W]`: hashes of `keys` and `contents`, int64 `[N]` each, and `looks`."""
     return {"keys": key_marks(keys), "contents": pixel_marks(pixels), "looks": looks_of(pixels)}
-
-
-def read_training_set(folder: Path) -> dict[str, Tensor] | None:
-    """The marks of a model's training images; None where its folder says nothing of them.
-
-    A folder of an earlier version says nothing of their looks.
-    """
-    return read_tensors(folder / FILE) if (folder / FILE).exists() else None
 
 
 def refuse_overlap(

@@ -50,9 +50,9 @@ class TrainingCheck(Section):
     """Whether the weights were trained on the originals."""
 
     images: int | None
-    """How many training images the model's folder lists by perceptual hash; None where nothing is known."""
+    """How many training images the model's folder tells of; None where nothing is known."""
     seen: int | None
-    """How many originals are among them."""
+    """How many originals, of those that were searched, are near-copies of some of them."""
 
 
 class SourceBound(Section):
@@ -61,12 +61,12 @@ class SourceBound(Section):
     reason: str | None
     """Why there is none, as a sentence; None where there is one."""
     figures: BoundFigures | None
-    weights: TrainingCheck
+    weights: TrainingCheck | None
     said: tuple[str, ...]
     """All of it in sentences, the figures first and then what they rest on."""
 
     @classmethod
-    def of(cls, reason: str | None, figures: BoundFigures | None, weights: TrainingCheck) -> SourceBound:
+    def of(cls, reason: str | None, figures: BoundFigures | None, weights: TrainingCheck | None) -> SourceBound:
         """The record with its sentences; either `reason` or `figures` is given."""
         said: tuple[str, ...] = (f"There is no bound on attackers who hold the source: {reason}.",)
         if figures is not None:
@@ -101,8 +101,8 @@ def _said(found: BoundFigures) -> tuple[str, ...]:
     )
 
 
-def _of_weights(weights: TrainingCheck) -> str:
-    if weights.images is None:
+def _of_weights(weights: TrainingCheck | None) -> str:
+    if weights is None or weights.images is None:
         return "It holds only if the model's weights did not see the originals, which nobody has checked."
     if weights.seen:
         return (
@@ -111,5 +111,5 @@ def _of_weights(weights: TrainingCheck) -> str:
         )
     return (
         f"The weights did not see the originals, as far as is known: none is a near-copy of any of the "
-        f"{weights.images} training images that the model's folder lists."
+        f"{weights.images} training images that the model's folder tells of."
     )

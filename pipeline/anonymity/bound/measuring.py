@@ -28,6 +28,8 @@ class Originals:
     """float32 `[N, D]`: what the model encodes each to."""
     groups: Tensor
     """int64 `[N]`: equal where all is equal that an output tells beside its pixels, such as its size."""
+    looks: Tensor
+    """uint8 `[N, 35]`: what each looks like, by which near-copies are found; see `looks_of`."""
     total: int
     """How many originals there are; more than N where only a random part of them are candidates."""
 

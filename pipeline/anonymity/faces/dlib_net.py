@@ -67,10 +67,11 @@ class DlibNet:
         made = np.empty((len(faces), DIMENSIONS), np.float32)
         with torch.inference_mode(), exact():
             for i in range(0, len(faces), BATCH):
-                made[i : i + BATCH] = self._forward(torch.from_numpy(faces[i : i + BATCH])).cpu().numpy()
+                made[i : i + BATCH] = self.forward(torch.from_numpy(faces[i : i + BATCH])).cpu().numpy()
         return made
 
-    def _forward(self, faces: Tensor) -> Tensor:
+    def forward(self, faces: Tensor) -> Tensor:
+        """Embeds faces `[B, 150, 150, 3]`, RGB from 0 to 255, in one pass: `[B, 128]`, differentiable."""
         x = (faces.to(self.device).movedim(-1, 1).float() - self._mean) / SCALE
         first, *rest = self._layers
         x = max_pool2d(relu(first(x)), 3, 2)

@@ -116,7 +116,7 @@ class SmallEmbedder:
 
     def __init__(self, network: FaceNetwork, config: EmbedderConfig, *, weights: str, device: str = "cpu") -> None:
         self.config, self.weights, self._device = config, weights, device
-        self._network = network.eval().to(device).to(memory_format=torch.channels_last)
+        self._network = network.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
 
     @classmethod
     def load(cls, folder: Path | None = None, *, device: str = "cpu") -> SmallEmbedder:
@@ -144,10 +144,19 @@ class SmallEmbedder:
         made = [self._forward(crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
         return np.concatenate([np.empty((0, self.config.dimensions), np.float32), *made])
 
+    @property
+    def side(self) -> int:
+        """Side in pixels of what the network sees."""
+        return self.config.size
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Embeds faces `[B, 3, side, side]`, RGB in [-1, 1], as `[B, 128]`; differentiable by the pixels."""
+        both: Tensor = self._network(pixels) + self._network(pixels.flip(3))
+        return both
+
     def _forward(self, crops: Sequence[Pixels8]) -> NDArray[np.float32]:
         pixels = network_pixels(crops, self.config.size).to(self._device, memory_format=torch.channels_last)
-        both = self._network(pixels) + self._network(pixels.flip(3))
-        return both.cpu().numpy()
+        return self.features(pixels).cpu().numpy()
 
 
 def network_pixels(crops: Sequence[Pixels8], size: int) -> Tensor:

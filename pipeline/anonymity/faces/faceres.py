@@ -81,6 +81,7 @@ class FaceRes:
 
     name = "faceres"
     threshold: float | None = None
+    side = SIDE
 
     def __init__(self, network: FaceResNetwork, *, weights: str, device: str = "cpu") -> None:
         self.weights, self.device = weights, device

@@ -14,6 +14,7 @@ from pipeline.anonymity.faces.weights import digest, require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from pipeline.media.records import Pixels8
 
@@ -25,6 +26,7 @@ class FastDlib:
     """deepface's recogniser Dlib, run by our port on batches of faces."""
 
     name, threshold = "Dlib", THRESHOLDS["Dlib"]
+    side = SIDE
 
     def __init__(self, device: str = "cpu") -> None:
         file = require(FILE, owner="recogniser Dlib")
@@ -35,6 +37,10 @@ class FastDlib:
         """Embeds N crops (N may be 0) as `[N, 128]`."""
         made = [self._forward(crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
         return np.concatenate([np.empty((0, DIMENSIONS), np.float32), *made])
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Embeds faces `[B, 3, 150, 150]`, RGB in [-1, 1], as `[B, 128]`; differentiable by the pixels."""
+        return self._net.forward((pixels.movedim(1, -1) + 1) * 127.5)
 
     def _forward(self, crops: Sequence[Pixels8]) -> NDArray[np.float32]:
         # deepface's own way back to bytes: it truncates.

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.anonymity.gate.guidance import FaceGuidance
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.geometry.config import Format, Places
 from pipeline.section import LocalPath, Section
@@ -62,6 +63,8 @@ class AnonymityConfig(Section):
     bits, so keep it 2 above `release.near_copy`."""
     undecided: Undecided = Undecided()
     faces_only: FacesOnly | None = None
+    guidance: FaceGuidance | None = None
+    """Leads outputs away from the person while they are made, so that lower levels suffice."""
     boxes: Places = ()
     """Where your own boxes of faces are, in the JSON of members or columns: `json:faces`, `json:people.face`. The
     detector must find a face of its own in each; where it does not, or a sample lacks the field, the sample goes to the

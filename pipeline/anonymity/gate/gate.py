@@ -307,10 +307,15 @@ class GateFacts(Section):
     smallest_face: int
     near_copy: int
     recognisers: tuple[JudgeFacts, ...]
+    guided_by: Mapping[str, str] = {}
+    """The recognisers whose gradients led the outputs away from their people, each with the sha256 of its weights. That
+    these know nobody proves nothing: outputs were made to please them."""
 
 
-def gate_facts(config: AnonymityConfig, finder: FaceFinder, judges: Sequence[Judge]) -> GateFacts:
-    """The facts of a gate with this configuration."""
+def gate_facts(
+    config: AnonymityConfig, finder: FaceFinder, judges: Sequence[Judge], guides: Sequence[Recogniser] = ()
+) -> GateFacts:
+    """The facts of a gate with this configuration; `guides` are the recognisers of `anonymity.guidance`."""
     return GateFacts(
         detector=finder.detector, detector_weights=finder.weights, identities_known=config.identity is not None,
         smallest_face=config.smallest_face, near_copy=config.near_copy,
@@ -322,4 +327,5 @@ def gate_facts(config: AnonymityConfig, finder: FaceFinder, judges: Sequence[Jud
             )
             for judge in judges
         ),
+        guided_by={guide.name: guide.weights for guide in guides},
     )  # fmt: skip
