@@ -57,7 +57,9 @@ def test_what_else_is_required() -> None:
     found = proving.findings_of({"no salt was given": 3}, 9, unmeasured, gate, [])
     assert [one.name for one in found] == ["pairing", "unmeasured", "unused_family"]
     assert found[0].why == "3 of 9 released images are paired with no original: no salt was given"
-    assert "of a family of the gate (dlib)" in found[2].why
+    assert "of a family of the gate, or of its guidance (dlib)" in found[2].why
+    guided = OTHER.model_copy(update={"guides": True})
+    assert [one.name for one in proving.findings_of({}, 9, MEASURED, [*gate, guided], [])] == ["unused_family"]
     assert proving.findings_of({}, 9, MEASURED, [*gate, OTHER], []) == ()
 
 
@@ -150,8 +152,9 @@ def test_an_audit_of_the_gate_s_own_family_proves_nothing(
 
     monkeypatch.setattr(exporting, "usable", lambda detector: [])
     assert world.run() == 1
-    assert "not met: unused_family: every recogniser of the audit is of a family of the gate (fake)" in (
-        capsys.readouterr().err
+    assert (
+        "not met: unused_family: every recogniser of the audit is of a family of the gate, or of its guidance (fake)"
+        in (capsys.readouterr().err)
     )
 
 

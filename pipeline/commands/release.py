@@ -136,6 +136,7 @@ def facts_of(plan: Plan, judges: Sequence[Judge], originals: FaceTable) -> dict[
         "images_by_attempt": {str(attempt): count for attempt, count in sorted(attempts.items())},
         "faces_only": config.anonymity.faces_only is not None,
         "undecided": config.anonymity.undecided.model_dump(mode="json"),
+        "guidance": config.anonymity.guidance and config.anonymity.guidance.model_dump(mode="json"),
         "model": plan.hashes["model"],
         "licences": sorted({licence.name for licence in plan.licences.values()}),
         "gate": plan.gate.model_dump(mode="json") if plan.gate else None,

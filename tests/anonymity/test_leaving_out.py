@@ -145,7 +145,7 @@ def world() -> tuple[Pairing, Attempts, Any]:
 
 def test_a_recogniser_finds_what_only_it_had_refused(world: tuple[Pairing, Attempts, Any]) -> None:
     pairing, attempts, (t1, thresholds) = world
-    found = leave_one_out(pairing, ("Dlib", "small"), t1, thresholds, attempts, Require())
+    found = leave_one_out(pairing, ("Dlib", "small"), (), t1, thresholds, attempts, Require())
     small, dlib = next(one for one in found if one.attacker == "small"), found[0]
     assert (dlib.attacker, dlib.gate, dlib.images, dlib.earlier) == ("Dlib", ("small",), 80, 0)
     assert dlib.rank_1 is not None
@@ -167,14 +167,22 @@ def test_a_recogniser_beyond_the_gate_attacks_the_release_itself(world: tuple[Pa
     for given in (attempts, None):
         one = next(
             one
-            for one in leave_one_out(pairing, ("Dlib",), t1, thresholds, given, Require())
+            for one in leave_one_out(pairing, ("Dlib",), (), t1, thresholds, given, Require())
             if one.attacker == "small"
         )
         own = t1.recognisers["small"].reidentification["naive"].rank["1"]
         assert one.rank_1 is not None
         assert (one.gate, one.earlier) == (("Dlib",), 0)
         assert one.rank_1.share == pytest.approx(own.share, abs=1e-5)
-    assert [one.attacker for one in leave_one_out(pairing, ("Dlib", "small"), t1, thresholds, None, Require())] == []
+    assert [
+        one.attacker for one in leave_one_out(pairing, ("Dlib", "small"), (), t1, thresholds, None, Require())
+    ] == []
+
+
+def test_whom_images_were_led_away_from_is_no_witness(world: tuple[Pairing, Attempts, Any]) -> None:
+    pairing, attempts, (t1, thresholds) = world
+    found = leave_one_out(pairing, ("Dlib", "small"), ("dlib",), t1, thresholds, attempts, Require())
+    assert [one.attacker for one in found] == ["small"]
 
 
 def test_released_and_withheld_images_alike_are_replaced_by_what_came_first(
