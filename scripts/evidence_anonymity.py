@@ -5,7 +5,9 @@
 levels   distance to the source and share over the threshold at t_boom .1 … .9 (figure 5 of Boomerang, 2210.12100)
 ladder   one level for all against the ladder: share released, level needed, images/s, likeness
 caught   identity, DDIB and a tile shuffle through gate and attacks: all must be caught
+bound    what no attacker can do better who holds the source, by level, beside the attackers here and what is left
 release  `doppel run lfw_release` (a quarter of an hour), and the figures of its audit
+attackers  networks fine-tuned, inverters trained, and the operator run by the attacker (see evidence_attackers.py)
 
 Figures go into scripts/evidence/anonymity.json, pictures beside it; none shows an original.
 """
@@ -27,6 +29,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from evidence_attackers import attackers
+from evidence_bound import bounds
 
 from pipeline.anonymity.attacks import utility
 from pipeline.anonymity.attacks.identification import rates, reidentify
@@ -223,6 +227,22 @@ def caught(faces: Faces) -> dict[str, Any]:
     return results
 
 
+def bound(faces: Faces) -> dict[str, Any]:
+    """What is left of the faces, what the attackers here find, and what no attacker can do better, by level."""
+    with tempfile.TemporaryDirectory() as scratch:
+        found = bounds(job_of(Path(DEV), Path(scratch) / "out", 0.5, ()))
+    for level, row in found["levels"].items():
+        images = faces.through(Boomerang(t_boom=float(level), steps=STEPS))
+        pairing = faces.pairing(images)
+        row |= {
+            "faces": utility.detector_recall(pairing).with_face, "pose": dumped(utility.pose_error(pairing)),
+            "psnr": mean([utility.psnr(a, b) for a, b in zip(images, faces.images, strict=True)]),
+            "measured": ranks_of(pairing),
+        }  # fmt: skip
+        print(level, json.dumps(row), flush=True)
+    return {"people": len(faces.keys), "gallery": len(faces.originals.keys), "steps": STEPS, **found}
+
+
 def shuffled(image: Any, order: Any) -> Any:
     side = SIZE[0] // 4
     tiles = image.reshape(4, side, 4, side, 3).swapaxes(1, 2).reshape(16, side, side, 3)[order]
@@ -318,20 +338,22 @@ def error(values: Any) -> float:
 
 
 PARTS: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "levels": levels, "ladder": ladder, "caught": caught, "release": release,
+    "levels": levels, "ladder": ladder, "caught": caught, "bound": bound, "release": release,
 }  # fmt: skip
+ALONE = ("attackers",)
+"""Parts that read the photographs themselves."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--only", nargs="+", choices=[*PARTS, *ALONE], default=[*PARTS, *ALONE])
     parser.add_argument("--people", type=int, default=321, help="who have two photographs (default: all 321)")
     args = parser.parse_args()
     file = OUT / "anonymity.json"
     results = json.loads(file.read_text()) if file.exists() else {}
-    faces = Faces(args.people) if set(args.only) - {"release"} else None
+    faces = Faces(args.people) if set(args.only) - {"release", *ALONE} else None
     for part in args.only:
-        results[part] = PARTS[part](faces)
+        results[part] = attackers(DEV, args.people) if part == "attackers" else PARTS[part](faces)
         results["machine"] = f"{os.cpu_count()} CPU cores, torch {torch.__version__}, no GPU"
         file.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -18,6 +18,9 @@ from pipeline.errors import UserError
 from pipeline.release import ReleaseConfig
 from pipeline.release.assessment import Assessment
 from pipeline.release.assessment_page import COMMANDS, assessment_page
+from pipeline.release.card import card
+from pipeline.release.evidence import Attacker, AttackRate, Finding, ReleaseEvidence, Require, WorstPerson
+from pipeline.release.evidence_page import statements
 from pipeline.release.manifest import ReleaseManifest
 from pipeline.release.markdown import plain
 from tests.finished_job import Source, people, refuse_seal, released
@@ -130,6 +133,46 @@ def test_no_text_breaks_the_document(manifest: ReleaseManifest, text: str) -> No
     )
     shown = " ".join(text.split())
     assert said == [{"P Purpose: x": f"P Purpose: {shown}", "x": shown}.get(line, line) for line in other]
+
+
+def rate(threat: Literal["T1", "T2"], attacker: str, attack: str, found: float) -> AttackRate:
+    return AttackRate(
+        threat=threat, attacker=attacker, attack=attack, queries=20, people=10, share=found, low=found / 2,
+        high=2 * found, chance=0.0625, limit=0.125 if threat == "T1" else None, p=0.5,
+    )  # fmt: skip
+
+
+def proven() -> ReleaseEvidence:
+    worst = rate("T1", "a|b", "naive", 0.31)
+    return ReleaseEvidence(
+        required=Require(), paired=24, attackers=(
+            Attacker(name="a|b", family="<f>", in_gate=False, clean_tar=0.75),
+            Attacker(name="Dlib", family="dlib", in_gate=True, clean_tar=None),
+        ),
+        attacks=(rate("T1", "Dlib", "naive", 0.01), worst, rate("T2", "a|b", "reverse", 0.44)),
+        worst_people=(WorstPerson(threat="T1", attacker="a|b", queries=5, share=0.6, people=9, by_guessing=0.07),),
+        leave_one_out=(), not_measured=("nothing of *that*",), accepted=(Finding(name=worst.name, why=worst.told),),
+    )  # fmt: skip
+
+
+def test_what_the_audit_found_stands_in_both_documents(manifest: ReleaseManifest) -> None:
+    """The worst first; the average beside the worst person; what was accepted; and the tools."""
+    found = manifest.model_copy(update={"evidence": proven()})
+    for document in (assessment_page(found), card(found)):
+        said = texts(document)
+        for words in ("31.0% (15.5%–62.0%)", "60% of 5 images", "7%", "nothing of *that*", "a|b", "75.0%"):
+            assert words in said
+        assert "T1 a|b naive: a|b, naive: 31.0% found first (15.5% to 62.0%), chance 6.25%, allowed 12.5%" in said
+        assert "That does not hold." in document
+    assert "3 attacks (naive, reverse) by 2 recognisers and layouts (Dlib, a|b)" in "".join(
+        texts(assessment_page(found))
+    )
+    nobody = found.model_copy(update={"evidence": proven().model_copy(update={"worst_people": ()})})
+    assert "nobody is known to have images enough to be called the worst" in assessment_page(nobody)
+    lines = statements(found)
+    assert lines[0].startswith("T1, the attack that reaches farthest: a|b, naive: 31.0%")
+    assert lines[1].startswith("T2, the attack that reaches farthest: a|b, reverse: 44.0%")
+    assert lines[2].startswith("accepted unproven: T1 a|b naive")
 
 
 @pytest.mark.parametrize(

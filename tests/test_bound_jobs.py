@@ -15,6 +15,7 @@ from pipeline.anonymity.bound.gaussian import interval, one_look
 from pipeline.anonymity.bound.measuring import drawn
 from pipeline.commands.bounding import looks, training_check
 from pipeline.config import validate
+from pipeline.diffusion.noise import KeyedNoise
 from pipeline.engine import bounding
 from pipeline.engine.bounding import gather, hiding, no_bound
 from pipeline.engine.local import run_job
@@ -24,11 +25,14 @@ from pipeline.hooks.augment import GenerativeAugment
 from pipeline.job.config import JobConfig
 from pipeline.job.plan import Plan
 from pipeline.media.pixels import decode
-from pipeline.models.config import Lora
+from pipeline.models.config import Lora, ModelConfig
+from pipeline.models.families import load_model
 from pipeline.models.training_set import FILE
+from pipeline.operators import Boomerang, Given
 from pipeline.release.finished_job import Made
 from pipeline.tensors import write_tensors
 from tests import builders
+from tests.builders import SIDE
 from tests.finished_job import finished_job, people
 from training.data.overlap import marks_of
 
@@ -133,6 +137,7 @@ def test_a_bound_that_no_level_keeps_is_refused(
             {"anonymity": {"ladder": []}, "release": {"path": "/a", "audit": "/b", "members": ["txt"]}},
             "publishes members",
         ),
+        ({"anonymity": {"guidance": {"recognisers": ["small"]}}}, "at every step"),
         ({}, None),
     ],
 )
@@ -142,6 +147,33 @@ def test_what_has_no_bound_says_why(
     plan = make_plan(config_of(source, unconditional, tmp_path))
     reason = no_bound(replace(plan, config=config_of(source, unconditional, tmp_path, **changes)))
     assert (reason is None) if words is None else (words in str(reason))
+
+
+class Told(KeyedNoise):
+    """Noise whose first draw is given."""
+
+    def __init__(self, first: torch.Tensor) -> None:
+        super().__init__(b"the salt of these tests", [str(i) for i in range(len(first))], "", 0)
+        self.first: torch.Tensor | None = first
+
+    def __call__(self, like: torch.Tensor) -> torch.Tensor:
+        first, self.first = self.first, None
+        return super().__call__(like) if first is None else first.to(like)
+
+
+@pytest.mark.parametrize("solver", ["ancestral", "heun", "dpmpp_2m_sde"])
+def test_two_originals_behind_one_noised_latent_give_one_output(unconditional: Path, solver: str) -> None:
+    """What makes a bound one: an output follows from `z + σ·ε` alone, not from z or the pixels beside it."""
+    model = load_model(ModelConfig(path=str(unconditional)), "cpu")
+    operator = Boomerang(t_boom=0.6, steps=3, solver=solver)
+    sigma = operator.least_noise(model)
+    assert sigma is not None
+    a, b, first = torch.randn(3, 2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    one = operator(model, a, Given(pixels=a), Told(first))
+    other = operator(model, b, Given(pixels=b), Told(first + (a - b) / sigma))
+    assert torch.allclose(one.pixels, other.pixels, atol=1e-4)
+    apart = operator(model, b, Given(pixels=b), Told(first))
+    assert not torch.allclose(one.pixels, apart.pixels, atol=1e-2)
 
 
 def test_originals_that_an_output_tells_apart_are_no_rivals(unconditional: Path, tmp_path: Path) -> None:

@@ -76,9 +76,8 @@ ALLOWED: dict[str, str] = {
         "errors source_code section identity media diffusion streams geometry models operators anonymity.gate release"
     ),
     "audit": (
-        "errors section optional listing identity media streams report models anonymity.faces anonymity.bound "
-        "anonymity.gate "
-        "anonymity.attacks release"
+        "errors section optional listing identity media diffusion streams report models operators anonymity.faces "
+        "anonymity.bound anonymity.gate anonymity.attacks release"
     ),
     "engine": (
         "errors main_guard orphans identity plain_json media diffusion streams report geometry models operators "

@@ -51,6 +51,9 @@ class AuditConfig(PixelRules, Recipe):
     """What must hold; as in a release."""
     accept: Accepted = ()
     """Names of findings that may stand nevertheless; as in a release, and whatever the release has accepted."""
+    networks: bool = True
+    """Whether attackers also train networks on the release's pairs, and put originals through its operator. It takes
+    some minutes on two CPU cores, whatever the size of the release."""
     workers: int = Field(default=2, ge=0)
     """Processes that detect faces; with 0, this process does it."""
 
@@ -71,5 +74,5 @@ class AuditConfig(PixelRules, Recipe):
         return Audit(
             originals=self.originals, release=Path(self.release), out=Path(self.output),
             salt=given_salt(self.salt_file, "salt_file"), identity=self.identity, rules=self.rules, others=self.others,
-            model=self.model, require=self.require, accept=self.accept,
+            model=self.model, require=self.require, accept=self.accept, networks=self.networks,
         )  # fmt: skip

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,9 +33,11 @@ from pipeline.anonymity.faces.recognise import load_recogniser, usable
 from pipeline.anonymity.gate.attempts import Attempts
 from pipeline.audit.config import AuditConfig
 from pipeline.audit.gathering import Held, OnImages, Seen, first_size, gather
+from pipeline.audit.learning import learn, with_learnt
 from pipeline.audit.leaving_out import leave_one_out, unknown
+from pipeline.audit.parroting import operator_of
 from pipeline.audit.pictures import draw
-from pipeline.audit.proving import attack_rates, attackers, findings_of, gate_of, guides_of, judged
+from pipeline.audit.proving import attack_rates, attackers, findings_of, gate_of, guides_of, judged, worst_people
 from pipeline.audit.results import AuditCounts, AuditResults, MadeWith, UtilityFigures
 from pipeline.audit.task import Audit, check
 from pipeline.audit.undoing import check_model, paired_again, undo
@@ -95,6 +98,7 @@ def examine(
 
     `attempts` are what the job's gate refused, for leaving a recogniser out of it.
     """
+    begun = monotonic()
     for folder in (task.out, task.out / "faces"):
         make_private_folder(folder)
     size = task.size or first_size(task.release)
@@ -105,8 +109,12 @@ def examine(
         threat: under(threat, seen.pairing, thresholds, lambda name: on_images(f"attacks by {name}", 0))
         for threat in THREATS
     }
+    if task.networks:
+        on_images("attacks by networks of their own", 0)
+        learnt = learn(task, seen, finder, recognisers, device)
+        found = {threat: with_learnt(figures, learnt[threat]) for threat, figures in found.items()}
     undoings: dict[Threat, dict[str, UndoingFigures]] = {threat: {} for threat in THREATS}
-    for way, (figures, rows, images) in undo(task, seen.pairs, device):
+    for way, (figures, rows, images) in undo(task, seen.pairing, seen.pairs, device):
         again = paired_again(seen.pairing, rows, images, finder, recognisers) if images else None
         for threat in THREATS:
             recognised = undone(again, threat) if again else None
@@ -120,7 +128,7 @@ def examine(
     results = AuditResults(
         release=None if task.unsealed else hashlib.sha256(text_of(task.manifest).encode()).hexdigest(),
         authenticity=authenticity(task),
-        made_with=made_with(task, size, finder, recognisers, thresholds),
+        made_with=made_with(task, size, finder, recognisers, thresholds, monotonic() - begun),
         counts=counts(seen.pairing),
         evidence=evidence,
         T1=t1,
@@ -144,6 +152,7 @@ def proven(
     who = attackers(names, gate, guides, t1)
     evidence = ReleaseEvidence(
         required=task.require, paired=released - sum(seen.unpaired.values()), attackers=who, attacks=attacks,
+        worst_people=(*worst_people("T1", t1), *worst_people("T2", t2)),
         leave_one_out=leave_one_out(seen.pairing, gate, guides, t1, thresholds, attempts, task.require),
         not_measured=(),
     )  # fmt: skip
@@ -152,7 +161,7 @@ def proven(
 
 def made_with(
     task: Audit, size: tuple[int, int], finder: FaceFinder, recognisers: Sequence[Recogniser],
-    thresholds: Mapping[str, Mapping[str, float]],
+    thresholds: Mapping[str, Mapping[str, float]], seconds: float,
 ) -> MadeWith:  # fmt: skip
     """What the figures hang on."""
     faces = {one.name for one in recognisers}
@@ -164,6 +173,7 @@ def made_with(
         recognisers={one.name: one.weights for one in recognisers},
         thresholds={name: dict(found) for name, found in thresholds.items() if name in faces},
         date=datetime.now(UTC).date().isoformat(),
+        seconds=round(seconds, 1),
         versions=versions(),
         options={name: value for name, value in options.items() if value is not None},
     )  # fmt: skip
@@ -208,6 +218,10 @@ def not_measured(task: Audit, t1: ThreatFigures, t2: ThreatFigures, utility: Uti
         reasons.append("T2, membership: no images were given that were not in the input")
     if task.model is None:
         reasons.append("inverse ODE: the job's model was not given")
+    if not task.networks:
+        reasons.append("networks trained on the release's pairs, and its operator run by the attacker: networks is off")
+    elif isinstance(why := operator_of(task), str):
+        reasons.append(f"gallery put through the same operator: {why}")
     if utility.task is None:
         reasons.append(f"task classifier: {untaught(task)}")
     reasons += [f"attribute {name}: {why}" for name, why in utility.attributes.items() if isinstance(why, str)]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.anonymity.attacks.photos import UNKNOWN, Indices, Pairing, Vectors, layouts, main_faces
+from pipeline.anonymity.attacks.parrot import worth_parroting
+from pipeline.anonymity.attacks.photos import UNKNOWN, Indices, Pairing, Vectors, layouts, main_faces, people_of
 from pipeline.anonymity.faces.scanning import image_stream, scan
 from pipeline.audit.task import Audit
 from pipeline.errors import UserError
@@ -37,6 +38,8 @@ OnImages = Callable[[str, int], None]
 BATCH, HELD, HELD_BYTES = 256, 1000, 1 << 28
 """Images that are looked at together, pairs whose pixels are held at most, and bytes that each side of them may
 take."""
+PARROTED = 400
+"""Originals that an attacker puts through the operator, at most: it costs what the job cost for as many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,8 @@ class Seen:
     """How many released images have no original, by the reason."""
     pairs: Held
     """Some pairs with their pixels."""
+    parrots: Mapping[int, Pixels8]
+    """Pixels of the originals that an attacker puts through the operator, by their numbers."""
     labels: tuple[int | None, ...]
     """`[N]`: the label of each original, None where it has none."""
     released_labels: tuple[int | None, ...]
@@ -106,10 +111,14 @@ def gather(
     made = faces(released, "release", PLAIN, None)
     names = [key.rpartition("/")[2] for key in made.keys]  # a release's keys are its own, whatever the shard
     source, unpaired = sources_of(names, originals.keys, task.salt, task.manifest.outputs)
-    held = np.flatnonzero(source != UNKNOWN)[: min(HELD, HELD_BYTES // (3 * size[0] * size[1]))]
-    before = look(task.originals, size, task.rules, set(source[held].tolist()))
+    most = HELD_BYTES // (3 * size[0] * size[1])
+    held = np.flatnonzero(source != UNKNOWN)[: min(HELD, most)]
+    person = people_of(originals.identities)
+    own = set(worth_parroting(person, source, min(PARROTED, most)).tolist())
+    before = look(task.originals, size, task.rules, own | set(source[held].tolist()))
     after = look(released, size, PLAIN, set(held.tolist()))
     sides = {name: (before.layouts[name], after.layouts[name]) for name in before.layouts}
+    parrots = {number: image for number, image in before.held.items() if number in own}
     outside, people = dict[str, Vectors](), dict[str, Indices]()
     if task.others is not None:
         flat = look(task.others, size, task.rules, set()).layouts
@@ -118,6 +127,7 @@ def gather(
         pairing=Pairing(originals=originals, released=made, source=source, layouts=sides),
         unpaired=unpaired,
         pairs=Held(rows=held, released=[after.held[i] for i in held], sources=[before.held[i] for i in source[held]]),
+        parrots=parrots,
         labels=before.labels,
         released_labels=after.labels,
         outside=outside,

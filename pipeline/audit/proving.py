@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from pipeline.anonymity.attacks.figures import RankShare, RecogniserFigures, SearchFigures, ThreatFigures
@@ -19,6 +19,7 @@ from pipeline.release.evidence import (
     LeftOut,
     ReleaseEvidence,
     Require,
+    WorstPerson,
 )
 from pipeline.release.manifest import ReleaseManifest
 
@@ -61,6 +62,16 @@ def rated(
         share=share, low=low, high=high, chance=chance,
         limit=round(require.limit(first.chance), DIGITS) if threat == "T1" else None, p=round(p, DIGITS),
     )  # fmt: skip
+
+
+def worst_people(threat: Literal["T1", "T2"], found: ThreatFigures) -> Iterator[WorstPerson]:
+    """Yields the person whom each recogniser finds most often, without their number."""
+    for name, one in (found.recognisers or {}).items():
+        if (worst := one.worst) is not None:
+            yield WorstPerson(
+                threat=threat, attacker=name, queries=worst.queries, share=round(worst.share, DIGITS),
+                people=worst.people, by_guessing=round(worst.by_guessing, DIGITS),
+            )  # fmt: skip
 
 
 def attackers(

@@ -31,6 +31,8 @@ class MadeWith(Section):
     """Cosine distances by recogniser and name: a false acceptance rate on these originals, or `deepface`, its own."""
     date: str
     """The day of the audit, as in 2026-11-27 (UTC)."""
+    seconds: float
+    """How long the machine attacked."""
     versions: dict[str, str]
     """The versions of doppel, Python and the packages that figures hang on."""
     options: dict[str, str]

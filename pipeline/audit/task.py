@@ -37,6 +37,8 @@ class Audit:
     """Images like the originals that were not in the input, for measuring membership."""
     model: str | None = None
     """The path of the job's model, for going back along its ODE."""
+    networks: bool = True
+    """Whether networks are trained on the release's pairs, and originals put through its operator."""
     unsealed: ReleaseManifest | None = None
     """What RELEASE.json will say, where a release is audited before it is sealed."""
     require: Require = field(default_factory=Require)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.anonymity.attacks.figures import OdeFigures, PermutationFigures
+import numpy as np
+
+from pipeline.anonymity.attacks.figures import InverterFigures, OdeFigures, PermutationFigures
 from pipeline.anonymity.attacks.inversion import best_permutation, invert_ode
-from pipeline.anonymity.attacks.photos import Indices, Pairing, layouts
+from pipeline.anonymity.attacks.inverter import inverted
+from pipeline.anonymity.attacks.photos import UNKNOWN, Indices, Pairing, layouts
 from pipeline.anonymity.faces.table import tabulate
 from pipeline.audit.gathering import Held
 from pipeline.audit.task import Audit
@@ -19,13 +22,13 @@ if TYPE_CHECKING:
     from pipeline.anonymity.faces.detect import FaceFinder
     from pipeline.media.records import Pixels8
 
-Attempt = tuple[PermutationFigures | OdeFigures, Indices, list["Pixels8"]]
+Attempt = tuple[PermutationFigures | InverterFigures | OdeFigures, Indices, list["Pixels8"]]
 """Figures, rows of the release, and what was made of these; no images where a way leads nowhere."""
-UNDONE, BATCH = 300, 16
-"""Released images that are undone and looked at again, and how many at a time."""
+UNDONE, BATCH, INVERTED = 300, 16, 600
+"""Released images that are undone and looked at again, how many at a time, and the pairs of the trained inverter."""
 
 
-def undo(task: Audit, pairs: Held, device: str) -> Iterator[tuple[str, Attempt]]:
+def undo(task: Audit, pairing: Pairing, pairs: Held, device: str) -> Iterator[tuple[str, Attempt]]:
     """Yields the ways back: (name, (figures, rows of the release, images made of them)).
 
     There are no images where a way leads nowhere.
@@ -36,10 +39,21 @@ def undo(task: Audit, pairs: Held, device: str) -> Iterator[tuple[str, Attempt]]
     tested = slice(1, 2 * UNDONE, 2)  # the other half taught the attacker
     images = [found.undo(image) for image in pairs.released[tested]] if found else []
     yield "permutation of tiles", (figures, pairs.rows[tested], images)
+    if task.networks:
+        yield "trained inverter", by_network(pairing, pairs)
     if task.model is not None:
         level = usual_level(task.manifest.counts.released_by_level)
         images = back_along_the_ode(task.model, pairs.released[:UNDONE], level, device)
         yield "inverse ODE", (OdeFigures(level=level, images=len(images)), pairs.rows[:UNDONE], images)
+
+
+def by_network(pairing: Pairing, pairs: Held) -> Attempt:
+    """What trained inverters make of released images, each by one that never saw its person."""
+    rows = pairs.rows[:INVERTED]
+    source = pairing.source[rows]
+    people = np.where(pairing.person[source] == UNKNOWN, -2 - source, pairing.person[source])
+    images = inverted(pairs.released[:INVERTED], pairs.sources[:INVERTED], people) or []
+    return InverterFigures(images=len(images)), rows, images
 
 
 def usual_level(by_level: Mapping[str, int]) -> float:

@@ -9,15 +9,15 @@ ERROR = 0.05
 """The probability that any attack of a threat model is said to beat chance by accident."""
 WEAK = 0.8
 """A recogniser that recognises fewer clean pairs at FAR 1e-2 proves little by failing; the floor of a certificate."""
-BY_LEARNING = ("softmax", "perceptron", "map_to_clean")
-"""Attacks that learn from released images of known people."""
+BY_LEARNING = ("softmax", "perceptron", "map_to_clean", "own_parrot", "fine_tuned", "fine_tuned_parrot")
+"""Attacks that learn from released images of known people, or run the operator themselves."""
 
 
 def lines(results: AuditResults) -> tuple[str, ...]:
     """What is to be read first, one sentence or a few each."""
     evidence = results.evidence
     return (
-        headline(evidence), *reach(evidence), *results.findings,
+        headline(evidence), *reach(evidence), *(results.bound.said[:1] if results.bound else ()), *results.findings,
         *(f"what to do: {advice(one)}" for one in evidence.unmet),
     )  # fmt: skip
 

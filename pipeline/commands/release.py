@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from pipeline.listing import real
 from pipeline.media.pixels import decode
 from pipeline.optional import require_package
 from pipeline.release import Evidence, check_release, document, publish, seal
+from pipeline.release.assessment import check_dates
 from pipeline.release.config import signing_key
 from pipeline.release.finished_job import Made, read
 from pipeline.release.manifest import text_of
@@ -99,6 +101,7 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
         return results
     if manifest.evidence is None:  # else it was sealed before
         manifest = manifest.model_copy(update={"evidence": results.evidence})
+    check_dates(config.assessment, date.today())  # a job may have taken weeks
     manifest = document(release, manifest, salt=plan.salt, key=signing_key(config))
     results = results.model_copy(update={"release": hashlib.sha256(text_of(manifest).encode()).hexdigest()})
     write(task.out, replace(examined, results=results))

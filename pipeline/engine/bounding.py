@@ -56,6 +56,8 @@ def no_bound(plan: Plan) -> str | None:
         return "each stage of a cascade looks at the original anew, at another size"
     if gate is not None and (gate.faces_only or gate.keep):
         return "anonymity.faces_only and keep leave pixels of the original as they are"
+    if gate is not None and gate.guidance is not None:
+        return "anonymity.guidance looks at the faces of the original at every step"
     if operator.least_noise(model) is None:
         return f"operator {operator.name} goes by more of an original than its noised latent"
     if any(wants(operator, model, "text", condition) for condition in ("own", "edited")):

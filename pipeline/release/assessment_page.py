@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from pipeline.release.assessment import NOT_STATED, Assessment
 from pipeline.release.card import bound, groups, residual, scans, verification
-from pipeline.release.evidence_page import PROTOCOL, results
+from pipeline.release.evidence_page import PROTOCOL, results, tools
 from pipeline.release.manifest import ReleaseManifest
 from pipeline.release.markdown import bullets, plain, rows
 
@@ -84,7 +84,8 @@ release and its making, by doppel {manifest.code}. *Not stated* means that nobod
 
 {results(manifest)}
 
-Made again by {COMMANDS["audit"]}.
+Made again by {COMMANDS["audit"]}; a recogniser of the gate that is left out of it, and the bound below, by
+{COMMANDS["run"]}, since only the job knows what its gate refused.
 
 A bound on every attacker who holds the source (T2):
 
@@ -94,7 +95,11 @@ A bound on every attacker who holds the source (T2):
 
 {PROTOCOL}
 
-Hours of the program: as many as {COMMANDS["audit"]} takes on the machine at hand. Tests by people:
+By the program: {tools(manifest.evidence) if manifest.evidence else "the audit is not done"}, doppel {
+        manifest.code
+    }. Its hours
+stand in the publisher's private audit (`made_with.seconds` of `audit.json`), since this document is the same, byte for
+byte, whoever makes the release again. By people:
 
 {tests(told)}
 

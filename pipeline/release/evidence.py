@@ -102,6 +102,21 @@ class AttackRate(Section):
         )
 
 
+class WorstPerson(Section):
+    """The person whom the naive search of one recogniser finds first most often. Nobody is told who it is."""
+
+    threat: Literal["T1", "T2"]
+    attacker: str
+    queries: int
+    """How many released images show the person."""
+    share: float
+    """The fraction of these that found the person first."""
+    people: int
+    """Among how many people this one is the worst: those with images enough to tell."""
+    by_guessing: float
+    """The probability that guessing would find one of these people as often."""
+
+
 class Attacker(Section):
     """A recogniser that the release was attacked with, and how good it is."""
 
@@ -149,6 +164,8 @@ class ReleaseEvidence(Section):
     attackers: tuple[Attacker, ...]
     attacks: tuple[AttackRate, ...]
     """All attacks, T1 and T2."""
+    worst_people: tuple[WorstPerson, ...] = ()
+    """One for each recogniser and threat; none where nobody has images enough."""
     leave_one_out: tuple[LeftOut, ...]
     not_measured: tuple[str, ...]
     """Sentences that say what was left open."""

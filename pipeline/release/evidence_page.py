@@ -43,6 +43,7 @@ def results(manifest: ReleaseManifest) -> str:
         required(found),
         f"The attackers that reach farthest under T1:\n\n{attacks(t1[:SHOWN])}" if t1 else "",
         f"T2 is not solved. The attackers that reach farthest:\n\n{attacks(t2[:SHOWN])}" if t2 else "",
+        f"The average over images, and the worst person, by the naive search:\n\n{people(found)}",
         f"Each recogniser against a gate without it:\n\n{foreign(found)}" if found.leave_one_out else "",
         f"The attackers, and how well they recognise clean photographs:\n\n{attackers(found)}",
         f"Left open:\n\n{bullets(map(plain, found.not_measured))}" if found.not_measured else "",
@@ -72,6 +73,35 @@ def attacks(rates: Sequence[AttackRate]) -> str:
             [plain(one.attacker), plain(one.attack), _span(one), f"{one.chance:.2%}", _percent(one.limit)]
             for one in rates
         ),
+    )
+
+
+def people(found: ReleaseEvidence) -> str:
+    """The average and the worst person of each naive search as a table, in Markdown."""
+    if not found.worst_people:
+        return "Not measured: nobody is known to have images enough to be called the worst."
+    average = {(one.threat, one.attacker): one for one in found.attacks if one.attack == "naive"}
+    return rows(
+        ("threat", "attacker", "average (95 %)", "chance", "worst person", "of people", "by guessing as bad"),
+        (
+            [
+                one.threat, plain(one.attacker), _span(mean := average.get((one.threat, one.attacker))),
+                f"{mean.chance:.2%}" if mean else "–", f"{one.share:.0%} of {one.queries} images", str(one.people),
+                f"{one.by_guessing:.0%}",
+            ]
+            for one in found.worst_people
+        ),
+    )  # fmt: skip
+
+
+def tools(found: ReleaseEvidence | None) -> str:
+    """What the program attacked with, as Markdown."""
+    if found is None:
+        return "the audit is not done"
+    kinds, eyes = ({one.attack for one in found.attacks}, {one.attacker for one in found.attacks})
+    return (
+        f"{len(found.attacks)} attacks ({plain(', '.join(sorted(kinds)))}) by {len(eyes)} recognisers and layouts "
+        f"({plain(', '.join(sorted(eyes)))})"
     )
 
 
@@ -117,4 +147,9 @@ def statements(manifest: ReleaseManifest) -> list[str]:
         return ["attacks: not stated, because the audit is not done"]
     worst = [next(iter(found.of(threat)), None) for threat in THREATS]
     told = [f"{one.threat}, the attack that reaches farthest: {one.told}" for one in worst if one]
+    if manifest.bound and (figures := manifest.bound.figures):
+        told.append(
+            f"T2, the most that anybody can reach: {figures.rank_1.share:.2%} found first "
+            f"({figures.rank_1.low:.2%} to {figures.rank_1.high:.2%}), chance {figures.chance:.2%}"
+        )
     return [*told, *(f"accepted unproven: {one.name}: {one.why}" for one in found.accepted)]

@@ -105,6 +105,8 @@ def undoings(inversion: Figures) -> str:
         of = attempt["figures"]
         if "level" in of:
             items.append(f"{way}: {of['images']} images were walked back to level {of['level']:g}")
+        elif "tile" not in of:
+            items.append(f"{way}: {of['images']} images, each by a network that never saw its person")
         elif of["tile"]:
             items.append(
                 f"{way}: tiles of {of['tile']} pixels, {of['moved']:.0%} of them moved, found on {of['pairs']} pairs; "

@@ -12,6 +12,7 @@ from pipeline.anonymity.attacks.figures import NearCopies, WorstIdentity
 from pipeline.anonymity.attacks.identification import (
     SEARCHES,
     SearchResult,
+    any_as_often,
     chance,
     rates,
     reidentify,
@@ -202,7 +203,22 @@ def test_the_worst_identity_is_a_number_and_a_frequency() -> None:
     made[8:12] = clean[8:12]  # person 2 slipped through
     pairs = face_tables.pairing(clean, made, names)
     found = reidentify(pairs, "toy", "naive", "T1")
-    assert worst_identity(found) == WorstIdentity(person=int(pairs.person[8]), queries=4, share=1.0)
+    worst = worst_identity(found)
+    assert worst is not None
+    assert worst == WorstIdentity(
+        person=int(pairs.person[8]), queries=4, share=1.0, people=worst.people, by_guessing=worst.by_guessing
+    )
+    assert worst.people == (np.bincount(np.unique(found.person, return_inverse=True)[1]) >= 3).sum()
+
+
+def test_the_worst_of_many_by_guessing_against_drawn_ones() -> None:
+    rng = np.random.default_rng(0)
+    queries, chance = rng.integers(3, 9, 40), rng.uniform(0.02, 0.2, 40)
+    drawn = (rng.binomial(queries, chance, (20_000, 40)) / queries).max(1)
+    for found in (0.25, 1 / 3, 0.5, 2 / 3):
+        assert any_as_often(found, queries, chance) == pytest.approx((drawn >= found - 1e-9).mean(), abs=0.012)
+    assert any_as_often(0.0, queries, chance) == 1
+    assert any_as_often(0.5, queries, 0 * chance) == 0
 
 
 def test_numbers_of_people_do_not_follow_their_names() -> None:

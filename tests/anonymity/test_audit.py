@@ -8,6 +8,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,18 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.anonymity.attacks import attackers, utility
+from pipeline.anonymity.attacks import attackers, inverter, tuned, utility
 from pipeline.anonymity.attacks.inversion import laid, tiles_of
 from pipeline.anonymity.faces.detect import Face
 from pipeline.audit import Audit, AuditConfig, audit, examine, examining
 from pipeline.audit.examining import write
 from pipeline.audit.gathering import sources_of
+from pipeline.audit.parroting import operator_of
 from pipeline.audit.task import check
 from pipeline.cli import main
 from pipeline.errors import UserError
 from pipeline.media.output_keys import Shape
+from pipeline.operators import Boomerang
 from pipeline.release.card import THREAT_MODELS
 from pipeline.release.copies import NearCopyScan
 from pipeline.release.manifest import CARD, ListedFile, ReleaseCounts, ReleaseManifest, Scans, authenticated
@@ -147,7 +150,7 @@ def release(folder: Path, operator: Operator, *, people: int = PEOPLE, shape: Sh
 def task(folder: Path, operator: Operator, **changes: Any) -> Audit:
     given: dict[str, Any] = {
         "originals": WebDatasetInput(urls=(str(originals(folder)),)), "release": release(folder, operator),
-        "out": folder / "audit", "salt": SALT, "identity": "json:identity",
+        "out": folder / "audit", "salt": SALT, "identity": "json:identity", "networks": False,
     }  # fmt: skip
     return Audit(**given | changes)
 
@@ -407,6 +410,51 @@ def test_no_identity_and_no_key_gets_into_json_or_page(kept: tuple[Audit, dict[s
     keys, names = key_of(0, 0).partition("_")[0], "Secretname"
     for secret in (keys, names, SALT.decode(), release_key(derive(SALT), key_of(0, 0))):
         assert secret not in text
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_attackers_train_networks_and_run_the_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuned, "STEPS", 2)
+    monkeypatch.setattr(inverter, "STEPS", 2)
+    operator = Boomerang(t_boom=0.5, steps=2).model_dump(mode="json")
+    release(tmp_path, photo, people=16)
+    one = Audit(
+        originals=WebDatasetInput(urls=(str(originals(tmp_path, people=16)),)), release=tmp_path / "release",
+        out=tmp_path / "audit", salt=SALT, identity="json:identity", size=(8, 8),
+        model=str(builders.model_folder(tmp_path / "model", classes=None)),
+    )  # fmt: skip
+    told = one.manifest.model_copy(update={"facts": {"operator": operator}})
+    small = Recogniser("small")
+    results = examine(replace(one, unsealed=told), Finder(), [Recogniser(), small]).results.model_dump(mode="json")  # type: ignore[arg-type, list-item]
+    for threat in ("T1", "T2"):
+        for name in ("fake", "small", "pixels"):
+            assert results[threat]["recognisers"][name]["trained"]["own_parrot"]["queries"] == 48
+        learnt = results[threat]["recognisers"]["small"]["trained"]
+        assert {"fine_tuned", "fine_tuned_parrot"} < set(learnt)
+        assert learnt["fine_tuned"]["rank"]["1"]["low"] > 0.3  # the release is the originals
+        back = results[threat]["inversion"]["trained inverter"]
+        assert back["figures"] == {"images": 48}
+        assert back["reidentification"]["pixels"]["rank"]["1"]["low"] > 0.5
+    assert "fine_tuned" not in results["T1"]["recognisers"]["fake"]["trained"]
+    assert not [why for why in results["not_measured"] if "operator" in why]
+
+
+@pytest.mark.parametrize(
+    ("facts", "model", "why"),
+    [
+        ({}, None, "the job's model was not given"),
+        ({}, "m", "RELEASE.json names no operator of this version"),
+        ({"operator": {"name": "boomerang"}, "faces_only": True}, "m", "the job changed faces only"),
+        ({"operator": {"name": "inpaint"}}, "m", "operator inpaint needs mask beside the image"),
+    ],
+)
+def test_why_an_attacker_cannot_run_the_operator(
+    tmp_path: Path, facts: dict[str, Any], model: str | None, why: str
+) -> None:
+    one = task(tmp_path, photo, model=model)
+    found = operator_of(replace(one, unsealed=one.manifest.model_copy(update={"facts": facts})))
+    assert isinstance(found, str)
+    assert why in found
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.anonymity.attacks.figures import Searches, SearchFigures
-from pipeline.anonymity.attacks.identification import SearchResult, rates, search
+from pipeline.anonymity.attacks.identification import SearchResult, joined_results, rates, search
 from pipeline.anonymity.attacks.photos import UNKNOWN, Bools, Indices, Photos, Threat, Vectors, related
 
 if TYPE_CHECKING:
@@ -70,12 +70,8 @@ def map_to_clean(
     for turn in range(folds):
         known, others = people[fold != turn], people[fold == turn]
         ridge = _best_ridge(released, originals, known, threat)
-        one = _mapped_search(released, originals, known, others, ridge, threat)
-        found += [one] if len(one.rank) else []
-    if not found:
-        return None
-    names = ("rank", "distance", "mates", "candidates", "person")
-    return rates(SearchResult(**{name: np.concatenate([getattr(one, name) for one in found]) for name in names}))
+        found.append(_mapped_search(released, originals, known, others, ridge, threat))
+    return rates(joined_results(found))
 
 
 def _halves(released: Photos, seed: int) -> Indices:

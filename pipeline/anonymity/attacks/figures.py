@@ -48,6 +48,10 @@ class WorstIdentity(Section):
     queries: int
     share: float
     """The fraction of their queries, in [0, 1], that found them first."""
+    people: int
+    """How many people had queries enough to be the worst."""
+    by_guessing: float
+    """The probability that guessing would find one of them as often, were the queries of a person independent."""
 
 
 class VerificationFigures(Section):
@@ -158,10 +162,17 @@ class OdeFigures(Section):
     """How many images went back."""
 
 
+class InverterFigures(Section):
+    """Networks from released images to originals."""
+
+    images: int
+    """How many images they inverted, each by a network that never saw its person; 0 where too few people are known."""
+
+
 class UndoingFigures(Section):
     """An attempt to undo the operator, and what is recognised in what it made."""
 
-    figures: PermutationFigures | OdeFigures
+    figures: PermutationFigures | InverterFigures | OdeFigures
     reidentification: Searches | None
     """Naive searches with the images that it made, by recogniser."""
 

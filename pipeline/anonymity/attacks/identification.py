@@ -6,12 +6,13 @@ Results are records of plain numbers (`figures`). No name, key or picture gets i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binom
 
 from pipeline.anonymity.attacks.figures import RankShare, SearchFigures, Share, WorstIdentity
 from pipeline.anonymity.attacks.guessing import by_guessing
@@ -72,6 +73,14 @@ def search(query: Photos, gallery: Photos, threat: Threat, *, same: bool = False
         columns.append(tuple(column[has] for column in row))
     rank, distance, found, candidates, person = (np.concatenate(c) for c in zip(*columns, strict=True))
     return SearchResult(rank=rank, distance=distance, mates=found, candidates=candidates, person=person)
+
+
+def joined_results(found: Sequence[SearchResult]) -> SearchResult | None:
+    """The results of several searches as one; None where no query has a mate."""
+    if not any(len(one.rank) for one in found):
+        return None
+    names = ("rank", "distance", "mates", "candidates", "person")
+    return SearchResult(**{name: np.concatenate([getattr(one, name) for one in found]) for name in names})
 
 
 def sides(pairing: Pairing, recogniser: str, kind: Search) -> tuple[Photos, Photos, bool]:
@@ -163,7 +172,22 @@ def worst_identity(found: SearchResult | None) -> WorstIdentity | None:
         return None
     frequency = np.where(eligible, hits / queries, -1)
     worst = np.lexsort((queries, frequency))[-1]
-    return WorstIdentity(person=int(people[worst]), queries=int(queries[worst]), share=float(frequency[worst]))
+    guessed = np.bincount(own, weights=chances(found, 1)) / queries
+    return WorstIdentity(
+        person=int(people[worst]), queries=int(queries[worst]), share=float(frequency[worst]),
+        people=int(eligible.sum()),
+        by_guessing=any_as_often(float(frequency[worst]), queries[eligible], guessed[eligible]),
+    )  # fmt: skip
+
+
+def any_as_often(share: float, queries: Indices, chance: NDArray[np.float64]) -> float:
+    """The probability that guessing finds at least one of P people in the fraction `share` of their queries, or more.
+
+    `queries [P]` and `chance [P]` are a person's number of queries and the hit rate of each: hits are binomial, and
+    people are independent.
+    """
+    least = np.ceil(share * queries - 1e-9)
+    return float(1 - np.prod(1 - binom.sf(least - 1, queries, chance)))
 
 
 def chunks(count: int) -> Iterator[Indices]:

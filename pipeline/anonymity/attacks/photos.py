@@ -78,17 +78,8 @@ class Pairing:
 
     @cached_property
     def person(self) -> Indices:
-        """`[N]`: number of the person in each original, −1 where unknown.
-
-        Numbers follow the order of a hash of the names, because their alphabetical order would tell something about
-        them.
-        """
-        known = [name is not None for name in self.originals.identities]
-        numbers = np.full(len(known), UNKNOWN, dtype=np.int64)
-        named = [name.encode("utf-8", "surrogatepass") for name in self.originals.identities if name is not None]
-        if named:
-            numbers[known] = np.unique([blake2b(name).hexdigest() for name in named], return_inverse=True)[1]
-        return numbers
+        """`[N]`: number of the person in each original, −1 where unknown."""
+        return people_of(self.originals.identities)
 
     @property
     def recognisers(self) -> tuple[str, ...]:
@@ -116,6 +107,19 @@ class Pairing:
             vectors = self.layouts[name][side]
             return vectors, np.arange(len(vectors))
         return main_faces(table, name)
+
+
+def people_of(identities: Sequence[str | None]) -> Indices:
+    """`[N]`: number of the person in each of N images, −1 where unknown.
+
+    Numbers follow the order of a hash of the names, because their alphabetical order would tell something about them.
+    """
+    known = [name is not None for name in identities]
+    numbers = np.full(len(known), UNKNOWN, dtype=np.int64)
+    named = [name.encode("utf-8", "surrogatepass") for name in identities if name is not None]
+    if named:
+        numbers[known] = np.unique([blake2b(name).hexdigest() for name in named], return_inverse=True)[1]
+    return numbers
 
 
 def main_faces(table: FaceTable, name: str) -> tuple[Vectors, Indices]:

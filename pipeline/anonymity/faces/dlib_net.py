@@ -7,6 +7,7 @@ which must have the pinned sha256.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,9 +58,9 @@ class DlibNet:
         if found != PINNED[FILE]:
             raise UserError(f"{file}: sha256 is {found}, {PINNED[FILE]} is expected")
         self.device = torch.device(device)
-        self._layers, head = read(file.read_bytes())
-        self._layers = [_moved(layer, self.device) for layer in self._layers]
-        self._head = head.to(self.device)
+        layers, head = read(file.read_bytes())
+        self.layers = [_moved(layer, self.device) for layer in layers]
+        self.head = head.to(self.device)
         self._mean = torch.tensor(MEAN, device=self.device)[:, None, None]
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -72,12 +73,20 @@ class DlibNet:
 
     def forward(self, faces: Tensor) -> Tensor:
         """Embeds faces `[B, 150, 150, 3]`, RGB from 0 to 255, in one pass: `[B, 128]`, differentiable."""
+        x = residual(self.first(faces), self.layers[1:], BLOCKS)
+        return x.mean((2, 3)) @ self.head
+
+    def first(self, faces: Tensor) -> Tensor:
+        """What comes before the residual blocks, of faces `[B, 150, 150, 3]`, RGB from 0 to 255: `[B, 32, 35, 35]`."""
         x = (faces.to(self.device).movedim(-1, 1).float() - self._mean) / SCALE
-        first, *rest = self._layers
-        x = max_pool2d(relu(first(x)), 3, 2)
-        for (_, halves), inner, outer in zip(BLOCKS, rest[0::2], rest[1::2], strict=True):
-            x = relu(_add(outer(relu(inner(x))), avg_pool2d(x, 2, 2) if halves else x))
-        return x.mean((2, 3)) @ self._head
+        return max_pool2d(relu(self.layers[0](x)), 3, 2)
+
+
+def residual(x: Tensor, layers: Sequence[ConvLayer], blocks: Sequence[tuple[int, bool]]) -> Tensor:
+    """Runs residual blocks, of two of the layers each, on `[B, C, H, W]`; `blocks` is a part of `BLOCKS`."""
+    for (_, halves), inner, outer in zip(blocks, layers[0::2], layers[1::2], strict=True):
+        x = relu(_add(outer(relu(inner(x))), avg_pool2d(x, 2, 2) if halves else x))
+    return x
 
 
 def _add(a: Tensor, b: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ class SmallEmbedder:
 
     def __init__(self, network: FaceNetwork, config: EmbedderConfig, *, weights: str, device: str = "cpu") -> None:
         self.config, self.weights, self._device = config, weights, device
-        self._network = network.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+        self.network = network.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
 
     @classmethod
     def load(cls, folder: Path | None = None, *, device: str = "cpu") -> SmallEmbedder:
@@ -151,7 +151,7 @@ class SmallEmbedder:
 
     def features(self, pixels: Tensor) -> Tensor:
         """Embeds faces `[B, 3, side, side]`, RGB in [-1, 1], as `[B, 128]`; differentiable by the pixels."""
-        both: Tensor = self._network(pixels) + self._network(pixels.flip(3))
+        both: Tensor = self.network(pixels) + self.network(pixels.flip(3))
         return both
 
     def _forward(self, crops: Sequence[Pixels8]) -> NDArray[np.float32]:

@@ -1,0 +1,93 @@
+"""Face networks that an attacker can go on training: a fixed beginning, computed once, and layers that learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.anonymity.faces.dlib_net import BLOCKS, FILE, SIDE, DlibNet, residual
+from pipeline.anonymity.faces.embedder import SmallEmbedder
+from pipeline.anonymity.faces.weights import require
+
+FIXED = 7
+"""Residual blocks of Dlib's network (of 14) that stay as they are: they cost the most, and see edges and spots. The
+other seven hold 94 % of the parameters."""
+
+
+class Tunable(Protocol):
+    """A face network in two parts."""
+
+    side: int
+    """Side in pixels of the pictures that it sees."""
+
+    def begin(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """What does not learn, of RGB pictures `[B, side, side, 3]`: features `[B, ...]`."""
+        ...
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Embeds features as `[B, D]`, not normalised."""
+        ...
+
+    def parameters(self) -> object:
+        """All that learns."""
+        ...
+
+
+class TunableSmall(nn.Module):
+    """The shipped embedder; all of its layers learn, and its norms keep their statistics."""
+
+    def __init__(self, embedder: SmallEmbedder) -> None:
+        super().__init__()
+        self.side = embedder.config.size
+        self.network = deepcopy(embedder.network).requires_grad_(True)
+
+    def begin(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Brings pictures `[B, side, side, 3]` to `[B, 3, side, side]` in [-1, 1]."""
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Embeds `[B, 3, side, side]` as `[B, 128]`."""
+        return self.network(features.contiguous(memory_format=torch.channels_last))
+
+
+class TunableDlib(nn.Module):
+    """Dlib's network, of which the last seven residual blocks and the final matrix learn."""
+
+    side = SIDE
+
+    def __init__(self, net: DlibNet) -> None:
+        super().__init__()
+        self._net, self._layers = net, net.layers[1 + 2 * FIXED :]
+        self.weights = nn.ParameterList(layer.weight.clone() for layer in self._layers)
+        self.biases = nn.ParameterList(layer.bias.clone() for layer in self._layers)
+        self.head = nn.Parameter(net.head.clone())
+
+    def begin(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Takes chips `[B, 150, 150, 3]` through the first seven blocks: `[B, 64, 17, 17]`."""
+        x = self._net.first(torch.from_numpy(pixels))
+        return residual(x, self._net.layers[1 : 1 + 2 * FIXED], BLOCKS[:FIXED])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Embeds `[B, 64, 17, 17]` as `[B, 128]`."""
+        learnt = zip(self._layers, self.weights, self.biases, strict=True)
+        layers = [replace(layer, weight=weight, bias=bias) for layer, weight, bias in learnt]
+        return residual(features, layers, BLOCKS[FIXED:]).mean((2, 3)) @ self.head
+
+
+def _small() -> Tunable:
+    return TunableSmall(SmallEmbedder.load())
+
+
+def _dlib() -> Tunable:
+    return TunableDlib(DlibNet(require(FILE, owner="recogniser dlib-chip")))
+
+
+NETWORKS: dict[str, Callable[[], Tunable]] = {"small": _small, "dlib-chip": _dlib}
+"""What loads a fresh network, by the recogniser whose weights it begins with."""
