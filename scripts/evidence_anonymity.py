@@ -5,6 +5,7 @@
 levels   distance to the source and share over the threshold at t_boom .1 … .9 (figure 5 of Boomerang, 2210.12100)
 ladder   one level for all against the ladder: share released, level needed, images/s, likeness
 caught   identity, DDIB and a tile shuffle through gate and attacks: all must be caught
+guidance plain ladder, guidance, both and several attempts, judged by who was left out (`evidence_guidance.py`)
 bound    what no attacker can do better who holds the source, by level, beside the attackers here and what is left
 release  `doppel run lfw_release` (a quarter of an hour), and the figures of its audit
 attackers  networks fine-tuned, inverters trained, and the operator run by the attacker (see evidence_attackers.py)
@@ -31,6 +32,8 @@ import numpy as np
 import torch
 from evidence_attackers import attackers
 from evidence_bound import bounds
+from evidence_guidance import HELD_OUT, OTHERS, guidance
+from evidence_guidance import PEOPLE as GUIDED_PEOPLE
 
 from pipeline.anonymity.attacks import utility
 from pipeline.anonymity.attacks.identification import rates, reidentify
@@ -130,8 +133,8 @@ class Faces:
 
     def verdicts(self, images: Sequence[Any]) -> dict[str, int]:
         gate = Gate(finder=self.finder, judges=self.judges, originals=self.originals, smallest_face=16, near_copy=6)
-        found = [verdict for i in range(0, len(images), BATCH)
-                 for verdict in gate.judge(self.keys[i : i + BATCH], images[i : i + BATCH])]  # fmt: skip
+        batches = [slice(i, i + BATCH) for i in range(0, len(images), BATCH)]
+        found = [verdict for b in batches for verdict in gate.judge(self.keys[b], images[b], self.images[b])]
         return {name: sum(v.verdict == name for v in found) for name in ("anonymous", "recognisable", "undecided")}
 
 
@@ -340,7 +343,7 @@ def error(values: Any) -> float:
 PARTS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "levels": levels, "ladder": ladder, "caught": caught, "bound": bound, "release": release,
 }  # fmt: skip
-ALONE = ("attackers",)
+ALONE = ("attackers", "guidance")
 """Parts that read the photographs themselves."""
 
 
@@ -353,6 +356,9 @@ def main() -> None:
     results = json.loads(file.read_text()) if file.exists() else {}
     faces = Faces(args.people) if set(args.only) - {"release", *ALONE} else None
     for part in args.only:
+        if part == "guidance":
+            guidance(GUIDED_PEOPLE, OTHERS, list(HELD_OUT))  # it has a file of its own
+            continue
         results[part] = attackers(DEV, args.people) if part == "attackers" else PARTS[part](faces)
         results["machine"] = f"{os.cpu_count()} CPU cores, torch {torch.__version__}, no GPU"
         file.write_text(json.dumps(results, indent=1) + "\n")

@@ -124,6 +124,9 @@ class MembershipFigures(Section):
     """Lower end of the 95 % interval of `auc`."""
     high: float
     """Upper end of that interval."""
+    found: Share | None = None
+    """The fraction of the input's originals that are found where 1 of 100 other images is taken for one; None for
+    fewer than 100 others. An average hides a few who can be told with certainty (2112.03570)."""
     chance: float = 0.5
 
 
