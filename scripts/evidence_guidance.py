@@ -63,18 +63,15 @@ PEOPLE, OTHERS = 48, 72
 """People with a second photograph, who are released and searched for; people with one, who are only in the gallery."""
 SMALL_GALLERY = 50
 """Size of the random galleries in which a chance of 2 % can be told from more with a hundred people."""
-MARGINS = (0.5, 0.25)
-"""How far guidance pushes: the share of strangers who are nearer to one another. The first is the default."""
-Tries = Sequence[tuple[float, float, int]]
-"""The margin of the guidance (0: none), the level, and the number of the attempt, in their order."""
+Tries = Sequence[tuple[bool, float, int]]
+"""Whether guided, the level, and the number of the attempt, in their order."""
 WAYS: dict[str, Tries] = {
-    **{f"guided {level}": [(MARGINS[0], level, 0)] for level in GUIDED},
-    **{f"plain {level}": [(0, level, 0)] for level in PLAIN},
-    "plain ladder 0.4 … 0.8": [(0, level, 0) for level in PLAIN[:-1]],
-    "plain ladder 0.4 … 0.9": [(0, level, 0) for level in PLAIN],
-    f"plain {AT}, five attempts": [(0, AT, attempt) for attempt in range(FURTHER + 1)],
-    "guided ladder 0.4, 0.6, 0.8": [(MARGINS[0], level, 0) for level in (*GUIDED, LAST)],
-    **{f"guided {level}, margin {MARGINS[1]}": [(MARGINS[1], level, 0)] for level in GUIDED},
+    **{f"guided {level}": [(True, level, 0)] for level in GUIDED},
+    **{f"plain {level}": [(False, level, 0)] for level in PLAIN},
+    "plain ladder 0.4 … 0.8": [(False, level, 0) for level in PLAIN[:-1]],
+    "plain ladder 0.4 … 0.9": [(False, level, 0) for level in PLAIN],
+    f"plain {AT}, five attempts": [(False, AT, attempt) for attempt in range(FURTHER + 1)],
+    "guided ladder 0.4, 0.6, 0.8": [(True, level, 0) for level in (*GUIDED, LAST)],
 }
 
 
@@ -118,9 +115,8 @@ class World:
         self.originals, known = joined([firsts, seconds, others_]), joined([firsts, others_])
         judges = [Judge.of(one, self.certificate(one), "deepface") for one in self.recognisers if one.name in judging]
         self.gate = Gate(finder=self.finder, judges=tuple(judges), originals=known, smallest_face=16, near_copy=6)
-        sections = {margin: FaceGuidance(recognisers=self.guiding, margin=margin) for margin in MARGINS}
-        self.guides = {margin: Guide.of(section, self.gate, "cpu", 0) for margin, section in sections.items()}
-        self.male = self.males(self.images)
+        guide = Guide.of(FaceGuidance(recognisers=self.guiding), self.gate, "cpu", 0)
+        self.guide, self.male = guide, self.males(self.images)
 
     def certificate(self, recogniser: Any) -> Any:
         try:
@@ -142,7 +138,7 @@ class World:
         return male
 
     @torch.inference_mode()
-    def run(self, margin: float, level: float, attempt: int, wanted: NDArray[np.bool_]) -> list[Any]:
+    def run(self, guided: bool, level: float, attempt: int, wanted: NDArray[np.bool_]) -> list[Any]:
         """The outputs of the wanted images; the others stay None."""
         operator, made, numbers = (
             Boomerang(t_boom=level, steps=STEPS),
@@ -153,7 +149,7 @@ class World:
             keys = [self.keys[i] for i in part]
             pixels = to_pixels([self.images[i] for i in part], "cpu")
             noise = KeyedNoise(b"the salt of the evidence", keys, f"boomerang/{level}/{attempt}", 0)
-            steer = self.guides[margin].steer(keys, self.model) if margin else None
+            steer = self.guide.steer(keys, self.model) if guided else None
             done = operator(self.model, self.model.encode(pixels), Given(pixels=pixels, steer=steer), noise)
             for i, image in zip(part, from_pixels(done.pixels), strict=True):
                 made[i] = image  # type: ignore[call-overload]
@@ -164,7 +160,7 @@ class World:
         there = [i for i, image in enumerate(images) if image is not None]
         for start in range(0, len(there), BATCH):
             some = there[start : start + BATCH]
-            verdicts = self.gate.judge([self.keys[i] for i in some], [images[i] for i in some])
+            verdicts = self.gate.judge(*([group[i] for i in some] for group in (self.keys, images, self.images)))
             passed[some] = [verdict.verdict == "anonymous" for verdict in verdicts]
         return passed
 
@@ -227,7 +223,7 @@ def leave_out(held_out: str, people: int, others: int) -> dict[str, Any]:
         started = time.monotonic()
         before = [done[(one[0], one[1], attempt)][1] for attempt in range(one[2])]
         if one[1] == LAST and one[0]:
-            before = [done[(one[0], level, 0)][1] for level in GUIDED]
+            before = [done[(True, level, 0)][1] for level in GUIDED]
         wanted = ~np.any(before, axis=0) if before else np.ones(people, bool)  # only what has not passed yet
         images = world.run(*one, wanted)
         took = (time.monotonic() - started) / max(int(wanted.sum()), 1)

@@ -160,6 +160,27 @@ def anonymity_ladder(found: dict[str, Any]) -> str:
     return table(head, rows)
 
 
+def guidance(found: dict[str, Any]) -> str:
+    """What the recogniser that was left out finds, and what is left of the images, by way."""
+    rows = []
+    for held_out, one in found.items():
+        for name, way in one["ways"].items():
+            if "T1" not in way:
+                rows.append([f"`{held_out}`", name, f"{100 * way['released']:.0f} %", *["–"] * 6])
+                continue
+            first, near, eyes = way["T1"]["rank"]["1"], way["nearer_than_a_stranger"], way["pose"]["eyes"]["mean"]
+            rows.append([
+                f"`{held_out}`", name, f"{100 * way['released']:.0f} %",
+                f"{100 * first['share']:.1f} % ({100 * first['low']:.1f}–{100 * first['high']:.1f})",
+                f"{near['share']:.2f} ({near['low']:.2f}–{near['high']:.2f})",
+                "–" if way["T2"] is None else f"{100 * way['T2']['rank']['1']['share']:.0f} %",
+                f"{way['psnr']:.1f} dB", f"{eyes:.3f}", f"{100 * way['gender']['agree']:.0f} %",
+            ])  # fmt: skip
+    head = ["left out", "way", "released", "T1 rank 1", "own nearer than a stranger's", "T2 rank 1", "PSNR",
+            "eyes moved by", "gender agrees"]  # fmt: skip
+    return table(head, rows)
+
+
 def anonymity_caught(found: dict[str, Any]) -> str:
     rows = []
     for name, row in found.items():
@@ -379,6 +400,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "ddib": ddib, "anagrams": anagrams, "tile_morphs": tile_morphs, "mosaics": mosaics, "inpaint": inpaint,
     "enhance": enhance, "models": models, "certificates": certificates, "recognisers": attackers,
     "anonymity_levels": anonymity_levels, "anonymity_ladder": anonymity_ladder, "anonymity_caught": anonymity_caught,
+    "guidance": guidance,
     "anonymity_release": anonymity_release, "anonymity_attackers": anonymity_attackers,
     "training_fashion": comparison, "training_fashion_500": comparison,
     "training_fashion_own": comparison,
@@ -396,6 +418,7 @@ def read_results() -> dict[str, Any]:
     faces = json.loads((RESULTS / "anonymity.json").read_text())
     results |= {f"anonymity_{part}": faces[part] for part in ("levels", "ladder", "caught", "release")}
     results["anonymity_attackers"] = faces.get("attackers")
+    results["guidance"] = json.loads((RESULTS / "guidance.json").read_text())
     results["recognisers"] = json.loads((RESULTS / "recognisers.json").read_text())
     results |= {file.stem: json.loads(file.read_text()) for file in RESULTS.glob("training_*.json")}
     results["gpu"] = gpu_tables.read(RESULTS / "gpu")
