@@ -79,6 +79,8 @@ def card(manifest: ReleaseManifest) -> str:
 
 {table(("verdict", "images"), counts.released_by_verdict)}
 
+{bullets(manifest.facts.get("gate_in_words", ()))}
+
 ## Why photographs were withheld
 
 {table(("reason", "images"), counts.quarantined)}
