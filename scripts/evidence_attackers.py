@@ -22,7 +22,7 @@ from pipeline.anonymity.attacks.photos import THREATS, Pairing, layouts
 from pipeline.anonymity.attacks.results import undone
 from pipeline.anonymity.attacks.utility import psnr
 from pipeline.anonymity.faces.detect import FaceFinder
-from pipeline.anonymity.faces.recognise import load_recogniser
+from pipeline.anonymity.faces.recognise import available, load_recogniser
 from pipeline.anonymity.faces.scanning import image_stream
 from pipeline.anonymity.faces.table import joined, tabulate
 from pipeline.anonymity.gate.calibration import find_certificate
@@ -39,7 +39,7 @@ from pipeline.operators import Boomerang, Given
 from pipeline.streams.shards import WebDatasetInput
 
 LEVELS, STEPS, BATCH, SIZE = (0.6, 0.9), 20, 32, (64, 64)
-GATE, RECOGNISERS = ("Dlib", "dlib-chip"), ("Dlib", "dlib-chip", "lbph", "small")
+GATE, ATTACKERS = ("Dlib", "dlib-chip"), ("lbph", "small", "faceres")
 JOB, ATTACKER = b"the salt of the evidence", b"the salt of an attacker"
 
 
@@ -55,7 +55,7 @@ def attackers(urls: str, people: int, levels: Sequence[float] = LEVELS) -> dict[
     keys, names, images = (list(column) for column in zip(*rows, strict=True))
     model = load_model(ModelConfig(path="embedded:lfw_faces/model"), "cpu")
     with FaceFinder("dlib", workers=2) as finder:
-        recognisers = [load_recogniser(name) for name in RECOGNISERS]
+        recognisers = [load_recogniser(name) for name in (*GATE, *filter(available, ATTACKERS))]
 
         def table(pictures: Sequence[Any], named: Sequence[str | None]) -> Any:
             parts = [slice(i, i + BATCH) for i in range(0, len(pictures), BATCH)]

@@ -199,9 +199,22 @@ def test_bad_assessments(changes: dict[str, Any], sentence: str) -> None:
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("said", ["Person Number 001", "/home/me/originals", "Person_Number_001_0000"])
-def test_an_assessment_that_names_a_person_of_the_source_or_a_place(said: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"release\.assessment, holds a path of this machine, or a key or name") as no:
-        released(tmp_path, [people(3)], assessment={"purpose": said})
-    assert said not in str(no.value)
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("purpose", "Person Number 001"), ("recipients", "relatives of person number 002, of all"),
+        ("custodian", "see /home/me/originals"), ("motives", "Person_Number_001_0000"), ("policies", "~/policy.txt"),
+        ("safeguards", ["none", "file:/etc"]), ("sign_off", {**WHOLE["sign_off"], "name": "Person Number 000"}),
+    ],
+)  # fmt: skip
+def test_an_assessment_that_names_a_person_of_the_source_or_a_place(field: str, said: Any, tmp_path: Path) -> None:
+    sentence = rf"^release\.assessment\.{field} holds a path, or the key or the name of somebody in the source"
+    with pytest.raises(UserError, match=sentence) as refused:
+        released(tmp_path, [people(3)], assessment={field: said})
+    assert "Number" not in str(refused.value)
     refuse_seal(tmp_path)
+
+
+def test_a_number_of_a_person_in_a_date_is_no_name(tmp_path: Path) -> None:
+    sources = [Source(key=f"k{i}", who=str(2998 + i), seed=i) for i in range(3)]
+    assert released(tmp_path, [sources], assessment={"review_by": "2998-01-01", "purpose": "either/or, 1/2, ~5"})

@@ -453,6 +453,51 @@ def test_a_strange_hmac_is_no_crash(copy: Path) -> None:
         assert "\x1b" not in verify(copy, SALT)[0]
 
 
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just("\ud800"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def places(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path of every value in a JSON value."""
+    inside = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    return [path] * bool(path) + [found for key, value in inside for found in places(value, (*path, key))]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data(), VALUES)
+def test_whatever_stands_in_it_is_a_sentence_and_never_a_proof(
+    sound: Path, keys: Path, data: st.DataObject, value: Any
+) -> None:
+    """A stranger writes RELEASE.json, and computes no digest."""
+    before = (sound / "RELEASE.json").read_bytes()
+    content = json.loads(before)
+    *path, last = data.draw(st.sampled_from(places(content)))
+    inner = content
+    for key in path:
+        inner = inner[key]
+    unchanged = type(inner[last]) is type(value) and inner[last] == value
+    inner[last] = value
+    key = public_key(str(keys / "mine.pub"), "--key")
+    try:
+        (sound / "RELEASE.json").write_text(json.dumps(content))
+        found = verify_release(sound, key=key, salt=SALT, today=date(2027, 1, 1))
+    finally:
+        (sound / "RELEASE.json").write_bytes(before)
+    assert unchanged or found.problems
+    assert all("\n" not in problem for problem in found.problems)
+
+
+@pytest.mark.parametrize("text", ["[" * n + "]" * n for n in (100, 300, 900, 5000, 100_000)] + ['"\\ud800"', "NaN"])
+def test_texts_that_no_release_says(text: str, copy: Path, keys: Path) -> None:
+    content = json.loads((copy / "RELEASE.json").read_bytes())
+    changed = json.dumps({**content, "facts": {"a": "HERE"}}).replace('"HERE"', text)
+    (copy / "RELEASE.json").write_text(changed)
+    assert verify(copy, SALT, public_key(str(keys / "mine.pub"), "--key"))
+
+
 TODAY = date.today()
 
 

@@ -15,7 +15,7 @@ Figures = Mapping[str, Any]
 def recognisers(evidence: Figures) -> str:
     """Who attacked: family, whether the gate used it, and how well it recognises clean photographs."""
     rows = [
-        [one["name"], one["family"], "yes" if one["in_gate"] else "no",
+        [one["name"], one["family"], "yes" if one["in_gate"] else "guides" if one["guides"] else "no",
          "–" if one["clean_tar"] is None else f"{one['clean_tar']:.1%}"]
         for one in evidence["attackers"]
     ]  # fmt: skip

@@ -54,6 +54,9 @@ class Face:
     chip: Pixels8 | None = None
     """uint8 RGB `[150, 150, 3]`, set by detector dlib only: the face made upright by five landmarks, with a margin of a
     quarter, as dlib's own programs cut the faces that its network was trained on."""
+    landmarks: tuple[tuple[float, float], ...] | None = None
+    """(x, y) of five points, by detector dlib only: two corners of the eye on the image's right, two of the other, and
+    the base of the nose."""
     square: Pixels8 | None = None
     """uint8 RGB `[224, 224, 3]`, not turned: the part of the enlarged image that `square_around` tells of the
     detector's box. Beyond the image, its edge goes on."""
@@ -100,23 +103,25 @@ class Detection:
         scale = (enlarged.shape[1] / image.shape[1], enlarged.shape[0] / image.shape[0])
         # `extract_faces`, and so `represent` and `verify`, leave out crops without pixels too.
         faces = [
-            replace(
-                _face(one, enlarged.shape[:2], scale),
-                chip=self._chip(enlarged, one.facial_area),
-                square=_square(enlarged, one.facial_area),
-            )
+            self._marked(_face(one, enlarged.shape[:2], scale), enlarged, one.facial_area, scale)
             for one in found
             if one.img.size
         ]
         return sorted(faces, key=lambda face: -face.box[2] * face.box[3])
 
-    def _chip(self, enlarged: Pixels8, area: Any) -> Pixels8 | None:
+    def _marked(self, face: Face, enlarged: Pixels8, area: Any, scale: tuple[float, float]) -> Face:
+        """The face with its square, and where the detector is dlib with its landmarks and chip."""
+        face = replace(face, square=_square(enlarged, area))
         if self._landmarks is None:
-            return None
+            return face
         import dlib
 
-        place = dlib.rectangle(area.x, area.y, area.x + area.w, area.y + area.h)
-        return dlib.get_face_chip(enlarged, self._landmarks(enlarged, place), size=CHIP, padding=MARGIN)
+        found = self._landmarks(enlarged, dlib.rectangle(area.x, area.y, area.x + area.w, area.y + area.h))
+        return replace(
+            face,
+            landmarks=tuple(_point((part.x, part.y), scale) for part in found.parts()),
+            chip=dlib.get_face_chip(enlarged, found, size=CHIP, padding=MARGIN),
+        )
 
 
 def _face(found: Any, size: tuple[int, ...], scale: tuple[float, float]) -> Face:

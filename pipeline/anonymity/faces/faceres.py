@@ -31,8 +31,8 @@ STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 """How much each of MobileNet's 13 blocks shrinks the image."""
 WIDTHS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
 """Channels behind each block."""
-BATCH = 64
-"""Faces in one pass through the network."""
+BATCH = 8
+"""Faces in one pass through the network. More are slower on a CPU, because their features leave its cache."""
 MALE = 0.6
 """From this output on, the origin's programs call a face male (`is_male` in its `facial_analysis.py`)."""
 
@@ -57,10 +57,10 @@ class FaceResNetwork(nn.Module):
         These are the features `[B, 1024]`, each in [0, 6], the probability of each year of age `[B, 100]`, and that of
         being male `[B]`.
         """
-        x = relu6(self.conv1(pixels))
+        x = relu6(self.conv1(pixels), inplace=True)
         for i in range(1, len(WIDTHS) + 1):
             for kind in ("dw", "pw"):
-                x = relu6(self.get_submodule(f"conv_{kind}_{i}")(x))
+                x = relu6(self.get_submodule(f"conv_{kind}_{i}")(x), inplace=True)
         features = x.mean((2, 3))
         hidden = self.feats(features).relu()
         return features, self.age_pred(hidden).softmax(1), self.gender_pred(hidden)[:, 0].sigmoid()
@@ -111,7 +111,7 @@ class FaceRes:
         """
         if pixels.shape[-2:] != (SIDE, SIDE):
             pixels = interpolate(pixels, (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
-        features: Tensor = self.network(_centred(255 * (pixels + 1) / 2))[0]
+        features: Tensor = self.network(centred(255 * (pixels + 1) / 2))[0]
         return features
 
     @torch.inference_mode()
@@ -121,11 +121,11 @@ class FaceRes:
         made = [tuple(np.empty((0, *width), np.float32) for width in ((DIMENSIONS,), (AGES,), ()))]
         for start in range(0, len(crops), BATCH):
             squares = torch.from_numpy(np.stack(crops[start : start + BATCH])).to(self.device)
-            outputs = self.network(_centred(squares.permute(0, 3, 1, 2).float()))
+            outputs = self.network(centred(squares.permute(0, 3, 1, 2).float()))
             made.append(tuple(output.cpu().numpy() for output in outputs))
         return tuple(np.concatenate(parts) for parts in zip(*made, strict=True))
 
 
-def _centred(pixels: Tensor) -> Tensor:
-    """RGB in [0, 255] → BGR minus the mean."""
+def centred(pixels: Tensor) -> Tensor:
+    """What the network sees of squares `[B, 3, 224, 224]`, RGB in [0, 255]: BGR minus `MEAN`."""
     return pixels.flip(1) - torch.tensor(MEAN, device=pixels.device, dtype=pixels.dtype)[:, None, None]
