@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bound_tables
 import gpu_tables
 
 from training.compare.report import markdown, verdict
@@ -145,6 +146,12 @@ def anonymity_levels(found: dict[str, Any]) -> str:
         "T1 rank 1, by each", "PSNR",
     ]  # fmt: skip
     return table(head, rows)
+
+
+def anonymity_bound(found: dict[str, Any]) -> str:
+    """What no attacker can do better, by level, beside those that were tried."""
+    bound, levels = found["bound"], found["levels"]
+    return f"{table(bound_tables.head(), bound_tables.rows(bound, levels))}\n\n{bound_tables.levels_for(bound)}"
 
 
 def anonymity_ladder(found: dict[str, Any]) -> str:
@@ -358,7 +365,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "ddib": ddib, "anagrams": anagrams, "tile_morphs": tile_morphs, "mosaics": mosaics, "inpaint": inpaint,
     "enhance": enhance, "models": models, "certificates": certificates, "recognisers": attackers,
     "anonymity_levels": anonymity_levels, "anonymity_ladder": anonymity_ladder, "anonymity_caught": anonymity_caught,
-    "anonymity_release": anonymity_release, "training_fashion": comparison, "training_fashion_500": comparison,
+    "anonymity_release": anonymity_release, "anonymity_bound": anonymity_bound, "training_fashion": comparison, "training_fashion_500": comparison,
     "training_fashion_own": comparison,
     "training_why": training_why,
     "training_cifar10": comparison,
@@ -373,6 +380,7 @@ def read_results() -> dict[str, Any]:
     results["models"] = json.loads((RESULTS / "models.json").read_text())
     faces = json.loads((RESULTS / "anonymity.json").read_text())
     results |= {f"anonymity_{part}": faces[part] for part in ("levels", "ladder", "caught", "release")}
+    results["anonymity_bound"] = {"bound": faces["bound"], "levels": faces["levels"]["levels"]}
     results["recognisers"] = json.loads((RESULTS / "recognisers.json").read_text())
     results |= {file.stem: json.loads(file.read_text()) for file in RESULTS.glob("training_*.json")}
     results["gpu"] = gpu_tables.read(RESULTS / "gpu")
