@@ -74,6 +74,7 @@ def test_the_level_is_found_stands_in_the_job_and_stays(
     plan = bounded(source, unconditional, tmp_path / "out")
     assert (plan.bound, level(bounded(source, unconditional, tmp_path / "new"))) == (0.3, level(plan))
     assert 0.25 < rate(plan) <= 0.3
+    assert plan.notes == [f"the level that keeps a bound of 0.3: {{'fraction': {level(plan)}}}"]
     run_job(plan)
     job = json.loads((tmp_path / "out" / "job.json").read_text())
     assert job["config"]["operator"]["t_boom"] == {"fraction": level(plan)}

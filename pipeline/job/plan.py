@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
 from pipeline.diffusion.model import Outline
@@ -64,7 +64,14 @@ class Plan:
     def notes(self) -> list[str]:
         """What people should know before any work, as sentences."""
         silent = self.config.safety == "off" and any(has_checker(model) for model in self.config.models)
-        return [UNASKED] if silent else []
+        found = [] if self.bound is None else [f"the level that keeps a bound of {self.bound:g}: {self.level}"]
+        return [*([UNASKED] if silent else []), *found]
+
+    @property
+    def level(self) -> Any:
+        """The operator's level, as recipes write it; None where it has none."""
+        operator = self.config.operator
+        return None if operator is None or operator.dial is None else operator.model_dump(mode="json")[operator.dial]
 
     @property
     def rules(self) -> PixelRules:
