@@ -275,8 +275,10 @@ def release_job(plan: Plan) -> int:
     assert plan.config.release is not None
     with looking() as on_images:
         results = export(plan, on_images)
-    sealed = f"{plan.config.release.path}: {results.counts.released} images released; RELEASE.json lists every file"
-    return told(results, plan.config.release.audit, sealed)
+    release, images = plan.config.release, results.counts.released
+    signed = "is signed" if release.sign else "is not signed (release.sign names no key)"
+    sealed = f"{release.path}: {images} images released; RELEASE.json lists every file and {signed}"
+    return told(results, release.audit, sealed)
 
 
 def told(results: AuditResults, folder: str, sound: str) -> int:

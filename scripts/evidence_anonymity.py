@@ -5,8 +5,10 @@
 levels   distance to the source and share over the threshold at t_boom .1 … .99 (figure 5 of Boomerang, 2210.12100)
 ladder   one level for all against the ladder: share released, level needed, images/s, likeness
 caught   identity, DDIB and a tile shuffle through gate and attacks: all must be caught
+guidance plain ladder, guidance, both and several attempts, judged by who was left out (`evidence_guidance.py`)
 bound    what no attacker can do better who holds the source, by level: Monte Carlo and closed forms, no image made
 release  `doppel run lfw_release` (a quarter of an hour), and the figures of its audit
+attackers  networks fine-tuned, inverters trained, and the operator run by the attacker (see evidence_attackers.py)
 
 Figures go into scripts/evidence/anonymity.json, pictures beside it; none shows an original.
 """
@@ -28,7 +30,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from evidence_attackers import attackers
 from evidence_bound import bounds
+from evidence_guidance import HELD_OUT, OTHERS, guidance
+from evidence_guidance import PEOPLE as GUIDED_PEOPLE
 
 from pipeline.anonymity.attacks import utility
 from pipeline.anonymity.attacks.identification import rates, reidentify
@@ -129,8 +134,8 @@ class Faces:
 
     def verdicts(self, images: Sequence[Any]) -> dict[str, int]:
         gate = Gate(finder=self.finder, judges=self.judges, originals=self.originals, smallest_face=16, near_copy=6)
-        found = [verdict for i in range(0, len(images), BATCH)
-                 for verdict in gate.judge(self.keys[i : i + BATCH], images[i : i + BATCH])]  # fmt: skip
+        batches = [slice(i, i + BATCH) for i in range(0, len(images), BATCH)]
+        found = [verdict for b in batches for verdict in gate.judge(self.keys[b], images[b], self.images[b])]
         return {name: sum(v.verdict == name for v in found) for name in ("anonymous", "recognisable", "undecided")}
 
 
@@ -336,19 +341,24 @@ def error(values: Any) -> float:
 PARTS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "levels": levels, "ladder": ladder, "caught": caught, "bound": bound, "release": release,
 }  # fmt: skip
+ALONE = ("attackers", "guidance")
+"""Parts that read the photographs themselves."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--only", nargs="+", choices=[*PARTS, *ALONE], default=[*PARTS, *ALONE])
     parser.add_argument("--people", type=int, default=321, help="who have two photographs (default: all 321)")
     parser.add_argument("--levels", nargs="+", type=float, default=LEVELS, help="only these of the part `levels` anew")
     args = parser.parse_args()
     file = OUT / "anonymity.json"
     results = json.loads(file.read_text()) if file.exists() else {}
-    faces = Faces(args.people, args.levels) if set(args.only) - {"release", "bound"} else None
+    faces = Faces(args.people, args.levels) if set(args.only) - {"release", "bound", *ALONE} else None
     for part in args.only:
-        results[part] = PARTS[part](faces)
+        if part == "guidance":
+            guidance(GUIDED_PEOPLE, OTHERS, list(HELD_OUT))  # it has a file of its own
+            continue
+        results[part] = attackers(DEV, args.people) if part == "attackers" else PARTS[part](faces)
         results["machine"] = f"{os.cpu_count()} CPU cores, torch {torch.__version__}, no GPU"
         file.write_text(json.dumps(results, indent=1) + "\n")
 

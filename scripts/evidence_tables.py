@@ -203,6 +203,27 @@ def anonymity_release(found: dict[str, Any]) -> str:
     return table(head, rows)
 
 
+def anonymity_attackers(found: dict[str, Any] | None) -> str:
+    """Rank 1, beside chance, of attackers who train networks or run the operator, by level."""
+    if found is None:
+        return "Not measured yet: `python scripts/evidence_anonymity.py --only attackers`."
+    attacks = ("naive", "own_parrot", "fine_tuned", "fine_tuned_parrot", "inverter")
+    rows = []
+    for level, row in found["levels"].items():
+        names = dict.fromkeys(tuple(key.split()[:2]) for key in row if key.count(" ") == 2 and key[:2] in ("T1", "T2"))
+        for threat, name in sorted(names, key=lambda pair: pair[0]):
+            cells = [beside_chance(row.get(f"{threat} {name} {attack}")) for attack in attacks]
+            rows.append([level, threat, f"`{name}`", *cells])
+    return table(["t_boom", "threat", "attacker", *(f"`{attack}`" for attack in attacks)], rows)
+
+
+def beside_chance(rank: dict[str, float] | None) -> str:
+    if rank is None:
+        return "–"
+    share = f"{100 * rank['share']:.1f} ({100 * rank['low']:.1f}–{100 * rank['high']:.1f})"
+    return f"{share}; {100 * rank['chance']:.2f} %"
+
+
 def first_rank(figures: dict[str, Any] | None) -> str:
     if figures is None:
         return "–"
@@ -366,6 +387,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "enhance": enhance, "models": models, "certificates": certificates, "recognisers": attackers,
     "anonymity_levels": anonymity_levels, "anonymity_ladder": anonymity_ladder, "anonymity_caught": anonymity_caught,
     "anonymity_release": anonymity_release, "anonymity_bound": anonymity_bound,
+    "anonymity_release": anonymity_release, "anonymity_attackers": anonymity_attackers,
     "training_fashion": comparison, "training_fashion_500": comparison,
     "training_fashion_own": comparison,
     "training_why": training_why,
@@ -382,6 +404,7 @@ def read_results() -> dict[str, Any]:
     faces = json.loads((RESULTS / "anonymity.json").read_text())
     results |= {f"anonymity_{part}": faces[part] for part in ("levels", "ladder", "caught", "release")}
     results["anonymity_bound"] = {"bound": faces["bound"], "levels": faces["levels"]["levels"]}
+    results["anonymity_attackers"] = faces.get("attackers")
     results["recognisers"] = json.loads((RESULTS / "recognisers.json").read_text())
     results |= {file.stem: json.loads(file.read_text()) for file in RESULTS.glob("training_*.json")}
     results["gpu"] = gpu_tables.read(RESULTS / "gpu")

@@ -164,9 +164,11 @@ def test_what_the_audit_found_stands_in_both_documents(manifest: ReleaseManifest
             assert words in said
         assert "T1 a|b naive: a|b, naive: 31.0% found first (15.5% to 62.0%), chance 6.25%, allowed 12.5%" in said
         assert "That does not hold." in document
-    assert "3 attacks (naive, reverse) by 2 recognisers and layouts (a|b, Dlib)" in "".join(
+    assert "3 attacks (naive, reverse) by 2 recognisers and layouts (Dlib, a|b)" in "".join(
         texts(assessment_page(found))
     )
+    nobody = found.model_copy(update={"evidence": proven().model_copy(update={"worst_people": ()})})
+    assert "nobody is known to have images enough to be called the worst" in assessment_page(nobody)
     lines = statements(found)
     assert lines[0].startswith("T1, the attack that reaches farthest: a|b, naive: 31.0%")
     assert lines[1].startswith("T2, the attack that reaches farthest: a|b, reverse: 44.0%")
@@ -197,9 +199,22 @@ def test_bad_assessments(changes: dict[str, Any], sentence: str) -> None:
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("said", ["Person Number 001", "/home/me/originals", "Person_Number_001_0000"])
-def test_an_assessment_that_names_a_person_of_the_source_or_a_place(said: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"release\.assessment, holds a path of this machine, or a key or name") as no:
-        released(tmp_path, [people(3)], assessment={"purpose": said})
-    assert said not in str(no.value)
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("purpose", "Person Number 001"), ("recipients", "relatives of person number 002, of all"),
+        ("custodian", "see /home/me/originals"), ("motives", "Person_Number_001_0000"), ("policies", "~/policy.txt"),
+        ("safeguards", ["none", "file:/etc"]), ("sign_off", {**WHOLE["sign_off"], "name": "Person Number 000"}),
+    ],
+)  # fmt: skip
+def test_an_assessment_that_names_a_person_of_the_source_or_a_place(field: str, said: Any, tmp_path: Path) -> None:
+    sentence = rf"^release\.assessment\.{field} holds a path, or the key or the name of somebody in the source"
+    with pytest.raises(UserError, match=sentence) as refused:
+        released(tmp_path, [people(3)], assessment={field: said})
+    assert "Number" not in str(refused.value)
     refuse_seal(tmp_path)
+
+
+def test_a_number_of_a_person_in_a_date_is_no_name(tmp_path: Path) -> None:
+    sources = [Source(key=f"k{i}", who=str(2998 + i), seed=i) for i in range(3)]
+    assert released(tmp_path, [sources], assessment={"review_by": "2998-01-01", "purpose": "either/or, 1/2, ~5"})

@@ -167,3 +167,13 @@ def test_the_shipped_recipe_is_that_of_the_shipped_certificates() -> None:
         certificate = load_certificate(pipeline.anonymity.gate.calibration.SHIPPED / f"Dlib_{side}.json")
         assert certificate.data == pipeline.commands.calibrate_faces.described(recipe)
         assert certificate.floor == recipe.floor
+
+
+def test_the_recipe_for_faceres_is_that_of_its_certificates() -> None:
+    recipe = load_config(CalibrateConfig, "calibrate_lfw_faceres")
+    assert recipe.recognisers == ("faceres",)
+    files = sorted(pipeline.anonymity.gate.calibration.SHIPPED.glob("faceres_*.json"))
+    assert [int(file.stem.removeprefix("faceres_")) for file in files] == sorted(recipe.sizes, key=str)
+    for certificate in map(load_certificate, files):
+        assert certificate.data == pipeline.commands.calibrate_faces.described(recipe)
+        assert certificate.certifies

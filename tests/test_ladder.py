@@ -36,7 +36,9 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Plan
     monkeypatch.setattr(planning, "facts_of_gate", lambda *_: None)  # whose eyes are fakes here
     model = builders.model_folder(tmp_path / "model", classes=None)
     source = builders.shard(tmp_path / "in" / "a.tar", 1)
-    content = builders.recipe(source, tmp_path / "out", model, **{"anonymity.ladder": [0.6, 0.8], **changes})
+    content = builders.recipe(source, tmp_path / "out", model, **{
+        "anonymity.ladder": [0.6, 0.8], "anonymity.one_family": "accepted", **changes,
+    })  # fmt: skip
     return make_plan(validate(JobConfig, content, "recipe"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -266,3 +267,28 @@ def test_no_recogniser_at_all(tmp_path: Path) -> None:
             settings_of(tmp_path), job, salt=SALT, evidence=replace(evidence(people(3)), copy_distance={}), facts={}
         )
     refuse_seal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "mode", "sentence"),
+    [
+        ("salt", 0o600, None),
+        ("job/salt", 0o400, None),
+        ("salt", 0o644, "is open to everybody, and must be its owner's alone: chmod 600"),
+        ("salt", 0o640, "is open to your group"),
+        ("release/salt", 0o600, "the salt lies in .*release, which is published"),
+        ("release.part/data/salt", 0o600, "the salt lies in .*release, which is published"),
+        ("link/salt", 0o600, "the salt lies in .*release, which is published"),
+    ],
+)
+def test_the_salt_s_file_is_its_owner_s_alone(tmp_path: Path, place: str, mode: int, sentence: str | None) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "release" / "deep")
+    file = tmp_path / place
+    (tmp_path / "release" / "deep").mkdir(parents=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(SALT)
+    file.chmod(mode)
+    with nullcontext() if sentence is None else pytest.raises(UserError, match=sentence):
+        if sentence is None:
+            shutil.rmtree(tmp_path / "release")
+        check_release(settings_of(tmp_path), str(tmp_path / "job"), SALT, str(file))

@@ -37,7 +37,7 @@ from pipeline.audit.learning import learn, with_learnt
 from pipeline.audit.leaving_out import leave_one_out, unknown
 from pipeline.audit.parroting import operator_of
 from pipeline.audit.pictures import draw
-from pipeline.audit.proving import attack_rates, attackers, findings_of, gate_of, judged, worst_people
+from pipeline.audit.proving import attack_rates, attackers, findings_of, gate_of, guides_of, judged, worst_people
 from pipeline.audit.results import AuditCounts, AuditResults, MadeWith, UtilityFigures
 from pipeline.audit.task import Audit, check
 from pipeline.audit.undoing import check_model, paired_again, undo
@@ -123,7 +123,7 @@ def examine(
     t2 = with_copies(t2, seen.pairing, seen.outside, seen.outside_people)
     utility = useful(seen, finder)
     evidence = proven(task, seen, [one.name for one in recognisers], t1, t2, thresholds, attempts)
-    open_ones = (*not_measured(task, t1, t2, utility), *not_left_out(seen, gate_of(task.manifest), attempts))
+    open_ones = (*not_measured(task, t1, t2, utility), *not_left_out(task, seen, attempts))
     evidence = evidence.model_copy(update={"not_measured": open_ones})
     results = AuditResults(
         release=None if task.unsealed else hashlib.sha256(text_of(task.manifest).encode()).hexdigest(),
@@ -148,11 +148,13 @@ def proven(
     """What goes into RELEASE.json of the figures, and what of them is not as the release requires."""
     gate, released = gate_of(task.manifest), len(seen.pairing.released.keys)
     attacks = tuple(attack_rates("T1", t1, task.require)) + tuple(attack_rates("T2", t2, task.require))
-    who = attackers(names, gate, t1)
+    guides = guides_of(task.manifest)
+    who = attackers(names, gate, guides, t1)
     evidence = ReleaseEvidence(
         required=task.require, paired=released - sum(seen.unpaired.values()), attackers=who, attacks=attacks,
         worst_people=(*worst_people("T1", t1), *worst_people("T2", t2)),
-        leave_one_out=leave_one_out(seen.pairing, gate, t1, thresholds, attempts, task.require), not_measured=(),
+        leave_one_out=leave_one_out(seen.pairing, gate, guides, t1, thresholds, attempts, task.require),
+        not_measured=(),
     )  # fmt: skip
     return judged(evidence, findings_of(seen.unpaired, released, t1, who, attacks), task.accept)
 
@@ -226,11 +228,13 @@ def not_measured(task: Audit, t1: ThreatFigures, t2: ThreatFigures, utility: Uti
     return tuple(reasons)
 
 
-def not_left_out(seen: Seen, gate: Sequence[str], attempts: Attempts | None) -> tuple[str, ...]:
-    """Sentences that say which recognisers of the gate could not be left out of it."""
+def not_left_out(task: Audit, seen: Seen, attempts: Attempts | None) -> tuple[str, ...]:
+    """Sentences that say which recognisers could not be left out of the gate."""
+    gate, guides = gate_of(task.manifest), guides_of(task.manifest)
+    reasons = [f"leaving out {name}: images were led away from what this family sees" for name in guides]
     if attempts is None:
-        return ("leaving out recognisers of the gate: only the job knows what its gate refused",)
-    reasons = [f"leaving out {gate[0]}: it is the whole gate"] * (len(gate) == 1)
+        return (*reasons, "leaving out recognisers of the gate: only the job knows what its gate refused")
+    reasons += [f"leaving out {gate[0]}: it is the whole gate"] * (len(gate) == 1)
     if count := unknown(seen.pairing, attempts):
         reasons.append(
             f"leaving out recognisers of the gate: {count} images were judged before attempts were kept, and count as "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,11 +11,11 @@ import numpy as np
 from pipeline.anonymity.attacks.figures import Searches, ThreatFigures
 from pipeline.anonymity.attacks.networks import NETWORKS
 from pipeline.anonymity.attacks.parrot import gallery, parrot_search
-from pipeline.anonymity.attacks.photos import THREATS, Indices, Photos, Threat, layouts
+from pipeline.anonymity.attacks.photos import THREATS, Indices, Pairing, Photos, Threat, layouts
 from pipeline.anonymity.attacks.tuned import Pictured, searched, turns
 from pipeline.anonymity.faces.recognise import crops_for
 from pipeline.anonymity.faces.table import tabulate
-from pipeline.audit.gathering import Seen
+from pipeline.audit.gathering import Held, Seen
 from pipeline.audit.parroting import operator_of, parroted
 from pipeline.audit.task import Audit
 
@@ -27,6 +28,18 @@ Learnt = dict[Threat, dict[str, Searches]]
 """Searches by threat model and recogniser."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    """Originals that an attacker puts through the operator."""
+
+    rows: Indices
+    """`[P]`: their numbers."""
+    images: Sequence[Pixels8]
+    """Their pixels, uint8 `[H, W, 3]`."""
+    made: Sequence[Pixels8]
+    """What the operator made of each; empty where the attacker cannot run it."""
+
+
 def learn(
     task: Audit, seen: Seen, finder: FaceFinder, recognisers: Sequence[Recogniser], device: str = "cpu"
 ) -> Learnt:
@@ -35,28 +48,34 @@ def learn(
     `own_parrot` is the search for released images among what the attacker made of originals itself; the others are
     those of `searched`.
     """
-    found: Learnt = {threat: {name: {} for name in seen.pairing.recognisers} for threat in THREATS}
     operator, rows = operator_of(task), np.array(sorted(seen.parrots), dtype=np.int64)
-    made: list[Pixels8] = []
+    images, made = [seen.parrots[i] for i in rows], list["Pixels8"]()
     if not isinstance(operator, str):
-        images, labels = [seen.parrots[i] for i in rows], [seen.labels[i] for i in rows]
-        made = parroted(task, operator, images, labels, device)
-    if made:
-        keys, nobody = [str(row) for row in rows], [None] * len(rows)
-        table, flat = tabulate(made, keys, nobody, finder, recognisers), layouts(made)
-        for name in seen.pairing.recognisers:
-            own = gallery(seen.pairing, name, rows, table, flat)
+        made = parroted(task, operator, images, [seen.labels[i] for i in rows], device)
+    return by_pixels(seen.pairing, seen.pairs, Own(rows=rows, images=images, made=made), finder, recognisers)
+
+
+def by_pixels(pairing: Pairing, pairs: Held, own: Own, finder: FaceFinder, recognisers: Sequence[Recogniser]) -> Learnt:
+    """Does the work of `learn` with what the attacker has made already."""
+    found: Learnt = {threat: {name: {} for name in pairing.recognisers} for threat in THREATS}
+    if own.made:
+        keys, nobody = [str(row) for row in own.rows], [None] * len(own.rows)
+        table, flat = tabulate(own.made, keys, nobody, finder, recognisers), layouts(own.made)
+        for name in pairing.recognisers:
+            parrots = gallery(pairing, name, own.rows, table, flat)
             for threat in THREATS:
-                found[threat][name]["own_parrot"] = parrot_search(seen.pairing, name, own, threat)
+                found[threat][name]["own_parrot"] = parrot_search(pairing, name, parrots, threat)
     names = [one.name for one in recognisers if one.name in NETWORKS]
-    if names and len(seen.pairs.rows):
-        sources = seen.pairing.source[seen.pairs.rows]
-        clean = dict(zip(sources.tolist(), seen.pairs.sources, strict=True)) | dict(seen.parrots)
-        released = _seen_by(names, seen, sources, seen.pairs.released, finder)
-        originals = _seen_by(names, seen, np.array(list(clean)), list(clean.values()), finder)
-        parrots = _seen_by(names, seen, rows, made, finder) if made else {}
+    if names and len(pairs.rows):
+        sources = pairing.source[pairs.rows]
+        clean = dict(zip(own.rows.tolist(), own.images, strict=True)) | dict(
+            zip(sources.tolist(), pairs.sources, strict=True)
+        )
+        released = _seen_by(names, pairing, sources, pairs.released, finder)
+        originals = _seen_by(names, pairing, np.array(list(clean)), list(clean.values()), finder)
+        parrot = _seen_by(names, pairing, own.rows, own.made, finder) if own.made else {}
         for name in names:
-            taught = turns(NETWORKS[name], released[name], originals[name], parrots.get(name))
+            taught = turns(NETWORKS[name], released[name], originals[name], parrot.get(name))
             for threat in THREATS:
                 found[threat][name] |= searched(taught, threat)
     return found
@@ -74,13 +93,13 @@ def with_learnt(figures: ThreatFigures, learnt: Mapping[str, Searches]) -> Threa
 
 
 def _seen_by(
-    names: Sequence[str], seen: Seen, photo: Indices, images: Sequence[Pixels8], finder: FaceFinder
+    names: Sequence[str], pairing: Pairing, photo: Indices, images: Sequence[Pixels8], finder: FaceFinder
 ) -> dict[str, Pictured]:
     """The largest face of each image that has one, as each network sees it; `photo` is the original of each image."""
     found: list[tuple[int, Face]] = [(i, faces[0]) for i, faces in enumerate(finder.find(images)) if faces]
     rows = photo[[i for i, _ in found]] if found else np.zeros(0, dtype=np.int64)
     photos = Photos(
-        vectors=np.zeros((len(rows), 1), np.float32), photo=rows, person=seen.pairing.person[rows],
-        phash=seen.pairing.originals.phash[rows],
+        vectors=np.zeros((len(rows), 1), np.float32), photo=rows, person=pairing.person[rows],
+        phash=pairing.originals.phash[rows],
     )  # fmt: skip
     return {name: Pictured(photos=photos, crops=crops_for(name, [face for _, face in found])) for name in names}

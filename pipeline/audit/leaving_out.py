@@ -22,18 +22,20 @@ from pipeline.release.evidence import LeftOut, Require
 
 
 def leave_one_out(
-    pairing: Pairing, gate: Sequence[str], t1: ThreatFigures, thresholds: ThresholdsByRecogniser,
-    attempts: Attempts | None, require: Require,
+    pairing: Pairing, gate: Sequence[str], guides: Sequence[str], t1: ThreatFigures,
+    thresholds: ThresholdsByRecogniser, attempts: Attempts | None, require: Require,
 ) -> tuple[LeftOut, ...]:  # fmt: skip
     """The attacks by each recogniser of the audit on what passed a gate without it.
 
-    Without `attempts`, the gate's own recognisers are left out of the result. So is one that is the whole gate. Empty
-    where T1 cannot be measured.
+    Without `attempts`, the gate's own recognisers are left out of the result. So is one that is the whole gate, and one
+    of the families `guides`, which images were led away from. Empty where T1 cannot be measured.
     """
     if t1.recognisers is None:
         return ()
     found = list[LeftOut]()
     for name in pairing.originals.embeddings:
+        if family(name) in guides:
+            continue
         if name not in gate:
             released = len(pairing.released.keys)
             found.append(left_out(name, gate, released, 0, t1.recognisers[name], require))

@@ -37,6 +37,11 @@ def gate_of(manifest: ReleaseManifest) -> tuple[str, ...]:
     return tuple(one["name"] for one in (manifest.facts.get("gate") or {}).get("recognisers", ()))
 
 
+def guides_of(manifest: ReleaseManifest) -> tuple[str, ...]:
+    """The families of the recognisers that guided the operator, as RELEASE.json says."""
+    return tuple(sorted({family(name) for name in (manifest.facts.get("guidance") or {}).get("recognisers", ())}))
+
+
 def attack_rates(threat: Literal["T1", "T2"], found: ThreatFigures, require: Require) -> tuple[AttackRate, ...]:
     """All attacks under one threat model, each against its limit and against guessing."""
     rows = list(searches(found))
@@ -69,11 +74,13 @@ def worst_people(threat: Literal["T1", "T2"], found: ThreatFigures) -> Iterator[
             )  # fmt: skip
 
 
-def attackers(recognisers: Sequence[str], gate: Sequence[str], t1: ThreatFigures) -> tuple[Attacker, ...]:
-    """The recognisers of the audit, and how well each tells clean people apart."""
+def attackers(
+    recognisers: Sequence[str], gate: Sequence[str], guides: Sequence[str], t1: ThreatFigures
+) -> tuple[Attacker, ...]:
+    """The recognisers of the audit, and how well each tells clean people apart; `guides` are families."""
     return tuple(
         Attacker(
-            name=name, family=family(name), in_gate=name in gate,
+            name=name, family=family(name), in_gate=name in gate, guides=family(name) in guides,
             clean_tar=None if (tar := clean_tar((t1.recognisers or {}).get(name))) is None else round(tar, DIGITS),
         )
         for name in recognisers
@@ -121,10 +128,11 @@ def findings_of(
     ]
     if t1.recognisers is None:
         found.append(Finding(name=UNMEASURED, why=f"T1 was not measured: {t1.reason}"))
-    gate = {one.family for one in who if one.in_gate}
-    if not {one.family for one in who} - gate:
-        names = ", ".join(sorted(gate)) or "none"
-        found.append(Finding(name=UNUSED, why=f"every recogniser of the audit is of a family of the gate ({names})"))
+    used = {one.family for one in who if one.in_gate or one.guides}
+    if not {one.family for one in who} - used:
+        names = ", ".join(sorted(used)) or "none"
+        why = f"every recogniser of the audit is of a family of the gate, or of its guidance ({names})"
+        found.append(Finding(name=UNUSED, why=why))
     broken = sorted((one for one in attacks if one.too_often), key=lambda one: -one.low)
     return (*found, *(Finding(name=one.name, why=one.told) for one in broken))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.anonymity.attacks.figures import (
     Agreements,
+    LandmarkFigures,
     PoseFigures,
     RecallFigures,
     SourceThreatFigures,
@@ -73,6 +74,7 @@ class UtilityFigures(Section):
 
     faces: RecallFigures
     pose: PoseFigures | None
+    landmarks: LandmarkFigures | None
     psnr: Likeness
     attributes: Agreements
     task: TaskFigures | None

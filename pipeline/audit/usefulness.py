@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.anonymity.attacks import utility
+from pipeline.anonymity.attacks.features_kept import attributes_kept, landmark_error
 from pipeline.anonymity.attacks.figures import TaskFigures
 from pipeline.audit.gathering import Held, Seen
 from pipeline.audit.results import Likeness, UtilityFigures
 
 if TYPE_CHECKING:
-    from pipeline.anonymity.faces.detect import FaceFinder
+    from pipeline.anonymity.faces.detect import Face, FaceFinder
     from pipeline.media.records import Pixels8
 
 JUDGED = 300
-"""Pairs whose attributes are compared, at most."""
+"""Pairs whose faces are compared, at most."""
 
 
 def useful(seen: Seen, finder: FaceFinder) -> UtilityFigures:
@@ -24,15 +25,15 @@ def useful(seen: Seen, finder: FaceFinder) -> UtilityFigures:
     pairs = seen.pairs
     likeness = [utility.psnr(a, b) for a, b in zip(pairs.released, pairs.sources, strict=True)]
     finite = [value for value in likeness if np.isfinite(value)]
-    attributes = utility.attribute_agreement([], [])
-    if any(utility.present(file) for file in utility.ATTRIBUTES.values()):
-        attributes = utility.attribute_agreement(*_crops(pairs, finder))
+    ours, theirs = _faces(pairs, finder)
+    attributes = utility.attribute_agreement([face.crop for face in ours], [face.crop for face in theirs])
     mean = float(np.mean(finite)) if finite else None
     return UtilityFigures(
         faces=utility.detector_recall(seen.pairing),
         pose=utility.pose_error(seen.pairing),
         psnr=Likeness(pairs=len(likeness), mean=mean, unchanged=len(likeness) - len(finite)),
-        attributes=attributes,
+        landmarks=landmark_error(ours, theirs),
+        attributes=attributes | attributes_kept(ours, theirs),
         task=_task(seen),
     )
 
@@ -54,7 +55,8 @@ def _task(seen: Seen) -> TaskFigures | None:
     return utility.task_accuracy(images, labels, real, truths)
 
 
-def _crops(pairs: Held, finder: FaceFinder) -> tuple[list[Pixels8], list[Pixels8]]:
+def _faces(pairs: Held, finder: FaceFinder) -> tuple[list[Face], list[Face]]:
+    """The largest face of each released image and of its source, where both have one."""
     found = [finder.find(side[:JUDGED]) for side in (pairs.released, pairs.sources)]
-    both = [(a[0].crop, b[0].crop) for a, b in zip(*found, strict=True) if a and b]
+    both = [(a[0], b[0]) for a, b in zip(*found, strict=True) if a and b]
     return [a for a, _ in both], [b for _, b in both]

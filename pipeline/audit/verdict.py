@@ -9,8 +9,8 @@ ERROR = 0.05
 """The probability that any attack of a threat model is said to beat chance by accident."""
 WEAK = 0.8
 """A recogniser that recognises fewer clean pairs at FAR 1e-2 proves little by failing; the floor of a certificate."""
-BY_LEARNING = ("softmax", "perceptron", "map_to_clean")
-"""Attacks that learn from released images of known people."""
+BY_LEARNING = ("softmax", "perceptron", "map_to_clean", "own_parrot", "fine_tuned", "fine_tuned_parrot")
+"""Attacks that learn from released images of known people, or run the operator themselves."""
 
 
 def lines(results: AuditResults) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ def check_export(plan: Plan) -> None:
     """Raises `UserError`, before the job starts, where it could not end in a release and its audit."""
     if plan.config.release is not None:
         require_package("matplotlib", "the audit of a release", extra="plots")
-        check_release(plan.config.release, plan.config.output.path, plan.salt)
+        check_release(plan.config.release, plan.config.output.path, plan.salt, plan.config.run.salt_file)
         assert plan.config.anonymity is not None
         for name in attackers(plan.config.anonymity):
             load_recogniser(name, device=plan.devices[0])
@@ -139,6 +139,7 @@ def facts_of(plan: Plan, judges: Sequence[Judge], originals: FaceTable) -> dict[
         "images_by_attempt": {str(attempt): count for attempt, count in sorted(attempts.items())},
         "faces_only": config.anonymity.faces_only is not None,
         "undecided": config.anonymity.undecided.model_dump(mode="json"),
+        "guidance": config.anonymity.guidance and config.anonymity.guidance.model_dump(mode="json"),
         "model": plan.hashes["model"],
         "licences": sorted({licence.name for licence in plan.licences.values()}),
         "gate": plan.gate.model_dump(mode="json") if plan.gate else None,

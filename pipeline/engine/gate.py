@@ -13,7 +13,7 @@ from pipeline.anonymity.faces.detect import FaceFinder
 from pipeline.anonymity.faces.scanning import scan
 from pipeline.anonymity.faces.table import FaceTable
 from pipeline.anonymity.gate.config import AnonymityConfig
-from pipeline.anonymity.gate.gate import Gate
+from pipeline.anonymity.gate.gate import WORDS, Gate
 from pipeline.anonymity.gate.judges import judges_of
 from pipeline.anonymity.guidance.guide import differentiable
 from pipeline.errors import UserError
@@ -46,6 +46,7 @@ def open_gate(plan: Plan, device: str, seen: Callable[[int], None] = lambda imag
             originals=originals,
             smallest_face=config.smallest_face,
             near_copy=config.near_copy,
+            passes=frozenset(doubt for doubt in WORDS if getattr(config.undecided, doubt) == "pass"),
         )
 
 

@@ -145,9 +145,10 @@ def assembled(some: Sequence[Climber], results: Sequence[Result], config: Anonym
 
 def verdicts(gate: Gate, some: Sequence[Climber], results: Sequence[Result]) -> list[list[ImageVerdict]]:
     """The verdict on each output of each row; all outputs are judged together."""
-    made = [(climber.row.sample.full_key, output.image) for climber, result in zip(some, results, strict=True)
+    made = [(climber.row, output.image) for climber, result in zip(some, results, strict=True)
             if not isinstance(result, str) for output in result]  # fmt: skip
-    found = iter(gate.judge([key for key, _ in made], [image for _, image in made]))
+    sources = [row.image for row, _ in made]
+    found = iter(gate.judge([row.sample.full_key for row, _ in made], [image for _, image in made], sources))
     return [[] if isinstance(result, str) else [next(found) for _ in result] for result in results]
 
 

@@ -8,7 +8,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from pipeline.anonymity.faces.detect import FaceFinder
-from pipeline.anonymity.gate.gate import GateFacts, gate_facts
+from pipeline.anonymity.gate.facts import GateFacts, gate_facts
 from pipeline.anonymity.gate.judges import judges_of
 from pipeline.anonymity.guidance.guide import differentiable
 from pipeline.diffusion.model import Outline

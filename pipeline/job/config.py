@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.anonymity.gate.config import AnonymityConfig
+from pipeline.anonymity.gate.families import ALONE, check_levels, families_of
 from pipeline.geometry.config import GeometryConfig
 from pipeline.job.captions import CaptionConfig
 from pipeline.job.classes import ClassMap
@@ -215,6 +216,22 @@ class JobConfig(Recipe):
         if self.output.format != "webdataset" and self.release is not None:
             raise ValueError("release: output.format must be webdataset")
         return self
+
+    @model_validator(mode="after")
+    def _levels_suit_the_gate(self) -> JobConfig:
+        gate, dial = self.anonymity, self.operator.dial if self.operator else None
+        if gate is None or self.operator is None or dial is None or gate.one_family == "accepted":
+            return self
+        families = families_of(gate.recognisers)
+        if len(families) > 1:
+            return self
+        operator = self.operator if dial in self.operator.model_fields_set else self.operator.at(ALONE[0])
+        own = "ladder" in gate.model_fields_set or operator.sought is not None  # further looks would break a bound
+        gate = gate if own else gate.model_copy(update={"ladder": ALONE})
+        further = {f"anonymity.ladder[{i}]": level for i, level in enumerate(gate.ladder)}
+        first = {} if operator.sought else {f"operator.{dial}": getattr(operator, dial)}  # checked once it is found
+        check_levels(families[0], first | further)
+        return self.model_copy(update={"anonymity": gate, "operator": operator})
 
     @model_validator(mode="before")
     @classmethod

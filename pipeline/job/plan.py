@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
+from pipeline.anonymity.gate.families import one_family_note
 from pipeline.diffusion.model import Outline
 from pipeline.errors import UserError
 from pipeline.job.captions import wants
@@ -24,7 +25,7 @@ from pipeline.models.safety import UNASKED, check_safety, has_checker
 from pipeline.operators.on_cascades import check
 
 if TYPE_CHECKING:
-    from pipeline.anonymity.gate.gate import GateFacts
+    from pipeline.anonymity.gate.facts import GateFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +65,9 @@ class Plan:
     def notes(self) -> list[str]:
         """What people should know before any work, as sentences."""
         silent = self.config.safety == "off" and any(has_checker(model) for model in self.config.models)
-        found = [] if self.bound is None else [f"the level that keeps a bound of {self.bound:g}: {self.level}"]
-        return [*([UNASKED] if silent else []), *found]
+        alone = one_family_note(self.gate.families) if self.gate else None
+        found = None if self.bound is None else f"the level that keeps a bound of {self.bound:g}: {self.level}"
+        return [note for note in (UNASKED if silent else None, alone, found) if note is not None]
 
     @property
     def level(self) -> Any:

@@ -68,18 +68,22 @@ class ReleaseConfig(Section):
         return members
 
 
-def check_release(config: ReleaseConfig, output_path: str, salt: bytes) -> None:
+def check_release(config: ReleaseConfig, output_path: str, salt: bytes, salt_file: str | None = None) -> None:
     """Checks the section before a job starts. A folder that an earlier attempt of the same job left is free.
 
-    Raises `UserError` where the salt is no secret, the key to sign with does not fit, the assessment is out of date,
-    folders lie in each other, or the release's folder is not free.
+    Raises `UserError` where the salt is no secret or others may read its file, the key to sign with does not fit, the
+    assessment is out of date, private folders or files lie in the public one, or that one is not free.
     """
     secret_of(salt)
     signing_key(config)
     check_dates(config.assessment, date.today())
     release, output, audit = (_place(path) for path in (config.path, output_path, config.audit))
-    if config.sign is not None and release in _place(config.sign).parents:
-        raise UserError(f"release.sign: the key lies in {config.path}, which is published; keep it elsewhere")
+    for what, file in (("release.sign: the key", config.sign), ("run.salt_file: the salt", salt_file)):
+        if file is not None and {release, staging(release)} & set(_place(file).parents):
+            raise UserError(f"{what} lies in {config.path}, which is published; keep it elsewhere")
+    if salt_file is not None and (mode := Path(salt_file).stat().st_mode & 0o077):
+        who = "your group" if not mode & 0o007 else "everybody"
+        raise UserError(f"run.salt_file: {salt_file} is open to {who}, and must be its owner's alone: chmod 600 it")
     for public in (release, staging(release)):
         for name, private in (("output.path", output), ("release.audit", audit)):
             if public == private or public in private.parents or private in public.parents:

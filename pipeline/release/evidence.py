@@ -125,6 +125,8 @@ class Attacker(Section):
     """Recognisers of one family share a network or its design, and with it their blind spots."""
     in_gate: bool
     """Whether the gate used it: then it finds nobody, because that is what the gate asks for."""
+    guides: bool = False
+    """Whether images were led away from what it sees, or from what its family does: then its failing proves nothing."""
     clean_tar: float | None
     """The fraction of pairs of clean originals of one person that it recognises at FAR 1e-2; None where no pairs are
     known. One that recognises few clean faces proves little by failing."""

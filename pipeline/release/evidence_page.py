@@ -43,9 +43,7 @@ def results(manifest: ReleaseManifest) -> str:
         required(found),
         f"The attackers that reach farthest under T1:\n\n{attacks(t1[:SHOWN])}" if t1 else "",
         f"T2 is not solved. The attackers that reach farthest:\n\n{attacks(t2[:SHOWN])}" if t2 else "",
-        f"The average over images, and the worst person, by the naive search:\n\n{people(found)}"
-        if found.worst_people
-        else "",
+        f"The average over images, and the worst person, by the naive search:\n\n{people(found)}",
         f"Each recogniser against a gate without it:\n\n{foreign(found)}" if found.leave_one_out else "",
         f"The attackers, and how well they recognise clean photographs:\n\n{attackers(found)}",
         f"Left open:\n\n{bullets(map(plain, found.not_measured))}" if found.not_measured else "",
@@ -80,6 +78,8 @@ def attacks(rates: Sequence[AttackRate]) -> str:
 
 def people(found: ReleaseEvidence) -> str:
     """The average and the worst person of each naive search as a table, in Markdown."""
+    if not found.worst_people:
+        return "Not measured: nobody is known to have images enough to be called the worst."
     average = {(one.threat, one.attacker): one for one in found.attacks if one.attack == "naive"}
     return rows(
         ("threat", "attacker", "average (95 %)", "chance", "worst person", "of people", "by guessing as bad"),
@@ -98,10 +98,10 @@ def tools(found: ReleaseEvidence | None) -> str:
     """What the program attacked with, as Markdown."""
     if found is None:
         return "the audit is not done"
-    kinds = sorted({one.attack for one in found.attacks})
+    kinds, eyes = ({one.attack for one in found.attacks}, {one.attacker for one in found.attacks})
     return (
-        f"{len(found.attacks)} attacks ({plain(', '.join(kinds))}) by {len(found.attackers)} recognisers and layouts "
-        f"({plain(', '.join(one.name for one in found.attackers))})"
+        f"{len(found.attacks)} attacks ({plain(', '.join(sorted(kinds)))}) by {len(eyes)} recognisers and layouts "
+        f"({plain(', '.join(sorted(eyes)))})"
     )
 
 

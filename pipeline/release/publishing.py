@@ -7,6 +7,7 @@ manifest.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +19,13 @@ from pipeline.anonymity.bound.figures import SourceBound
 from pipeline.errors import UserError
 from pipeline.listing import real
 from pipeline.media.rules import PixelRules
+from pipeline.release.assessment import Assessment
 from pipeline.release.card import THREAT_MODELS
 from pipeline.release.config import ReleaseConfig, secret_of
 from pipeline.release.copies import check_faces, check_near_copies, closest
 from pipeline.release.finished_job import Made, MadeImage
 from pipeline.release.manifest import DATA, SEAL, ReleaseCounts, ReleaseManifest, Scans
-from pipeline.release.privacy import check_labels, holders, job_token, nobody_known
+from pipeline.release.privacy import check_labels, holders, job_token, names_in, nobody_known
 from pipeline.release.sealing import MARK, read_seal, remove, staging, verify
 from pipeline.release.writing import Packer, write_shards
 from pipeline.source_code import code_hash
@@ -31,6 +33,10 @@ from pipeline.streams.files import sync_folder
 
 if TYPE_CHECKING:
     from pipeline.anonymity.faces.table import FaceTable
+
+
+PATH = re.compile(r"(^|\s)(/\w|~/|file:)")
+"""A path of this machine, in a text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +75,8 @@ def publish(
     token = job_token(secret, {"tars": tars, "release": options, "facts": facts})
     if (release / SEAL).exists():
         return sealed_before(release, token, salt)
-    check_facts({"facts": facts, "assessment": options["assessment"]}, evidence.originals)
+    check_facts(facts, evidence.originals)
+    check_assessment(config.assessment, evidence.originals)
     entries = list(made.entries(config.members))
     people = dict(zip(evidence.originals.keys, evidence.originals.identities, strict=True))
     shown = [people.get(entry.source) for entry in entries]
@@ -131,14 +138,31 @@ def sealed_before(release: Path, token: str, salt: bytes) -> ReleaseManifest:
 
 
 def check_facts(facts: Mapping[str, Any], originals: FaceTable) -> None:
-    """Raises `UserError` where a text to be published is an absolute path, a source's key, or a person's name."""
-    plain = {key.partition("/")[2] for key in originals.keys if "/" in key}  # without its shard
-    private = {*originals.keys, *plain, *originals.identities}
+    """Raises `UserError` where a text in the facts is an absolute path, a source's key, or a person's name."""
+    private = _names(originals)
     if any(text in private or text.startswith(("/", "~", "file:")) for text in _texts(facts)):
         raise UserError(
-            "what the release would say of its making, or release.assessment, holds a path of this machine, or a key "
-            "or name out of the source: nothing was released"
+            "what the release would say of its making holds a path of this machine, or a key or name out of the "
+            "source: nothing was released"
         )
+
+
+def check_assessment(assessment: Assessment | None, originals: FaceTable) -> None:
+    """Raises `UserError` where a text of the assessment is a path, or holds a source's key or a person's name."""
+    names = _names(originals)
+    for field, said in (assessment or Assessment()).model_dump(exclude_none=True).items():
+        for text in _texts({"": said}):
+            if PATH.search(text) or names_in(text.encode(), names):
+                raise UserError(
+                    f"release.assessment.{field} holds a path, or the key or the name of somebody in the source, and "
+                    "would be published: nothing was released"
+                )
+
+
+def _names(originals: FaceTable) -> set[str | None]:
+    """Keys, with and without their shard, and the names of people."""
+    plain = {key.partition("/")[2] for key in originals.keys if "/" in key}
+    return {*originals.keys, *plain, *originals.identities}
 
 
 def _texts(value: Any) -> Iterator[str]:

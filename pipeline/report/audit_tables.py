@@ -15,7 +15,7 @@ Figures = Mapping[str, Any]
 def recognisers(evidence: Figures) -> str:
     """Who attacked: family, whether the gate used it, and how well it recognises clean photographs."""
     rows = [
-        [one["name"], one["family"], "yes" if one["in_gate"] else "no",
+        [one["name"], one["family"], "yes" if one["in_gate"] else "guides" if one["guides"] else "no",
          "–" if one["clean_tar"] is None else f"{one['clean_tar']:.1%}"]
         for one in evidence["attackers"]
     ]  # fmt: skip
@@ -90,11 +90,18 @@ def copies(t2: Figures) -> str:
             f"{near['bits']} of 64 bits of their perceptual hash.</p>"
         )
     rows = [
-        [name, f"{one['inside']}", f"{one['outside']}", f"{one['auc']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"]
+        [
+            name,
+            f"{one['inside']}",
+            f"{one['outside']}",
+            f"{one['auc']:.3f} [{one['low']:.3f}, {one['high']:.3f}]",
+            span(one["found"]) if one["found"] else "–",
+        ]
         for name, one in t2["membership"].items()
         if one
     ]
-    heads = ("attacker", "originals of the input", "others", "AUC [95 %]; .5 by chance")
+    heads = ("attacker", "originals of the input", "others", "AUC [95 %]; .5 by chance",
+             "found where 1 of 100 others is taken for one")  # fmt: skip
     return parts + (f"<h3>Was a photograph in the input?</h3>{table(heads, rows, text=1)}" if rows else "")
 
 

@@ -9,7 +9,15 @@ ATTACKS: Mapping[str, str] = {
     "where nothing is protected. One that fails here proves nothing by failing on the release.",
     "naive": "The attacker searches the clean originals by a released image: whom does it look like?",
     "reverse": "The other way round: the attacker searches the release by a photograph of the person.",
-    "parrot": "The attacker runs the same operator on their own photographs, and searches the release by the result.",
+    "parrot": "Like meets like: a released image is searched among the other released images. They stand for what an "
+    "attacker makes who runs the same operator.",
+    "own_parrot": "The attacker does run the operator, with noise of their own, on other photographs of everybody (T1) "
+    "or the very ones (T2), and searches among the results by a released image.",
+    "fine_tuned": "The attacker has pairs of released image and original of known people, trains this recogniser's own "
+    "network on them further, and searches for other people. The known people are not in the gallery.",
+    "fine_tuned_parrot": "The same network, among images that the attacker put through the operator.",
+    "trained inverter": "The attacker trains a network on pairs of known people that makes originals of released "
+    "images, lets it make those of other people, and searches by them.",
     "softmax": "The attacker knows who is in half of the released images, trains a linear classifier on them, and "
     "names the people in the other half. Chance is one in the number of people.",
     "perceptron": "The same with a hidden layer.",
@@ -53,6 +61,15 @@ UTILITY: Mapping[str, str] = {
     "pose · roll · median": "the same, median",
     "pose · scale · mean": "|ln| of the ratio of the eye distances, mean",
     "pose · scale · median": "the same, median",
+    "landmarks · faces": "faces whose landmarks were compared",
+    "landmarks · error · mean": "how far five landmarks have moved, in eye distances, mean",
+    "landmarks · error · median": "the same, median",
+    "landmarks · yaw · mean": "how far the head has turned aside, in degrees, mean",
+    "landmarks · yaw · median": "the same, median",
+    "landmarks · pitch · mean": "how far it has nodded, in degrees, mean",
+    "landmarks · pitch · median": "the same, median",
+    "landmarks · roll · mean": "how far it has tilted, in degrees, mean",
+    "landmarks · roll · median": "the same, median",
     "psnr · pairs": "pairs whose pixels were compared",
     "psnr · mean": "likeness to the source (PSNR in dB), mean",
     "psnr · unchanged": "images equal to their source",

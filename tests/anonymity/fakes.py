@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ class FakeFinder:
 
     def find(self, images: Sequence[Pixels8]) -> list[list[Face]]:
         return [self._of(image) for image in images]
+
+    def suspects(self, images: Sequence[Pixels8], smallest: Sequence[float]) -> list[bool]:
+        return [True] * len(images)
 
     def _of(self, image: Pixels8) -> list[Face]:
         places, _ = label(image.max(-1) > 2 * BACKGROUND)
@@ -78,9 +82,12 @@ def originals(images: dict[str, Pixels8], people: dict[str, str] | None = None, 
     return tabulate(list(images.values()), list(images), who, FakeFinder(), [FakeRecogniser()])
 
 
-def gate(table: FaceTable, *, recogniser: FakeRecogniser | None = None, near_copy: int = 0) -> Gate:
+def gate(table: FaceTable, *, recogniser: FakeRecogniser | None = None, near_copy: int = 0, **settings: Any) -> Gate:
+    """Without undoings, since all but the face of a negative is bright, and a face here; and whatever parts faces
+    share, since all are squares."""
     judge = Judge.of(recogniser or FakeRecogniser(), certificate(), "deepface")
-    return Gate(finder=FakeFinder(), judges=(judge,), originals=table, smallest_face=6, near_copy=near_copy)  # type: ignore[arg-type]
+    settings = {"undoings": {}, "shared": 1.0, "finder": FakeFinder(), **settings}
+    return Gate(judges=(judge,), originals=table, smallest_face=6, near_copy=near_copy, **settings)  # type: ignore[arg-type]
 
 
 DOUBTS = ("no_face_in_source", "no_face_in_output", "face_count_changed", "face_too_small")

@@ -62,7 +62,7 @@ def tiles_shuffled(image: Pixels) -> Pixels:
 
 def judged(world: tuple[Gate, dict[str, Pixels]], change: Callable[[Pixels], Pixels]) -> list[ImageVerdict]:
     gate, images = world
-    return gate.judge(list(images), [change(image) for image in images.values()])
+    return gate.judge(list(images), [change(image) for image in images.values()], list(images.values()))
 
 
 @pytest.mark.parametrize("change", [lambda image: image, blurred, mirrored, brighter])
@@ -86,6 +86,6 @@ def test_the_face_of_another_person_of_the_set_is_recognised(world: tuple[Gate, 
         image = mine.copy()
         image[8:60, 8:56] = other[8:60, 8:56]
         swapped.append(image)
-    found = gate.judge(keys, swapped)
+    found = gate.judge(keys, swapped, pictures)
     assert not [one for one in found if one.verdict == "anonymous"]
     assert sum("another original" in one.why for one in found) >= PEOPLE - 2

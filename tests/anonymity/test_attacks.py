@@ -306,6 +306,36 @@ def test_auc_by_hand_and_at_both_ends() -> None:
     assert fresh is not None
     assert kept.auc == kept.low == 1
     assert fresh.low < 0.5 < fresh.high
+    assert kept.found is not None
+    assert kept.found.share == 1
+    assert fresh.found is not None
+    assert fresh.found.share < 0.1
+    few = membership(inside, outside[:99], made, inside_people=people, outside_people=people[:99])
+    assert few is not None
+    assert few.found is None
+
+
+def test_calibration_tells_members_that_distance_alone_does_not() -> None:
+    """All releases are alike; how near an image is to them says how much it is like all, and little about its own."""
+    rng = np.random.default_rng(0)
+    people = np.arange(400)
+    common = face_tables.unit(rng.normal(size=(1, 64)))
+
+    def images() -> np.ndarray:
+        return face_tables.unit(rng.uniform(0.5, 3, (400, 1)) * common + rng.normal(size=(400, 64)) / 8)
+
+    inside, outside = images(), images()
+    released = face_tables.unit(2 * common + 0.5 * inside + rng.normal(size=(400, 64)) / 40)
+    plain, calibrated = (
+        membership(inside, outside, released, inside_people=people, outside_people=people, calibrated=way)
+        for way in (False, True)
+    )
+    assert plain is not None
+    assert calibrated is not None
+    assert calibrated.low > plain.high
+    nothing = membership(inside, outside, images(), inside_people=people, outside_people=people, calibrated=True)
+    assert nothing is not None
+    assert nothing.low < 0.5 < nothing.high
 
 
 def test_near_copies_are_counted() -> None:

@@ -10,8 +10,11 @@ import torch
 
 from pipeline.anonymity.faces.converting import PORTS, convert, differences
 from pipeline.anonymity.faces.detect import Face, FaceFinder, square_around
+from pipeline.anonymity.faces.expression import EXPRESSIONS, ExpressionJudge, ExpressionNetwork
 from pipeline.anonymity.faces.faceres import FaceRes, FaceResNetwork
 from pipeline.anonymity.faces.graph_model import read_graph_model
+from pipeline.anonymity.faces.mobileface import MobileFace, MobileFaceNetwork
+from pipeline.anonymity.faces.ported import load_converted
 from pipeline.anonymity.faces.recognise import available, crops_for, family_of, load_recogniser
 from pipeline.cli import main
 from pipeline.errors import UserError
@@ -40,7 +43,7 @@ def test_what_cannot_be_converted_is_one_sentence(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["convert-recogniser", "facemesh", str(tmp_path)]) == 2
-    assert "'facemesh' cannot be converted; known are faceres" in capsys.readouterr().err
+    assert "'facemesh' cannot be converted; known are faceres, mobileface, emotion" in capsys.readouterr().err
     assert main(["convert-recogniser", "faceres", str(tmp_path)]) == 2
     assert "faceres.json cannot be read" in capsys.readouterr().err
     (tmp_path / "faceres.json").write_text(json.dumps({"modelTopology": {"node": []}, "weightsManifest": []}))
@@ -62,9 +65,6 @@ def test_conversion_checks_every_layer_and_is_the_same_every_time(
     assert [entry.name for entry in home.iterdir()] == [file.name]
     # The graph's own halves: nothing is lost.
     graph, network = read_graph_model(SOURCE / "faceres.json"), FaceResNetwork()
-    FaceRes.load()
-    from pipeline.anonymity.faces.ported import load_converted
-
     load_converted("faceres", network)
     port = PORTS["faceres"]()
     assert len(port.layers) == 30
@@ -76,6 +76,19 @@ def test_conversion_checks_every_layer_and_is_the_same_every_time(
     monkeypatch.setattr("pipeline.anonymity.faces.faceres.relu6", torch.relu)
     with pytest.raises(UserError, match=r"of faceres is .* off the graph"):
         convert("faceres", SOURCE)
+
+
+@needs_graphs
+@pytest.mark.parametrize(("name", "layers"), [("mobileface", 35), ("emotion", 15)])
+def test_the_others_are_their_graphs_too(home: Path, name: str, layers: int) -> None:
+    first = convert(name, SOURCE).read_bytes()
+    assert convert(name, SOURCE).read_bytes() == first
+    port = PORTS[name]()
+    assert len(port.layers) == layers
+    network = port.network()
+    load_converted(name, network)
+    # Halves lose a little: the graph itself has whole floats.
+    assert max(differences(port, network, read_graph_model(SOURCE / f"{name}.json")).values()) < 5e-3
 
 
 @needs_graphs
@@ -144,6 +157,24 @@ def test_features_of_pixels_are_those_of_bytes_and_differentiable() -> None:
     assert small.grad is not None
     assert small.grad.shape == small.shape
     assert float(small.grad.abs().max()) > 0
+
+
+def test_mobileface_takes_a_face_and_its_mirror_image_for_the_same() -> None:
+    torch.manual_seed(0)
+    made = MobileFaceNetwork()
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    mobileface, crops = MobileFace(made, weights="none"), squares(2)
+    assert np.allclose(mobileface.embed(crops), mobileface.embed([crop[:, ::-1] for crop in crops]), rtol=1e-3, atol=1)
+    assert mobileface.embed([]).shape == (0, 256)
+
+
+def test_expressions_are_numbers_of_names() -> None:
+    judge = ExpressionJudge(ExpressionNetwork())
+    assert judge.judge([]).shape == (0,)
+    found = judge.judge([*squares(1), np.zeros((30, 20, 3), np.uint8)])
+    assert found.shape == (2,)
+    assert found.max() < len(EXPRESSIONS)
 
 
 @needs_faceres

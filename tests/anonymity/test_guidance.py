@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pipeline.anonymity.faces.places import PLACES, chipped, crop, squared
 from pipeline.anonymity.faces.recognise import available, load_recogniser
 from pipeline.anonymity.faces.scanning import image_stream
 from pipeline.anonymity.faces.table import FaceTable, tabulate
+from pipeline.anonymity.gate import judges
 from pipeline.anonymity.gate.gate import Gate
 from pipeline.anonymity.gate.guidance import FaceGuidance
 from pipeline.anonymity.guidance import guide
@@ -26,6 +28,10 @@ from pipeline.anonymity.guidance.pushing import Witness, pushed, smooth
 from pipeline.config import validate
 from pipeline.diffusion.denoisers import steered
 from pipeline.diffusion.noise import KeyedNoise
+from pipeline.engine import gate as verifying
+from pipeline.engine import local, planning
+from pipeline.engine.local import run_job
+from pipeline.engine.planning import make_plan
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.media.pixels import from_pixels, to_pixels
@@ -126,8 +132,8 @@ def test_pushes_end_where_it_is_far_enough() -> None:
     made = push(red(), [0], [witness(RED)])
     distance = 1 - torch.nn.functional.cosine_similarity(colour(made), RED[0])
     assert 0.4 < float(distance) < 0.8  # the way there, and no further than one push
-    far = push(-red(), [0], [witness(RED)])
-    assert torch.equal(far, -red())
+    far = push(-3 * red(), [0], [witness(RED)])  # an estimate beyond the range, far away
+    assert torch.equal(far, -3 * red())
 
 
 def test_they_reach_only_the_face_and_only_its_image() -> None:
@@ -289,3 +295,60 @@ def test_guidance_changes_the_face_for_a_recogniser_that_is_left_out(
             ours, theirs = (t.embeddings["small"][[t.rows_of(i)[0] for i in both]] for t in (made, table))
             distances.append(float((1 - (ours * theirs).sum(1)).mean()))
     assert distances[1] > distances[0] + 0.1
+
+
+class PixelSeer(fakes.PixelRecogniser):
+    """The fake recogniser of pictures with gradients."""
+
+    side = builders.SIDE
+
+    def features(self, pixels: Tensor) -> Tensor:
+        vectors = (pixels.movedim(1, -1).flatten(1) + 1) * 127.5
+        return vectors - vectors.mean(1, keepdim=True)
+
+
+class Finder(fakes.WholeFinder):
+    def __init__(self, detector: str = "dlib", *, workers: int = 2) -> None:
+        pass
+
+    def __enter__(self) -> Finder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+def job(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Any:
+    monkeypatch.setenv("DOPPEL_SALT", "a secret of these tests")
+    monkeypatch.setattr(local, "scan_apart", lambda *_: None)  # other processes see no fakes
+    for module in (planning, verifying):
+        monkeypatch.setattr(module, "FaceFinder", Finder)
+    for module in (judges, guide):
+        monkeypatch.setattr(module, "load_recogniser", lambda name, **_: PixelSeer())
+    monkeypatch.setitem(PLACES, "fake", PLACES["Dlib"])
+    source = builders.shard(folder / "in" / "a.tar", 11)
+    model = builders.model_folder(folder / "model", classes=None)
+    side = builders.SIDE
+    (folder / "certificate.json").write_text(fakes.certificate(size=(side, side)).model_dump_json())
+    content = builders.recipe(source, folder / changes.pop("out", "out"), model, anonymity={
+            "recognisers": ["fake"], "certificates": [str(folder / "certificate.json")], "smallest_face": 4,
+            "ladder": [1.0], "near_copy": 2, "workers": 1, **changes,
+        })  # fmt: skip
+    return make_plan(validate(JobConfig, content, "recipe"))
+
+
+def test_a_guided_job_says_so_and_writes_the_same_bytes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"guidance": {"recognisers": ["fake"]}}
+    plans = [job(tmp_path, monkeypatch, out="plain"), *(job(tmp_path, monkeypatch, out=i, **options) for i in "ab")]
+    assert plans[0].hashes["config"] != plans[1].hashes["config"] == plans[2].hashes["config"]
+    assert plans[0].hashes["gate"] != plans[1].hashes["gate"]
+    assert plans[1].gate.guided_by == {"fake": "fake-weights"}
+    read = {run_job(plan).counts.read for plan in plans}
+    assert read == {11}
+    plain, once, again = (builders.tree(tmp_path / out, "data", "quarantine") for out in ("plain", "a", "b"))
+    assert once == again
+    assert once != plain
+    members = {k: v for tar in (tmp_path / "a" / "data").glob("*.tar") for k, v in builders.members_of(tar).items()}
+    told = [json.loads(content) for name, content in members.items() if name.endswith("doppel.json")]
+    assert told
+    assert all(one["guidance"] == FaceGuidance(recognisers=("fake",)).model_dump(mode="json") for one in told)

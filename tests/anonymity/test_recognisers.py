@@ -138,11 +138,9 @@ def test_thresholds_are_deepface_s() -> None:
 def test_unknown_names(name: str) -> None:
     with pytest.raises(UserError) as caught:
         load_recogniser(name)
-    assert (
-        str(caught.value)
-        == f"recogniser is {name!r}; known are {', '.join([*THRESHOLDS, 'dlib-chip', 'faceres', 'lbph', 'small'])}"
-    )
-    assert {"Dlib", "dlib-chip", "faceres", "lbph", "small"} == set(OWN)
+    own = ["dlib-chip", "faceres", "lbph", "mobileface", "small"]
+    assert str(caught.value) == f"recogniser is {name!r}; known are {', '.join([*THRESHOLDS, *own])}"
+    assert {"Dlib", *own} == set(OWN)
 
 
 @given(arrays(np.float32, (3, 5), elements=st.floats(-1e3, 1e3, width=32)))

@@ -20,7 +20,7 @@ from pipeline.anonymity.attacks.networks import NETWORKS
 from pipeline.anonymity.attacks.parrot import drawn_levels, gallery, parrot_search, worth_parroting
 from pipeline.anonymity.attacks.photos import Photos, Threat, layouts
 from pipeline.anonymity.attacks.tuned import Pictured, contrast, searched, turns
-from pipeline.anonymity.faces.recognise import load_recogniser
+from pipeline.anonymity.faces.recognise import available, load_recogniser
 from tests.anonymity import face_tables
 from tests.anonymity.portraits import needs_dlib
 
@@ -171,6 +171,16 @@ def test_networks_begin_as_the_recognisers_that_they_are() -> None:
         both = sum(small(small.begin(np.ascontiguousarray(side))) for side in (crops, crops[:, :, ::-1]))
     np.testing.assert_allclose(made, load_recogniser("dlib-chip").embed(list(faces)), atol=1e-4)
     np.testing.assert_allclose(both.numpy(), load_recogniser("small").embed(list(crops)), atol=1e-4)
+
+
+@pytest.mark.skipif(not available("faceres"), reason="needs the converted weights of faceres")
+def test_faceres_begins_as_the_recogniser_that_it_is() -> None:
+    faces = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+    network = NETWORKS["faceres"]()
+    with torch.no_grad():
+        made = network(network.begin(faces)).numpy()
+    np.testing.assert_allclose(made, load_recogniser("faceres").embed(list(faces)), atol=1e-4)
+    assert sum(weights.numel() for weights in network.parameters()) > 1.5e6  # type: ignore[attr-defined]
 
 
 def linked(made: list[Pixels8], threat: Threat) -> RankShare:

@@ -124,6 +124,9 @@ class MembershipFigures(Section):
     """Lower end of the 95 % interval of `auc`."""
     high: float
     """Upper end of that interval."""
+    found: Share | None = None
+    """The fraction of the input's originals that are found where 1 of 100 other images is taken for one; None for
+    fewer than 100 others. An average hides a few who can be told with certainty (2112.03570)."""
     chance: float = 0.5
 
 
@@ -209,6 +212,21 @@ class PoseFigures(Section):
     """|ln| of the ratio of the inter-ocular distances."""
 
 
+class LandmarkFigures(Section):
+    """How far the landmarks of faces have moved, and how far their heads have turned, from source to release."""
+
+    faces: int
+    """How many pairs of faces have landmarks: the largest of a released image, and of its source."""
+    error: Middle
+    """Mean distance of the five landmarks from where they were, in distances between the eyes of the source."""
+    yaw: Middle
+    """Difference in degrees; turning to the side."""
+    pitch: Middle
+    """Difference in degrees; nodding."""
+    roll: Middle
+    """Difference in degrees; tilting."""
+
+
 class TaskFigures(Section):
     """A small classifier, trained on released images and tested on real ones."""
 
@@ -232,6 +250,8 @@ class AgreementFigures(Section):
     """The fraction of the pairs with equal answers; None for age."""
     mean_difference: float | None = None
     """The mean difference in years, for age; else None."""
+    chance: float | None = None
+    """The same figure for a source and another source drawn at random; None where it was not computed."""
 
 
 Agreements = dict[str, AgreementFigures | str]

@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import relu6
 
 from pipeline.anonymity.faces.dlib_net import BLOCKS, FILE, SIDE, DlibNet, residual
 from pipeline.anonymity.faces.embedder import SmallEmbedder
+from pipeline.anonymity.faces.faceres import SIDE as FACERES
+from pipeline.anonymity.faces.faceres import FaceRes, FaceResNetwork, centred
 from pipeline.anonymity.faces.weights import require
 
 FIXED = 7
@@ -81,6 +84,31 @@ class TunableDlib(nn.Module):
         return residual(features, layers, BLOCKS[FIXED:]).mean((2, 3)) @ self.head
 
 
+class TunableFaceRes(nn.Module):
+    """HSE-FaceRes, of which the last three convolutions learn: half of the parameters behind its features."""
+
+    side = FACERES
+
+    def __init__(self, network: FaceResNetwork) -> None:
+        super().__init__()
+        convolutions = [layer for name, layer in network.named_children() if name.startswith("conv")]
+        self._fixed = convolutions[:-3]
+        self.layers = nn.ModuleList(deepcopy(layer).requires_grad_(True) for layer in convolutions[-3:])
+
+    def begin(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Takes squares `[B, 224, 224, 3]` through all other convolutions: `[B, 512, 7, 7]`."""
+        x = centred(torch.from_numpy(pixels).permute(0, 3, 1, 2).float())
+        for layer in self._fixed:
+            x = relu6(layer(x))
+        return x
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Embeds `[B, 512, 7, 7]` as `[B, 1024]`."""
+        for layer in self.layers:
+            features = relu6(layer(features))
+        return features.mean((2, 3))
+
+
 def _small() -> Tunable:
     return TunableSmall(SmallEmbedder.load())
 
@@ -89,5 +117,9 @@ def _dlib() -> Tunable:
     return TunableDlib(DlibNet(require(FILE, owner="recogniser dlib-chip")))
 
 
-NETWORKS: dict[str, Callable[[], Tunable]] = {"small": _small, "dlib-chip": _dlib}
+def _faceres() -> Tunable:
+    return TunableFaceRes(FaceRes.load().network)
+
+
+NETWORKS: dict[str, Callable[[], Tunable]] = {"small": _small, "dlib-chip": _dlib, "faceres": _faceres}
 """What loads a fresh network, by the recogniser whose weights it begins with."""

@@ -101,16 +101,24 @@ def with_copies(
     return SourceThreatFigures(
         **dict(found),
         near_copies=near_copies(pairing.released.phash, pairing.originals.phash),
-        membership={name: _member(pairing, name, others[name], people[name]) for name in others},
+        membership={
+            f"{name}, calibrated" if calibrated else name: _member(
+                pairing, name, others[name], people[name], calibrated
+            )
+            for name in others
+            for calibrated in (False, True)
+        },
     )
 
 
-def _member(pairing: Pairing, name: str, outside: Vectors, people: Indices) -> MembershipFigures | None:
+def _member(
+    pairing: Pairing, name: str, outside: Vectors, people: Indices, calibrated: bool
+) -> MembershipFigures | None:
     clean, made = pairing.clean(name), pairing.seen_released(name)
     used = np.isin(clean.photo, pairing.source) if (pairing.source != UNKNOWN).any() else np.ones(len(clean), bool)
     inside = clean[used]
     owner = np.where(inside.person == UNKNOWN, -2 - inside.photo, inside.person)
-    return membership(inside.vectors, outside, made, inside_people=owner, outside_people=people)
+    return membership(inside.vectors, outside, made, inside_people=owner, outside_people=people, calibrated=calibrated)
 
 
 def undone(pairing: Pairing, threat: Threat) -> Searches | None:

@@ -25,7 +25,7 @@ from pipeline.diffusion.exactness import exact
 if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
-STEPS, PEOPLE_AT_ONCE = 80, 32
+STEPS, PEOPLE_AT_ONCE = 80, 24
 """Optimiser steps of each network, and people in a step, each with one view of every kind: the whole budget."""
 RATE, DECAY, TEMPERATURE = 3e-4, 1e-2, 0.1
 """Learning rate and weight decay of AdamW, and temperature of the contrastive loss."""

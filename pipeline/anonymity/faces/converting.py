@@ -16,8 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.anonymity.faces.expression import SIDE as EXPRESSION_SIDE
+from pipeline.anonymity.faces.expression import ExpressionNetwork
 from pipeline.anonymity.faces.faceres import SIDE, WIDTHS, FaceResNetwork
 from pipeline.anonymity.faces.graph_model import GraphModel, evaluate, read_graph_model
+from pipeline.anonymity.faces.mobileface import SIDE as MOBILEFACE_SIDE
+from pipeline.anonymity.faces.mobileface import WIDTHS as MOBILEFACE_WIDTHS
+from pipeline.anonymity.faces.mobileface import MobileFaceNetwork
 from pipeline.anonymity.faces.ported import file_of
 from pipeline.anonymity.faces.weights import folder
 from pipeline.errors import UserError
@@ -64,7 +69,71 @@ def _faceres() -> Port:
     )  # fmt: skip
 
 
-PORTS: dict[str, Callable[[], Port]] = {"faceres": _faceres}
+def _mobileface() -> Port:
+    parameters = {
+        "conv1.weight": "conv1_weight", "prelu1.weight": "prelu1_gamma", "dense.weight": "dense/kernel",
+        "scale": "batchnorm0/mul", "bias": "batchnorm0/sub",
+    }  # fmt: skip
+    layers, conv, add = {"conv1": "conv1", "prelu1": "add"}, 0, 0
+    for stage in range(1, len(MOBILEFACE_WIDTHS) + 1):
+        ours, theirs = f"stage{stage}", f"stage{stage}_unit1"
+        parameters[f"{ours}.point.weight"] = layers[f"{ours}.point"] = f"{theirs}_conv0_0"
+        parameters[f"{ours}.point.weight"] += "_weight"
+        for i, name in enumerate(("conv0_1", "conv1", "conv2")):
+            parameters[f"{ours}.conv{i}.weight"] = f"{theirs}_{name}_df"
+            parameters[f"{ours}.prelu{i}.weight"] = f"{theirs}_prelu{i}_gamma"
+            # The graph numbers its nodes as they come: depthwise, depthwise_1, …; add, add_1, …, one more a stage.
+            layers[f"{ours}.conv{i}"] = f"depthwise_{conv}" if conv else "depthwise"
+            layers[f"{ours}.prelu{i}"] = f"add_{add + 1}"
+            conv, add = conv + 1, add + 1
+        add += 1
+        layers[ours] = f"add_{add}"
+    layers["dense"] = "dense/MatMul"
+    return Port(
+        network=MobileFaceNetwork, parameters=parameters, layers=layers, shape=(MOBILEFACE_SIDE, MOBILEFACE_SIDE, 3),
+        licence=(
+            "package: MIT (V. Mandic, who converted it); origin: MobileFace by becauseofAI, no licence found in the "
+            "copy that was read; which photographs it was trained on is not said"
+        ),
+    )  # fmt: skip
+
+
+def _emotion() -> Port:
+    def node(name: str) -> str:
+        return f"StatefulPartitionedCall/model_1/{name}"
+
+    parameters, layers = {"conv5.weight": "unknown_43", "conv5.bias": "unknown_44"}, dict[str, str]()
+    for ours, theirs in (
+        ("conv1", "conv2d_1/Conv2D"), ("conv2", "conv2d_2/Conv2D"),
+        ("module1.around", "conv2d_3/Conv2D"), ("module2.around", "conv2d_4/Conv2D"),
+        ("module1.point1", "separable_conv2d_1/separable_conv2d"),
+        ("module1.point2", "separable_conv2d_2/separable_conv2d"),
+        ("module2.point1", "separable_conv2d_3/separable_conv2d"),
+        ("module2.point2", "separable_conv2d_4/separable_conv2d"),
+    ):  # fmt: skip
+        parameters |= {f"{ours}.weight": node(f"{theirs}_weights"), f"{ours}.bias": node(f"{theirs}_bn_offset")}
+    for i, (ours, number) in enumerate((("1.depth1", 9), ("1.depth2", 15), ("2.depth1", 26), ("2.depth2", 32)), 1):
+        parameters[f"module{ours}.weight"] = f"unknown_{number}"
+        layers[f"module{ours}"] = node(f"separable_conv2d_{i}/separable_conv2d/depthwise")
+    layers |= {
+        "conv1": node("block1_conv1_act/Relu"), "conv2": node("block1_conv2_act/Relu"),
+        "module1.around": node("batch_normalization_1/FusedBatchNormV3"),
+        "module2.around": node("batch_normalization_2/FusedBatchNormV3"),
+        "module1.point1": node("block2_sepconv2_act/Relu"), "module2.point1": node("block3_sepconv2_act/Relu"),
+        "module1.point2": node("block2_sepconv2_bn/FusedBatchNormV3"),
+        "module2.point2": node("block3_sepconv2_bn/FusedBatchNormV3"),
+        "module1": node("add_1/add"), "module2": node("add_2/add"), "conv5": node("conv2d_5/BiasAdd"),
+    }  # fmt: skip
+    return Port(
+        network=ExpressionNetwork, parameters=parameters, layers=layers, shape=(EXPRESSION_SIDE, EXPRESSION_SIDE, 1),
+        licence=(
+            "package: MIT (V. Mandic, who converted it); origin: face_classification by O. Arriaga, MIT; trained on "
+            "FER-2013, photographs found on the web, whose terms we have not read"
+        ),
+    )  # fmt: skip
+
+
+PORTS: dict[str, Callable[[], Port]] = {"faceres": _faceres, "mobileface": _mobileface, "emotion": _emotion}
 """The networks that can be converted."""
 
 

@@ -111,7 +111,7 @@ class FaceRes:
         """
         if pixels.shape[-2:] != (SIDE, SIDE):
             pixels = interpolate(pixels, (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
-        features: Tensor = self.network(_centred(255 * (pixels + 1) / 2))[0]
+        features: Tensor = self.network(centred(255 * (pixels + 1) / 2))[0]
         return features
 
     @torch.inference_mode()
@@ -121,11 +121,11 @@ class FaceRes:
         made = [tuple(np.empty((0, *width), np.float32) for width in ((DIMENSIONS,), (AGES,), ()))]
         for start in range(0, len(crops), BATCH):
             squares = torch.from_numpy(np.stack(crops[start : start + BATCH])).to(self.device)
-            outputs = self.network(_centred(squares.permute(0, 3, 1, 2).float()))
+            outputs = self.network(centred(squares.permute(0, 3, 1, 2).float()))
             made.append(tuple(output.cpu().numpy() for output in outputs))
         return tuple(np.concatenate(parts) for parts in zip(*made, strict=True))
 
 
-def _centred(pixels: Tensor) -> Tensor:
-    """RGB in [0, 255] → BGR minus the mean."""
+def centred(pixels: Tensor) -> Tensor:
+    """What the network sees of squares `[B, 3, 224, 224]`, RGB in [0, 255]: BGR minus `MEAN`."""
     return pixels.flip(1) - torch.tensor(MEAN, device=pixels.device, dtype=pixels.dtype)[:, None, None]

@@ -48,6 +48,11 @@ def file_of(name: str) -> str:
     return f"{name}.safetensors"
 
 
+def converted(name: str) -> bool:
+    """Whether the user has converted the network `name`."""
+    return (folder() / file_of(name)).is_file()
+
+
 def load_converted(name: str, network: nn.Module) -> str:
     """Loads the converted weights of that name into the network and returns their sha256.
 

@@ -47,8 +47,15 @@ def _faceres(device: str, workers: int) -> Recogniser:
     return FaceRes.load(device=device)
 
 
+def _mobileface(device: str, workers: int) -> Recogniser:
+    from pipeline.anonymity.faces.mobileface import MobileFace
+
+    return MobileFace.load(device=device)
+
+
 OWN: dict[str, Callable[[str, int], Recogniser]] = {
-    "Dlib": _dlib, "dlib-chip": _chip, "faceres": _faceres, "lbph": _lbph, "small": _small,
+    "Dlib": _dlib, "dlib-chip": _chip, "faceres": _faceres, "lbph": _lbph,
+    "mobileface": _mobileface, "small": _small,
 }  # fmt: skip
 """Recognisers that run on code of ours, with what loads them; all others of `THRESHOLDS` run on deepface's."""
 
@@ -57,7 +64,7 @@ FAMILIES: dict[str, str] = {
     "Dlib": "dlib", "dlib-chip": "dlib", "Facenet": "facenet", "Facenet512": "facenet", "ArcFace": "arcface",
     "Buffalo_L": "arcface", "VGG-Face": "vgg-face", "SFace": "sface", "OpenFace": "openface", "DeepFace": "deepface",
     "DeepID": "deepid", "GhostFaceNet": "ghostfacenet", "faceres": "faceres", "lbph": "lbph",
-    "small": "small",
+    "mobileface": "mobileface", "small": "small",
 }  # fmt: skip
 """The family of each recogniser: those of one family share a network, or its design and kind of training data, and so
 its blind spots. Recognisers of one family count as one witness."""
@@ -70,7 +77,7 @@ FILES: dict[str, str] = {
     "SFace": "face_recognition_sface_2021dec.onnx", "OpenFace": "openface_weights.onnx",
     "DeepFace": "VGGFace2_DeepFace_weights_val-0.9034.onnx", "DeepID": "deepid_weights.onnx",
     "GhostFaceNet": "ghostfacenet_v1.onnx", "Buffalo_L": "buffalo_l/webface_r50.onnx",
-    "faceres": "faceres.safetensors",
+    "faceres": "faceres.safetensors", "mobileface": "mobileface.safetensors",
 }  # fmt: skip
 """The weight file of each recogniser that has one and does not ship with doppel, as on deepface's engine `onnx`."""
 
@@ -79,8 +86,8 @@ PACKAGES: dict[str, str] = {"Dlib": "dlib", "dlib-chip": "dlib", "lbph": "cv2", 
 """Packages that a recogniser needs beyond those that doppel's extra `faces` always brings."""
 
 
-SQUARES = ("faceres",)
-"""The recognisers that see `Face.square`."""
+SQUARES, CHIPS = ("faceres",), ("dlib-chip", "mobileface")
+"""The recognisers that see `Face.square`, and those that see `Face.chip`; all others see `Face.crop`."""
 
 
 def family_of(name: str) -> str:
@@ -140,7 +147,7 @@ def usable(detector: str) -> list[str]:
 def crops_for(name: str, faces: Sequence[Face]) -> list[Pixels8]:
     """Picks the picture of each face that the recogniser `name` is made for.
 
-    It is the chip for `dlib-chip`, the square for `faceres`, and the crop for all others. Raises `UserError` where the
+    It is the chip for `CHIPS`, the square for `SQUARES`, and the crop for all others. Raises `UserError` where the
     detector gives none.
     """
     if name in SQUARES:
@@ -148,9 +155,9 @@ def crops_for(name: str, faces: Sequence[Face]) -> list[Pixels8]:
         if len(squares) < len(faces):
             raise UserError(f"recogniser {name} needs the square around a face; the detector gave none")
         return squares
-    if name != "dlib-chip":
+    if name not in CHIPS:
         return [face.crop for face in faces]
     chips = [face.chip for face in faces if face.chip is not None]
     if len(chips) < len(faces):
-        raise UserError("recogniser dlib-chip needs the landmarks of detector dlib; another detector was named")
+        raise UserError(f"recogniser {name} needs the landmarks of detector dlib; another detector was named")
     return chips

@@ -20,7 +20,7 @@ from pipeline.streams.private import open_private
 
 if TYPE_CHECKING:
     from pipeline.anonymity.faces.deepface_recognisers import Recogniser
-    from pipeline.anonymity.faces.detect import FaceFinder
+    from pipeline.anonymity.faces.detect import Face, FaceFinder
     from pipeline.media.records import Pixels8
 
 HEADER, EMBEDDING = "table", "embedding."
@@ -71,7 +71,14 @@ def tabulate(
     """
     if not len(images) == len(keys) == len(identities):
         raise ValueError(f"{len(images)} images, {len(keys)} keys, {len(identities)} identities: expected one of each")
-    found = finder.find(images)
+    return table_of(finder.find(images), images, keys, identities, recognisers)
+
+
+def table_of(
+    found: Sequence[Sequence[Face]], images: Sequence[Pixels8], keys: Sequence[str], identities: Sequence[str | None],
+    recognisers: Sequence[Recogniser],
+) -> FaceTable:  # fmt: skip
+    """The table of faces that were found already, those of each image; all are embedded with every recogniser."""
     faces = [face for of_image in found for face in of_image]
     unknown = ((np.nan, np.nan), (np.nan, np.nan))
     return FaceTable(

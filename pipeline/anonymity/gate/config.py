@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.anonymity.gate.families import default_recognisers
 from pipeline.anonymity.gate.guidance import FaceGuidance
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.geometry.config import Format, Places
@@ -43,9 +44,13 @@ class AnonymityConfig(Section):
 
     detector: str = "dlib"
     """Name of deepface's detector that finds the faces."""
-    recognisers: tuple[str, ...] = Field(default=("Dlib", "dlib-chip"), min_length=1)
-    """Names of deepface's recognisers, or `dlib-chip`, `lbph`, `small`. An image is anonymous only where all of them
-    say so."""
+    recognisers: tuple[str, ...] = Field(default_factory=default_recognisers, min_length=1)
+    """Names of deepface's recognisers, or `dlib-chip`, `faceres`, `lbph`, `small`. An image is anonymous only where all
+    of them say so. By default `Dlib` and `dlib-chip`, which share a network, and, where its weights are present,
+    `faceres`, which has another."""
+    one_family: Literal["accepted"] | None = None
+    """With `accepted`, recognisers of one family (those that share a network) may judge outputs of levels below .9,
+    where others still find people. The release says so."""
     threshold: Literal["deepface"] | Far = "deepface"
     """Two faces at a larger cosine distance are two people. `deepface` takes deepface's threshold (or, for a recogniser
     that deepface doesn't have, the certificate's at FAR 1e-3); a false acceptance rate takes the certificate's."""
@@ -55,7 +60,8 @@ class AnonymityConfig(Section):
     """How to tell who is in an image: `json:FIELD` of a member, or `key:REGEX` with one group; by default people are
     unknown."""
     ladder: tuple[LevelRange, ...] = ()
-    """Levels after the operator's own. An image that fails goes round again at the next one, with fresh noise."""
+    """Levels after the operator's own. An image that fails goes round again at the next one, with fresh noise. By
+    default none; with recognisers of one family .9 and .95, and .9 is the operator's own where it gives none."""
     smallest_face: int = Field(default=16, ge=1)
     """Faces with a shorter side below this, in pixels of the image in the model's size, are undecided."""
     near_copy: int = Field(default=6, ge=0, lt=32)

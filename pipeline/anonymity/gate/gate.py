@@ -1,5 +1,8 @@
 """The gate: is this output anonymous? Every face is compared with its source and all originals, or nothing is said.
 
+What would pass is looked at again as somebody would who wants to know who it is: through all of `UNDOINGS`. An undone
+image must be no copy, and none of its faces the own person's; being like a stranger's says nothing of it any more.
+
 It compares faces and knows nothing about how they were made. It defends against attackers who hold other photographs of
 the person (T1). Attackers who hold the source photograph itself (T2) may still link it by layout, pose, clothes and
 background.
@@ -8,7 +11,7 @@ background.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -16,16 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.anonymity.faces.deepface_recognisers import Recogniser
-from pipeline.anonymity.faces.detect import FaceFinder
+from pipeline.anonymity.faces.detect import Face, FaceFinder
 from pipeline.anonymity.faces.gallery import count_within, nearest
 from pipeline.anonymity.faces.phash import hamming
-from pipeline.anonymity.faces.table import FaceTable, tabulate
+from pipeline.anonymity.faces.table import FaceTable, table_of
 from pipeline.anonymity.gate.calibration import Certificate
-from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.anonymity.gate.face_masks import FaceBox
+from pipeline.anonymity.gate.parts import MANY, shared_parts
+from pipeline.anonymity.gate.undoings import UNDOINGS, Undoing, changed
 from pipeline.errors import UserError
 from pipeline.media.provenance import GateVerdict
-from pipeline.section import Section
 
 if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
@@ -35,7 +38,8 @@ Doubt = Literal["no_face_in_source", "no_face_in_output", "face_count_changed", 
 """The reasons why a verdict is undecided."""
 DistanceRow = NDArray[np.float32]
 CHANCE = 0.05
-"""By chance alone, at most this fraction of images is rejected for a face too much like a stranger's."""
+"""The declared error: the fraction of images that chance alone may reject, at most, for being nearest to their own
+person, or, by one recogniser, for a face too much like a stranger's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +79,13 @@ class Judge:
         a large gallery it is the smallest distance that two people of the certificate's data ever had. It is never
         above the threshold.
         """
-        rare = (distance for far, _, distance in self.certificate.roc if far * gallery <= CHANCE)
-        return min(max(self.certificate.closest_impostor, *rare, 0.0), self.threshold)
+        return min(max(self.certificate.closest_impostor, self.rare_distance(gallery, CHANCE)), self.threshold)
+
+    def rare_distance(self, faces: int, error: float) -> float:
+        """The largest cosine distance to the nearest of `faces` faces of other people that one has, by the
+        certificate's FAR, in at most the fraction `error` of images; 0 where the certificate is too coarse to say.
+        """
+        return max((distance for far, _, distance in self.certificate.roc if far * faces <= error), default=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,11 +132,27 @@ class ImageVerdict:
         )  # fmt: skip
 
 
+def known_undone(verdict: ImageVerdict, name: str, undone: ImageVerdict) -> ImageVerdict:
+    """The verdict on an image that is recognisable once it is undone."""
+    alone = tuple(sorted({*verdict.refused_by, *undone.refused_by})) if undone.refused_by else ()
+    if verdict.verdict == "recognisable":
+        return replace(verdict, refused_by=alone if verdict.refused_by else ())
+    return replace(verdict, verdict="recognisable", why=f"undone ({name}): {undone.why}", doubt=None, refused_by=alone)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gate:
     """Judges images against the originals that they were made from.
 
     A recogniser that raises ends the job: what cannot be judged is not written.
+
+    **Nearest to the own person.** Of G faces of originals, n of them the person's, chance alone makes one of the
+    person's the nearest in n of G images. Where that is at most the declared error (`CHANCE`, divided by the number of
+    recognisers), an image whose nearest face is the person's is recognisable, at any distance. Where there are fewer
+    originals, rank proves nothing. Then the image is recognisable where its distance to the person's faces is so small
+    that strangers come as near to n faces, by the FAR of the recogniser's certificate, in at most the same fraction of
+    images. So in sets of any size at most `CHANCE` of the images of strangers is rejected for the own person's sake,
+    beside those within the threshold, as far as strangers are like those of the certificate.
     """
 
     finder: FaceFinder
@@ -138,6 +163,12 @@ class Gate:
     """Faces with a shorter side below this, in pixels, are undecided."""
     near_copy: int
     """Perceptual hashes that differ in at most so many of 64 bits count as one photograph."""
+    shared: float = MANY
+    """A face with a larger share of the parts of the source's is the source's own."""
+    passes: frozenset[Doubt] = frozenset()
+    """Doubts with which an image is released all the same."""
+    undoings: Mapping[str, Undoing] = field(default_factory=lambda: UNDOINGS)
+    """By name, what is done to an output that would pass before it is looked at again."""
 
     @cached_property
     def place(self) -> dict[str, int]:
@@ -161,6 +192,15 @@ class Gate:
         people, starts = np.unique(owner[order], return_index=True)
         return dict(zip(people.tolist(), np.split(order, starts[1:]), strict=True))
 
+    @property
+    def share(self) -> float:
+        """Each recogniser's part of the declared error."""
+        return CHANCE / len(self.judges)
+
+    def rank_counts(self, faces: int) -> bool:
+        """Whether chance alone seldom makes one of `faces` faces of a person the nearest of all."""
+        return faces <= self.share * len(self.originals.image)
+
     def doubt_of_source(self, key: str) -> Doubt | None:
         """Why outputs of this source could prove nothing, known before any work: no face in it, or too small a one."""
         boxes = self.originals.box[self.originals.rows_of(self.place[key])]
@@ -173,17 +213,66 @@ class Gate:
         boxes = self.originals.box[self.originals.rows_of(self.place[key])]
         return tuple((left, top, wide, high) for left, top, wide, high in boxes.tolist())
 
-    def judge(self, keys: Sequence[str], images: Sequence[Pixels8]) -> list[ImageVerdict]:
-        """Gives one verdict for each output, uint8 `[H, W, 3]` in the model's size; `keys` are those of the sources."""
-        recognisers = [judge.recogniser for judge in self.judges]
-        made = tabulate(images, keys, [None] * len(keys), self.finder, recognisers)
-        sources = np.array([self.place[key] for key in keys], dtype=np.int64)
-        owner = self.originals.image
-        gallery = {judge.recogniser.name: self._search(judge, made, sources, owner) for judge in self.judges}
-        copies = hamming(made.phash, self.originals.phash).min(1, initial=64) <= self.near_copy
-        return [self._image(i, int(source), made, gallery, bool(copies[i])) for i, source in enumerate(sources)]
+    def judge(self, keys: Sequence[str], images: Sequence[Pixels8], sources: Sequence[Pixels8]) -> list[ImageVerdict]:
+        """Gives one verdict for each output, uint8 `[H, W, 3]` in the model's size.
 
-    def _search(self, judge: Judge, made: FaceTable, sources: NDArray[np.int64], owner: NDArray[np.int64]) -> _Found:
+        `keys` and `sources` are those of the originals that they were made from, the latter in the same size.
+        """
+        looks = [
+            _Look(output=i, image=image, key=key, source=source, faces=faces)
+            for i, (image, key, source, faces) in enumerate(
+                zip(images, keys, sources, self.finder.find(images), strict=True)
+            )
+        ]
+        verdicts = self._verdicts(looks)
+        passing = [
+            look for look, found in zip(looks, verdicts, strict=True)
+            if found.verdict == "anonymous" or found.doubt in self.passes
+        ]  # fmt: skip
+        again = [look for name, undoing in self.undoings.items() for look in self._undone(passing, name, undoing)]
+        for look, found in zip(again, self._verdicts(again), strict=True):
+            if found.verdict == "recognisable":
+                verdicts[look.output] = known_undone(verdicts[look.output], look.undone, found)
+        return verdicts
+
+    def _undone(self, looks: Sequence[_Look], name: str, undoing: Undoing) -> list[_Look]:
+        """The looks at outputs once they are undone."""
+        images = [undoing.change(look.image) for look in looks]
+        if undoing.searched:
+            suspects = self.finder.suspects(images, [self._smallest(look.key) for look in looks])
+            found = iter(self.finder.find([image for image, suspect in zip(images, suspects, strict=True) if suspect]))
+            faces = [next(found) if suspect else [] for suspect in suspects]
+        else:
+            faces = [[changed(face, undoing) for face in look.faces] for look in looks]
+        return [
+            replace(look, image=image, faces=of_image, undone=name, moved=undoing.searched)
+            for look, image, of_image in zip(looks, images, faces, strict=True)
+        ]
+
+    def _smallest(self, key: str) -> float:
+        """The shorter side of the smallest face of a source, in pixels."""
+        return min((min(box[2:]) for box in self.boxes_of_source(key)), default=float(self.smallest_face))
+
+    def _verdicts(self, looks: Sequence[_Look]) -> list[ImageVerdict]:
+        keys, images = [look.key for look in looks], [look.image for look in looks]
+        recognisers = [judge.recogniser for judge in self.judges]
+        made = table_of([look.faces for look in looks], images, keys, [None] * len(keys), recognisers)
+        numbers = np.array([self.place[key] for key in keys], dtype=np.int64)
+        gallery = {judge.recogniser.name: self._search(judge, made, numbers) for judge in self.judges}
+        bits = hamming(made.phash, self.originals.phash).min(1, initial=64)
+        copied = [self._copied(look, int(nearest)) for look, nearest in zip(looks, bits, strict=True)]
+        strangers = [not look.undone for look in looks]
+        return [self._image(i, int(n), made, gallery, copied[i], strangers[i]) for i, n in enumerate(numbers)]
+
+    def _copied(self, look: _Look, bits: int) -> str:
+        """Why an image is its source or a near-copy of an original, `bits` from the nearest; empty where it is not."""
+        if bits <= self.near_copy:
+            return f"a near-copy of an original: pHash within {self.near_copy} bits"
+        boxes = () if look.moved else self.boxes_of_source(look.key)
+        shared = max((shared_parts(look.image, look.source, box) for box in boxes), default=0.0)
+        return "a face is the source's own, changed: many of its parts are found there" if shared > self.shared else ""
+
+    def _search(self, judge: Judge, made: FaceTable, sources: NDArray[np.int64]) -> _Found:
         """Each output face among all faces of the originals."""
         name = judge.recogniser.name
         faces, gallery = made.embeddings[name], self.originals.embeddings[name]
@@ -192,16 +281,22 @@ class Gate:
             return _Found(distance=np.full(len(faces), np.inf, np.float32), same=np.zeros(len(faces), bool),
                           within=np.zeros(len(faces), np.int64))  # fmt: skip
         own = self.people[sources[made.image]]
-        same = self.people[owner[index[:, 0]]] == own
+        same = self.people[self.originals.image[index[:, 0]]] == own
         within = count_within(faces, gallery, judge.threshold)
         return _Found(distance=distance[:, 0], same=same, within=within)
 
     def _image(
-        self, number: int, source: int, made: FaceTable, gallery: Mapping[str, _Found], copied: bool
+        self,
+        number: int,
+        source: int,
+        made: FaceTable,
+        gallery: Mapping[str, _Found],
+        copied: str,
+        strangers: bool,
     ) -> ImageVerdict:
         rows, before = made.rows_of(number), self.originals.rows_of(source)
         person = self.faces_of_person.get(int(self.people[source]), before)
-        faces = tuple(self._face(row, person, made, gallery) for row in rows)
+        faces = tuple(self._face(row, person, made, gallery, strangers) for row in rows)
         others = {
             judge.recogniser.name: self._others_within(judge, rows, person, made, gallery) for judge in self.judges
         }
@@ -209,8 +304,9 @@ class Gate:
         doubt = self._doubt(before, rows, made)
         vectors = {name: columns[rows[0]].copy() for name, columns in made.embeddings.items()} if len(rows) else {}
         if known or copied:
-            why = known[0].why if known else f"a near-copy of an original: pHash within {self.near_copy} bits"
-            alone = () if copied or doubt else tuple(sorted({name for face in known for name in face.refused_by}))
+            why = known[0].why if known else copied
+            against = tuple(sorted({name for face in known for name in face.refused_by}))
+            alone = () if copied or (doubt and strangers) else against
             return ImageVerdict(
                 verdict="recognisable", why=why, faces=faces, others_within=others, refused_by=alone, vectors=vectors
             )
@@ -218,7 +314,9 @@ class Gate:
             return ImageVerdict(verdict="undecided", why=WORDS[doubt], doubt=doubt, faces=faces, others_within=others)
         return ImageVerdict(verdict="anonymous", why="", faces=faces, others_within=others, vectors=vectors)
 
-    def _face(self, row: int, person: NDArray[np.int64], made: FaceTable, gallery: Mapping[str, _Found]) -> FaceVerdict:
+    def _face(
+        self, row: int, person: NDArray[np.int64], made: FaceTable, gallery: Mapping[str, _Found], strangers: bool
+    ) -> FaceVerdict:
         left, top, width, height = (float(side) for side in made.box[row])
         distances, why = dict[str, float](), dict[str, str]()
         for judge in self.judges:
@@ -226,17 +324,26 @@ class Gate:
             found, known = gallery[name], self.originals.embeddings[name][person]
             if len(known):
                 distances[name] = float((1 - known @ made.embeddings[name][row]).min())
-            if distances.get(name, np.inf) <= judge.threshold:
-                why[name] = f"{name} recognises the person"
-            elif found.same[row]:
-                why[name] = f"{name}: of all originals, one of the same person is nearest"
-            elif found.distance[row] < judge.copy_distance(len(self.originals.image)):
-                why[name] = f"{name}: it is the face of another original"
+            against = self._against(judge, found, row, distances.get(name, np.inf), len(known))
+            if not against and strangers and found.distance[row] < judge.copy_distance(len(self.originals.image)):
+                against = ": it is the face of another original"
+            if against:
+                why[name] = f"{name}{against}"
         verdict: Verdict = "recognisable" if why else "anonymous"
         return FaceVerdict(
             verdict=verdict, why=next(iter(why.values()), ""), box=(left, top, width, height), distances=distances,
             refused_by=tuple(why),
         )  # fmt: skip
+
+    def _against(self, judge: Judge, found: _Found, row: int, own: float, photographs: int) -> str:
+        """What a recogniser says of a face at distance `own` from the nearest of the person's; empty for nothing."""
+        if own <= judge.threshold:
+            return " recognises the person"
+        if self.rank_counts(photographs) and found.same[row]:
+            return ": of all originals, one of the same person is nearest"
+        if not self.rank_counts(photographs) and own <= judge.rare_distance(photographs, self.share):
+            return f": it is nearer to the person than strangers come in 1 of {round(1 / self.share)} images"
+        return ""
 
     def _others_within(
         self, judge: Judge, rows: NDArray[np.int64], person: NDArray[np.int64], made: FaceTable,
@@ -259,6 +366,22 @@ class Gate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Look:
+    """An output as it is, or undone."""
+
+    output: int
+    """Its number among the outputs."""
+    image: Pixels8
+    key: str
+    source: Pixels8
+    faces: Sequence[Face]
+    undone: str = ""
+    """The name of what was done to it; empty where it is as it is."""
+    moved: bool = False
+    """Whether its faces are elsewhere than in the source, if there are any."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Found:
     """For each output face."""
 
@@ -277,55 +400,3 @@ WORDS: dict[Doubt, str] = {
     "face_too_small": "a face is too small to be judged",
 }
 """The sentence for each doubt."""
-
-
-class JudgeFacts(Section):
-    """A recogniser of the gate, and what it has shown."""
-
-    name: str
-    weights: str
-    """sha256 of its weight files."""
-    threshold: float
-    """Cosine distance up to which two faces are one person's."""
-    far_at_threshold: float
-    """The fraction of pairs of two people, on the certificate's data, whose distance is at or below the threshold."""
-    chance_of_another: float
-    """The fraction of images that chance may reject for a face too much like a stranger's."""
-    tar: float
-    """The fraction of pairs of one person that are recognised where one in a hundred pairs of two people is."""
-    certificate_data: str
-    """The photographs of the certificate, in words."""
-
-
-class GateFacts(Section):
-    """Everything that an auditor must know to run the gate again."""
-
-    detector: str
-    detector_weights: str
-    identities_known: bool
-    """Whether the recipe told who is in the originals."""
-    smallest_face: int
-    near_copy: int
-    recognisers: tuple[JudgeFacts, ...]
-    guided_by: Mapping[str, str] = {}
-    """The recognisers whose gradients led the outputs away from their people, each with the sha256 of its weights. That
-    these know nobody proves nothing: outputs were made to please them."""
-
-
-def gate_facts(
-    config: AnonymityConfig, finder: FaceFinder, judges: Sequence[Judge], guides: Sequence[Recogniser] = ()
-) -> GateFacts:
-    """The facts of a gate with this configuration; `guides` are the recognisers of `anonymity.guidance`."""
-    return GateFacts(
-        detector=finder.detector, detector_weights=finder.weights, identities_known=config.identity is not None,
-        smallest_face=config.smallest_face, near_copy=config.near_copy,
-        recognisers=tuple(
-            JudgeFacts(
-                name=judge.recogniser.name, weights=judge.recogniser.weights, threshold=judge.threshold,
-                far_at_threshold=judge.far, chance_of_another=CHANCE, tar=judge.certificate.tar["1e-2"],
-                certificate_data=judge.certificate.data,
-            )
-            for judge in judges
-        ),
-        guided_by={guide.name: guide.weights for guide in guides},
-    )  # fmt: skip

@@ -17,11 +17,12 @@ class FaceGuidance(Section):
     alone need not change the face. A recogniser that is neither here nor in the gate tells whether it did."""
     scale: float = Field(default=0.1, gt=0)
     """The strength of one push: the root mean square of what it adds to pixels, which go from -1 to 1."""
-    pushes: int = Field(default=2, ge=1)
+    pushes: int = Field(default=1, ge=1)
     """How many times each estimate is pushed, at most; it is left alone where all recognisers are far enough away."""
-    margin: float = Field(default=0.5, gt=0, lt=1)
+    margin: float = Field(default=0.25, gt=0, lt=1)
     """How far is far enough: the cosine distance that this share of pairs of strangers among the originals stay
-    within. 0.5 makes an image as unlike its person as the median stranger is."""
+    within. 0.5 makes an image as unlike its person as the median stranger is, which is further than a stranger with the
+    same pose and light."""
     interval: LevelRange = LevelRange(low=0.15, high=1)
     """The noise levels at which estimates are pushed. Below, the model alone has the last word on what a face looks
     like."""

@@ -96,7 +96,7 @@ class Guide:
                 return x0
             before = model.decode(x0)
             after = pushed(
-                before, owner.to(x0.device), reach.to(x0.device), witnesses,
+                before, owner, reach, witnesses,
                 scale=self.config.scale, pushes=self.config.pushes, turn=next(turns),
             )  # fmt: skip
             moved = x0 + model.encode(after) - model.encode(before)  # what a round trip to latents loses stays lost

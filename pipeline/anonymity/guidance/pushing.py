@@ -57,15 +57,13 @@ class Witness:
     goal: float
     """The cosine distance from all of them that is far enough."""
 
-    def lacking(self, images: Tensor, view: View) -> Tensor:
+    def lacking(self, images: Tensor, view: View, device: torch.device) -> Tensor:
         """How much of the way is missing for each of `images [F, 3, H, W]`, in one view: `[F]`, 0 where it is done."""
-        blurred = (
-            images if view.blur == 1 else avg_pool2d(pad(images, (view.blur // 2,) * 4, "replicate"), view.blur, 1)
-        )
-        # the gradient of a crop adds in any order on CUDA
-        found = self.features(crop(blurred.cpu(), changed(self.place, view), self.side).to(images.device))
+        around = view.blur // 2
+        blurred = avg_pool2d(pad(images, (around,) * 4, "replicate"), view.blur, 1) if around else images
+        found = self.features(crop(blurred, changed(self.place, view), self.side).to(device)).cpu()
         unit = found / found.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        distance = 1 - (self.known.to(unit.device) @ unit[:, :, None])[:, :, 0].amax(1)
+        distance = 1 - (self.known @ unit[:, :, None])[:, :, 0].amax(1)
         return (1 - distance / self.goal).clamp(min=0)
 
 
@@ -85,25 +83,28 @@ def pushed(
     shrinks with what is. An image with nothing lacking is not touched. `turn` says which views are next. May be called
     in inference mode.
     """
+    device, images = images.device, images.cpu()  # on CUDA the gradients of crops add up in any order
     for push in range(pushes):
         views = (STRAIGHT, VIEWS[(turn * pushes + push) % len(VIEWS)])
         with torch.inference_mode(False), torch.enable_grad():
             point = images.detach().clone().requires_grad_()
             faces = point.index_select(0, owner.clone())  # autograd keeps it, and no tensor of inference mode
-            lacking = torch.stack([witness.lacking(faces, view) for witness in witnesses for view in views]).mean(0)
+            found = [witness.lacking(faces, view, device) for witness in witnesses for view in views]
+            lacking = torch.stack(found).mean(0)
             (slope,) = torch.autograd.grad(lacking.sum(), point)
-        lack = torch.zeros(len(images), device=images.device).index_add(0, owner, lacking.detach())
+        lack = torch.zeros(len(images)).index_add(0, owner, lacking.detach())
         slope = smooth(slope * reach) * reach
         size = slope.square().flatten(1).mean(1).sqrt().clamp(min=1e-12)
-        images = (images - per_row(scale * lack.clamp(max=1).sqrt() / size, slope) * slope).clamp(-1, 1)
-    return images
+        there = (images - per_row(scale * lack.clamp(max=1).sqrt() / size, slope) * slope).clamp(-1, 1)
+        images = torch.where(slope == 0, images, there)  # estimates may go beyond, and stay there
+    return images.to(device)
 
 
 def smooth(x: Tensor) -> Tensor:
     """Blurs `[B, C, H, W]` by a Gaussian of `SMOOTH`, with zeros beyond the edge."""
     deviation = SMOOTH * min(x.shape[2:])
     reach = max(1, math.ceil(3 * deviation))
-    bell = torch.exp(-torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype).square() / (2 * deviation**2))
+    bell = torch.exp(-torch.arange(-reach, reach + 1, dtype=x.dtype).square() / (2 * deviation**2))
     bell = (bell / bell.sum()).repeat(x.shape[1], 1)
     x = conv2d(x, bell[:, None, None, :], padding=(0, reach), groups=x.shape[1])
     return conv2d(x, bell[:, None, :, None], padding=(reach, 0), groups=x.shape[1])
