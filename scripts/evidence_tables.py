@@ -387,7 +387,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "enhance": enhance, "models": models, "certificates": certificates, "recognisers": attackers,
     "anonymity_levels": anonymity_levels, "anonymity_ladder": anonymity_ladder, "anonymity_caught": anonymity_caught,
     "anonymity_release": anonymity_release, "anonymity_bound": anonymity_bound,
-    "anonymity_release": anonymity_release, "anonymity_attackers": anonymity_attackers,
+    "anonymity_attackers": anonymity_attackers,
     "training_fashion": comparison, "training_fashion_500": comparison,
     "training_fashion_own": comparison,
     "training_why": training_why,
