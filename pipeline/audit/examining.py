@@ -222,6 +222,8 @@ def not_measured(task: Audit, t1: ThreatFigures, t2: ThreatFigures, utility: Uti
         reasons.append("networks trained on the release's pairs, and its operator run by the attacker: networks is off")
     elif isinstance(why := operator_of(task), str):
         reasons.append(f"gallery put through the same operator: {why}")
+    elif task.manifest.facts.get("guidance"):
+        reasons.append("gallery put through the same operator with its guidance: the attackers ran it without")
     if utility.task is None:
         reasons.append(f"task classifier: {untaught(task)}")
     reasons += [f"attribute {name}: {why}" for name, why in utility.attributes.items() if isinstance(why, str)]

@@ -112,13 +112,14 @@ def gather(
     names = [key.rpartition("/")[2] for key in made.keys]  # a release's keys are its own, whatever the shard
     source, unpaired = sources_of(names, originals.keys, task.salt, task.manifest.outputs)
     most = HELD_BYTES // (3 * size[0] * size[1])
-    held = np.flatnonzero(source != UNKNOWN)[: min(HELD, most)]
-    person = people_of(originals.identities)
-    own = set(worth_parroting(person, source, min(PARROTED, most)).tolist())
-    before = look(task.originals, size, task.rules, own | set(source[held].tolist()))
+    own = worth_parroting(people_of(originals.identities), source, min(PARROTED, most))
+    paired = np.flatnonzero(source != UNKNOWN)
+    first = np.argsort(~np.isin(source[paired], own), kind="stable")  # pairs of which the attacker has everything
+    held = np.sort(paired[first[: min(HELD, most)]])
+    before = look(task.originals, size, task.rules, {*own.tolist(), *source[held].tolist()})
     after = look(released, size, PLAIN, set(held.tolist()))
     sides = {name: (before.layouts[name], after.layouts[name]) for name in before.layouts}
-    parrots = {number: image for number, image in before.held.items() if number in own}
+    parrots = {int(number): before.held[number] for number in own}
     outside, people = dict[str, Vectors](), dict[str, Indices]()
     if task.others is not None:
         flat = look(task.others, size, task.rules, set()).layouts

@@ -24,13 +24,15 @@ if TYPE_CHECKING:
     from pipeline.anonymity.faces.detect import Face, FaceFinder
     from pipeline.media.records import Pixels8
 
+PAIRS = 600
+"""Pairs that networks are fine-tuned and tested on, at most, all of originals that the attacker holds."""
 Learnt = dict[Threat, dict[str, Searches]]
 """Searches by threat model and recogniser."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Own:
-    """Originals that an attacker puts through the operator."""
+    """Originals that the attackers with networks hold, and put through the operator."""
 
     rows: Indices
     """`[P]`: their numbers."""
@@ -66,13 +68,11 @@ def by_pixels(pairing: Pairing, pairs: Held, own: Own, finder: FaceFinder, recog
             for threat in THREATS:
                 found[threat][name]["own_parrot"] = parrot_search(pairing, name, parrots, threat)
     names = [one.name for one in recognisers if one.name in NETWORKS]
-    if names and len(pairs.rows):
-        sources = pairing.source[pairs.rows]
-        clean = dict(zip(own.rows.tolist(), own.images, strict=True)) | dict(
-            zip(sources.tolist(), pairs.sources, strict=True)
-        )
-        released = _seen_by(names, pairing, sources, pairs.released, finder)
-        originals = _seen_by(names, pairing, np.array(list(clean)), list(clean.values()), finder)
+    sources = pairing.source[pairs.rows]
+    used = np.flatnonzero(np.isin(sources, own.rows))[:PAIRS]
+    if names and len(used):
+        released = _seen_by(names, pairing, sources[used], [pairs.released[i] for i in used], finder)
+        originals = _seen_by(names, pairing, own.rows, own.images, finder)
         parrot = _seen_by(names, pairing, own.rows, own.made, finder) if own.made else {}
         for name in names:
             taught = turns(NETWORKS[name], released[name], originals[name], parrot.get(name))

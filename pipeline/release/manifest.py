@@ -114,7 +114,8 @@ class ReleaseManifest(Versioned):
 
 def body_of(manifest: ReleaseManifest, without: Collection[str]) -> bytes:
     """The canonical bytes of a manifest without some of its fields: JSON in ASCII with sorted keys."""
-    return json.dumps(manifest.model_dump(mode="json", exclude=set(without)), sort_keys=True).encode()
+    content = manifest.model_dump(mode="json", exclude=set(without))
+    return json.dumps(content, sort_keys=True, allow_nan=False).encode()
 
 
 def text_of(manifest: ReleaseManifest) -> str:

@@ -63,7 +63,12 @@ def read_seal(release: Path) -> ReleaseManifest:
         text = (release / SEAL).read_bytes()
     except OSError as error:
         raise UserError(f"{SEAL} cannot be read ({error.strerror}): this is not a finished release") from None
-    return ReleaseManifest.from_json(text, SEAL)
+    manifest = ReleaseManifest.from_json(text, SEAL)
+    try:
+        text_of(manifest)
+    except (ValueError, RecursionError):
+        raise UserError(f"{SEAL} is nested too deeply, or holds what is no text: no release says that") from None
+    return manifest
 
 
 def seal(release: Path, manifest: ReleaseManifest) -> None:

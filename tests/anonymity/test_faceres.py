@@ -73,7 +73,7 @@ def test_conversion_checks_every_layer_and_is_the_same_every_time(
     with torch.no_grad():
         network.conv_pw_7.bias[3] += 0.5
     assert differences(port, network, graph)["conv_pw_7"] > 1e-2
-    monkeypatch.setattr("pipeline.anonymity.faces.faceres.relu6", torch.relu)
+    monkeypatch.setattr("pipeline.anonymity.faces.faceres.relu6", torch.nn.functional.relu)
     with pytest.raises(UserError, match=r"of faceres is .* off the graph"):
         convert("faceres", SOURCE)
 

@@ -175,7 +175,7 @@ def differences(port: Port, network: nn.Module, graph: GraphModel) -> dict[str, 
     seen = dict[str, Tensor]()
 
     def keep(layer: str) -> Callable[[Any, Any, Tensor], None]:
-        return lambda module, inputs, output: seen.update({layer: output})
+        return lambda module, inputs, output: seen.update({layer: output.clone()})
 
     hooks = [network.get_submodule(layer).register_forward_hook(keep(layer)) for layer in port.layers]
     with torch.inference_mode():

@@ -31,8 +31,8 @@ STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 """How much each of MobileNet's 13 blocks shrinks the image."""
 WIDTHS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
 """Channels behind each block."""
-BATCH = 64
-"""Faces in one pass through the network."""
+BATCH = 8
+"""Faces in one pass through the network. More are slower on a CPU, because their features leave its cache."""
 MALE = 0.6
 """From this output on, the origin's programs call a face male (`is_male` in its `facial_analysis.py`)."""
 
@@ -57,10 +57,10 @@ class FaceResNetwork(nn.Module):
         These are the features `[B, 1024]`, each in [0, 6], the probability of each year of age `[B, 100]`, and that of
         being male `[B]`.
         """
-        x = relu6(self.conv1(pixels))
+        x = relu6(self.conv1(pixels), inplace=True)
         for i in range(1, len(WIDTHS) + 1):
             for kind in ("dw", "pw"):
-                x = relu6(self.get_submodule(f"conv_{kind}_{i}")(x))
+                x = relu6(self.get_submodule(f"conv_{kind}_{i}")(x), inplace=True)
         features = x.mean((2, 3))
         hidden = self.feats(features).relu()
         return features, self.age_pred(hidden).softmax(1), self.gender_pred(hidden)[:, 0].sigmoid()
