@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bound_tables
 import gpu_tables
 
 from training.compare.report import markdown, verdict
@@ -145,6 +146,12 @@ def anonymity_levels(found: dict[str, Any]) -> str:
         "T1 rank 1, by each", "PSNR",
     ]  # fmt: skip
     return table(head, rows)
+
+
+def anonymity_bound(found: dict[str, Any]) -> str:
+    """What no attacker can do better, by level, beside those that were tried."""
+    bound, levels = found["bound"], found["levels"]
+    return f"{table(bound_tables.head(), bound_tables.rows(bound, levels))}\n\n{bound_tables.levels_for(bound)}"
 
 
 def anonymity_ladder(found: dict[str, Any]) -> str:
@@ -401,7 +408,8 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "enhance": enhance, "models": models, "certificates": certificates, "recognisers": attackers,
     "face_utility": face_utility,
     "anonymity_levels": anonymity_levels, "anonymity_ladder": anonymity_ladder, "anonymity_caught": anonymity_caught,
-    "anonymity_release": anonymity_release, "anonymity_attackers": anonymity_attackers,
+    "anonymity_release": anonymity_release, "anonymity_bound": anonymity_bound,
+    "anonymity_attackers": anonymity_attackers,
     "training_fashion": comparison, "training_fashion_500": comparison,
     "training_fashion_own": comparison,
     "training_why": training_why,
@@ -417,6 +425,7 @@ def read_results() -> dict[str, Any]:
     results["models"] = json.loads((RESULTS / "models.json").read_text())
     faces = json.loads((RESULTS / "anonymity.json").read_text())
     results |= {f"anonymity_{part}": faces[part] for part in ("levels", "ladder", "caught", "release")}
+    results["anonymity_bound"] = {"bound": faces["bound"], "levels": faces["levels"]["levels"]}
     results["anonymity_attackers"] = faces.get("attackers")
     results["face_utility"] = json.loads((RESULTS / "utility.json").read_text())
     results["recognisers"] = json.loads((RESULTS / "recognisers.json").read_text())
