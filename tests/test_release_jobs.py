@@ -23,6 +23,7 @@ from pipeline.anonymity.attacks import attackers, utility
 from pipeline.anonymity.faces import recognise
 from pipeline.anonymity.faces.detect import Face
 from pipeline.anonymity.gate import judges
+from pipeline.anonymity.gate.undoings import UNDOINGS
 from pipeline.audit import examining
 from pipeline.cli import main
 from pipeline.commands import bounding as bounding_of_job
@@ -149,6 +150,12 @@ def test_a_job_ends_in_a_release_and_its_private_audit(finished: tuple[Path, str
     assert set(audit["T1"]["recognisers"]) >= {"fake", "lbph", "small"}
     assert (folder / "audit" / "report.html").stat().st_size > 1000
     assert manifest["facts"]["gate"]["recognisers"][0]["name"] == "fake"
+    assert manifest["facts"]["gate"]["undoings"] == list(UNDOINGS)
+    assert manifest["facts"]["gate"]["families"] == ["fake"]
+    text = (release / "README.md").read_text()
+    assert "- All recognisers of the gate are of one family (fake): what fools one fools the others" in text
+    assert "- What would pass was judged again undone: negative, quarter turn, half turn" in text
+    assert "- For 11 of 11 originals rank proves nothing" in text
     assert sum(manifest["facts"]["images_by_attempt"].values()) == counts["released"]
     public = b"".join(path.read_bytes() for path in release.rglob("*") if path.is_file())
     for secret in (b"a secret of these tests", b"caption", str(folder).encode()):
@@ -367,6 +374,15 @@ def poor_recogniser(world: World) -> None:
     (world.folder / "certificate.json").write_text(poor.model_dump_json())
 
 
+def other_weights(world: World) -> None:
+    other = fakes.certificate(size=(SIDE, SIDE), weights="of another training")
+    (world.folder / "certificate.json").write_text(other.model_dump_json())
+
+
+def too_low_for_one_family(world: World) -> None:
+    world.content["operator"]["t_boom"] = 0.5
+
+
 def nobody_named(world: World) -> None:
     world.content["anonymity"]["identity"] = "json:name"
 
@@ -417,6 +433,8 @@ BAD: dict[Any, str] = {
     another_detector: "holds for detector 'retinaface' only",
     another_size: "holds for image size '64 × 64' only",
     poor_recogniser: "may certify nothing",
+    other_weights: "holds for recogniser's weights 'of another training' only, found 'fake-weights'",
+    too_low_for_one_family: "operator.t_boom: all recognisers of the gate are of one family (fake)",
     nobody_named: "names nobody in any of 11 originals",
     no_salt: "secret salt of at least 16 bytes",
     short_salt: "holds 9 bytes; at least 16",
@@ -449,6 +467,12 @@ def test_a_recogniser_that_breaks_ends_the_job_and_the_next_run_goes_on(world: W
     assert not list(world.folder.rglob("RELEASE.json"))
     world.recogniser(lambda name: fakes.PixelRecogniser(name))
     assert world.run() == 0
+
+
+def test_faces_that_are_too_small_are_named_as_the_reason(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_faces(world)
+    assert world.run() != 0
+    assert "a face is too small to be judged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("step", ["publish", "examine", "seal"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -13,17 +13,17 @@ from typing import Any
 from pipeline.anonymity.faces.detect import FaceFinder
 from pipeline.anonymity.faces.recognise import load_recogniser, usable
 from pipeline.anonymity.faces.scanning import Named, tabulated
-from pipeline.anonymity.faces.table import FaceTable
 from pipeline.anonymity.gate.attempts import all_attempts
 from pipeline.anonymity.gate.config import AnonymityConfig
-from pipeline.anonymity.gate.gate import Judge
+from pipeline.anonymity.gate.facts import said
+from pipeline.anonymity.gate.gate import Gate
 from pipeline.anonymity.gate.judges import judges_of
 from pipeline.audit import Audit, examine
 from pipeline.audit.examining import write
 from pipeline.audit.gathering import OnImages
 from pipeline.audit.results import AuditResults
 from pipeline.commands.bounding import source_bound
-from pipeline.engine.gate import attempts_file, scan_originals
+from pipeline.engine.gate import attempts_file, gate_of, scan_originals
 from pipeline.job.plan import Plan
 from pipeline.listing import real
 from pipeline.media.pixels import decode
@@ -77,7 +77,7 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
         outputs = tabulated(written(plan), finder, recognisers, lambda count: on_images("outputs", count))
         copy_distance = {judge.recogniser.name: STRICTLY * judge.copy_distance(faces) for judge in judges}
         evidence = Evidence(originals=originals, outputs=outputs, copy_distance=copy_distance, size=size)
-        facts = facts_of(plan, judges, originals)
+        facts = facts_of(plan, gate_of(anonymity, finder, judges, originals))
         bound = source_bound(plan)
         manifest = publish(
             config, Path(plan.config.output.path), salt=plan.salt, evidence=evidence, facts=facts, bound=bound
@@ -116,7 +116,7 @@ def written(plan: Plan) -> Iterator[Named]:
             yield entry.key, None, decode(read(tar, entry.image), plan.size)[0]
 
 
-def facts_of(plan: Plan, judges: Sequence[Judge], originals: FaceTable) -> dict[str, Any]:
+def facts_of(plan: Plan, gate: Gate) -> dict[str, Any]:
     """What the public may know about how the release was made.
 
     Matches with other people are given together with the number that chance would give.
@@ -128,10 +128,10 @@ def facts_of(plan: Plan, judges: Sequence[Judge], originals: FaceTable) -> dict[
     matches = {
         judge.recogniser.name: {
             "found": others[judge.recogniser.name],
-            "by_chance": round(judge.far * faces * len(originals.image), 1),
+            "by_chance": round(judge.far * faces * len(gate.originals.image), 1),
             "false_match_rate": judge.far,
         }
-        for judge in judges
+        for judge in gate.judges
     }
     return {
         "operator": config.operator.model_dump(mode="json"),
@@ -143,6 +143,7 @@ def facts_of(plan: Plan, judges: Sequence[Judge], originals: FaceTable) -> dict[
         "model": plan.hashes["model"],
         "licences": sorted({licence.name for licence in plan.licences.values()}),
         "gate": plan.gate.model_dump(mode="json") if plan.gate else None,
+        "gate_in_words": said(gate),
         "matches_with_other_people": matches,
     }
 

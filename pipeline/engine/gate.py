@@ -13,7 +13,7 @@ from pipeline.anonymity.faces.detect import FaceFinder
 from pipeline.anonymity.faces.scanning import scan
 from pipeline.anonymity.faces.table import FaceTable
 from pipeline.anonymity.gate.config import AnonymityConfig
-from pipeline.anonymity.gate.gate import WORDS, Gate
+from pipeline.anonymity.gate.gate import WORDS, Gate, Judge
 from pipeline.anonymity.gate.judges import judges_of
 from pipeline.anonymity.guidance.guide import differentiable
 from pipeline.errors import UserError
@@ -40,14 +40,19 @@ def open_gate(plan: Plan, device: str, seen: Callable[[int], None] = lambda imag
         judging = {judge.recogniser.name: judge.recogniser for judge in judges}
         guiding = {one.name: one for one in differentiable(guides, device, config.workers)}
         originals = scan_originals(plan, finder, list({**guiding, **judging}.values()), seen)
-        yield Gate(
-            finder=finder,
-            judges=judges,
-            originals=originals,
-            smallest_face=config.smallest_face,
-            near_copy=config.near_copy,
-            passes=frozenset(doubt for doubt in WORDS if getattr(config.undecided, doubt) == "pass"),
-        )
+        yield gate_of(config, finder, judges, originals)
+
+
+def gate_of(config: AnonymityConfig, finder: FaceFinder, judges: tuple[Judge, ...], originals: FaceTable) -> Gate:
+    """The gate that a recipe asks for, over the faces of all originals."""
+    return Gate(
+        finder=finder,
+        judges=judges,
+        originals=originals,
+        smallest_face=config.smallest_face,
+        near_copy=config.near_copy,
+        passes=frozenset(doubt for doubt in WORDS if getattr(config.undecided, doubt) == "pass"),
+    )
 
 
 def scan_originals(

@@ -107,8 +107,10 @@ byte, whoever makes the release again. By people:
 
 - Each image was judged by the gate before it was written: it went round again with more noise, or was withheld, where
   a recogniser still knew the person. The gate and its thresholds stand in `RELEASE.json`, `facts.gate`.
-{scans(manifest.scans)}
+{bullets([*map(plain, manifest.facts.get("gate_in_words", ())), *scans(manifest.scans)])}
 {said(("Beyond that", told.mitigation))}
+
+Counts and scans are made again by {COMMANDS["run"]}.
 
 Risks that are left:
 

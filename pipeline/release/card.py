@@ -79,13 +79,15 @@ def card(manifest: ReleaseManifest) -> str:
 
 {table(("verdict", "images"), counts.released_by_verdict)}
 
+{bullets(manifest.facts.get("gate_in_words", ()))}
+
 ## Why photographs were withheld
 
 {table(("reason", "images"), counts.quarantined)}
 
 ## What was looked for before publication
 
-{scans(manifest.scans)}
+{bullets(scans(manifest.scans))}
 
 ## How it was made
 
@@ -140,8 +142,8 @@ def residual(manifest: ReleaseManifest) -> tuple[str, ...]:
     return (*RESIDUAL, *([OF_MEMBERS] if manifest.members else []))
 
 
-def scans(found: Scans) -> str:
-    """What the searches for copies have found, as Markdown."""
+def scans(found: Scans) -> list[str]:
+    """What the searches for copies have found, a sentence each."""
     copies = found.near_copies
     lines = [
         f"Near-copies: {copies.released} images against {copies.originals} originals by perceptual hash; the "
@@ -152,4 +154,4 @@ def scans(found: Scans) -> str:
             f"Faces ({name}): {faces.faces} against {faces.originals}; the closest are at cosine distance "
             f"{faces.closest}, and the same face would be nearer than {faces.nearer_than:.4g}."
         )
-    return bullets(lines)
+    return lines

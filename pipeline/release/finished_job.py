@@ -19,11 +19,10 @@ from pipeline.streams.labels import member_label
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.names import unescape_dots
 from pipeline.streams.quarantine import read_quarantine
+from pipeline.streams.reasons import OF_THE_GATE
 
 LABEL = "cls"
 """The member that holds a label."""
-OF_THE_GATE = ("recognisable", "undecided")
-"""Reasons that begin with one of these are sentences without names and keys. For others only the kind is published."""
 RELEASED = ("anonymous", "undecided")
 """Verdicts with which an image may be released. Undecided ones are in a job's output only where `anonymity.undecided`
 lets them pass, and are counted."""

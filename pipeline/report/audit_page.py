@@ -83,6 +83,7 @@ def _made(results: Mapping[str, Any]) -> str:
     release = results["release"] or "none: the release was not sealed"
     rows = [
         ["date", escape(made["date"])],
+        ["hours of the machine", f"{made['seconds'] / 3600:.2f}"],
         ["versions", escape(", ".join(f"{name} {number}" for name, number in made["versions"].items()))],
         ["options", escape(", ".join(f"{name}: {value}" for name, value in made["options"].items()) or "–")],
         ["sha256 of RELEASE.json", escape(release)],

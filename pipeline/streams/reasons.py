@@ -6,6 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+OF_THE_GATE = ("recognisable", "undecided")
+"""Reasons that begin with one of these are the gate's: sentences without names and keys. For others only the kind is
+published."""
 KEPT = 20
 """Different reasons that a record keeps."""
 QUOTED = re.compile(r"""(?<!\w)(['"]).*?\1(?!\w)""")
@@ -15,7 +18,12 @@ PARTICULAR = re.compile(r"""(?<!\w)['"]|[(:]""")
 
 
 def gist(reason: str, *, secret: bool) -> str:
-    """A reason without what it quotes; with `secret`, without all that may be particular to its sample."""
+    """A reason without what it quotes; with `secret`, without all that may be particular to its sample.
+
+    The gate's own sentences are never particular to one, and stay whole.
+    """
+    if reason.startswith(OF_THE_GATE):
+        return reason
     return PARTICULAR.split(reason, maxsplit=1)[0].strip() if secret else QUOTED.sub("…", reason)
 
 

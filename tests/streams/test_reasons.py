@@ -21,6 +21,11 @@ def test_no_name_is_left_where_it_would_tell_who_is_shown(key: str) -> None:
         assert gist(reason, secret=True) in ("key", "it cannot be read", "column")
 
 
+def test_what_the_gate_says_names_nobody_and_stays_whole() -> None:
+    for reason in ("recognisable at every level: Dlib recognises the person", "undecided: a face is too small"):
+        assert gist(reason, secret=True) == gist(reason, secret=False) == reason
+
+
 @given(st.lists(st.tuples(st.text(max_size=5), st.integers(1, 9)), max_size=15))
 def test_no_sample_is_lost_in_the_sum(reasons: list[tuple[str, int]]) -> None:
     assert sum(tally(reasons).values()) == sum(count for _, count in reasons)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from pipeline.anonymity.faces.deepface_recognisers import Recogniser
 from pipeline.anonymity.faces.detect import FaceFinder
 from pipeline.anonymity.gate.config import AnonymityConfig
-from pipeline.anonymity.gate.families import families_of
-from pipeline.anonymity.gate.gate import CHANCE, Judge
+from pipeline.anonymity.gate.families import families_of, one_family_note
+from pipeline.anonymity.gate.gate import CHANCE, Gate, Judge
 from pipeline.anonymity.gate.undoings import UNDOINGS
 from pipeline.section import Section
 
@@ -71,3 +73,32 @@ def gate_facts(
         ),
         guided_by={guide.name: guide.weights for guide in guides},
     )  # fmt: skip
+
+
+def said(gate: Gate) -> tuple[str, ...]:
+    """What the public is to know of a gate, as sentences: families, undoings, and what chance withholds."""
+    families = families_of(judge.recogniser.name for judge in gate.judges)
+    people = gate.people[np.unique(gate.originals.image)]
+    few = sum(not gate.rank_counts(len(gate.faces_of_person[int(person)])) for person in people)
+    rank = (
+        f"for {few} of {len(people)} originals rank proves nothing, since there are too few others: a face was refused "
+        f"where strangers come as near to the person in at most 1 of {round(1 / gate.share)} images, by each "
+        "recogniser's certificate"
+        if few
+        else "an image was refused where the nearest of all originals shows its own person"
+    )
+    return (
+        sentence(one_family_note(families) or f"the gate's recognisers are of {len(families)} families: "
+                 f"{', '.join(families)}"),
+        sentence(f"what would pass was judged again undone: {', '.join(gate.undoings)}"),
+        sentence(rank),
+        sentence(
+            f"chance alone withholds at most {CHANCE:.0%} of the images for being near to their own person, and, by "
+            f"each recogniser, at most {CHANCE:.0%} for a likeness to somebody else"
+        ),
+    )  # fmt: skip
+
+
+def sentence(text: str) -> str:
+    """A clause as a sentence of its own."""
+    return f"{text[0].upper()}{text[1:]}."
