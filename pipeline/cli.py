@@ -243,6 +243,8 @@ def dry_run(args: argparse.Namespace) -> int:
     plan = plan_of(config, forbid_noncommercial=args.forbid_noncommercial)
     from pipeline.commands.estimate import estimate
 
+    for note in plan.notes:
+        print(f"# {note}", flush=True)
     print(estimate(plan))
     return 0
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bound_tables
 import gpu_tables
 
 from training.compare.report import markdown, verdict
@@ -147,6 +148,12 @@ def anonymity_levels(found: dict[str, Any]) -> str:
     return table(head, rows)
 
 
+def anonymity_bound(found: dict[str, Any]) -> str:
+    """What no attacker can do better, by level, beside those that were tried."""
+    bound, levels = found["bound"], found["levels"]
+    return f"{table(bound_tables.head(), bound_tables.rows(bound, levels))}\n\n{bound_tables.levels_for(bound)}"
+
+
 def anonymity_ladder(found: dict[str, Any]) -> str:
     rows = [
         [
@@ -257,6 +264,27 @@ def certificates(found: dict[str, Any]) -> str:
         "EER",
         "TAR, FAR at deepface's threshold",
     ]
+    return table(head, rows)
+
+
+def face_utility(found: dict[str, Any]) -> str:
+    """Disguises with the worst attack on each and what it keeps; – where nothing was left to measure."""
+    rows = []
+    for name, one in found["disguises"].items():
+        worst, kept = one["attacks"][one["worst"]], one["utility"]
+        landmarks, attributes, learnt = kept["landmarks"], kept["attributes"], kept["classifier"]
+        share = [attributes.get(key, {}).get("share") for key in ("gender", "emotion")]
+        rows.append([
+            name, f"{one['worst']}: {100 * worst['share']:.0f} % ({100 * worst['low']:.0f}–{100 * worst['high']:.0f})",
+            percent(kept["faces_found"]), "–" if landmarks is None else f"{landmarks['error']['mean']:.3f}",
+            "–" if landmarks is None else f"{landmarks['yaw']['mean']:.0f}°", *map(percent, share),
+            f"{attributes['age']['mean_difference']:.1f}" if "age" in attributes else "–", f"{kept['psnr']:.1f}",
+            f"{kept['fid of `small`']:.0f}", percent(learnt and learnt["accuracy"]),
+        ])  # fmt: skip
+    head = [
+        "disguise", "worst attack: rank 1 (95 %)", "faces found", "landmarks, eye distances", "yaw", "same gender",
+        "same expression", "age, years", "PSNR, dB", "FID of `small`", "classifier",
+    ]  # fmt: skip
     return table(head, rows)
 
 
@@ -378,8 +406,10 @@ def link(anchor: str) -> str:
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "ddib": ddib, "anagrams": anagrams, "tile_morphs": tile_morphs, "mosaics": mosaics, "inpaint": inpaint,
     "enhance": enhance, "models": models, "certificates": certificates, "recognisers": attackers,
+    "face_utility": face_utility,
     "anonymity_levels": anonymity_levels, "anonymity_ladder": anonymity_ladder, "anonymity_caught": anonymity_caught,
-    "anonymity_release": anonymity_release, "anonymity_attackers": anonymity_attackers,
+    "anonymity_release": anonymity_release, "anonymity_bound": anonymity_bound,
+    "anonymity_attackers": anonymity_attackers,
     "training_fashion": comparison, "training_fashion_500": comparison,
     "training_fashion_own": comparison,
     "training_why": training_why,
@@ -395,7 +425,9 @@ def read_results() -> dict[str, Any]:
     results["models"] = json.loads((RESULTS / "models.json").read_text())
     faces = json.loads((RESULTS / "anonymity.json").read_text())
     results |= {f"anonymity_{part}": faces[part] for part in ("levels", "ladder", "caught", "release")}
+    results["anonymity_bound"] = {"bound": faces["bound"], "levels": faces["levels"]["levels"]}
     results["anonymity_attackers"] = faces.get("attackers")
+    results["face_utility"] = json.loads((RESULTS / "utility.json").read_text())
     results["recognisers"] = json.loads((RESULTS / "recognisers.json").read_text())
     results |= {file.stem: json.loads(file.read_text()) for file in RESULTS.glob("training_*.json")}
     results["gpu"] = gpu_tables.read(RESULTS / "gpu")

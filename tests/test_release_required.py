@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.anonymity.attacks.figures import RankShare, SearchFigures, ThreatFigures
+from pipeline.anonymity.attacks.identification import share
 from pipeline.audit import examining, proving
 from pipeline.audit.verdict import headline, remedy
 from pipeline.release.evidence import Attacker, AttackRate, Finding, ReleaseEvidence, Require
@@ -198,3 +200,24 @@ def test_the_verdict_comes_before_all_else(world: World, capsys: pytest.CaptureF
     assert said[first + 1].startswith("Worst attack under T1")
     assert any("beat guessing after correction for their number (Holm" in line for line in said)
     assert any(line.startswith("T2 (the source photograph itself) is not solved.") for line in said)
+
+
+@pytest.mark.parametrize(
+    ("people", "chance", "rate", "least", "most"),
+    [
+        (20, 0.05, 0.05, 0, 0.01),  # accident seldom reaches the limit, whatever the size
+        (50, 0.01, 0.01, 0, 0.01),
+        (300, 0.004, 0.004, 0, 0.01),
+        (20, 0.05, 0.3, 0.3, 0.6),  # with few people, much is not seen: docs/release.md says so
+        (50, 0.01, 0.12, 0.4, 0.75),
+        (300, 0.004, 0.06, 0.85, 1),
+    ],
+)
+def test_how_often_an_attack_is_said_to_go_too_far(
+    people: int, chance: float, rate: float, least: float, most: float
+) -> None:
+    """Attacks that find both photographs of a person, or none, by the rate at which they find people."""
+    rng = np.random.default_rng(0)
+    person, limit = np.repeat(np.arange(people), 2), Require().limit(chance)
+    found = [np.repeat(rng.random(people) < rate, 2) for _ in range(200)]
+    assert least <= np.mean([share(hits, person).low > limit for hits in found]) <= most
