@@ -93,6 +93,11 @@ class AttackRate(Section):
         return self.limit is not None and self.low > self.limit
 
     @property
+    def reach(self) -> float:
+        """How far it gets: the lower end of its interval, under T1 in units of what is allowed."""
+        return self.low / self.limit if self.limit else self.low
+
+    @property
     def told(self) -> str:
         """The figures as a sentence."""
         limit = "" if self.limit is None else f", allowed {self.limit:.1%}"
@@ -175,5 +180,5 @@ class ReleaseEvidence(Section):
     """What would have kept it from being sealed, had the recipe not accepted it by name."""
 
     def of(self, threat: Literal["T1", "T2"]) -> Sequence[AttackRate]:
-        """The attacks under one threat model, the most successful first: by the lower end of their intervals."""
-        return sorted((one for one in self.attacks if one.threat == threat), key=lambda one: (-one.low, -one.share))
+        """The attacks under one threat model, those that reach farthest first."""
+        return sorted((one for one in self.attacks if one.threat == threat), key=lambda one: (-one.reach, -one.share))
