@@ -45,8 +45,8 @@ class Require(Section):
     """A rate up to this is allowed, whatever chance is: the fraction of queries whose right person is found first."""
 
     def limit(self, chance: float) -> float:
-        """The largest rate that is allowed where guessing finds `chance` of the queries."""
-        return max(self.times_chance * chance, self.share)
+        """The largest rate that is allowed where guessing finds `chance` of the queries, at most 1."""
+        return min(1, max(self.times_chance * chance, self.share))
 
 
 class Finding(Section):
