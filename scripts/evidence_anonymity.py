@@ -41,7 +41,7 @@ from pipeline.anonymity.attacks.inversion import recover_permutation
 from pipeline.anonymity.attacks.photos import THREATS, Pairing, layouts
 from pipeline.anonymity.attacks.results import thresholds_of
 from pipeline.anonymity.faces.detect import FaceFinder
-from pipeline.anonymity.faces.recognise import load_recogniser
+from pipeline.anonymity.faces.recognise import available, load_recogniser
 from pipeline.anonymity.faces.scanning import image_stream
 from pipeline.anonymity.faces.table import FaceTable, joined, tabulate
 from pipeline.anonymity.gate.calibration import find_certificate
@@ -83,7 +83,8 @@ TRIED = 100
 """People of whom both photographs go through each of the runs."""
 STEPS = 20
 GATE = ("Dlib", "dlib-chip")
-RECOGNISERS = (*GATE, "lbph", "small")
+RECOGNISERS = (*GATE, *filter(available, ("faceres", "lbph", "small")))
+"""The gate's, and the attackers whose weights are on this machine; docs/release.md says how to get those of faceres."""
 
 
 class Faces:

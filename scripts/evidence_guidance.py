@@ -161,7 +161,7 @@ class World:
         there = [i for i, image in enumerate(images) if image is not None]
         for start in range(0, len(there), BATCH):
             some = there[start : start + BATCH]
-            verdicts = self.gate.judge([self.keys[i] for i in some], [images[i] for i in some])
+            verdicts = self.gate.judge(*([group[i] for i in some] for group in (self.keys, images, self.images)))
             passed[some] = [verdict.verdict == "anonymous" for verdict in verdicts]
         return passed
 
