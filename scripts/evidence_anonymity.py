@@ -45,7 +45,8 @@ from pipeline.anonymity.faces.recognise import available, load_recogniser
 from pipeline.anonymity.faces.scanning import image_stream
 from pipeline.anonymity.faces.table import FaceTable, joined, tabulate
 from pipeline.anonymity.gate.calibration import find_certificate
-from pipeline.anonymity.gate.gate import Gate, Judge
+from pipeline.anonymity.gate.gate import Gate
+from pipeline.anonymity.gate.judge import Judge
 from pipeline.commands.release import tally
 from pipeline.config import load_config, validate
 from pipeline.diffusion.noise import KeyedNoise

@@ -26,7 +26,8 @@ from pipeline.anonymity.faces.recognise import available, load_recogniser
 from pipeline.anonymity.faces.scanning import image_stream
 from pipeline.anonymity.faces.table import joined, tabulate
 from pipeline.anonymity.gate.calibration import find_certificate
-from pipeline.anonymity.gate.gate import Gate, Judge
+from pipeline.anonymity.gate.gate import Gate
+from pipeline.anonymity.gate.judge import Judge
 from pipeline.audit.gathering import Held
 from pipeline.audit.learning import Own, by_pixels
 from pipeline.audit.undoing import by_network, paired_again

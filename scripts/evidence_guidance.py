@@ -34,8 +34,9 @@ from pipeline.anonymity.faces.recognise import available, load_recogniser
 from pipeline.anonymity.faces.scanning import image_stream
 from pipeline.anonymity.faces.table import FaceTable, joined, tabulate
 from pipeline.anonymity.gate.calibration import certify, find_certificate
-from pipeline.anonymity.gate.gate import Gate, Judge
+from pipeline.anonymity.gate.gate import Gate
 from pipeline.anonymity.gate.guidance import FaceGuidance
+from pipeline.anonymity.gate.judge import Judge
 from pipeline.anonymity.guidance.guide import Guide
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
