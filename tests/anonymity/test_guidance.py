@@ -282,8 +282,8 @@ def test_guidance_changes_the_face_for_a_recogniser_that_is_left_out(
     model = load_model(ModelConfig(path="embedded:lfw_faces/model"), "cpu")
     pixels = to_pixels(images, "cpu")
     config = FaceGuidance(recognisers=("dlib-chip",))
+    steer = Guide.of(config, gate, "cpu", 0).steer(table.keys, model)
     with torch.inference_mode(), FaceFinder(workers=0) as finder:
-        steer = Guide.of(config, gate, "cpu", 0).steer(table.keys, model)
         distances = []
         for how in (None, steer):
             drawn = KeyedNoise(b"a salt of this test", list(table.keys), "boomerang", 0)
