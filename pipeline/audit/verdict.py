@@ -31,7 +31,7 @@ def headline(evidence: ReleaseEvidence) -> str:
         return f"Verdict: what is required holds, but for what was accepted by name: {names(evidence.accepted)}."
     tried = len(evidence.of("T1"))
     return (
-        f"Verdict: what is required holds: {tried} attacks were run under T1, and none finds people first so often that "
+        f"Verdict: what is required holds: {tried} attacks were run under T1, and none finds people so often that "
         f"its whole 95 % interval lies above {required.times_chance:g} × chance and above {required.share:.0%}."
     )
 
