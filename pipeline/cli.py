@@ -133,7 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
     calibrate.set_defaults(command=calibrate_faces_command)
 
     convert = commands.add_parser("convert-recogniser", help="weights of a face network that doppel may not ship")
-    convert.add_argument("name", metavar="NAME", help="faceres")
+    convert.add_argument("name", metavar="NAME", help="faceres, mobileface or emotion")
     convert.add_argument("source", metavar="FOLDER", help="with NAME.json and NAME.bin, a TensorFlow.js graph model")
     convert.set_defaults(command=convert_recogniser_command)
 
@@ -243,6 +243,8 @@ def dry_run(args: argparse.Namespace) -> int:
     plan = plan_of(config, forbid_noncommercial=args.forbid_noncommercial)
     from pipeline.commands.estimate import estimate
 
+    for note in plan.notes:
+        print(f"# {note}", flush=True)
     print(estimate(plan))
     return 0
 

@@ -2,11 +2,11 @@
 
     python scripts/evidence_anonymity.py                    # all; or --only levels ladder caught release
 
-levels   distance to the source and share over the threshold at t_boom .1 … .9 (figure 5 of Boomerang, 2210.12100)
+levels   distance to the source and share over the threshold at t_boom .1 … .99 (figure 5 of Boomerang, 2210.12100)
 ladder   one level for all against the ladder: share released, level needed, images/s, likeness
 caught   identity, DDIB and a tile shuffle through gate and attacks: all must be caught
 guidance plain ladder, guidance, both and several attempts, judged by who was left out (`evidence_guidance.py`)
-bound    what no attacker can do better who holds the source, by level, beside the attackers here and what is left
+bound    what no attacker can do better who holds the source, by level: Monte Carlo and closed forms, no image made
 release  `doppel run lfw_release` (a quarter of an hour), and the figures of its audit
 attackers  networks fine-tuned, inverters trained, and the operator run by the attacker (see evidence_attackers.py)
 
@@ -41,11 +41,12 @@ from pipeline.anonymity.attacks.inversion import recover_permutation
 from pipeline.anonymity.attacks.photos import THREATS, Pairing, layouts
 from pipeline.anonymity.attacks.results import thresholds_of
 from pipeline.anonymity.faces.detect import FaceFinder
-from pipeline.anonymity.faces.recognise import load_recogniser
+from pipeline.anonymity.faces.recognise import available, load_recogniser
 from pipeline.anonymity.faces.scanning import image_stream
 from pipeline.anonymity.faces.table import FaceTable, joined, tabulate
 from pipeline.anonymity.gate.calibration import find_certificate
-from pipeline.anonymity.gate.gate import Gate, Judge
+from pipeline.anonymity.gate.gate import Gate
+from pipeline.anonymity.gate.judge import Judge
 from pipeline.commands.release import tally
 from pipeline.config import load_config, validate
 from pipeline.diffusion.noise import KeyedNoise
@@ -69,7 +70,7 @@ OUT = Path(__file__).parent / "evidence"
 DEV = str(ROOT.parent / "shared" / "data" / "lfw" / "dev-*.tar")
 RECIPE = "lfw_release"
 SIZE, FIT, IDENTITY, BATCH = (64, 64), "centre 128", "json:identity", 32
-LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)
 RUNS: tuple[tuple[str, float, tuple[float, ...]], ...] = (
     ("0.6, once", 0.6, ()),
     ("0.8, once", 0.8, ()),
@@ -82,13 +83,15 @@ TRIED = 100
 """People of whom both photographs go through each of the runs."""
 STEPS = 20
 GATE = ("Dlib", "dlib-chip")
-RECOGNISERS = (*GATE, "lbph", "small")
+RECOGNISERS = (*GATE, *filter(available, ("faceres", "lbph", "small")))
+"""The gate's, and the attackers whose weights are on this machine; docs/release.md says how to get those of faceres."""
 
 
 class Faces:
     """Photographs of `people` people who have two, their second photographs, and one of everybody else."""
 
-    def __init__(self, people: int) -> None:
+    def __init__(self, people: int, levels: Sequence[float]) -> None:
+        self.levels = levels
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
         self.finder = FaceFinder("dlib", workers=2)
         self.recognisers = [load_recogniser(name) for name in RECOGNISERS]
@@ -140,8 +143,8 @@ class Faces:
 
 def levels(faces: Faces) -> dict[str, Any]:
     limits = {judge.recogniser.name: judge.threshold for judge in faces.judges}
-    rows, points = {}, {name: list[AttackAtLevel]() for name in RECOGNISERS}
-    for level in LEVELS:
+    rows = {} if faces.levels == LEVELS else json.loads((OUT / "anonymity.json").read_text())["levels"]["levels"]
+    for level in faces.levels:
         started = time.monotonic()
         images = faces.through(Boomerang(t_boom=level, steps=STEPS))
         seconds = time.monotonic() - started
@@ -161,11 +164,18 @@ def levels(faces: Faces) -> dict[str, Any]:
                 "threshold": limit, "faces": len(distances), "distance": mean(distances), "se": error(distances),
                 "over": mean(over), "over_se": error(over),
             }  # fmt: skip
-            points[name].append(AttackAtLevel(level=level, distance=mean(distances), distance_error=error(distances),
-                                        over=mean(over), over_error=error(over)))  # fmt: skip
         row["rank_1"] = ranks_of(pairing)
         rows[str(level)] = row
         print(level, json.dumps(row["Dlib"]), row["faces"]["with_face"], row["verdicts"], flush=True)
+    rows = dict(sorted(rows.items(), key=lambda row: float(row[0])))
+    points = {
+        name: [
+            AttackAtLevel(level=float(level), distance=row[name]["distance"], distance_error=row[name]["se"],
+                          over=row[name]["over"], over_error=row[name]["over_se"])
+            for level, row in rows.items()
+        ]
+        for name in RECOGNISERS
+    }  # fmt: skip
     (OUT / "anonymity_levels.png").write_bytes(png(against_level(points)))
     return {"people": len(faces.keys), "gallery": len(faces.originals.keys), "steps": STEPS, "levels": rows}
 
@@ -230,20 +240,10 @@ def caught(faces: Faces) -> dict[str, Any]:
     return results
 
 
-def bound(faces: Faces) -> dict[str, Any]:
-    """What is left of the faces, what the attackers here find, and what no attacker can do better, by level."""
+def bound(faces: Faces | None) -> dict[str, Any]:
+    """What no attacker can do better who holds the source, by level."""
     with tempfile.TemporaryDirectory() as scratch:
-        found = bounds(job_of(Path(DEV), Path(scratch) / "out", 0.5, ()))
-    for level, row in found["levels"].items():
-        images = faces.through(Boomerang(t_boom=float(level), steps=STEPS))
-        pairing = faces.pairing(images)
-        row |= {
-            "faces": utility.detector_recall(pairing).with_face, "pose": dumped(utility.pose_error(pairing)),
-            "psnr": mean([utility.psnr(a, b) for a, b in zip(images, faces.images, strict=True)]),
-            "measured": ranks_of(pairing),
-        }  # fmt: skip
-        print(level, json.dumps(row), flush=True)
-    return {"people": len(faces.keys), "gallery": len(faces.originals.keys), "steps": STEPS, **found}
+        return bounds(job_of(Path(DEV), Path(scratch) / "out", 0.5, ()))
 
 
 def shuffled(image: Any, order: Any) -> Any:
@@ -351,10 +351,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=[*PARTS, *ALONE], default=[*PARTS, *ALONE])
     parser.add_argument("--people", type=int, default=321, help="who have two photographs (default: all 321)")
+    parser.add_argument("--levels", nargs="+", type=float, default=LEVELS, help="only these of the part `levels` anew")
     args = parser.parse_args()
     file = OUT / "anonymity.json"
     results = json.loads(file.read_text()) if file.exists() else {}
-    faces = Faces(args.people) if set(args.only) - {"release", *ALONE} else None
+    faces = Faces(args.people, args.levels) if set(args.only) - {"release", "bound", *ALONE} else None
     for part in args.only:
         if part == "guidance":
             guidance(GUIDED_PEOPLE, OTHERS, list(HELD_OUT))  # it has a file of its own

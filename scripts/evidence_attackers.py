@@ -26,7 +26,8 @@ from pipeline.anonymity.faces.recognise import available, load_recogniser
 from pipeline.anonymity.faces.scanning import image_stream
 from pipeline.anonymity.faces.table import joined, tabulate
 from pipeline.anonymity.gate.calibration import find_certificate
-from pipeline.anonymity.gate.gate import Gate, Judge
+from pipeline.anonymity.gate.gate import Gate
+from pipeline.anonymity.gate.judge import Judge
 from pipeline.audit.gathering import Held
 from pipeline.audit.learning import Own, by_pixels
 from pipeline.audit.undoing import by_network, paired_again
@@ -71,8 +72,8 @@ def attackers(urls: str, people: int, levels: Sequence[float] = LEVELS) -> dict[
         found: dict[str, Any] = {"people": len(chosen), "photographs": len(images), "levels": {}}
         for level in levels:
             made = through(model, images, keys, level, JOB)
-            verdicts = [verdict for i in range(0, len(made), BATCH)
-                        for verdict in gate.judge(keys[i : i + BATCH], made[i : i + BATCH])]  # fmt: skip
+            batches = [slice(i, i + BATCH) for i in range(0, len(made), BATCH)]
+            verdicts = [verdict for b in batches for verdict in gate.judge(keys[b], made[b], images[b])]
             passed = np.flatnonzero([verdict.verdict == "anonymous" for verdict in verdicts])
             released = [made[i] for i in passed]
             flat = layouts(released)

@@ -34,8 +34,9 @@ from pipeline.anonymity.faces.recognise import available, load_recogniser
 from pipeline.anonymity.faces.scanning import image_stream
 from pipeline.anonymity.faces.table import FaceTable, joined, tabulate
 from pipeline.anonymity.gate.calibration import certify, find_certificate
-from pipeline.anonymity.gate.gate import Gate, Judge
+from pipeline.anonymity.gate.gate import Gate
 from pipeline.anonymity.gate.guidance import FaceGuidance
+from pipeline.anonymity.gate.judge import Judge
 from pipeline.anonymity.guidance.guide import Guide
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.errors import UserError
@@ -160,7 +161,7 @@ class World:
         there = [i for i, image in enumerate(images) if image is not None]
         for start in range(0, len(there), BATCH):
             some = there[start : start + BATCH]
-            verdicts = self.gate.judge([self.keys[i] for i in some], [images[i] for i in some])
+            verdicts = self.gate.judge(*([group[i] for i in some] for group in (self.keys, images, self.images)))
             passed[some] = [verdict.verdict == "anonymous" for verdict in verdicts]
         return passed
 

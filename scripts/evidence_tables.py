@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bound_tables
 import gpu_tables
 
 from training.compare.report import markdown, verdict
@@ -21,12 +22,19 @@ VIEWS = ("flip_vertical", "rotate_90", "jigsaw", "inner_circle", "patch_permutat
 CUTS = ("2×2 tiles", "4×4 tiles", "7×7 tiles", "14×14 tiles", "single pixels")
 SEARCHES = ("naive", "reverse", "parrot")
 LEARNT = ("softmax", "perceptron", "map_to_clean")
+NAMES = ("Dlib", "dlib-chip", "faceres", "lbph", "small")
+"""Recognisers, the gate's of the evidence first; without `faceres` where that was not on the machine."""
 CASES = ("one source", "one source, unlimited copies", "three sources")
 
 
 def table(head: list[str], rows: list[list[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def measured(names: tuple[str, ...], rows: dict[str, Any]) -> list[str]:
+    """Those of the recognisers that every row has figures of."""
+    return [name for name in names if all(f"T1 {name}" in row["rank_1"] for row in rows.values())]
 
 
 def percent(value: float | None) -> str:
@@ -132,8 +140,7 @@ def models(found: dict[str, Any]) -> str:
 
 def anonymity_levels(found: dict[str, Any]) -> str:
     """Figure 5 of the Boomerang paper on our data."""
-    names = ("Dlib", "dlib-chip", "lbph", "small")
-    rows = []
+    names, rows = measured(NAMES, found["levels"]), list[list[Any]]()
     for level, row in found["levels"].items():
         distances = [f"{row[n]['distance']:.3f} ± {row[n]['se']:.3f}" for n in names[:2]]
         over = [f"{percent(row[n]['over'])} ± {100 * row[n]['over_se']:.0f}" for n in names]
@@ -142,21 +149,49 @@ def anonymity_levels(found: dict[str, Any]) -> str:
         rows.append([level, faces, *distances, *over, " · ".join(rank), f"{row['psnr']:.1f} dB"])
     head = [
         "t_boom", "faces found", "distance, Dlib", "distance, dlib-chip", *(f"over, {n}" for n in names),
-        "T1 rank 1, by each", "PSNR",
+        f"T1 rank 1: {' · '.join(names)}", "PSNR",
     ]  # fmt: skip
     return table(head, rows)
 
 
+def anonymity_bound(found: dict[str, Any]) -> str:
+    """What no attacker can do better, by level, beside those that were tried."""
+    bound, levels = found["bound"], found["levels"]
+    return f"{table(bound_tables.head(), bound_tables.rows(bound, levels))}\n\n{bound_tables.levels_for(bound)}"
+
+
 def anonymity_ladder(found: dict[str, Any]) -> str:
+    names = measured(NAMES[2:], found)
     rows = [
         [
             name, f"{100 * row['released']:.1f} %", f"{row['mean_level']:.2f}", f"{row['images_per_second']:.2f}",
             f"{row['psnr']:.2f} dB", f"{row['pose']['eyes']['mean']:.3f}",
-            " · ".join(f"{100 * row['rank_1'][f'T1 {n}']['share']:.1f} %" for n in ("lbph", "small")),
+            " · ".join(f"{100 * row['rank_1'][f'T1 {n}']['share']:.1f} %" for n in names),
         ]
         for name, row in found.items()
     ]  # fmt: skip
-    head = ["t_boom", "released", "mean level", "images/s", "PSNR", "eyes moved by", "T1 rank 1: lbph · small"]
+    head = ["t_boom", "released", "mean level", "images/s", "PSNR", "eyes moved by", f"T1 rank 1: {' · '.join(names)}"]
+    return table(head, rows)
+
+
+def guidance(found: dict[str, Any]) -> str:
+    """What the recogniser that was left out finds, and what is left of the images, by way."""
+    rows = []
+    for held_out, one in found.items():
+        for name, way in one["ways"].items():
+            if "T1" not in way:
+                rows.append([f"`{held_out}`", name, f"{100 * way['released']:.0f} %", *["–"] * 6])
+                continue
+            first, near, eyes = way["T1"]["rank"]["1"], way["nearer_than_a_stranger"], way["pose"]["eyes"]["mean"]
+            rows.append([
+                f"`{held_out}`", name, f"{100 * way['released']:.0f} %",
+                f"{100 * first['share']:.1f} % ({100 * first['low']:.1f}–{100 * first['high']:.1f})",
+                f"{near['share']:.2f} ({near['low']:.2f}–{near['high']:.2f})",
+                "–" if way["T2"] is None else f"{100 * way['T2']['rank']['1']['share']:.0f} %",
+                f"{way['psnr']:.1f} dB", f"{eyes:.3f}", f"{100 * way['gender']['agree']:.0f} %",
+            ])  # fmt: skip
+    head = ["left out", "way", "released", "T1 rank 1", "own nearer than a stranger's", "T2 rank 1", "PSNR",
+            "eyes moved by", "gender agrees"]  # fmt: skip
     return table(head, rows)
 
 
@@ -272,6 +307,27 @@ def certificates(found: dict[str, Any]) -> str:
         "EER",
         "TAR, FAR at deepface's threshold",
     ]
+    return table(head, rows)
+
+
+def face_utility(found: dict[str, Any]) -> str:
+    """Disguises with the worst attack on each and what it keeps; – where nothing was left to measure."""
+    rows = []
+    for name, one in found["disguises"].items():
+        worst, kept = one["attacks"][one["worst"]], one["utility"]
+        landmarks, attributes, learnt = kept["landmarks"], kept["attributes"], kept["classifier"]
+        share = [attributes.get(key, {}).get("share") for key in ("gender", "emotion")]
+        rows.append([
+            name, f"{one['worst']}: {100 * worst['share']:.0f} % ({100 * worst['low']:.0f}–{100 * worst['high']:.0f})",
+            percent(kept["faces_found"]), "–" if landmarks is None else f"{landmarks['error']['mean']:.3f}",
+            "–" if landmarks is None else f"{landmarks['yaw']['mean']:.0f}°", *map(percent, share),
+            f"{attributes['age']['mean_difference']:.1f}" if "age" in attributes else "–", f"{kept['psnr']:.1f}",
+            f"{kept['fid of `small`']:.0f}", percent(learnt and learnt["accuracy"]),
+        ])  # fmt: skip
+    head = [
+        "disguise", "worst attack: rank 1 (95 %)", "faces found", "landmarks, eye distances", "yaw", "same gender",
+        "same expression", "age, years", "PSNR, dB", "FID of `small`", "classifier",
+    ]  # fmt: skip
     return table(head, rows)
 
 
@@ -394,8 +450,11 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "ddib": ddib, "anagrams": anagrams, "tile_morphs": tile_morphs, "mosaics": mosaics, "inpaint": inpaint,
     "enhance": enhance, "models": models, "face_model": face_model,
     "certificates": certificates, "recognisers": attackers,
+    "face_utility": face_utility,
     "anonymity_levels": anonymity_levels, "anonymity_ladder": anonymity_ladder, "anonymity_caught": anonymity_caught,
-    "anonymity_release": anonymity_release, "anonymity_attackers": anonymity_attackers,
+    "guidance": guidance,
+    "anonymity_release": anonymity_release, "anonymity_bound": anonymity_bound,
+    "anonymity_attackers": anonymity_attackers,
     "training_fashion": comparison, "training_fashion_500": comparison,
     "training_fashion_own": comparison,
     "training_why": training_why,
@@ -412,7 +471,10 @@ def read_results() -> dict[str, Any]:
     faces = json.loads((RESULTS / "anonymity.json").read_text())
     results |= {f"anonymity_{part}": faces[part] for part in ("levels", "ladder", "caught", "release")}
     results["face_model"] = json.loads((RESULTS / "face_model.json").read_text())
+    results["anonymity_bound"] = {"bound": faces["bound"], "levels": faces["levels"]["levels"]}
     results["anonymity_attackers"] = faces.get("attackers")
+    results["guidance"] = json.loads((RESULTS / "guidance.json").read_text())
+    results["face_utility"] = json.loads((RESULTS / "utility.json").read_text())
     results["recognisers"] = json.loads((RESULTS / "recognisers.json").read_text())
     results |= {file.stem: json.loads(file.read_text()) for file in RESULTS.glob("training_*.json")}
     results["gpu"] = gpu_tables.read(RESULTS / "gpu")

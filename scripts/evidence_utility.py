@@ -1,6 +1,6 @@
 """What a release keeps of faces, beside blur, pixelation and black boxes that hide people as well.
 
-    python scripts/evidence_utility.py                     # 120 people of LFW's dev part; about 15 minutes on two cores
+    python scripts/evidence_utility.py                     # 120 people of LFW's dev part; about 10 minutes on two cores
     python scripts/evidence_utility.py --people 60
 
 Each disguise makes one image of one photograph of each person, and attackers look for the person's second photograph
@@ -76,11 +76,24 @@ class Bench:
             list, zip(*[*(images[1] for images in several), *single], strict=True)
         )  # fmt: skip
         self.faces = self.found(self.images)
-        self.gallery_vectors = self.vectors(self.found(self.gallery))
+        gallery_faces = self.found(self.gallery)
+        self.gallery_vectors = self.vectors(gallery_faces)
+        self.task = self.labelled(gallery_faces[len(self.keys) :]) if available("faceres") else None
 
     def found(self, images: Images) -> list[Face | None]:
         """The largest face of each image."""
         return [faces[0] if faces else None for faces in self.finder.find(images)]
+
+    def labelled(self, others: Sequence[Face | None]) -> tuple[list[int], list[int], list[int], list[int]]:
+        """Rows and labels of the photographs to learn from, and of those to test on: those with a face."""
+        from pipeline.anonymity.faces.faceres import FaceRes
+
+        judge, found = FaceRes.load(), list[list[int]]()
+        for side, first in ((self.faces, 0), (others, len(self.keys))):
+            seen = [face for face in side if face is not None]
+            found.append([first + i for i, face in enumerate(side) if face is not None])
+            found.append(judge.age_and_gender(crops_for("faceres", seen)).male.astype(int).tolist())
+        return found[0], found[1], found[2], found[3]
 
     def vectors(self, faces: Sequence[Face | None]) -> dict[str, Any]:
         """Unit vectors `[N, D]` by recogniser; rows of NaN where there is no face."""
@@ -138,9 +151,9 @@ def rank_1(query: Any, gallery: Any) -> Any:
     return (alike.argmax(1) == np.arange(len(query))) & np.isfinite(query[:, 0])
 
 
-def attacked(bench: Bench, images: Images, disguise: Disguise) -> dict[str, Any]:
+def attacked(bench: Bench, images: Images, faces: Sequence[Face | None], disguise: Disguise) -> dict[str, Any]:
     """Rank 1 of each attack with its interval (Clopper & Pearson), one image of each person."""
-    ours, alike = bench.vectors(bench.found(images)), disguise(bench.gallery, bench.gallery_keys)
+    ours, alike = bench.vectors(faces), disguise(bench.gallery, bench.gallery_keys)
     parrot = bench.vectors(bench.found(alike))
     hits = {f"naive {name}": rank_1(ours[name], bench.gallery_vectors[name]) for name in ours}
     hits |= {f"parrot {name}": rank_1(ours[name], parrot[name]) for name in ours}
@@ -157,13 +170,13 @@ def share(found: Any) -> dict[str, float]:
     return {"share": hits / total, "low": low, "high": high}
 
 
-def kept(bench: Bench, images: Images) -> dict[str, Any]:
+def kept(bench: Bench, images: Images, ours: Sequence[Face | None]) -> dict[str, Any]:
     """What the images are still good for."""
-    ours = bench.found(images)
     both = [(a, b) for a, b in zip(ours, bench.faces, strict=True) if a is not None and b is not None]
     had = sum(face is not None for face in bench.faces)
     released, sources = [a for a, _ in both], [b for _, b in both]
     landmarks = landmark_error(released, sources)
+    # Whole images, so that those without a face count, too.
     features = [torch.from_numpy(bench.small.embed(side)) for side in (bench.gallery, images)]
     return {
         "faces_found": len(both) / had,
@@ -178,18 +191,11 @@ def kept(bench: Bench, images: Images) -> dict[str, Any]:
 
 def learnt(bench: Bench, images: Images) -> dict[str, Any] | None:
     """Trained on the disguised photographs, tested on real ones of people who are not among them."""
-    if not available("faceres"):
+    if bench.task is None:
         return None
-    from pipeline.anonymity.faces.faceres import FaceRes
-
-    judge, others = FaceRes.load(), bench.gallery[len(bench.images) :]
-    faces = [bench.faces, bench.found(others)]
-    rows = [[i for i, face in enumerate(side) if face is not None] for side in faces]
-    labels = [judge.age_and_gender(crops_for("faceres", [f for f in side if f is not None])).male for side in faces]
-    made = utility.task_accuracy(
-        [images[i] for i in rows[0]], labels[0].astype(int).tolist(),
-        [others[i] for i in rows[1]], labels[1].astype(int).tolist(),
-    )  # fmt: skip
+    rows, labels, others, truths = bench.task
+    real = [bench.gallery[i] for i in others]
+    made = utility.task_accuracy([images[i] for i in rows], labels, real, truths)
     return made.model_dump() if made else None
 
 
@@ -198,7 +204,6 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=120)
     parser.add_argument("--others", type=int, default=240, help="people with one photograph, in the gallery only")
     args = parser.parse_args()
-    torch.set_num_threads(2)
     bench = Bench(args.people, args.others)
     missing = [name for name in RECOGNISERS if not available(name)]
     results: dict[str, Any] = {
@@ -212,9 +217,10 @@ def main() -> None:
     def tried(name: str, disguise: Disguise) -> bool:
         """Whether the disguise hides people as well as Boomerang at its last level; it is measured in either case."""
         images = disguise(bench.images, bench.keys)
-        attacks = attacked(bench, images, disguise)
+        faces = bench.found(images)
+        attacks = attacked(bench, images, faces, disguise)
         worst = max(attacks, key=lambda way: attacks[way]["share"])
-        results["disguises"][name] = {"attacks": attacks, "worst": worst, "utility": kept(bench, images)}
+        results["disguises"][name] = {"attacks": attacks, "worst": worst, "utility": kept(bench, images, faces)}
         EVIDENCE.write_text(json.dumps(results, indent=1) + "\n")
         print(name, worst, json.dumps(attacks[worst]), json.dumps(results["disguises"][name]["utility"]), flush=True)
         return bool(attacks[worst]["share"] <= allowed)

@@ -74,6 +74,7 @@ def test_the_level_is_found_stands_in_the_job_and_stays(
     plan = bounded(source, unconditional, tmp_path / "out")
     assert (plan.bound, level(bounded(source, unconditional, tmp_path / "new"))) == (0.3, level(plan))
     assert 0.25 < rate(plan) <= 0.3
+    assert plan.notes == [f"the level that keeps a bound of 0.3: {{'fraction': {level(plan)}}}"]
     run_job(plan)
     job = json.loads((tmp_path / "out" / "job.json").read_text())
     assert job["config"]["operator"]["t_boom"] == {"fraction": level(plan)}
@@ -107,6 +108,20 @@ def test_of_a_ladder_all_levels_together_keep_the_bound(
     assert 0.25 < rate(climbing) <= 0.3
     with pytest.raises(UserError, match="the levels of the ladder alone tell more"):
         bounded(source, unconditional, tmp_path, anonymity={"ladder": [0.3]})
+
+
+def test_a_gate_of_one_family_adds_no_ladder_and_keeps_its_least_level(
+    source: Path, unconditional: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.engine.planning.facts_of_gate", lambda *_: None)
+    monkeypatch.setenv("DOPPEL_SALT", "a secret of these tests")
+    alone = {"recognisers": ["Dlib"]}
+    plan = bounded(source, unconditional, tmp_path, anonymity=alone)
+    assert len(hiding(plan)) == 1
+    with pytest.raises(UserError, match=r"\{bound: 0\.99\}: all recognisers of the gate are of one family"):
+        bounded(source, unconditional, tmp_path, 0.99, anonymity=alone)
+    accepted = bounded(source, unconditional, tmp_path, 0.99, anonymity=alone | {"one_family": "accepted"})
+    assert level(accepted) < 0.9 < level(plan)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,9 @@ def test_release_audit_and_tampering(
     monkeypatch.setenv("DOPPEL_SALT", "a salt of this test alone")
     release, originals = folder / "release", str(folder / "few.tar")
     places = [f"output.path={folder}/job", f"release.path={release}", f"release.audit={folder}/audit"]
-    changes = [f"input.urls={originals}", "operator.steps=8", "model.batch_size=16", *places]
+    assert main(["new-key", str(folder / "key")]) == 0
+    signing = [f"release.sign={folder}/key", "release.assessment.purpose=this test"]
+    changes = [f"input.urls={originals}", "operator.steps=8", "model.batch_size=16", *places, *signing]
     assert main(["run", "lfw_release", *(word for change in changes for word in ("--set", change))]) == 0
     manifest = json.loads((release / "RELEASE.json").read_text())
     assert manifest["counts"]["read"] == PHOTOGRAPHS
@@ -48,8 +50,10 @@ def test_release_audit_and_tampering(
         names = {name.split(".")[0] for name in tar.getnames()}
     assert not [name for name in names if name.encode() in public or name[:-5].encode() in public]
 
+    verifying = ["verify", str(release), "--key", str(folder / "key.pub")]
+    assert main(verifying) == 0
     again = ["audit", originals, str(release), "--identity", "json:identity", "--fit", "centre 128"]
-    again += ["--out", str(folder / "second"), "--recognisers", "Dlib"]
+    again += ["--out", str(folder / "second"), "--recognisers", "Dlib", "lbph", "--set", "networks=false"]
     assert main(again) == 0
     shard = release / "data" / "release-00000.tar"
     content = bytearray(shard.read_bytes())
@@ -58,3 +62,5 @@ def test_release_audit_and_tampering(
     capsys.readouterr()
     assert main(again) == 2
     assert "release-00000.tar was altered" in capsys.readouterr().err
+    assert main(verifying) == 1
+    assert "FAILED  files: data/release-00000.tar was altered: its sha256 differs" in capsys.readouterr().out

@@ -181,18 +181,18 @@ def test_the_bound_stands_in_manifest_card_and_audit(finished: tuple[Path, str])
 def test_a_bound_that_is_asked_for_is_kept_or_nothing_is_released(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world.content["operator"]["t_boom"] = {"bound": 0.4}
+    world.content["operator"]["t_boom"] = {"bound": 0.3}
     world.content["anonymity"]["ladder"] = []
     assert world.run() == 0
     figures = json.loads((world.release / "RELEASE.json").read_text())["bound"]["figures"]
-    assert figures["asked"] == 0.4 >= figures["rank_1"]["high"] > 0.35
+    assert figures["asked"] == 0.3 >= figures["rank_1"]["high"] > 0.25
     shutil.rmtree(world.release)
     with_less = bounding.hiding
     monkeypatch.setattr(bounding_of_job, "hiding", lambda plan: [one / 3 for one in with_less(plan)])
     monkeypatch.setattr(bounding_of_job, "looks", lambda made, keys, rounds: (np.full(len(keys), rounds[0]), [1]))
     capsys.readouterr()
     assert world.run() == 2
-    assert re.search(r"operator\.t_boom: a bound of 0\.4 was asked for, and now the best", capsys.readouterr().err)
+    assert re.search(r"operator\.t_boom: a bound of 0\.3 was asked for, and now the best", capsys.readouterr().err)
     assert not list(world.folder.rglob("RELEASE.json"))
 
 

@@ -133,7 +133,7 @@ def findings_of(
         names = ", ".join(sorted(used)) or "none"
         why = f"every recogniser of the audit is of a family of the gate, or of its guidance ({names})"
         found.append(Finding(name=UNUSED, why=why))
-    broken = sorted((one for one in attacks if one.too_often), key=lambda one: -one.low)
+    broken = sorted((one for one in attacks if one.too_often), key=lambda one: -one.reach)
     return (*found, *(Finding(name=one.name, why=one.told) for one in broken))
 
 

@@ -67,7 +67,7 @@ def foreign(evidence: ReleaseEvidence) -> str | None:
     tried = [(one, rate) for one in evidence.leave_one_out for rate in (one.rank_1, one.trained) if rate]
     if not tried:
         return None
-    one, rate = max(tried, key=lambda pair: (pair[1].low, pair[1].share))
+    one, rate = max(tried, key=lambda pair: (pair[1].reach, pair[1].share))
     able = {who.name: who.clean_tar for who in evidence.attackers}
     strong = [name for name, tar in able.items() if tar is not None and tar >= WEAK]
     tested = {one.attacker for one in evidence.leave_one_out}

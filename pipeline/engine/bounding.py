@@ -16,6 +16,7 @@ import torch
 
 from pipeline.anonymity.bound.gaussian import one_look
 from pipeline.anonymity.bound.measuring import Originals, drawn, level_for
+from pipeline.anonymity.gate.families import check_levels, families_of
 from pipeline.diffusion.exactness import exact
 from pipeline.diffusion.level_range import LevelRange
 from pipeline.engine.batch_size import free
@@ -111,6 +112,13 @@ def with_level(plan: Plan) -> Plan:
             f"{option}: no level is high enough: it takes noise of σ = {needed:.4g}, and the most that this model and "
             f"operator.spacing add is {own * math.sqrt(operator.copies):.4g}"
         )
+    gate = plan.config.anonymity
+    families = () if gate is None or gate.one_family == "accepted" else families_of(gate.recognisers)
+    if len(families) == 1:
+        try:
+            check_levels(families[0], {option: LevelRange(low=fraction, high=fraction)})
+        except ValueError as error:
+            raise UserError(str(error)) from None
     return settled(plan, LevelRange(low=fraction, high=fraction))
 
 

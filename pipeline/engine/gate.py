@@ -13,8 +13,10 @@ from pipeline.anonymity.faces.detect import FaceFinder
 from pipeline.anonymity.faces.scanning import scan
 from pipeline.anonymity.faces.table import FaceTable
 from pipeline.anonymity.gate.config import AnonymityConfig
-from pipeline.anonymity.gate.gate import WORDS, Gate, Judge
+from pipeline.anonymity.gate.gate import Gate
+from pipeline.anonymity.gate.judge import Judge
 from pipeline.anonymity.gate.judges import judges_of
+from pipeline.anonymity.gate.verdicts import WORDS
 from pipeline.anonymity.guidance.guide import differentiable
 from pipeline.errors import UserError
 

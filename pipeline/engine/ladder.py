@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline.anonymity.gate.attempts import Attempt, refused, save_attempts, together
 from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.anonymity.gate.face_masks import blend, softness, to_change
-from pipeline.anonymity.gate.gate import WORDS, Gate, ImageVerdict
+from pipeline.anonymity.gate.gate import Gate
 from pipeline.anonymity.gate.regions import all_found, declared, meet, restored, touched, with_margin
+from pipeline.anonymity.gate.verdicts import WORDS, ImageVerdict
 from pipeline.anonymity.guidance.guide import Guide
 from pipeline.engine.batch_size import BatchSize
 from pipeline.engine.gate import attempts_file, open_gate

@@ -226,9 +226,10 @@ class JobConfig(Recipe):
         if len(families) > 1:
             return self
         operator = self.operator if dial in self.operator.model_fields_set else self.operator.at(ALONE[0])
-        gate = gate if "ladder" in gate.model_fields_set else gate.model_copy(update={"ladder": ALONE})
+        own = "ladder" in gate.model_fields_set or operator.sought is not None  # further looks would break a bound
+        gate = gate if own else gate.model_copy(update={"ladder": ALONE})
         further = {f"anonymity.ladder[{i}]": level for i, level in enumerate(gate.ladder)}
-        first = {} if operator.sought else {f"operator.{dial}": getattr(operator, dial)}  # a bound holds for all others
+        first = {} if operator.sought else {f"operator.{dial}": getattr(operator, dial)}  # checked once it is found
         check_levels(families[0], first | further)
         return self.model_copy(update={"anonymity": gate, "operator": operator})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
 from pipeline.anonymity.gate.families import one_family_note
@@ -66,7 +66,14 @@ class Plan:
         """What people should know before any work, as sentences."""
         silent = self.config.safety == "off" and any(has_checker(model) for model in self.config.models)
         alone = one_family_note(self.gate.families) if self.gate else None
-        return [*([UNASKED] if silent else []), *([alone] if alone else [])]
+        found = None if self.bound is None else f"the level that keeps a bound of {self.bound:g}: {self.level}"
+        return [note for note in (UNASKED if silent else None, alone, found) if note is not None]
+
+    @property
+    def level(self) -> Any:
+        """The operator's level, as recipes write it; None where it has none."""
+        operator = self.config.operator
+        return None if operator is None or operator.dial is None else operator.model_dump(mode="json")[operator.dial]
 
     @property
     def rules(self) -> PixelRules:

@@ -45,8 +45,8 @@ class Require(Section):
     """A rate up to this is allowed, whatever chance is: the fraction of queries whose right person is found first."""
 
     def limit(self, chance: float) -> float:
-        """The largest rate that is allowed where guessing finds `chance` of the queries."""
-        return max(self.times_chance * chance, self.share)
+        """The largest rate that is allowed where guessing finds `chance` of the queries, at most 1."""
+        return min(1, max(self.times_chance * chance, self.share))
 
 
 class Finding(Section):
@@ -91,6 +91,11 @@ class AttackRate(Section):
     def too_often(self) -> bool:
         """Whether its whole interval lies above the limit."""
         return self.limit is not None and self.low > self.limit
+
+    @property
+    def reach(self) -> float:
+        """How far it gets: the lower end of its interval, under T1 in units of what is allowed."""
+        return self.low / self.limit if self.limit else self.low
 
     @property
     def told(self) -> str:
@@ -175,5 +180,5 @@ class ReleaseEvidence(Section):
     """What would have kept it from being sealed, had the recipe not accepted it by name."""
 
     def of(self, threat: Literal["T1", "T2"]) -> Sequence[AttackRate]:
-        """The attacks under one threat model, the most successful first: by the lower end of their intervals."""
-        return sorted((one for one in self.attacks if one.threat == threat), key=lambda one: (-one.low, -one.share))
+        """The attacks under one threat model, those that reach farthest first."""
+        return sorted((one for one in self.attacks if one.threat == threat), key=lambda one: (-one.reach, -one.share))

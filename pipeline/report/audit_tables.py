@@ -47,7 +47,7 @@ def attacks(threat: str, results: Figures) -> str:
     found = [one for one in results["evidence"]["attacks"] if one["threat"] == threat]
     by_name = results[threat]["recognisers"] or {}
     rows = []
-    for one in sorted(found, key=lambda one: (-one["low"], -one["share"])):
+    for one in sorted(found, key=lambda one: (-one["low"] / (one["limit"] or 1), -one["share"])):
         of = by_name.get(one["attacker"], {"reidentification": {}, "trained": {}})
         figures = {**of["reidentification"], **of["trained"]}.get(one["attack"])
         tenth = figures["rank"]["10"] if figures else None

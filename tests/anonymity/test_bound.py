@@ -178,6 +178,22 @@ def test_the_most_isolated_is_worse_off_than_the_rest() -> None:
     assert found.chance == 1 / 40
 
 
+def test_without_noise_everybody_is_found() -> None:
+    found = figures(originals(simplex(5, 1.0)), np.zeros(5), [Round(0.0, 5)])
+    assert (found.rank_1.share, found.with_gate, found.of_two, found.epsilon) == (1, 1, 1, None)
+    said = SourceBound.of(None, found, None).said
+    assert "ε = ∞" in " ".join(said)
+    assert "nobody has checked" in said[-1]
+
+
+def test_an_original_without_a_rival_is_the_most_isolated() -> None:
+    """Such as the only grey one: it is found through any noise."""
+    found = figures(originals(simplex(4, 1.0), [0, 0, 0, 1]), np.full(4, 50.0), [Round(50.0, 4)])
+    assert found.most_isolated.share == 1
+    assert found.rank_1.share == pytest.approx(0.5, abs=0.05)
+    assert found.chance == 0.5
+
+
 def test_what_is_said_names_what_it_rests_on() -> None:
     rank = Found(share=0.98, low=0.97, high=0.99)
     found = BoundFigures(

@@ -12,7 +12,9 @@ import pytest
 from pipeline.anonymity.faces.table import tabulate
 from pipeline.anonymity.gate.calibration import certify
 from pipeline.anonymity.gate.facts import said
-from pipeline.anonymity.gate.gate import CHANCE, Gate, ImageVerdict, Judge
+from pipeline.anonymity.gate.gate import Gate
+from pipeline.anonymity.gate.judge import CHANCE, Judge
+from pipeline.anonymity.gate.verdicts import ImageVerdict
 from tests.anonymity.face_tables import people, table, unit
 from tests.anonymity.fakes import FakeRecogniser, WholeFinder
 

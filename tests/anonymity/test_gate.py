@@ -5,7 +5,9 @@ import pytest
 
 from pipeline.anonymity.faces.phash import hamming, phash
 from pipeline.anonymity.gate.face_masks import blend, softness, to_change
-from pipeline.anonymity.gate.gate import Gate, ImageVerdict, Judge
+from pipeline.anonymity.gate.gate import Gate
+from pipeline.anonymity.gate.judge import Judge
+from pipeline.anonymity.gate.verdicts import ImageVerdict
 from pipeline.errors import UserError
 from tests.anonymity.fakes import FakeFinder, FakeRecogniser, certificate, gate, originals, picture
 

@@ -12,7 +12,7 @@ from pipeline.anonymity.attacks.photos import Pairing
 from pipeline.anonymity.attacks.results import thresholds_of, under
 from pipeline.anonymity.faces.table import FaceTable
 from pipeline.anonymity.gate.attempts import Attempt, Attempts, all_attempts, load_attempts, refused, save_attempts
-from pipeline.anonymity.gate.gate import ImageVerdict
+from pipeline.anonymity.gate.verdicts import ImageVerdict
 from pipeline.audit.leaving_out import leave_one_out, remaining, unknown, without
 from pipeline.errors import UserError
 from pipeline.release.evidence import Require

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.anonymity.faces.detect import FaceFinder
-from pipeline.anonymity.gate.gate import ImageVerdict
 from pipeline.anonymity.gate.parts import MANY, shared_parts
 from pipeline.anonymity.gate.undoings import UNDOINGS
+from pipeline.anonymity.gate.verdicts import ImageVerdict
 from tests.anonymity.disguises import DISGUISES
 from tests.anonymity.fakes import BACKGROUND, FakeFinder, gate, originals, picture
 from tests.anonymity.portraits import needs_dlib, portrait

@@ -17,7 +17,9 @@ from pipeline.anonymity.faces.recognise import load_recogniser
 from pipeline.anonymity.faces.scanning import image_stream, tabulated
 from pipeline.anonymity.gate.calibration import SHIPPED, find_certificate
 from pipeline.anonymity.gate.families import default_recognisers
-from pipeline.anonymity.gate.gate import Gate, ImageVerdict, Judge
+from pipeline.anonymity.gate.gate import Gate
+from pipeline.anonymity.gate.judge import Judge
+from pipeline.anonymity.gate.verdicts import ImageVerdict
 from pipeline.media.rules import PixelRules
 from pipeline.streams.shards import WebDatasetInput
 from tests.anonymity.disguises import DISGUISES

@@ -39,8 +39,9 @@ class BoundFigures(Section):
     has: about the worst case."""
     of_two: float
     """How often an attacker is right who has only two originals left to choose from, for the two farthest apart."""
-    epsilon: float
-    """The ε of differential privacy for exchanging any original for any other, with `delta`."""
+    epsilon: float | None
+    """The ε of differential privacy for exchanging any original for any other, with `delta`; None where there is no
+    noise."""
     delta: float
     asked: float | None
     """The bound that the recipe asked for; None where it asked for a level."""
@@ -89,6 +90,7 @@ def _said(found: BoundFigures) -> tuple[str, ...]:
     asked = "" if found.asked is None else f" (asked for: at most {found.asked:.2%})"
     rank, worst = found.rank_1, found.most_isolated
     strength = "Nothing about T2 is provable at these levels" if rank.high > 0.5 else "A bound on every attacker"
+    epsilon = "∞" if found.epsilon is None else f"{found.epsilon:.3g}"
     return (
         f"{strength}{asked}: whoever holds the {found.originals} originals and sees all that the operator leaves of "
         f"one, its noised latent, finds it first in {rank.share:.2%} of the cases (95 % interval {rank.low:.2%} to "
@@ -97,7 +99,7 @@ def _said(found: BoundFigures) -> tuple[str, ...]:
         f"{found.with_gate:.2%} of the released images.",
         f"The most isolated original is found in {worst.share:.2%} ({worst.low:.2%} to {worst.high:.2%}); whoever has "
         f"two originals left to choose from is right in up to {found.of_two:.1%}; as differential privacy it is "
-        f"ε = {found.epsilon:.3g} at δ = {found.delta:g} for exchanging an original.",
+        f"ε = {epsilon} at δ = {found.delta:g} for exchanging an original.",
     )
 
 

@@ -53,11 +53,9 @@ def delta_of(epsilon: float, distance: float, sigma: float) -> float:
 
 
 def epsilon_of(distance: float, sigma: float, delta: float = DELTA) -> float:
-    """The smallest ε ≥ 0 at which `delta_of` is at most `delta`; ∞ at σ = 0."""
+    """The smallest ε ≥ 0 at which `delta_of` is at most `delta`, for σ > 0."""
     from scipy.optimize import brentq
 
-    if sigma == 0:
-        return np.inf if distance else 0.0
     if delta_of(0.0, distance, sigma) <= delta:
         return 0.0
     high = 1.0

@@ -44,8 +44,11 @@ class Round(NamedTuple):
 
 
 def drawn(originals: Originals, trials: int = TRIALS) -> tuple[Levels, Tensor]:
-    """Critical levels `[T]` of `trials` draws, and the number of the original `[T]` that each noises."""
-    sources = torch.arange(trials, device=originals.latents.device) % len(originals.keys)
+    """Critical levels `[T]`, and the number of the original `[T]` that each draw noises: all of them equally often, and
+    `trials` times in all or a few more.
+    """
+    count = len(originals.keys)
+    sources = torch.arange(count, device=originals.latents.device).repeat(-(-trials // count))
     return critical_levels(originals.latents, originals.groups, sources), sources
 
 
@@ -74,7 +77,7 @@ def figures(originals: Originals, sigma: Levels, rounds: Sequence[Round], asked:
     own = sigma[sources.cpu().numpy()]
     nearest, largest = distances(originals.latents, originals.groups)
     least = float(sigma.min())
-    lonely = torch.full((TRIALS_OF_ONE,), int(np.where(np.isfinite(nearest), nearest, -1).argmax()))
+    lonely = torch.full((TRIALS_OF_ONE,), int(nearest.argmax()))
     lonely = lonely.to(originals.latents.device)
     alone = critical_levels(originals.latents, originals.groups, lonely, seed=1)
     confidence = 1 - 0.05 / max(len(rounds), 1)
@@ -87,7 +90,7 @@ def figures(originals: Originals, sigma: Levels, rounds: Sequence[Round], asked:
         rank_1=_found(critical > own), chance=len(originals.groups.unique()) / len(originals.keys),
         with_gate=found / sum(one.released for one in rounds),
         most_isolated=_found(alone > least), of_two=told_apart(largest, least),
-        epsilon=epsilon_of(largest, least), delta=DELTA, asked=asked,
+        epsilon=epsilon_of(largest, least) if least else None, delta=DELTA, asked=asked,
     )  # fmt: skip
 
 

@@ -31,7 +31,12 @@ class SameConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps `[B, inputs, H, W]` to `[B, outputs, ⌈H / stride⌉, ⌈W / stride⌉]`."""
         weight = self.weight if self.scale is None else self.weight * self.scale[:, None, None, None]
-        return conv2d(same(x, weight.shape[-1], self.stride), weight, self.bias, self.stride, 0, 1, self.groups)
+        size, around = weight.shape[-1], 0
+        if self.stride == 1 and size % 2:
+            around = size // 2  # as much before as behind: the convolution's own padding spares a copy
+        else:
+            x = same(x, size, self.stride)
+        return conv2d(x, weight, self.bias, self.stride, around, 1, self.groups)
 
 
 def same(x: Tensor, size: int, stride: int, *, fill: float = 0.0) -> Tensor:

@@ -86,7 +86,7 @@ PACKAGES: dict[str, str] = {"Dlib": "dlib", "dlib-chip": "dlib", "lbph": "cv2", 
 """Packages that a recogniser needs beyond those that doppel's extra `faces` always brings."""
 
 
-SQUARES, CHIPS = ("faceres",), ("dlib-chip", "mobileface")
+SQUARES, CHIPS = ("faceres", "mobileface"), ("dlib-chip",)
 """The recognisers that see `Face.square`, and those that see `Face.chip`; all others see `Face.crop`."""
 
 

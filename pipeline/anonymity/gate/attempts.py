@@ -23,7 +23,7 @@ from pipeline.errors import UserError
 from pipeline.streams.private import make_private_folder, open_private
 
 if TYPE_CHECKING:
-    from pipeline.anonymity.gate.gate import ImageVerdict
+    from pipeline.anonymity.gate.verdicts import ImageVerdict
 
 HEADER = "attempts"
 """Key of what is not a tensor, in the metadata of a file."""

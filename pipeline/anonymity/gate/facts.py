@@ -10,7 +10,8 @@ from pipeline.anonymity.faces.deepface_recognisers import Recogniser
 from pipeline.anonymity.faces.detect import FaceFinder
 from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.anonymity.gate.families import families_of, one_family_note
-from pipeline.anonymity.gate.gate import CHANCE, Gate, Judge
+from pipeline.anonymity.gate.gate import Gate
+from pipeline.anonymity.gate.judge import CHANCE, Judge
 from pipeline.anonymity.gate.undoings import UNDOINGS
 from pipeline.section import Section
 

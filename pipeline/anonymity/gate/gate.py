@@ -13,131 +13,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.anonymity.faces.deepface_recognisers import Recogniser
 from pipeline.anonymity.faces.detect import Face, FaceFinder
 from pipeline.anonymity.faces.gallery import count_within, nearest
 from pipeline.anonymity.faces.phash import hamming
 from pipeline.anonymity.faces.table import FaceTable, table_of
-from pipeline.anonymity.gate.calibration import Certificate
 from pipeline.anonymity.gate.face_masks import FaceBox
+from pipeline.anonymity.gate.judge import CHANCE, Judge
 from pipeline.anonymity.gate.parts import MANY, shared_parts
 from pipeline.anonymity.gate.undoings import UNDOINGS, Undoing, changed
-from pipeline.errors import UserError
-from pipeline.media.provenance import GateVerdict
+from pipeline.anonymity.gate.verdicts import WORDS, Doubt, FaceVerdict, ImageVerdict, Verdict, known_undone
 
 if TYPE_CHECKING:
     from pipeline.media.records import Pixels8
 
-Verdict = Literal["anonymous", "recognisable", "undecided"]
-Doubt = Literal["no_face_in_source", "no_face_in_output", "face_count_changed", "face_too_small"]
-"""The reasons why a verdict is undecided."""
 DistanceRow = NDArray[np.float32]
-CHANCE = 0.05
-"""The declared error: the fraction of images that chance alone may reject, at most, for being nearest to their own
-person, or, by one recogniser, for a face too much like a stranger's."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judge:
-    """A recogniser that has shown that it can tell people apart, and the cosine distance at which it does."""
-
-    recogniser: Recogniser
-    certificate: Certificate
-    threshold: float
-
-    @classmethod
-    def of(cls, recogniser: Recogniser, certificate: Certificate, threshold: str) -> Judge:
-        """Makes a judge; `threshold` is `deepface`, or the name of one of the certificate's thresholds.
-
-        Where deepface has no threshold for the recogniser, it is the certificate's at FAR 1e-3. Raises `UserError`
-        where the recogniser may not certify anything.
-        """
-        if not certificate.certifies:
-            raise UserError(
-                f"anonymity.recognisers: {recogniser.name} may certify nothing: its TAR at FAR 1e-2 is "
-                f"{certificate.tar['1e-2']:.3f} on {certificate.data}, and {certificate.floor:g} is the least"
-            )
-        own = recogniser.threshold if threshold == "deepface" else None
-        far = "1e-3" if threshold == "deepface" else threshold
-        distance = certificate.thresholds[far] if own is None else own
-        return cls(recogniser=recogniser, certificate=certificate, threshold=distance)
-
-    @property
-    def far(self) -> float:
-        """The fraction of pairs of two people at or below the threshold, on the certificate's data."""
-        return max((far for far, _, distance in self.certificate.roc if distance <= self.threshold), default=0.0)
-
-    def copy_distance(self, gallery: int) -> float:
-        """Nearer than this cosine distance to one of `gallery` faces, an output is too like that face to publish.
-
-        By the certificate's FAR, at most one image in twenty (`CHANCE`) comes so near to any stranger by accident. For
-        a large gallery it is the smallest distance that two people of the certificate's data ever had. It is never
-        above the threshold.
-        """
-        return min(max(self.certificate.closest_impostor, self.rare_distance(gallery, CHANCE)), self.threshold)
-
-    def rare_distance(self, faces: int, error: float) -> float:
-        """The largest cosine distance to the nearest of `faces` faces of other people that one has, by the
-        certificate's FAR, in at most the fraction `error` of images; 0 where the certificate is too coarse to say.
-        """
-        return max((distance for far, _, distance in self.certificate.roc if far * faces <= error), default=0.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FaceVerdict:
-    """The verdict on one face of an output."""
-
-    verdict: Verdict
-    why: str
-    """A sentence without names or keys; empty where the face is anonymous."""
-    box: FaceBox
-    """Left, top, width and height in pixels of the output."""
-    distances: Mapping[str, float] = field(default_factory=dict)
-    """Cosine distance by recogniser, to the nearest face of the source and, where known, of the same person's other
-    originals."""
-    refused_by: tuple[str, ...] = ()
-    """The recognisers that speak against the face."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageVerdict:
-    """The verdict on one output, with those on its faces."""
-
-    verdict: Verdict
-    why: str
-    """A sentence without names or keys; empty where the image is anonymous."""
-    doubt: Doubt | None = None
-    """Why the verdict is undecided; else None."""
-    faces: tuple[FaceVerdict, ...] = ()
-    others_within: Mapping[str, int] = field(default_factory=dict)
-    """By recogniser, how many faces of *other* people's originals are within its threshold. Chance alone gives about
-    FAR × gallery."""
-    refused_by: tuple[str, ...] = ()
-    """The recognisers that speak against the image, where nothing else does: a gate without all of these would have
-    released it. Empty where it was not refused, or for another reason, too."""
-    vectors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict, compare=False, repr=False)
-    """By recogniser, the embedding `[D]` of the largest face, where there is one. It is private."""
-
-    def facts(self, attempt: int) -> GateVerdict:
-        """The verdict as it goes into the provenance; `attempt` is the round that passed, 0 being the first."""
-        distances = tuple({name: round(d, 4) for name, d in face.distances.items()} for face in self.faces)
-        return GateVerdict(
-            attempt=attempt, verdict=self.verdict, why=self.why, distances=distances,
-            others_within=dict(self.others_within),
-        )  # fmt: skip
-
-
-def known_undone(verdict: ImageVerdict, name: str, undone: ImageVerdict) -> ImageVerdict:
-    """The verdict on an image that is recognisable once it is undone."""
-    alone = tuple(sorted({*verdict.refused_by, *undone.refused_by})) if undone.refused_by else ()
-    if verdict.verdict == "recognisable":
-        return replace(verdict, refused_by=alone if verdict.refused_by else ())
-    return replace(verdict, verdict="recognisable", why=f"undone ({name}): {undone.why}", doubt=None, refused_by=alone)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -391,12 +285,3 @@ class _Found:
     """That one is the source's own, or of the same person."""
     within: NDArray[np.int64]
     """Faces of originals nearer than the threshold."""
-
-
-WORDS: dict[Doubt, str] = {
-    "no_face_in_source": "no face was found in the source",
-    "no_face_in_output": "no face was found in the output",
-    "face_count_changed": "the output has another number of faces than the source",
-    "face_too_small": "a face is too small to be judged",
-}
-"""The sentence for each doubt."""

@@ -21,8 +21,8 @@ class FaceGuidance(Section):
     """How many times each estimate is pushed, at most; it is left alone where all recognisers are far enough away."""
     margin: float = Field(default=0.25, gt=0, lt=1)
     """How far is far enough: the cosine distance that this share of pairs of strangers among the originals stay
-    within. 0.5 makes an image as unlike its person as the median stranger is, which is further than a stranger with the
-    same pose and light."""
+    within. 0.5 makes an image as unlike its person as the median stranger is; strangers in one pose and light are
+    nearer."""
     interval: LevelRange = LevelRange(low=0.15, high=1)
     """The noise levels at which estimates are pushed. Below, the model alone has the last word on what a face looks
     like."""

@@ -8,7 +8,7 @@ from pipeline.anonymity.faces.detect import FaceFinder
 from pipeline.anonymity.faces.recognise import load_recogniser
 from pipeline.anonymity.gate.calibration import find_certificate, load_certificate
 from pipeline.anonymity.gate.config import AnonymityConfig
-from pipeline.anonymity.gate.gate import Judge
+from pipeline.anonymity.gate.judge import Judge
 
 
 def judges_of(config: AnonymityConfig, finder: FaceFinder, size: tuple[int, int], device: str) -> tuple[Judge, ...]:

@@ -1,7 +1,7 @@
 """The guide: for each batch, what moves its estimates away from the people in its sources.
 
-A model of this kind of guidance is universal guidance (2302.07121): gradients of any network on the estimate of the
-clean image. Here they do not pass the denoiser: it sees what was pushed in its next step, and answers.
+It is universal guidance (2302.07121) of the backward kind: gradients of any network on the estimate of the
+clean image move that estimate, and do not pass the denoiser, which answers to what was pushed in its next step.
 """
 
 from __future__ import annotations
