@@ -76,17 +76,17 @@ WAYS: dict[str, Tries] = {
 }
 
 
-class Remembering:
+class Remembering(FaceFinder):
     """A finder that looks at each image once: gate, attack and utility all see the same outputs."""
 
-    def __init__(self, finder: FaceFinder) -> None:
-        self.finder, self.detector, self.weights = finder, finder.detector, finder.weights
+    def __init__(self) -> None:
+        super().__init__("dlib", workers=0)
         self.found: dict[bytes, list[Face]] = {}
 
     def find(self, images: Sequence[Any]) -> list[list[Face]]:
         for image in images:
             if image.tobytes() not in self.found:
-                (self.found[image.tobytes()],) = self.finder.find([image])
+                (self.found[image.tobytes()],) = super().find([image])
         return [self.found[image.tobytes()] for image in images]
 
 
@@ -95,7 +95,7 @@ class World:
 
     def __init__(self, people: int, others: int, held_out: str) -> None:
         self.held_out, (judging, self.guiding) = held_out, HELD_OUT[held_out]
-        self.finder: Any = Remembering(FaceFinder("dlib", workers=0))
+        self.finder = Remembering()
         names = dict.fromkeys([*judging, *self.guiding, held_out])
         self.recognisers = [load_recogniser(name) for name in names]
         self.gender = FaceRes.load()

@@ -149,7 +149,8 @@ def statements(manifest: ReleaseManifest) -> list[str]:
     told = [f"{one.threat}, the attack that reaches farthest: {one.told}" for one in worst if one]
     if manifest.bound and (figures := manifest.bound.figures):
         told.append(
-            f"T2, the most that anybody can reach: {figures.rank_1.share:.2%} found first "
-            f"({figures.rank_1.low:.2%} to {figures.rank_1.high:.2%}), chance {figures.chance:.2%}"
+            f"T2, bound on every attacker, by its assumptions: {figures.rank_1.share:.2%} found first "
+            f"({figures.rank_1.low:.2%} to {figures.rank_1.high:.2%}), chance {figures.chance:.2%}; with what the gate "
+            f"tells, at most {figures.with_gate:.2%}"
         )
     return [*told, *(f"accepted unproven: {one.name}: {one.why}" for one in found.accepted)]

@@ -332,7 +332,7 @@ def job(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Any:
     (folder / "certificate.json").write_text(fakes.certificate(size=(side, side)).model_dump_json())
     content = builders.recipe(source, folder / changes.pop("out", "out"), model, anonymity={
             "recognisers": ["fake"], "certificates": [str(folder / "certificate.json")], "smallest_face": 4,
-            "ladder": [1.0], "near_copy": 2, "workers": 1, **changes,
+            "ladder": [1.0], "one_family": "accepted", "near_copy": 2, "workers": 1, **changes,
         })  # fmt: skip
     return make_plan(validate(JobConfig, content, "recipe"))
 

@@ -1,7 +1,7 @@
 """The gate: is this output anonymous? Every face is compared with its source and all originals, or nothing is said.
 
 What would pass is looked at again as somebody would who wants to know who it is: through all of `UNDOINGS`. An undone
-image must be no copy, and none of its faces the own person's; being like a stranger's says nothing of it any more.
+image must be no copy, and none of its faces within a threshold of the own person's, or nearest to it.
 
 It compares faces and knows nothing about how they were made. It defends against attackers who hold other photographs of
 the person (T1). Attackers who hold the source photograph itself (T2) may still link it by layout, pose, clothes and
@@ -219,8 +219,8 @@ class Gate:
             if len(known):
                 distances[name] = float((1 - known @ made.embeddings[name][row]).min())
             against = self._against(judge, found, row, distances.get(name, np.inf), len(known))
-            if not against and strangers and found.distance[row] < judge.copy_distance(len(self.originals.image)):
-                against = ": it is the face of another original"
+            if not against and strangers:
+                against = self._by_chance(judge, distances.get(name, np.inf), len(known), float(found.distance[row]))
             if against:
                 why[name] = f"{name}{against}"
         verdict: Verdict = "recognisable" if why else "anonymous"
@@ -235,8 +235,16 @@ class Gate:
             return " recognises the person"
         if self.rank_counts(photographs) and found.same[row]:
             return ": of all originals, one of the same person is nearest"
+        return ""
+
+    def _by_chance(self, judge: Judge, own: float, photographs: int, nearest: float) -> str:
+        """What a recogniser says by distances that strangers seldom have; images that are undone are not asked for it,
+        since each further look would add to the declared error.
+        """
         if not self.rank_counts(photographs) and own <= judge.rare_distance(photographs, self.share):
             return f": it is nearer to the person than strangers come in 1 of {round(1 / self.share)} images"
+        if nearest < judge.copy_distance(len(self.originals.image)):
+            return ": it is the face of another original"
         return ""
 
     def _others_within(
