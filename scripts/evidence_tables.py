@@ -273,6 +273,21 @@ def attackers(found: dict[str, Any]) -> str:
     )
 
 
+def face_model(found: dict[str, Any]) -> str:
+    rows = []
+    for name, model in found.items():
+        for level, row in model["levels"].items() if name != "machine" else ():
+            first = [percent(rate and rate["share"]) for rate in row["rank_1_of_a_second_photograph"].values()]
+            eyes = f"{row['eyes']['mean']:.3f} ({row['eyes']['median']:.3f})"
+            rows.append([name, level, percent(row["faces_found"]), eyes, f"{row['psnr_64']:.1f} dB",
+                         f"{row['fid_small']:.1f}", *first])  # fmt: skip
+    first = next(model for name, model in found.items() if name != "machine")
+    judges = list(next(iter(first["levels"].values()))["rank_1_of_a_second_photograph"])
+    head = ["model", "t_boom", "faces found", "eyes off by, mean (median)", "PSNR at 64 × 64", "FID (`small`)"]
+    told = f"{first['people']} people, {first['gallery']} others, {first['steps']} steps; {found['machine']}."
+    return f"{table([*head, *(f'found first, {name}' for name in judges)], rows)}\n\n{told}"
+
+
 def certificates(found: dict[str, Any]) -> str:
     rows = [
         [
@@ -433,7 +448,8 @@ def link(anchor: str) -> str:
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "ddib": ddib, "anagrams": anagrams, "tile_morphs": tile_morphs, "mosaics": mosaics, "inpaint": inpaint,
-    "enhance": enhance, "models": models, "certificates": certificates, "recognisers": attackers,
+    "enhance": enhance, "models": models, "face_model": face_model,
+    "certificates": certificates, "recognisers": attackers,
     "face_utility": face_utility,
     "anonymity_levels": anonymity_levels, "anonymity_ladder": anonymity_ladder, "anonymity_caught": anonymity_caught,
     "guidance": guidance,
@@ -454,6 +470,7 @@ def read_results() -> dict[str, Any]:
     results["models"] = json.loads((RESULTS / "models.json").read_text())
     faces = json.loads((RESULTS / "anonymity.json").read_text())
     results |= {f"anonymity_{part}": faces[part] for part in ("levels", "ladder", "caught", "release")}
+    results["face_model"] = json.loads((RESULTS / "face_model.json").read_text())
     results["anonymity_bound"] = {"bound": faces["bound"], "levels": faces["levels"]["levels"]}
     results["anonymity_attackers"] = faces.get("attackers")
     results["guidance"] = json.loads((RESULTS / "guidance.json").read_text())
