@@ -24,7 +24,7 @@ NO_PLACES = [
     "zip://a.tar::s3://b/c.zip", "simplecache::s3://b/c", "/tmp/s3://b", "", "a\0b", "~nobody-of-this-name/x",
 ]  # fmt: skip
 PLACES = {
-    "path", "audit", "salt_file", "file", "certificates", "output", "release", "store",
+    "path", "audit", "salt_file", "sign", "file", "certificates", "output", "release", "store",
 }  # fmt: skip
 """Keys that name a place, wherever they are texts."""
 

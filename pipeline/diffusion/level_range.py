@@ -78,7 +78,7 @@ class SoughtLevel(LevelRange):
     def _read(cls, value: Any) -> Any:
         if isinstance(value, dict) and set(value) == {"bound"}:
             return {"low": 1, "high": 1, **value}
-        return _ends(value)
+        return dict(value) if isinstance(value, LevelRange) else _ends(value)
 
     @model_serializer
     def _write(self) -> dict[str, float | list[float]]:

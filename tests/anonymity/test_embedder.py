@@ -78,7 +78,7 @@ def test_pixels_are_rgb_between_minus_one_and_one() -> None:
 def test_saving_keeps_the_network_to_half_precision(folder: Path) -> None:
     torch.manual_seed(0)
     fresh, saved = FaceNetwork(TINY), SmallEmbedder.load(folder)
-    stored = saved._network.state_dict()
+    stored = saved.network.state_dict()
     for name, value in fresh.named_parameters():
         torch.testing.assert_close(stored[name], value.detach(), rtol=1e-3, atol=1e-5)
 
@@ -124,7 +124,7 @@ def test_the_shipped_embedder_is_small_and_works() -> None:
     asset = ROOT / "face_embedder"
     assert sum(file.stat().st_size for file in asset.iterdir()) <= LARGEST_ASSET
     shipped = SmallEmbedder.load()
-    assert sum(p.numel() for p in shipped._network.parameters()) <= MOST_PARAMETERS
+    assert sum(p.numel() for p in shipped.network.parameters()) <= MOST_PARAMETERS
     faces = crops(3)
     embeddings = shipped.embed(faces)
     assert embeddings.shape == (3, shipped.config.dimensions)
