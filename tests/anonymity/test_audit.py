@@ -347,7 +347,8 @@ def test_one_image_of_no_original_fails_the_audit(
     monkeypatch.setattr(examining, "FaceFinder", lambda *_, **__: nullcontext(Finder()))
     monkeypatch.setattr(examining, "load_recogniser", lambda *_, **__: Recogniser())
     monkeypatch.setenv("DOPPEL_SALT", SALT.decode())
-    assert main(["audit", str(source), str(made), "--recognisers", "fake", "--out", str(tmp_path / "audit")]) == 1
+    options = ["--recognisers", "fake", "--out", str(tmp_path / "audit"), "--set", "networks=false"]
+    assert main(["audit", str(source), str(made), *options]) == 1
     said = capsys.readouterr().err.strip().splitlines()
     why = "1 of 73 released images are paired with no original: they go back to none of these originals by this salt"
     assert f"doppel: not met: pairing: {why}" in said
