@@ -14,8 +14,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what 
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 from tests import builders  # noqa: E402
+
+settings.register_profile("untimed")  # a busy machine fails no test
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

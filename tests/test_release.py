@@ -68,7 +68,7 @@ def test_a_release_is_what_it_says(tmp_path: Path) -> None:
 NAMES = st.from_regex(r"[G-Z][g-z]{5,9}", fullmatch=True)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(NAMES, NAMES, st.sampled_from(["png", "jpg"])), min_size=1, max_size=5, unique_by=lambda n: n[0])
 )

@@ -74,7 +74,8 @@ class Draws:
 
     def check_unwrapped(self, dataset: object) -> None:
         """Says once where a loader asks another data set, which holds this one."""
-        if not self["told_of_wrapping"] and is_wrapped(dataset):
+        first = own_row() <= 1  # two workers would both find that nothing was told yet
+        if first and not self["told_of_wrapping"] and is_wrapped(dataset):
             self["told_of_wrapping"] = 1
             log.warning(
                 "the loader reads another data set, which holds this one: its draws may hang on the number of workers, "

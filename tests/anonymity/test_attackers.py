@@ -122,7 +122,7 @@ def faces(count: int) -> list[np.ndarray]:
 
 
 @given(st.sampled_from([4, 8, 16]), st.integers(0, 99))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_tiles_are_laid_back(side: int, seed: int) -> None:
     image = np.random.default_rng(seed).integers(0, 256, (32, 48, 3), dtype=np.uint8)
     tiles = tiles_of(image, side)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -143,7 +143,6 @@ def naive_margin(cosines: list[list[float]], labels: list[int], margin: float) -
     return changed
 
 
-@settings(deadline=None)
 @given(
     rows=st.lists(st.lists(st.floats(-0.999, 0.999), min_size=3, max_size=3), min_size=1, max_size=5),
     margin=st.floats(0, 0.6),

@@ -74,7 +74,6 @@ def laid(cut: Cut, sources: Tensor, assembly: Assembly) -> Tensor:
 # --- regions ---
 
 
-@settings(deadline=None)
 @given(st.sampled_from(CUTS), st.integers(1, 4), st.integers(1, 4))
 def test_every_pixel_is_in_exactly_one_tile(cut: Any, a: int, b: int) -> None:
     size = (12 * a, 24 * b)
@@ -208,7 +207,7 @@ def test_costs_do_not_depend_on_how_many_symmetries_are_tried_at_once(
         assert (parts[1] == whole[1]).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 3), st.integers(0, 2**31))
 def test_assignment_is_the_best_of_all(places: int, there: int, repeats: int, seed: int) -> None:
     cost = np.random.default_rng(seed).random((places, there))

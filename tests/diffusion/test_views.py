@@ -154,7 +154,7 @@ def test_circle_and_rings_pixel_by_pixel() -> None:
 # --- the jigsaw ---
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(half=st.integers(1, 4), cell=st.integers(1, 17))
 def test_pieces_interlock(half: int, cell: int) -> None:
     """Each piece is in one part; a quarter turn of the puzzle is the puzzle; nothing crosses the border."""

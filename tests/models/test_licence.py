@@ -96,7 +96,7 @@ TAGS = st.sampled_from(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(front=st.binary(max_size=60), tag=TAGS, value=st.text(max_size=8))
 def test_no_front_matter_is_a_crash(
     front: bytes, tag: str, value: str, tmp_path_factory: pytest.TempPathFactory

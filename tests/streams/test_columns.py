@@ -77,7 +77,7 @@ def same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and a == b
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(rows())
 def test_members_hold_all_of_a_row(made: tuple[dict[str, Any], Features, str | None]) -> None:
     made_row, features, label = made

@@ -155,7 +155,7 @@ def test_dotted_keys_survive_a_tar(tmp_path: Path) -> None:
 names = st.from_regex(r"[A-Za-z0-9%][A-Za-z0-9 ._%-]{0,6}", fullmatch=True).filter(lambda n: n.strip() == n)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.dictionaries(st.tuples(names, names), st.binary(max_size=8), min_size=1, max_size=6))
 def test_any_folder_of_classes_comes_back(
     tmp_path_factory: pytest.TempPathFactory, files: dict[tuple[str, str], bytes]

@@ -289,7 +289,7 @@ def test_a_remote_file_that_is_damaged_is_told_and_one_that_cannot_be_reached_ra
         list(shard.read())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_bytes_that_changed_never_end_the_job_nor_move_a_row(
     parquet: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

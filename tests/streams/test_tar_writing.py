@@ -42,7 +42,7 @@ def read(path: Path) -> list[Sample]:
     return samples(TarShard(str(path), "t", WebDatasetInput(urls=(str(path),))))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(items=st.lists(made_samples, max_size=5, unique_by=lambda s: s.key))
 def test_what_is_written_is_read_again(tmp_path_factory: pytest.TempPathFactory, items: list[Sample]) -> None:
     back = read(tar(tmp_path_factory.mktemp("tar"), items))
