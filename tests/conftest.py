@@ -18,7 +18,7 @@ from hypothesis import settings  # noqa: E402
 
 from tests import builders  # noqa: E402
 
-settings.register_profile("untimed")  # a busy machine fails no test
+settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
 settings.load_profile("untimed")
 
 
