@@ -41,30 +41,19 @@ from tests.anonymity import fakes
 SIDE = builders.SIDE
 
 
-class Finder(fakes.WholeFinder):
-    def __init__(self, detector: str = "dlib", *, workers: int = 2) -> None:
-        pass
-
-    def __enter__(self) -> Finder:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-
-class Blind(Finder):
+class Blind(fakes.LoadedFinder):
     def _of(self, image: Any) -> list[Face]:
         return []
 
 
-class Crowded(Finder):
+class Crowded(fakes.LoadedFinder):
     """Thirty faces in every image, small ones."""
 
     def _of(self, image: Any) -> list[Face]:
         return [face for face in super()._of(image) for _ in range(30)]
 
 
-class Tiny(Finder):
+class Tiny(fakes.LoadedFinder):
     def _of(self, image: Any) -> list[Face]:
         return [Face(box=(0, 0, 3, 3), eyes=None, confidence=1.0, crop=image)]
 
@@ -79,7 +68,7 @@ class World:
         patch.setattr(attackers, "STEPS", 20)  # in full length in test_attackers.py and test_utility.py
         patch.setattr(utility, "STEPS", 10)
         patch.setattr(examining, "draw", lambda *_: {})  # the report's pictures take as long as all the rest
-        self.eyes(Finder)
+        self.eyes(fakes.LoadedFinder)
         self.recogniser(lambda name: fakes.PixelRecogniser(name))
         source = builders.shard(folder / "in" / "a.tar", 11)
         model = builders.model_folder(folder / "model", classes=None)
@@ -93,7 +82,7 @@ class World:
             "release": {"path": str(folder / "release"), "audit": str(folder / "audit"), "near_copy": 0},
         })  # fmt: skip
 
-    def eyes(self, finder: type[Finder]) -> None:
+    def eyes(self, finder: type[fakes.LoadedFinder]) -> None:
         for module in (planning, verifying, exporting):
             self.patch.setattr(module, "FaceFinder", finder)
 

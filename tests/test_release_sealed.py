@@ -24,6 +24,7 @@ from pipeline.release import check_release, publish, seal, verify
 from pipeline.release.manifest import ReleaseManifest, text_of
 from pipeline.release.privacy import derive
 from pipeline.streams.shards import WebDatasetInput
+from tests.altering import one_byte_altered
 from tests.finished_job import (
     FACTS,
     SALT,
@@ -154,15 +155,8 @@ def test_one_altered_byte_is_found_wherever_it_is(sound: Path, data: st.DataObje
     file = sound / data.draw(
         st.sampled_from(["README.md", "RELEASE.json", *(f"data/release-0000{i}.tar" for i in (0, 1))])
     )
-    before = file.read_bytes()
-    at, flip = data.draw(st.integers(0, len(before) - 1)), data.draw(st.integers(1, 255))
-    change = data.draw(st.sampled_from(["flip", "drop", "add"]))
-    middle = {"flip": bytes([before[at] ^ flip]), "drop": b"", "add": bytes([before[at], flip])}[change]
-    try:
-        file.write_bytes(before[:at] + middle + before[at + 1 :])
+    with one_byte_altered(file, data):
         problems = verify(sound)
-    finally:
-        file.write_bytes(before)
     assert problems
     assert file.name in problems[0]
     assert verify(sound) == []

@@ -307,22 +307,11 @@ class PixelSeer(fakes.PixelRecogniser):
         return vectors - vectors.mean(1, keepdim=True)
 
 
-class Finder(fakes.WholeFinder):
-    def __init__(self, detector: str = "dlib", *, workers: int = 2) -> None:
-        pass
-
-    def __enter__(self) -> Finder:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-
 def job(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Any:
     monkeypatch.setenv("DOPPEL_SALT", "a secret of these tests")
     monkeypatch.setattr(local, "scan_apart", lambda *_: None)  # other processes see no fakes
     for module in (planning, verifying):
-        monkeypatch.setattr(module, "FaceFinder", Finder)
+        monkeypatch.setattr(module, "FaceFinder", fakes.LoadedFinder)
     for module in (judges, guide):
         monkeypatch.setattr(module, "load_recogniser", lambda name, **_: PixelSeer())
     monkeypatch.setitem(PLACES, "fake", PLACES["Dlib"])

@@ -19,6 +19,7 @@ from pipeline.release import verify
 from pipeline.release.manifest import ReleaseManifest, authenticated, body_of, text_of
 from pipeline.release.privacy import derive
 from pipeline.release.signing import private_key, public_hex, public_key, signed
+from tests.altering import one_byte_altered
 from tests.finished_job import SALT, everything
 from tests.release.keys import PUBLIC, SEED
 
@@ -128,14 +129,7 @@ def test_any_altered_byte_of_any_file_is_found(sound: Path, keys: Path, data: st
     files = sorted(path for path in sound.rglob("*") if path.is_file())
     assert len(files) == 5
     file, key = data.draw(st.sampled_from(files)), public_key(str(keys / "mine.pub"), "--key")
-    before = file.read_bytes()
-    at, flip = data.draw(st.integers(0, len(before) - 1)), data.draw(st.integers(1, 255))
-    change = data.draw(st.sampled_from(["flip", "drop", "add"]))
-    middle = {"flip": bytes([before[at] ^ flip]), "drop": b"", "add": bytes([before[at], flip])}[change]
-    try:
-        file.write_bytes(before[:at] + middle + before[at + 1 :])
+    with one_byte_altered(file, data):
         problems = verify(sound, None, key)
-    finally:
-        file.write_bytes(before)
     assert problems
     assert file.name in problems[0]
