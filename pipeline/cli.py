@@ -553,7 +553,7 @@ def run_with_progress(
     from pathlib import Path
 
     from pipeline.engine.events import Event, Noted, Progress, Scanned
-    from pipeline.engine.local import run_job
+    from pipeline.engine.running import run_job
     from pipeline.report.progress import JobProgress
     from pipeline.streams.ledger import Ledger
 

@@ -35,8 +35,8 @@ from pipeline.diffusion.levels import grid
 from pipeline.diffusion.solvers import SOLVERS, integrate
 from pipeline.engine.devices import resolve_devices
 from pipeline.engine.events import Event, Progress, ShardDone
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.job.config import JobConfig
 from pipeline.models.config import ModelConfig
 from pipeline.models.families import load_model

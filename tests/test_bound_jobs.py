@@ -18,8 +18,8 @@ from pipeline.config import validate
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.engine import bounding
 from pipeline.engine.bounding import gather, hiding, no_bound
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.errors import UserError
 from pipeline.hooks.augment import GenerativeAugment
 from pipeline.job.config import JobConfig

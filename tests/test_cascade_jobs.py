@@ -16,8 +16,8 @@ from pipeline.config import validate
 from pipeline.diffusion.denoisers import dynamic_threshold
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.diffusion.views.catalogue import FlipVertical, Negate, Rotate
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.media.pixels import decode

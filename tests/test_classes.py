@@ -16,9 +16,9 @@ from pipeline.commands.estimate import estimate
 from pipeline.config import validate
 from pipeline.engine import transforming
 from pipeline.engine.labels import check_first
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
 from pipeline.engine.reading import open_input
+from pipeline.engine.running import run_job
 from pipeline.errors import UserError
 from pipeline.job.classes import ClassMap, match
 from pipeline.job.config import JobConfig

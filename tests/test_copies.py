@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import validate
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.job.copies import MOST, balanced

@@ -19,8 +19,8 @@ from PIL import Image
 from pipeline import __version__
 from pipeline.cli import build_parser
 from pipeline.config import load_config, validate
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.job.config import JobConfig
 from pipeline.operators import OPERATORS
 from pipeline.recipes import KINDS, find_recipe

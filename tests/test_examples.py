@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import validate
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.job.config import JobConfig
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,10 +17,10 @@ from PIL import Image
 
 from pipeline.config import validate
 from pipeline.engine.holding import Budget, held_at_all, held_by
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
 from pipeline.engine.prefetch import prefetch
 from pipeline.engine.reading import Limited, Reader, open_input
+from pipeline.engine.running import run_job
 from pipeline.job.config import JobConfig
 from pipeline.media.records import Batch, Rejected, Sample
 from tests import builders
@@ -133,7 +133,7 @@ RUN = """
 import json, resource, sys
 import torch
 from pipeline.config import validate
-from pipeline.engine.local import run_job
+from pipeline.engine.running import run_job
 from pipeline.engine.planning import make_plan
 from pipeline.job.config import JobConfig
 

@@ -16,8 +16,8 @@ import yaml
 from pipeline.cli import main
 from pipeline.config import validate
 from pipeline.engine.events import Event
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.media.output_keys import Shape

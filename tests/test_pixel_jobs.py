@@ -15,8 +15,8 @@ from PIL import Image
 from pipeline.anonymity.faces.scanning import image_stream
 from pipeline.commands.estimate import estimate
 from pipeline.config import validate
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.job.noticing import ALL_CHANGES, LARGER, NOTHING_CHANGES, SMALLER, of_plan, of_resolution

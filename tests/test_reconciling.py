@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from pipeline.cli import main
 from pipeline.config import validate
 from pipeline.engine.events import Event, Noted, ShardDone
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.job.noticing import NO_CLASS

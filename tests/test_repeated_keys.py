@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.config import validate
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.job.config import JobConfig
 from pipeline.media.pixels import decode
 from pipeline.streams.job_records import Manifest

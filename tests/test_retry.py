@@ -15,8 +15,8 @@ from pipeline.cli import main
 from pipeline.config import validate
 from pipeline.engine import encoding, local, reading
 from pipeline.engine.events import Event, Noted, ShardDone
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.engine.writing import KEPT
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig

@@ -15,8 +15,8 @@ import yaml
 
 from pipeline.config import validate
 from pipeline.engine.events import Event, Progress
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.media.pixels import decode

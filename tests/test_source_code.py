@@ -76,7 +76,7 @@ def test_what_decides_the_bytes_refuses_a_resume(changed: Changed, file: str) ->
     [
         "cli.py", "__init__.py", "config.py", "recipes.py", "report/sheet.py", "report/progress.py",
         "commands/preview.py", "commands/demo.py",
-        "hooks/augment.py", "audit/examining.py", "release/card.py", "engine/local.py", "streams/ledger.py",
+        "hooks/augment.py", "audit/examining.py", "release/card.py", "engine/running.py", "streams/ledger.py",
         "anonymity/gate/gate.py", "job/config.py", "engine/planning.py",
     ],
 )  # fmt: skip

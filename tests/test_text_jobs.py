@@ -11,8 +11,8 @@ import transformers
 from pipeline.cli import main
 from pipeline.commands.estimate import estimate
 from pipeline.config import validate
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.media.provenance import Prompt, Provenance

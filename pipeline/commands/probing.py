@@ -10,8 +10,8 @@ from itertools import cycle
 from pathlib import Path
 
 from pipeline.engine.events import Noted, Progress, ShardDone
-from pipeline.engine.local import job_of
 from pipeline.engine.process import process
+from pipeline.engine.running import job_of
 from pipeline.job.classes import Classes
 from pipeline.job.plan import Plan
 from pipeline.streams.contract import InputStream

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pipeline.commands.release import check_export, export
 from pipeline.config import load_config
 from pipeline.engine.events import Event
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.job.plan import Plan

@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 from pipeline.engine.events import Event, Progress, Scanned
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.job.config import JobConfig
 
 

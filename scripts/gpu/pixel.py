@@ -31,8 +31,8 @@ from sheets import draw
 
 from pipeline.config import load_config
 from pipeline.engine.devices import resolve_devices
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.errors import UserError
 from pipeline.identity import SALT_VARIABLE
 from pipeline.job.config import JobConfig

@@ -30,8 +30,8 @@ from pipeline.diffusion.denoisers import steered
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.engine import gate as verifying
 from pipeline.engine import local, planning
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.media.pixels import from_pixels, to_pixels

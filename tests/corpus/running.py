@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline.config import validate
-from pipeline.engine.local import run_job
+from pipeline.engine.running import run_job
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.job.plan import Plan

@@ -12,8 +12,8 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from pipeline.config import validate
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.errors import UserError
 from pipeline.geometry.undeclared import undeclared
 from pipeline.job.config import JobConfig

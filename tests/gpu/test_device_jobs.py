@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pipeline.commands.demo import samples_by_key
 from pipeline.config import load_config
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.hooks.augment import GenerativeAugment
 from pipeline.job.config import JobConfig
 from pipeline.media.pixels import decode

@@ -68,8 +68,8 @@ def test_the_same_key_gives_the_pixels_of_the_offline_job(job: JobConfig, images
 
 def test_grey_images_are_those_of_the_offline_job(tmp_path: Path, model: Path) -> None:
     from pipeline.config import validate
-    from pipeline.engine.local import run_job
     from pipeline.engine.planning import make_plan
+    from pipeline.engine.running import run_job
 
     source = builders.shard(tmp_path / "in.tar", 4, mode="L")
     run_job(make_plan(validate(JobConfig, builders.recipe(source, tmp_path / "out", model), "test")))

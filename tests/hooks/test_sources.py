@@ -16,8 +16,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from pipeline.config import validate
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.errors import UserError
 from pipeline.hooks.contents import content_of, label_of
 from pipeline.hooks.dataset import AugmentedDataset, AugmentedStream

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from pipeline.config import validate
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.errors import UserError
 from pipeline.hooks.items import key_of
 from pipeline.hooks.store import NeighbourStore, Weighted, read_weights

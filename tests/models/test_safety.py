@@ -20,8 +20,8 @@ from PIL import Image
 from pipeline.commands.estimate import estimate
 from pipeline.config import validate
 from pipeline.engine.events import Noted
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.engine.transforming import UNSAFE
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig

@@ -14,8 +14,8 @@ from torchvision.datasets import ImageFolder, VOCDetection, VOCSegmentation
 from pipeline.commands.estimate import estimate
 from pipeline.config import validate
 from pipeline.engine.events import Noted
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.job.noticing import BESIDE, NO_CLASS, of_left_out

@@ -10,8 +10,8 @@ from datasets import Dataset, DatasetDict, Features, Image, Value, load_dataset
 from datasets.data_files import DataFilesDict, get_data_patterns
 
 from pipeline.config import validate
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.streams.hub import HubInput

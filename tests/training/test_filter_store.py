@@ -17,8 +17,8 @@ from PIL import Image
 
 from pipeline.cli import main
 from pipeline.config import validate
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.hooks.store import NeighbourStore, read_weights
 from pipeline.job.config import JobConfig
 from pipeline.media.pixels import decode

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import nn
 
 from pipeline.config import validate
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.identity import PUBLIC_SALT, SALT_VARIABLE
 from pipeline.job.config import JobConfig
 from pipeline.media.rules import PLAIN

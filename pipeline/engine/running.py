@@ -1,0 +1,113 @@
+"""Running a job: its folder is claimed and reconciled, an engine does what is left, and the totals are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline.engine.batch_size import remember
+from pipeline.engine.events import Event, Noted, Progress, ShardDone
+from pipeline.engine.labels import Tolerance, check_first
+from pipeline.engine.local import local, scan_apart
+from pipeline.engine.reading import open_input
+from pipeline.engine.run import Engine, Run, confidential
+from pipeline.job.classes import Classes
+from pipeline.job.hashes import identity
+from pipeline.job.outputs import shape_of
+from pipeline.job.plan import Plan
+from pipeline.main_guard import check_main_guard
+from pipeline.streams.apart import check_apart
+from pipeline.streams.job_records import Job, Manifest, StatedLicence
+from pipeline.streams.ledger import Ledger
+from pipeline.streams.private import make_private_folder
+from pipeline.streams.reconciling import OnChange, Retry, reconcile, settle
+from pipeline.streams.written import READ_BACK
+
+
+def run_job(
+    plan: Plan, *, on_change: OnChange = "refuse", prune: bool = False, verify: bool = False,
+    retry_quarantine: bool = False,
+    observe: Callable[[Event], None] = lambda event: None,
+    begin: Callable[[int, int], None] = lambda finished, total: None, engine: Engine = local,
+) -> Manifest:  # fmt: skip
+    """Does what is left of a job and returns its manifest.
+
+    Finished shards are compared with today's input and outputs first: `on_change` says what happens where they differ,
+    `prune` removes what is gone from the input, `verify` hashes the outputs, and `retry_quarantine` does what is in
+    quarantine again. `begin(finished, total)` is told how many shards there are, and `observe` everything that happens
+    afterwards. The `engine` does the work that is left. Raises `UserError` for what the user can mend. After a crash or
+    Ctrl-C, finished shards stay finished, and the same call goes on from there.
+    """
+    if plan.config.anonymity is not None or (len(plan.devices) > 1 and not plan.config.limit):
+        check_main_guard("the job")
+    (stream, classes), devices, limit = open_input(plan), plan.devices, plan.config.limit
+    names = [shard.name for shard in stream.shards]
+    job, ledger = job_of(plan, classes), Ledger(Path(plan.config.output.path))
+    check_apart(ledger.root, stream)
+    if stream.shards and (on_change == "overwrite" or ledger.record(stream.shards[0].name) is None):
+        check_first(plan, stream.shards, classes)
+    with confidential(plan), ledger.open(job, keep=on_change == "keep", overwrite=on_change == "overwrite"):
+        if plan.config.anonymity is not None:
+            make_private_folder(ledger.root)
+        standing = reconcile(ledger, stream, limit=limit, verify=verify, retry_damaged=plan.config.on_damage == "fail")
+        retry = retry_of(plan) if retry_quarantine else None
+        work = settle(ledger, standing, on_change, limit=limit, prune=prune, retry=retry)
+        todo = {shard.name for shard in work.shards}
+        tolerance = Tolerance(plan, classes, sum(r.counts.unread for r in ledger.records() if r.shard not in todo))
+        told = set[str]()
+
+        def note(text: str) -> None:
+            if text not in told:
+                told.add(text)
+                observe(Noted(text))
+                ledger.log("note", text=text)
+
+        for text in (*stream.notes, *plan.notes, *work.notes):
+            note(text)
+        if plan.config.model is not None and plan.config.model.batch_size == "auto":
+            remember(ledger.root, plan.hashes, plan.batch_size)
+        begin(len(names) - len(work.shards), len(names))
+        ledger.log("start", shards=len(names), todo=len(work.shards), devices=devices)
+        if plan.config.anonymity is not None and work.shards:
+            scan_apart(plan, observe)
+        events = engine(Run(plan=plan, stream=stream, classes=classes, ledger=ledger, work=work))
+        try:
+            with closing(events):
+                for event in events:
+                    if isinstance(event, Noted):
+                        note(event.text)  # each worker tells it once
+                        continue
+                    observe(event)
+                    if isinstance(event, Progress):
+                        tolerance.add(event.unread)
+                    if isinstance(event, ShardDone):
+                        ledger.log("shard", shard=event.record.shard, **event.record.counts.model_dump())
+        finally:
+            kept = [shard.name for shard in standing.changed] if on_change == "keep" else []
+            manifest = ledger.write_manifest(job, names, limit=limit, changed=kept)
+            ledger.log("stop", **manifest.shards.model_dump(), **manifest.counts.model_dump())
+        return manifest
+
+
+def retry_of(plan: Plan) -> Retry:
+    """Whether samples can be done again without their shard.
+
+    They can not where the bytes or the order of others hang on them: frames of clips do, guides that lie before, and
+    whatever goes round again at another level.
+    """
+    config = plan.config
+    alone = not (config.anonymity or config.clip or config.video or (config.guide and config.guide.previous))
+    return "samples" if alone and config.output.format in READ_BACK else "shards"
+
+
+def job_of(plan: Plan, classes: Classes) -> Job:
+    """The record of a plan's job. It does not name the classes where images show people: they may be called so."""
+    licences = {path: StatedLicence(**asdict(licence)) for path, licence in plan.licences.items()}
+    shape = shape_of(plan.config.operator)
+    shown = None if plan.config.anonymity is not None or classes.shown is None else dict(classes.shown)
+    return Job(
+        config=identity(plan.config), hashes=plan.hashes, outputs=shape, licences=licences, found=plan.found,
+        classes=shown,
+    )  # fmt: skip
