@@ -95,3 +95,12 @@ def test_whatever_dies_the_innocent_are_done_and_the_guilty_aside() -> None:
                 done.append(held[0])
         assert sorted(done) == sorted(set(names) - guilty)
         assert sorted(aside.shard for aside in queue.set_aside) == sorted(guilty)
+
+
+def test_what_somebody_else_claims_is_passed_over() -> None:
+    queue = Dispenser("abcd", tries=2, claim=lambda name: name not in "ac")
+    assert [queue.give(1), queue.give(2), queue.give(3)] == ["b", "d", None]
+    queue.done(1, "b")
+    assert not queue.over
+    queue.done(2, "d")
+    assert queue.over

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 
+from pipeline.engine.run import nobody_else
 from pipeline.streams.asides import Aside
 
 
@@ -17,9 +18,11 @@ class Dispenser:
     it was held in `tries` deaths: an innocent one never is.
     """
 
-    def __init__(self, shards: Iterable[str], tries: int) -> None:
+    def __init__(self, shards: Iterable[str], tries: int, claim: Callable[[str], bool] = nobody_else) -> None:
+        """`claim` is asked before a shard is given away, see `Run`; where it says no, the shard is passed over."""
         self.set_aside = list[Aside]()
         """What was given up, in order."""
+        self._claim = claim
         self._tries, self._deaths = tries, Counter[str]()
         self._waiting, self._suspects = deque(shards), deque[str]()
         self._held = dict[Hashable, list[str]]()
@@ -42,14 +45,17 @@ class Dispenser:
         held = self._held.get(worker, [])
         if any(self._deaths[name] for name in held):
             return None
-        if self._waiting:
-            name = self._waiting.popleft()
-        elif self._suspects and not held:
+        name = next((name for name in self._drawn() if self._claim(name)), None)
+        if name is None and self._suspects and not held:
             name = self._suspects.popleft()
-        else:
+        if name is None:
             return None
         self._held[worker] = [*held, name]
         return name
+
+    def _drawn(self) -> Iterator[str]:
+        while self._waiting:
+            yield self._waiting.popleft()
 
     def held(self, worker: Hashable) -> tuple[str, ...]:
         """The shards that a worker holds, the earliest first."""

@@ -30,7 +30,7 @@ def local(run: Run) -> Generator[Event, None, None]:
         yield from process_on_many(run)
         return
     yield from process(
-        work.shards, plan, run.stream, run.classes, run.ledger, plan.devices[0],
+        run.claimed(), plan, run.stream, run.classes, run.ledger, plan.devices[0],
         remaining=work.room, unlimited=work.whole, failed=work.failed,
     )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,10 +10,15 @@ from typing import Protocol
 from pipeline.engine.events import Event
 from pipeline.job.classes import Classes
 from pipeline.job.plan import Plan
-from pipeline.streams.contract import InputStream
+from pipeline.streams.contract import InputShard, InputStream
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.private import private_umask
 from pipeline.streams.reconciling import Work
+
+
+def nobody_else(shard: str) -> bool:
+    """Says that a shard is this run's to do, where no other run is at work."""
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +30,13 @@ class Run:
     classes: Classes
     ledger: Ledger
     work: Work
+    claim: Callable[[str], bool] = nobody_else
+    """An engine asks it, in the process that runs it, before it gives a shard away or begins with it; where it says no,
+    the shard is passed over."""
+
+    def claimed(self) -> Iterator[InputShard]:
+        """Yields the shards that are left, each claimed when it is asked for."""
+        return (shard for shard in self.work.shards if self.claim(shard.name))
 
 
 class Engine(Protocol):

@@ -114,13 +114,33 @@ class Claims:
         """Claims `name`, and waits where somebody else does until it is clear whether they live.
 
         Returns None once it is ours: at once, or a lease after the last beat of an owner that died. Returns the claim
-        of an owner that lives as soon as it beats.
+        of an owner that lives as soon as it beats. Raises `UserError` for that of another version of doppel.
         """
+        return self._outlive(name, lambda: self.take(name), sleep)
+
+    def outlive(self, name: str, sleep: Callable[[float], None] = time.sleep) -> Claim | None:
+        """Waits until nobody claims `name`, or until it is clear that somebody does who lives, as `insist` does.
+
+        The claim of an owner that died is deleted, and none is put.
+        """
+
+        def free() -> bool:
+            now, found = self._clock(), self.store.read(_file(name))
+            if found is not None and self._expired(name, found, now):
+                self.store.delete(_file(name))
+                return True
+            return found is None
+
+        return self._outlive(name, free, sleep)
+
+    def _outlive(self, name: str, won: Callable[[], bool], sleep: Callable[[float], None]) -> Claim | None:
         first: bytes | None = None
-        while not self.take(name):
+        while not won():
             now = self._seen[name][0] if name in self._seen else None
             if first is not None and now is not None and now != first:
-                return _parsed(name, now)
+                if (living := _parsed(name, now)) is None:
+                    raise UserError(f"{self.store.shown}: {_file(name)} is kept by another version of doppel")
+                return living
             first = first or now
             sleep(min(WATCHING, self.lease / (2 * BEATS)))
         return None

@@ -165,6 +165,17 @@ def test_who_insists_learns_of_an_owner_that_lives_and_outlives_one_that_is_dead
     assert b.claims.held == {WHOLE_JOB}
 
 
+def test_who_outlives_an_owner_claims_nothing() -> None:
+    shelf, (a, b) = machines(0, 1e5)
+    assert b.claims.outlive(WHOLE_JOB, lambda seconds: None) is None
+    a.claims.take(WHOLE_JOB)
+    living = b.claims.outlive(WHOLE_JOB, lambda seconds: (later(seconds, a, b), a.claims.beat())[0])
+    assert living is not None
+    assert living.owner == a.claims.owner
+    assert b.claims.outlive(WHOLE_JOB, lambda seconds: later(seconds, b)) is None
+    assert (shelf.files, b.claims.held) == ({}, set())
+
+
 def test_names_of_ours_are_no_shards() -> None:
     for name in (WHOLE_JOB, RELEASE):
         assert safe_component(name) != name
