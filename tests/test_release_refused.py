@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.anonymity.faces.phash import closest
 from pipeline.errors import UserError
 from pipeline.identity import PUBLIC_SALT
 from pipeline.media.records import Sample
 from pipeline.release import Evidence, ReleaseConfig, check_release, publish
-from pipeline.release.copies import closest
 from tests.finished_job import (
     HASHES,
     PASSED,
@@ -216,7 +216,7 @@ def test_one_near_copy_of_any_original_ends_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
 def test_originals_are_looked_at_in_chunks(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.release.copies.CHUNK", chunk)
+    monkeypatch.setattr("pipeline.anonymity.faces.phash.COLUMNS", chunk)
     hashes = np.random.default_rng(0).integers(0, 2**64, 12, dtype=np.uint64)
     expected = [min((int(a) ^ int(b)).bit_count() for b in hashes[5:]) for a in hashes[:5]]
     assert closest(hashes[:5], hashes[5:]).tolist() == expected

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,12 +69,11 @@ def scan_originals(
         plan.config.input, size=size, rules=plan.rules, identity=config.identity, finder=finder,
         recognisers=recognisers, folder=folder, on_images=seen,
     )  # fmt: skip
-    twice = sum(count - 1 for count in Counter(table.keys).values())
-    if twice:
+    if twice := table.index.repeated(table.keys):
         raise UserError(f"anonymity: {twice} samples have a key that another has too; keys must be unique in the input")
     if not len(table.image):
         raise UserError(f"anonymity: {finder.detector} finds no face in any of {len(table.keys)} originals")
-    if config.identity is not None and all(who is None for who in table.identities):
+    if config.identity is not None and (table.index.person < 0).all():
         raise UserError(f"anonymity.identity: {config.identity} names nobody in any of {len(table.keys)} originals")
     return table
 

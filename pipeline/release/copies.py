@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.anonymity.faces.gallery import nearest
-from pipeline.anonymity.faces.phash import hamming
+from pipeline.anonymity.faces.phash import BITS
 from pipeline.errors import UserError
 from pipeline.section import Section
 
@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.anonymity.faces.table import FaceTable
-
-CHUNK = 1 << 16
-"""Originals that are compared at a time."""
-BITS = 64
-"""Bits of a perceptual hash."""
 
 
 class NearCopyScan(Section):
@@ -53,15 +48,6 @@ class FaceScan(Section):
     """Copied faces that were found: 0 in a release."""
     closest: float | None
     """Cosine distance of the closest pair; None without faces on either side."""
-
-
-def closest(hashes: NDArray[np.uint64], originals: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """The bits, 0 to 64, in which each hash `[Q]` differs from the nearest of `originals [G]`; 64 without any."""
-    nearest_bits = np.full(len(hashes), BITS, dtype=np.uint8)
-    for start in range(0, len(originals), CHUNK):
-        bits = hamming(hashes, originals[start : start + CHUNK])
-        np.minimum(nearest_bits, bits.min(axis=1), out=nearest_bits)
-    return nearest_bits
 
 
 def check_near_copies(bits: NDArray[np.uint8], originals: int, near_copy: int) -> NearCopyScan:

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
 from pipeline.anonymity.bound.figures import SourceBound
+from pipeline.anonymity.faces.phash import closest
 from pipeline.errors import UserError
 from pipeline.listing import real
 from pipeline.media.rules import PixelRules
 from pipeline.release.assessment import Assessment
 from pipeline.release.card import THREAT_MODELS
 from pipeline.release.config import ReleaseConfig, secret_of
-from pipeline.release.copies import check_faces, check_near_copies, closest
+from pipeline.release.copies import check_faces, check_near_copies
 from pipeline.release.finished_job import Made, MadeImage
 from pipeline.release.manifest import DATA, SEAL, ReleaseCounts, ReleaseManifest, Scans
 from pipeline.release.privacy import check_labels, holders, job_token, names_in, nobody_known

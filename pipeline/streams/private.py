@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 from pipeline.errors import UserError
+from pipeline.streams.files import sync_folder
+
+FORGOTTEN_SECONDS = 24 * 3600
+"""A part that nobody has written to for so long belongs to a process that is gone."""
 
 
 def make_private_folder(folder: Path) -> Path:
@@ -38,6 +44,32 @@ def write_private(file: Path, content: bytes) -> None:
     """Writes a file with mode 0600; see `open_private`."""
     with open_private(file) as handle:
         handle.write(content)
+
+
+@contextmanager
+def private_part(file: Path) -> Iterator[BinaryIO]:
+    """Opens what becomes `file`, mode 0600, when the block ends, and is removed where it ends by an error.
+
+    Several processes may write one file at once: each has a part of its own, and the last one stays.
+    """
+    part = file.with_name(f".{uuid4().hex}.part")
+    try:
+        with open_private(part) as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(part, file)
+        sync_folder(file.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def clear_parts(folder: Path) -> None:
+    """Removes what processes that are long gone have left unfinished in a folder."""
+    for part in folder.glob(".*.part"):
+        with suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > FORGOTTEN_SECONDS:
+                part.unlink()
 
 
 @contextmanager

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 SIDE, LOWEST = 32, 8
 """Side of the shrunk image in pixels, and how many frequencies are kept along each axis."""
+BITS = LOWEST**2
+"""Bits of a hash."""
+ROWS, COLUMNS = 256, 1 << 14
+"""Hashes of both sides that are compared at a time, in some 40 MB."""
 DECIMALS = 3
 """Coefficients are rounded to so many decimals, so that a flat image has exact zeros on every machine."""
 
@@ -41,6 +45,20 @@ def hamming(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint8]:
     It takes 5 bytes of memory for each pair.
     """
     return ((64 - _signs(a) @ _signs(b).T) / 2).astype(np.uint8)  # exact: float32 counts to 2²⁴
+
+
+def closest(hashes: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """The bits, 0 to 64, in which each hash `[Q]` differs from the nearest of `others [G]`; 64 without any.
+
+    Memory does not grow with either side.
+    """
+    nearest = np.full(len(hashes), BITS, dtype=np.uint8)
+    for column in range(0, len(others), COLUMNS):
+        tile = others[column : column + COLUMNS]
+        for row in range(0, len(hashes), ROWS):
+            rows = slice(row, row + ROWS)
+            np.minimum(nearest[rows], hamming(hashes[rows], tile).min(axis=1), out=nearest[rows])
+    return nearest
 
 
 def _shrunk(image: Pixels8) -> Pixels8:

@@ -1,4 +1,4 @@
-"""A configured data set as a table of its faces: read shard by shard, decoded as jobs do, resumed where it stopped.
+"""A configured data set as a table of its faces: any worker scans any shard of it, and each is kept once it is done.
 
 Who is in an image never becomes part of a message: only the place where an identity is read may be named.
 """
@@ -9,12 +9,15 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.anonymity.faces.detect import TRANSFORM
-from pipeline.anonymity.faces.table import FaceTable, joined, load_table, save_table, tabulate
+from pipeline.anonymity.faces.joining import already_joined, join
+from pipeline.anonymity.faces.table import FaceTable, images_in, joined, save_table, tabulate
 from pipeline.errors import UserError
 from pipeline.media.opening import Undecodable
 from pipeline.media.pixels import decode
@@ -24,7 +27,7 @@ from pipeline.source_code import code_hash
 from pipeline.streams import AnyInput
 from pipeline.streams.contract import InputShard
 from pipeline.streams.pages import paged
-from pipeline.streams.private import make_private_folder
+from pipeline.streams.private import clear_parts, make_private_folder
 
 if TYPE_CHECKING:
     from pipeline.anonymity.faces.deepface_recognisers import Recogniser
@@ -88,6 +91,95 @@ def shard_images(
             continue
 
 
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One shard of a set of images, as it is to be scanned."""
+
+    name: str
+    made_of: dict[str, Any]
+    """Everything that decides which faces and embeddings come out of it (JSON)."""
+    images: Callable[[], Iterator[Named]]
+    """Yields its images."""
+
+    def file(self, folder: Path) -> Path:
+        """Where its faces are kept in a folder."""
+        return folder / f"{self.name}.safetensors"
+
+
+def parts_of(
+    source: AnyInput,
+    *,
+    size: tuple[int, int] | None,
+    rules: PixelRules,
+    identity: str | None,
+    finder: FaceFinder,
+    recognisers: Sequence[Recogniser],
+    only: Container[str] | None = None,
+) -> list[Part]:
+    """The shards of a data set; with `only`, of just the samples with these full keys, for tables that are not kept.
+
+    Raises `UserError` where the source cannot be opened.
+    """
+    who = identity_reader(identity)
+    facts = {
+        **scan_facts(finder, recognisers, size, rules), "identity": identity or "", "input": _options(source)
+    }  # fmt: skip
+    return [
+        Part(
+            name=shard.name, made_of={**facts, "shard": shard.fingerprint()},
+            images=partial(shard_images, shard, size, rules, who, only),
+        )
+        for shard in paged(source.open(), rules.frames).shards
+    ]  # fmt: skip
+
+
+def scan_part(
+    part: Part,
+    folder: Path,
+    finder: FaceFinder,
+    recognisers: Sequence[Recogniser],
+    on_images: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Scans a shard, unless its faces are kept in `folder`, which becomes its owner's alone, and keeps them there.
+
+    The file is there whole or not at all, and is the same whoever writes it: two that scan one shard only waste time.
+    `on_images` is told how many more images are done.
+    """
+    file = part.file(folder)
+    if (kept := images_in(file, part.made_of)) is not None:
+        on_images(kept)
+        return
+    table = tabulated(part.images(), finder, recognisers, on_images)
+    make_private_folder(folder)
+    save_table(table, file, part.made_of)
+
+
+def scan_parts(
+    parts: Sequence[Part],
+    folder: Path,
+    finder: FaceFinder,
+    recognisers: Sequence[Recogniser],
+    on_images: Callable[[int], None] = lambda count: None,
+) -> FaceTable:
+    """Scans the shards that nobody has scanned, and returns the table of all, memory-mapped.
+
+    Files of shards that are not among these are removed, because faces are personal data. Raises `UserError` where
+    none of the images can be read.
+    """
+    files = [(part.file(folder), part.made_of) for part in parts]
+    _forget_others(folder, {part.name for part in parts})
+    table = already_joined(files, folder)
+    if table is None:
+        for part in parts:
+            scan_part(part, folder, finder, recognisers, on_images)
+        table = join(files, folder)
+    else:
+        on_images(len(table.keys))
+    if not len(table.keys):
+        raise UserError("input: no image of it can be read")
+    return table
+
+
 def scan(
     source: AnyInput,
     *,
@@ -104,37 +196,23 @@ def scan(
     With a `folder`, which becomes its owner's alone, each finished shard is kept as `SHARD.safetensors`. It
     is reused as long as shard, input options, size, rules, identity, detector and recognisers, with the weights of
     both, stay the same; those of shards that are gone from the source are removed, because faces are
-    personal data. Raises `UserError` where the source cannot be opened or none of its images can be read.
+    personal data. The table is memory-mapped then. Raises `UserError` where the source cannot be opened or none of its
+    images can be read.
     """
-    who, tables = identity_reader(identity), list[FaceTable]()
-    shards = paged(source.open(), rules.frames).shards
-    for shard in shards:
-        file = folder / f"{shard.name}.safetensors" if folder else None
-        made_of = {
-            **scan_facts(finder, recognisers, size, rules), "identity": identity or "", "input": _options(source),
-            "shard": shard.fingerprint(),
-        }  # fmt: skip
-        table = _kept(file, made_of)
-        if table is None:
-            images = shard_images(shard, size, rules, who)
-            table = tabulated(images, finder, recognisers, on_images)
-            if file is not None:
-                make_private_folder(file.parent)
-                save_table(table, file, made_of)
-        else:
-            on_images(len(table.keys))
-        tables.append(table)
-    if folder is not None:
-        _forget_others(folder, {shard.name for shard in shards})
-    if not any(table.keys for table in tables):
+    parts = parts_of(source, size=size, rules=rules, identity=identity, finder=finder, recognisers=recognisers)
+    if folder is not None and parts:
+        return scan_parts(parts, folder, finder, recognisers, on_images)
+    tables = [tabulated(part.images(), finder, recognisers, on_images) for part in parts]
+    if not any(len(table.keys) for table in tables):
         raise UserError("input: no image of it can be read")
     return joined(tables)
 
 
 def _forget_others(folder: Path, names: Container[str]) -> None:
+    clear_parts(folder)
     for file in folder.glob("*.safetensors"):
         if file.stem not in names:
-            file.unlink()
+            file.unlink(missing_ok=True)
 
 
 def tabulated(
@@ -161,16 +239,6 @@ def scan_facts(
         "detector": finder.detector, "detector_weights": finder.weights,
         "recognisers": {recogniser.name: recogniser.weights for recogniser in recognisers},
     }  # fmt: skip
-
-
-def _kept(file: Path | None, made_of: dict[str, Any]) -> FaceTable | None:
-    """What an earlier scan left of the shard; damaged files and those of something else count for nothing."""
-    if file is None or not file.is_file():
-        return None
-    try:
-        return load_table(file, made_of)
-    except UserError:
-        return None
 
 
 def _options(source: AnyInput) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.anonymity.faces.deepface_recognisers import unit
+from pipeline.anonymity.faces.index import Index
 from pipeline.anonymity.faces.phash import phash
 from pipeline.anonymity.faces.recognise import crops_for
 from pipeline.errors import UserError
-from pipeline.streams.private import open_private
+from pipeline.streams.private import private_part
 
 if TYPE_CHECKING:
     from pipeline.anonymity.faces.deepface_recognisers import Recogniser
@@ -33,9 +34,9 @@ COLUMNS = ("image", "box", "eyes", "phash")
 class FaceTable:
     """The F faces of N images. An image without a face has no row among the faces, but is still one of the N."""
 
-    keys: tuple[str, ...]
+    keys: Sequence[str]
     """`[N]`: the key of each image in its data set."""
-    identities: tuple[str | None, ...]
+    identities: Sequence[str | None]
     """`[N]`: who is in each image, None where unknown. These are private, like the embeddings."""
     image: NDArray[np.int64]
     """`[F]`: number of the image that each face is in. Images ascend; within one, the largest face comes first."""
@@ -47,6 +48,13 @@ class FaceTable:
     """Unit vectors `[F, D]`, by the name of the recogniser."""
     phash: NDArray[np.uint64]
     """`[N]`: the perceptual hash of each image, 64 bits."""
+    known: Index | None = None
+    """The index of the table where it is kept with it."""
+
+    @cached_property
+    def index(self) -> Index:
+        """Where the image of a key is, and which faces are a person's."""
+        return self.known or Index.of(self)
 
     def rows_of(self, image: int) -> NDArray[np.int64]:
         """The rows of the faces in image number `image`, the largest first; empty where it has none."""
@@ -124,12 +132,21 @@ def save_table(table: FaceTable, file: Path, made_of: Mapping[str, Any] | None =
     tensors = {name: getattr(table, name) for name in COLUMNS}
     tensors |= {EMBEDDING + name: embedding for name, embedding in table.embeddings.items()}
     content = save({name: np.ascontiguousarray(t) for name, t in tensors.items()}, {HEADER: json.dumps(header)})
-    part = file.with_name(f".{file.name}.part")
-    with open_private(part) as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(part, file)
+    with private_part(file) as part:
+        part.write(content)
+
+
+def images_in(file: Path, made_of: Mapping[str, Any]) -> int | None:
+    """How many images a table has that was made of this; None where there is none. Its columns are not read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as saved:
+            found = json.loads((saved.metadata() or {})[HEADER])["made_of"]
+            images = int(saved.get_slice("phash").get_shape()[0])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError):
+        return None
+    return images if found == json.loads(json.dumps(made_of)) else None
 
 
 def load_table(file: Path, made_of: Mapping[str, Any] | None = None) -> FaceTable:

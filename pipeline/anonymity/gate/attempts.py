@@ -8,7 +8,6 @@ largest face are kept, in the private folder of the job: no image is kept, and n
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.anonymity.faces.recognise import FAMILIES
 from pipeline.errors import UserError
-from pipeline.streams.private import make_private_folder, open_private
+from pipeline.streams.private import make_private_folder, private_part
 
 if TYPE_CHECKING:
     from pipeline.anonymity.gate.verdicts import ImageVerdict
@@ -96,12 +95,8 @@ def save_attempts(file: Path, found: Attempts, hashes: Mapping[str, str]) -> Non
     header = {"judged": sorted(found.judged), "rows": rows, "hashes": dict(hashes)}
     names = sorted({name for one in found.kept for name in one.vectors})
     tensors = {name: np.concatenate([one.vectors[name] for one in found.kept]) for name in names}
-    part = file.with_name(f".{file.name}.part")
-    with open_private(part) as handle:
-        handle.write(save({**tensors, "none": np.zeros(0, np.float32)}, {HEADER: json.dumps(header)}))
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(part, file)
+    with private_part(file) as part:
+        part.write(save({**tensors, "none": np.zeros(0, np.float32)}, {HEADER: json.dumps(header)}))
 
 
 def load_attempts(file: Path, hashes: Mapping[str, str]) -> Attempts:

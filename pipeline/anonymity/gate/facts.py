@@ -79,8 +79,10 @@ def gate_facts(
 def said(gate: Gate) -> tuple[str, ...]:
     """What the public is to know of a gate, as sentences: families, undoings, and what chance withholds."""
     families = families_of(judge.recogniser.name for judge in gate.judges)
+    owner = gate.people[gate.originals.image]
+    numbers, faces = np.unique(owner, return_counts=True)
     people = gate.people[np.unique(gate.originals.image)]
-    few = sum(not gate.rank_counts(len(gate.faces_of_person[int(person)])) for person in people)
+    few = sum(not gate.rank_counts(int(count)) for count in faces[np.searchsorted(numbers, people)])
     rank = (
         f"for {few} of {len(people)} originals rank proves nothing, since there are too few others: a face was refused "
         f"where strangers come as near to the person in at most 1 of {round(1 / gate.share)} images, by each "

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.anonymity.faces.detect import Face, FaceFinder
 from pipeline.anonymity.faces.gallery import count_within, nearest
-from pipeline.anonymity.faces.phash import hamming
+from pipeline.anonymity.faces.phash import closest
 from pipeline.anonymity.faces.table import FaceTable, table_of
 from pipeline.anonymity.gate.face_masks import FaceBox
 from pipeline.anonymity.gate.judge import CHANCE, Judge
@@ -64,27 +63,22 @@ class Gate:
     undoings: Mapping[str, Undoing] = field(default_factory=lambda: UNDOINGS)
     """By name, what is done to an output that would pass before it is looked at again."""
 
-    @cached_property
-    def place(self) -> dict[str, int]:
-        """The number of each original, by its key."""
-        return {key: i for i, key in enumerate(self.originals.keys)}
+    def number_of(self, key: str) -> int:
+        """The number of the original with this key. Raises `KeyError` where there is none."""
+        found = self.originals.index.find(self.originals.keys, key)
+        if found is None:
+            raise KeyError(key)
+        return found
 
-    @cached_property
+    @property
     def people(self) -> NDArray[np.int64]:
         """`[N]`: the number of each original's person; an unknown person has a number for each original."""
-        known = {
-            name: i for i, name in enumerate(sorted({who for who in self.originals.identities if who is not None}))
-        }
-        names = enumerate(self.originals.identities)
-        return np.array([-1 - i if who is None else known[who] for i, who in names], dtype=np.int64)
+        return self.originals.index.person
 
-    @cached_property
-    def faces_of_person(self) -> dict[int, NDArray[np.int64]]:
+    def faces_of(self, person: int) -> NDArray[np.int64]:
         """The rows of all faces in a person's images, by the person's number in `people`."""
-        owner = self.people[self.originals.image]
-        order = np.argsort(owner, kind="stable")
-        people, starts = np.unique(owner[order], return_index=True)
-        return dict(zip(people.tolist(), np.split(order, starts[1:]), strict=True))
+        known = self.originals.index.faces_of(person)
+        return self.originals.rows_of(-1 - person) if known is None else known
 
     @property
     def share(self) -> float:
@@ -97,14 +91,14 @@ class Gate:
 
     def doubt_of_source(self, key: str) -> Doubt | None:
         """Why outputs of this source could prove nothing, known before any work: no face in it, or too small a one."""
-        boxes = self.originals.box[self.originals.rows_of(self.place[key])]
+        boxes = self.originals.box[self.originals.rows_of(self.number_of(key))]
         if not len(boxes):
             return "no_face_in_source"
         return "face_too_small" if boxes[:, 2:].min() < self.smallest_face else None
 
     def boxes_of_source(self, key: str) -> tuple[FaceBox, ...]:
         """The boxes of all faces in a source, the largest first."""
-        boxes = self.originals.box[self.originals.rows_of(self.place[key])]
+        boxes = self.originals.box[self.originals.rows_of(self.number_of(key))]
         return tuple((left, top, wide, high) for left, top, wide, high in boxes.tolist())
 
     def judge(self, keys: Sequence[str], images: Sequence[Pixels8], sources: Sequence[Pixels8]) -> list[ImageVerdict]:
@@ -151,9 +145,9 @@ class Gate:
         keys, images = [look.key for look in looks], [look.image for look in looks]
         recognisers = [judge.recogniser for judge in self.judges]
         made = table_of([look.faces for look in looks], images, keys, [None] * len(keys), recognisers)
-        numbers = np.array([self.place[key] for key in keys], dtype=np.int64)
+        numbers = np.array([self.number_of(key) for key in keys], dtype=np.int64)
         gallery = {judge.recogniser.name: self._search(judge, made, numbers) for judge in self.judges}
-        bits = hamming(made.phash, self.originals.phash).min(1, initial=64)
+        bits = closest(made.phash, self.originals.phash)
         copied = [self._copied(look, int(nearest)) for look, nearest in zip(looks, bits, strict=True)]
         strangers = [not look.undone for look in looks]
         return [self._image(i, int(n), made, gallery, copied[i], strangers[i]) for i, n in enumerate(numbers)]
@@ -189,7 +183,7 @@ class Gate:
         strangers: bool,
     ) -> ImageVerdict:
         rows, before = made.rows_of(number), self.originals.rows_of(source)
-        person = self.faces_of_person.get(int(self.people[source]), before)
+        person = self.faces_of(int(self.people[source]))
         faces = tuple(self._face(row, person, made, gallery, strangers) for row in rows)
         others = {
             judge.recogniser.name: self._others_within(judge, rows, person, made, gallery) for judge in self.judges

@@ -80,8 +80,8 @@ class Guide:
     @torch.inference_mode(False)  # gradients pass no tensors that were made in inference mode
     def steer(self, keys: Sequence[str], model: Model) -> Steer:
         """What moves the estimates of a batch whose sources have these full keys, at levels within the interval."""
-        table, place = self.gate.originals, self.gate.place
-        rows = [table.rows_of(place[key]) for key in keys]
+        table = self.gate.originals
+        rows = [table.rows_of(self.gate.number_of(key)) for key in keys]
         faces = np.concatenate(rows)
         owner = torch.from_numpy(np.repeat(np.arange(len(keys)), [len(of_image) for of_image in rows]))
         reach = torch.from_numpy(np.stack([self._reach(key, model.size) for key in keys]))[:, None]
@@ -113,7 +113,7 @@ class Guide:
     def _witness(self, number: int, faces: NDArray[np.int64]) -> Witness:
         """A recogniser in front of the faces in these rows of the originals."""
         table, recogniser = self.gate.originals, self.recognisers[number]
-        people = [self.gate.faces_of_person[int(self.gate.people[image])] for image in table.image[faces]]
+        people = [self.gate.faces_of(int(self.gate.people[image])) for image in table.image[faces]]
         most = max(map(len, people), default=0)
         known = [np.resize(person, most) for person in people]
         box, eyes = torch.from_numpy(table.box[faces]), torch.from_numpy(table.eyes[faces])
