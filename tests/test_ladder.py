@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.anonymity.faces.table import FaceTable
 from pipeline.config import validate
-from pipeline.engine import ladder, local, planning
+from pipeline.engine import ladder, planning, running
 from pipeline.engine.batch_size import BatchSize
 from pipeline.engine.planning import make_plan
 from pipeline.engine.transforming import untouched
@@ -248,8 +248,8 @@ def test_a_whole_job_counts_everything(tmp_path: Path, monkeypatch: pytest.Monke
         yield fakes.whole_gate(table, threshold=0.35)
 
     monkeypatch.setattr(ladder, "open_gate", opened)
-    monkeypatch.setattr(local, "scan_apart", lambda *_: None)
-    counts = local.run_job(made).counts
+    monkeypatch.setattr(running, "scan_apart", lambda *_: None)
+    counts = running.run_job(made).counts
     assert counts.read == 11 == counts.written + counts.quarantined
     attempts = [
         json.loads(content)["anonymity"]["attempt"]
@@ -262,7 +262,7 @@ def test_a_whole_job_counts_everything(tmp_path: Path, monkeypatch: pytest.Monke
     output = made.config.output.model_copy(update={"path": str(tmp_path / "again")})
     run = made.config.run.model_copy(update={"workers": 1})
     made = make_plan(made.config.model_copy(update={"output": output, "run": run}))
-    local.run_job(made)
+    running.run_job(made)
     assert builders.tree(tmp_path / "again", "data", "quarantine") == first
 
 

@@ -28,7 +28,7 @@ from pipeline.audit import examining
 from pipeline.cli import main
 from pipeline.commands import bounding as bounding_of_job
 from pipeline.commands import release as exporting
-from pipeline.engine import bounding, local, planning
+from pipeline.engine import bounding, planning, running
 from pipeline.engine import gate as verifying
 from pipeline.errors import UserError
 from pipeline.media.output_keys import Shape
@@ -64,7 +64,7 @@ class World:
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self.folder, self.patch = folder, patch
         patch.setenv("DOPPEL_SALT", "a secret of these tests")
-        patch.setattr(local, "scan_apart", lambda *_: None)  # the gate scans for itself: other processes see no fakes
+        patch.setattr(running, "scan_apart", lambda *_: None)  # the gate scans for itself: other processes see no fakes
         patch.setattr(attackers, "STEPS", 20)  # in full length in test_attackers.py and test_utility.py
         patch.setattr(utility, "STEPS", 10)
         patch.setattr(examining, "draw", lambda *_: {})  # the report's pictures take as long as all the rest

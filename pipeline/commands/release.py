@@ -23,7 +23,7 @@ from pipeline.audit.examining import write
 from pipeline.audit.gathering import OnImages
 from pipeline.audit.results import AuditResults
 from pipeline.commands.bounding import source_bound
-from pipeline.engine.gate import attempts_file, gate_of, scan_originals
+from pipeline.engine.gate import attempts_file, gate_of, scan_originals, seers
 from pipeline.job.plan import Plan
 from pipeline.listing import real
 from pipeline.media.pixels import decode
@@ -72,7 +72,7 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
     with FaceFinder(anonymity.detector, workers=anonymity.workers) as finder:
         judges = judges_of(anonymity, finder, size, device)
         recognisers = [judge.recogniser for judge in judges]
-        originals = scan_originals(plan, finder, recognisers)
+        originals = scan_originals(plan, finder, seers(plan, judges, device))
         faces = len(originals.image)
         outputs = tabulated(written(plan), finder, recognisers, lambda count: on_images("outputs", count))
         copy_distance = {judge.recogniser.name: STRICTLY * judge.copy_distance(faces) for judge in judges}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.anonymity.faces.deepface_recognisers import Recogniser
 from pipeline.anonymity.faces.detect import FaceFinder
-from pipeline.anonymity.faces.scanning import scan
+from pipeline.anonymity.faces.scanning import Eyes, Part, parts_of, scan_parts
 from pipeline.anonymity.faces.table import FaceTable
 from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.anonymity.gate.gate import Gate
@@ -34,14 +34,18 @@ def open_gate(plan: Plan, device: str, seen: Callable[[int], None] = lambda imag
 
     `seen` is told how many more are done. Raises `UserError` as `judges_of` and `scan_originals` do.
     """
-    config, size = settings(plan), plan.size
+    config = settings(plan)
     with FaceFinder(config.detector, workers=config.workers) as finder:
-        judges = judges_of(config, finder, size, device)
-        guides = config.guidance.recognisers if config.guidance else ()
-        judging = {judge.recogniser.name: judge.recogniser for judge in judges}
-        guiding = {one.name: one for one in differentiable(guides, device, config.workers)}
-        originals = scan_originals(plan, finder, list({**guiding, **judging}.values()), seen)
-        yield gate_of(config, finder, judges, originals)
+        judges = judges_of(config, finder, plan.size, device)
+        yield gate_of(config, finder, judges, scan_originals(plan, finder, seers(plan, judges, device), seen))
+
+
+def seers(plan: Plan, judges: Sequence[Judge], device: str) -> list[Recogniser]:
+    """Whoever must have seen the originals: the recognisers of the guidance, and those of the gate."""
+    config = settings(plan)
+    guides = differentiable(config.guidance.recognisers if config.guidance else (), device, config.workers)
+    both = {one.name: one for one in guides} | {judge.recogniser.name: judge.recogniser for judge in judges}
+    return list(both.values())
 
 
 def gate_of(config: AnonymityConfig, finder: FaceFinder, judges: tuple[Judge, ...], originals: FaceTable) -> Gate:
@@ -57,17 +61,16 @@ def gate_of(config: AnonymityConfig, finder: FaceFinder, judges: tuple[Judge, ..
 
 
 def scan_originals(
-    plan: Plan, finder: FaceFinder, recognisers: list[Recogniser], seen: Callable[[int], None] = lambda images: None
-) -> FaceTable:
+    plan: Plan, finder: FaceFinder, recognisers: Sequence[Recogniser],
+    seen: Callable[[int], None] = lambda images: None,
+) -> FaceTable:  # fmt: skip
     """The faces of all originals, as the model sees them.
 
     Raises `UserError` where keys are not unique or faces are missing.
     """
-    config, size = settings(plan), plan.size
-    folder = Path(plan.config.output.path) / FACES
-    table = scan(
-        plan.config.input, size=size, rules=plan.rules, identity=config.identity, finder=finder,
-        recognisers=recognisers, folder=folder, on_images=seen,
+    config = settings(plan)
+    table = scan_parts(
+        originals_of(plan, Eyes.of(finder, recognisers)), faces_folder(plan), finder, recognisers, seen
     )  # fmt: skip
     if twice := table.index.repeated(table.keys):
         raise UserError(f"anonymity: {twice} samples have a key that another has too; keys must be unique in the input")
@@ -78,9 +81,20 @@ def scan_originals(
     return table
 
 
+def originals_of(plan: Plan, eyes: Eyes) -> list[Part]:
+    """The shards of the originals, as the model sees them. Raises `UserError` where the input cannot be opened."""
+    who = settings(plan).identity
+    return parts_of(plan.config.input, size=plan.size, rules=plan.rules, identity=who, eyes=eyes)
+
+
+def faces_folder(plan: Plan) -> Path:
+    """The folder with the faces of the originals, by shard."""
+    return Path(plan.config.output.path) / FACES
+
+
 def attempts_file(plan: Plan, shard: str) -> Path:
     """Where the attempts of a shard are kept."""
-    return Path(plan.config.output.path) / FACES / ATTEMPTS / f"{shard}.safetensors"
+    return faces_folder(plan) / ATTEMPTS / f"{shard}.safetensors"
 
 
 def settings(plan: Plan) -> AnonymityConfig:

@@ -29,7 +29,7 @@ from pipeline.config import validate
 from pipeline.diffusion.denoisers import steered
 from pipeline.diffusion.noise import KeyedNoise
 from pipeline.engine import gate as verifying
-from pipeline.engine import local, planning
+from pipeline.engine import planning, running
 from pipeline.engine.planning import make_plan
 from pipeline.engine.running import run_job
 from pipeline.errors import UserError
@@ -309,7 +309,7 @@ class PixelSeer(fakes.PixelRecogniser):
 
 def job(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Any:
     monkeypatch.setenv("DOPPEL_SALT", "a secret of these tests")
-    monkeypatch.setattr(local, "scan_apart", lambda *_: None)  # other processes see no fakes
+    monkeypatch.setattr(running, "scan_apart", lambda *_: None)  # other processes see no fakes
     for module in (planning, verifying):
         monkeypatch.setattr(module, "FaceFinder", fakes.LoadedFinder)
     for module in (judges, guide):

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.anonymity.faces.texts import encoded
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pipeline.anonymity.faces.table import FaceTable
 
 Numbers = NDArray[np.int64]
 
@@ -36,10 +30,10 @@ class Index:
     """`[P + 1]`: where in `faces` each person begins."""
 
     @classmethod
-    def of(cls, table: FaceTable) -> Index:
-        """The index of a table in memory."""
-        known = numbers_of(table.identities)
-        return cls.made(hashed(table.keys), numbered(table.identities, known), table.image, len(known))
+    def of(cls, keys: Sequence[str], identities: Sequence[str | None], image: Numbers) -> Index:
+        """The index of the columns of a table."""
+        known = numbers_of(identities)
+        return cls.made(hashed(keys), numbered(identities, known), image, len(known))
 
     @classmethod
     def made(cls, hashes: NDArray[np.uint64], person: Numbers, image: Numbers, people: int) -> Index:
@@ -52,7 +46,7 @@ class Index:
         return cls(hashes=hashes[order], order=order, person=person, faces=faces, starts=starts.astype(np.int64))
 
     def columns(self) -> dict[str, NDArray[np.uint64] | Numbers]:
-        """Its arrays by their names."""
+        """The arrays by their names."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def find(self, keys: Sequence[str], key: str) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.anonymity.faces.detect import TRANSFORM
-from pipeline.anonymity.faces.joining import already_joined, join
+from pipeline.anonymity.faces.joining import Kept, already_joined, join
 from pipeline.anonymity.faces.table import FaceTable, images_in, joined, save_table, tabulate
 from pipeline.errors import UserError
 from pipeline.media.opening import Undecodable
@@ -92,6 +92,22 @@ def shard_images(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Eyes:
+    """What finds and recognises faces, by name and weights; nothing of it is loaded."""
+
+    detector: str
+    detector_weights: str
+    recognisers: Mapping[str, str]
+    """The sha256 of each recogniser's weight files, by its name."""
+
+    @classmethod
+    def of(cls, finder: FaceFinder, recognisers: Sequence[Recogniser]) -> Eyes:
+        """Those of a detector and recognisers that are loaded."""
+        weights = {recogniser.name: recogniser.weights for recogniser in recognisers}
+        return cls(detector=finder.detector, detector_weights=finder.weights, recognisers=weights)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Part:
     """One shard of a set of images, as it is to be scanned."""
 
@@ -107,27 +123,15 @@ class Part:
 
 
 def parts_of(
-    source: AnyInput,
-    *,
-    size: tuple[int, int] | None,
-    rules: PixelRules,
-    identity: str | None,
-    finder: FaceFinder,
-    recognisers: Sequence[Recogniser],
-    only: Container[str] | None = None,
+    source: AnyInput, *, size: tuple[int, int] | None, rules: PixelRules, identity: str | None, eyes: Eyes
 ) -> list[Part]:
-    """The shards of a data set; with `only`, of just the samples with these full keys, for tables that are not kept.
-
-    Raises `UserError` where the source cannot be opened.
-    """
-    who = identity_reader(identity)
-    facts = {
-        **scan_facts(finder, recognisers, size, rules), "identity": identity or "", "input": _options(source)
-    }  # fmt: skip
+    """The shards of a data set, in order. Raises `UserError` where the source cannot be opened."""
+    who, facts = identity_reader(identity), scan_facts(eyes, size, rules)
+    facts |= {"identity": identity or "", "input": _options(source)}
     return [
         Part(
             name=shard.name, made_of={**facts, "shard": shard.fingerprint()},
-            images=partial(shard_images, shard, size, rules, who, only),
+            images=partial(shard_images, shard, size, rules, who),
         )
         for shard in paged(source.open(), rules.frames).shards
     ]  # fmt: skip
@@ -166,18 +170,41 @@ def scan_parts(
     Files of shards that are not among these are removed, because faces are personal data. Raises `UserError` where
     none of the images can be read.
     """
-    files = [(part.file(folder), part.made_of) for part in parts]
-    _forget_others(folder, {part.name for part in parts})
-    table = already_joined(files, folder)
+    table = already_joined(kept_in(parts, folder), folder)
     if table is None:
         for part in parts:
             scan_part(part, folder, finder, recognisers, on_images)
-        table = join(files, folder)
+        table = join_parts(parts, folder)
     else:
         on_images(len(table.keys))
     if not len(table.keys):
         raise UserError("input: no image of it can be read")
     return table
+
+
+def join_parts(parts: Sequence[Part], folder: Path) -> FaceTable:
+    """The table of shards that are all scanned, memory-mapped; files of other shards are removed.
+
+    Raises `UserError` as `join` does.
+    """
+    clear_parts(folder)
+    names = {part.name for part in parts}
+    for file in folder.glob("*.safetensors"):
+        if file.stem not in names:
+            file.unlink(missing_ok=True)
+    return join(kept_in(parts, folder), folder)
+
+
+def left_of(parts: Sequence[Part], folder: Path) -> list[Part]:
+    """The shards whose faces are not kept in the folder; none where their table is there."""
+    if already_joined(kept_in(parts, folder), folder) is not None:
+        return []
+    return [part for part in parts if images_in(part.file(folder), part.made_of) is None]
+
+
+def kept_in(parts: Sequence[Part], folder: Path) -> list[Kept]:
+    """Where the faces of each shard are kept in a folder, and what they are made of."""
+    return [(part.file(folder), part.made_of) for part in parts]
 
 
 def scan(
@@ -199,20 +226,14 @@ def scan(
     personal data. The table is memory-mapped then. Raises `UserError` where the source cannot be opened or none of its
     images can be read.
     """
-    parts = parts_of(source, size=size, rules=rules, identity=identity, finder=finder, recognisers=recognisers)
+    eyes = Eyes.of(finder, recognisers)
+    parts = parts_of(source, size=size, rules=rules, identity=identity, eyes=eyes)
     if folder is not None and parts:
         return scan_parts(parts, folder, finder, recognisers, on_images)
     tables = [tabulated(part.images(), finder, recognisers, on_images) for part in parts]
     if not any(len(table.keys) for table in tables):
         raise UserError("input: no image of it can be read")
     return joined(tables)
-
-
-def _forget_others(folder: Path, names: Container[str]) -> None:
-    clear_parts(folder)
-    for file in folder.glob("*.safetensors"):
-        if file.stem not in names:
-            file.unlink(missing_ok=True)
 
 
 def tabulated(
@@ -230,14 +251,11 @@ def tabulated(
     return joined(tables)
 
 
-def scan_facts(
-    finder: FaceFinder, recognisers: Sequence[Recogniser], size: tuple[int, int] | None, rules: PixelRules
-) -> dict[str, Any]:
+def scan_facts(eyes: Eyes, size: tuple[int, int] | None, rules: PixelRules) -> dict[str, Any]:
     """Everything that decides which faces and embeddings come out of given images, ready for JSON."""
     return {
         "code": code_hash(__name__), "size": size, "rules": rules.model_dump(mode="json"), "transform": TRANSFORM,
-        "detector": finder.detector, "detector_weights": finder.weights,
-        "recognisers": {recogniser.name: recogniser.weights for recogniser in recognisers},
+        "detector": eyes.detector, "detector_weights": eyes.detector_weights, "recognisers": dict(eyes.recognisers),
     }  # fmt: skip
 
 

@@ -54,7 +54,7 @@ class FaceTable:
     @cached_property
     def index(self) -> Index:
         """Where the image of a key is, and which faces are a person's."""
-        return self.known or Index.of(self)
+        return self.known or Index.of(self.keys, self.identities, self.image)
 
     def rows_of(self, image: int) -> NDArray[np.int64]:
         """The rows of the faces in image number `image`, the largest first; empty where it has none."""
