@@ -22,16 +22,17 @@ def require_posix(what: str) -> None:
         ) from None
 
 
-def lock(file: IO[Any]) -> bool:
+def lock(file: IO[Any], *, shared: bool = False) -> bool:
     """Holds an open file against other processes until it is closed, or says that another process holds it.
 
-    Raises `UserError` where the system has no such locks.
+    Those that hold it `shared` do so together, and against those that hold it alone. Raises `UserError` where the system
+    has no such locks.
     """
     require_posix("what several processes may write")
     import fcntl
 
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

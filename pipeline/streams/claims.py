@@ -79,7 +79,7 @@ class Claims:
     ) -> None:  # fmt: skip
         """`lease` is in seconds; `clock` is this process's own, which nobody sets."""
         self.store, self.owner, self.lease = store, owner, lease
-        self._clock = clock
+        self._clock, self._over = clock, False
         self._held = dict[str, _Held]()
         self._seen = dict[str, tuple[bytes, float]]()
         self._guard = threading.RLock()  # a claim is not put again by a beat while it is released
@@ -96,8 +96,8 @@ class Claims:
         Returns whether it is ours now. Raises `UserError` where the store cannot put exclusively.
         """
         with self._guard:
-            if name in self._held:
-                return True
+            if name in self._held or self._over:
+                return not self._over
             now, found = self._clock(), self.store.read(_file(name))
             if found is not None:
                 if not self._expired(name, found, now):
@@ -124,14 +124,28 @@ class Claims:
         The claim of an owner that died is deleted, and none is put.
         """
 
-        def free() -> bool:
-            now, found = self._clock(), self.store.read(_file(name))
-            if found is not None and self._expired(name, found, now):
-                self.store.delete(_file(name))
-                return True
-            return found is None
+        return self._outlive(name, lambda: self.store.read(_file(name)) is None or self.bury(name), sleep)
 
-        return self._outlive(name, free, sleep)
+    def idle(self, name: str) -> bool:
+        """Whether nobody has given a sign of life by the claim of `name` for a lease, as far as this observer has seen.
+
+        There may have been no claim at all.
+        """
+        with self._guard:
+            now, found = self._clock(), self.store.read(_file(name))
+            return self._expired(name, found or b"", now)
+
+    def bury(self, name: str) -> bool:
+        """Deletes a claim that is `idle`, whoever put it, and returns whether it was."""
+        with self._guard:
+            idle = self.idle(name)
+            if idle:
+                self.store.delete(_file(name))
+            return idle
+
+    def names(self) -> set[str]:
+        """What anybody claims now."""
+        return {entry.path[len(CLAIMS) + 1 : -len(".json")] for entry in self.store.list(CLAIMS)}
 
     def _outlive(self, name: str, won: Callable[[], bool], sleep: Callable[[float], None]) -> Claim | None:
         first: bytes | None = None
@@ -169,7 +183,7 @@ class Claims:
 
     @contextmanager
     def beating(self) -> Iterator[Claims]:
-        """Within it, a thread beats for all claims that are held; at the end they are released.
+        """Within it, a thread beats for all claims that are held; at the end they are released, and none is taken.
 
         A beat that fails is tried again the next time: where a store is away for longer than a lease, others take
         over, and whoever works sees the error for itself.
@@ -188,6 +202,8 @@ class Claims:
         finally:
             stop.set()
             thread.join()
+            with self._guard:
+                self._over = True
             for name in self.held:
                 with suppress(OSError, UserError):  # it expires
                     self.release(name)

@@ -176,6 +176,21 @@ def test_who_outlives_an_owner_claims_nothing() -> None:
     assert (shelf.files, b.claims.held) == ({}, set())
 
 
+def test_the_dead_are_buried_after_a_lease_also_those_who_left_no_claim() -> None:
+    shelf, (a, b) = machines(0, 1e5)
+    a.claims.take("x")
+    assert b.claims.names() == {"x"}
+    assert [b.claims.bury("x"), b.claims.bury("y")] == [False, False]
+    later(LEASE / 2, b)
+    a.claims.beat()
+    assert [b.claims.bury("x"), b.claims.bury("y")] == [False, False]
+    later(LEASE / 2, b)
+    assert [b.claims.bury("x"), b.claims.bury("y")] == [False, True]
+    later(LEASE / 2, b)
+    assert b.claims.bury("x")
+    assert (shelf.files, b.claims.names()) == ({}, set())
+
+
 def test_names_of_ours_are_no_shards() -> None:
     for name in (WHOLE_JOB, RELEASE):
         assert safe_component(name) != name
@@ -289,4 +304,4 @@ class Owners(RuleBasedStateMachine):
 
 
 TestOwners = Owners.TestCase
-TestOwners.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestOwners.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
