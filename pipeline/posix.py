@@ -25,8 +25,8 @@ def require_posix(what: str) -> None:
 def lock(file: IO[Any], *, shared: bool = False) -> bool:
     """Holds an open file against other processes until it is closed, or says that another process holds it.
 
-    Those that hold it `shared` do so together, and against those that hold it alone. Raises `UserError` where the system
-    has no such locks.
+    Those that hold it `shared` do so together, and against those that hold it alone. Raises `UserError` where the
+    system has no such locks.
     """
     require_posix("what several processes may write")
     import fcntl
