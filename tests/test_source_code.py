@@ -4,8 +4,7 @@ import ast
 import io
 import shutil
 import tokenize
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,14 +24,6 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "pipeline" / "assets").mkdir()
     shutil.copy(ROOT / "pipeline" / "assets" / "__init__.py", root / "pipeline" / "assets")
     return root
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _each_file_once() -> Iterator[None]:
-    """A file whose text is the same is not taken apart again."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.source_code.code", cache(code))
-        yield
 
 
 Changed = Callable[[str, Callable[[str], str]], bool]

@@ -14,19 +14,17 @@ from pipeline.streams.contract import InputStream
 def check_apart(root: Path, stream: InputStream) -> None:
     """Raises `UserError` where an input lies in the job's folder `root`, or would find what the job writes there."""
     home = real(root)
-    for pattern in stream.places:
+    written = [home / "data" / "class" / "image", *(home / "data" / f"{shard.name}.tar" for shard in stream.shards)]
+    for pattern in dict.fromkeys(stream.places):
         place = Path(os.path.expanduser(pattern)).absolute()
-        fixed = Path(*place.parts[: _magic(place)])
-        parts = (*real(fixed).parts, *place.parts[_magic(place) :])
-        if real(fixed).is_relative_to(home):
+        fixed, below = real(Path(*place.parts[: _magic(place)])), place.parts[_magic(place) :]
+        if fixed.is_relative_to(home):
             raise UserError(f"output.path: the input {pattern!r} lies in {root}; name a folder apart from the input")
-        written = [home / "data" / f"{shard.name}.tar" for shard in stream.shards]
-        for path in (*written, home / "data" / "class" / "image"):
-            if _matches(path.parts, parts):
-                raise UserError(
-                    f"output.path: the input {pattern!r} would find what is written to {root}; name a folder apart "
-                    "from the input"
-                )
+        if home.is_relative_to(fixed) and any(_matches(path.relative_to(fixed).parts, below) for path in written):
+            raise UserError(
+                f"output.path: the input {pattern!r} would find what is written to {root}; name a folder apart "
+                "from the input"
+            )
 
 
 def _magic(path: Path) -> int:
