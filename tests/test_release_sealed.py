@@ -83,7 +83,7 @@ def test_a_crash_anywhere_leaves_no_release_and_the_next_attempt_makes_it(tmp_pa
     "step",
     [
         "publishing.check_faces", "publishing.write_shards", "publishing.closest", "publishing.check_near_copies",
-        "publishing.labels_of", "publishing.fresh", "documents.card", "documents.assessment_page",
+        "publishing.check_taken", "publishing.take", "publishing.fresh", "documents.card", "documents.assessment_page",
         "documents.authenticated",
     ],
 )  # fmt: skip

@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.anonymity.faces.detect import FaceFinder
 from pipeline.anonymity.faces.recognise import load_recogniser, usable
-from pipeline.anonymity.faces.scanning import Named, tabulated
+from pipeline.anonymity.faces.scanning import Eyes, Named, Part, scan_facts, scan_parts
 from pipeline.anonymity.gate.attempts import all_attempts
 from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.anonymity.gate.facts import said
@@ -23,10 +24,11 @@ from pipeline.audit.examining import write
 from pipeline.audit.gathering import OnImages
 from pipeline.audit.results import AuditResults
 from pipeline.commands.bounding import source_bound
-from pipeline.engine.gate import attempts_file, gate_of, scan_originals, seers
+from pipeline.engine.gate import attempts_file, faces_folder, gate_of, scan_originals, seers
 from pipeline.job.plan import Plan
 from pipeline.listing import real
 from pipeline.media.pixels import decode
+from pipeline.media.rules import PLAIN
 from pipeline.optional import require_package
 from pipeline.release import Evidence, check_release, document, publish, seal
 from pipeline.release.assessment import check_dates
@@ -36,6 +38,8 @@ from pipeline.release.manifest import text_of
 from pipeline.release.sealing import staging
 from pipeline.streams.ledger import Ledger
 
+MADE = "made"
+"""The folder, in that of the faces of the originals, with those of the job's images."""
 STRICTLY = 0.9
 """An output counts as another person's face below this fraction of the gate's distance. It is less than 1 because
 encoding moves faces a little, and a single such face ends the release."""
@@ -74,14 +78,18 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
         recognisers = [judge.recogniser for judge in judges]
         originals = scan_originals(plan, finder, seers(plan, judges, device))
         faces = len(originals.image)
-        outputs = tabulated(written(plan), finder, recognisers, lambda count: on_images("outputs", count))
+        outputs = scan_parts(
+            outputs_of(plan, Eyes.of(finder, recognisers)), faces_folder(plan) / MADE, finder, recognisers,
+            lambda count: on_images("outputs", count),
+        )  # fmt: skip
         copy_distance = {judge.recogniser.name: STRICTLY * judge.copy_distance(faces) for judge in judges}
         evidence = Evidence(originals=originals, outputs=outputs, copy_distance=copy_distance, size=size)
         facts = facts_of(plan, gate_of(anonymity, finder, judges, originals))
         bound = source_bound(plan)
         manifest = publish(
-            config, Path(plan.config.output.path), salt=plan.salt, evidence=evidence, facts=facts, bound=bound
-        )
+            config, Path(plan.config.output.path), salt=plan.salt, evidence=evidence, facts=facts, bound=bound,
+            memory=plan.config.run.memory,
+        )  # fmt: skip
         release = real(config.path)
         staged = release if release.exists() else staging(release)
         task = Audit(
@@ -109,11 +117,21 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
     return results
 
 
-def written(plan: Plan) -> Iterator[Named]:
-    """The key and the pixels of each image as it was written, read back from the job's tars."""
-    for entry in Made.by(Path(plan.config.output.path)).entries(()):
-        with open(entry.tar, "rb") as tar:
-            yield entry.key, None, decode(read(tar, entry.image), plan.size)[0]
+def outputs_of(plan: Plan, eyes: Eyes) -> list[Part]:
+    """The tars of the job, to be scanned for faces as they were written."""
+    made = Made.by(Path(plan.config.output.path))
+    facts = scan_facts(eyes, plan.size, PLAIN)
+    return [
+        Part(name=tar.stem, made_of={**facts, "tar": digest}, images=partial(written, made, tar, plan.size))
+        for tar, digest in made.tars.items()
+    ]
+
+
+def written(made: Made, tar: Path, size: tuple[int, int]) -> Iterator[Named]:
+    """The key and the pixels of each image as it was written, read back from a tar of the job."""
+    with open(tar, "rb") as file:
+        for entry in made.entries_of(tar, ()):
+            yield entry.key, None, decode(read(file, entry.image), size)[0]
 
 
 def facts_of(plan: Plan, gate: Gate) -> dict[str, Any]:

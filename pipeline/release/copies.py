@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.anonymity.faces.table import FaceTable
+
+
+CHUNK = 4096
+"""Faces that are looked for at a time."""
 
 
 class NearCopyScan(Section):
@@ -68,31 +72,31 @@ def check_near_copies(bits: NDArray[np.uint8], originals: int, near_copy: int) -
 
 
 def check_faces(
-    originals: FaceTable, outputs: FaceTable, released: Collection[str], copy_distance: Mapping[str, float]
+    originals: FaceTable, outputs: FaceTable, released: NDArray[np.bool_], copy_distance: Mapping[str, float]
 ) -> dict[str, FaceScan]:
     """Checks released faces against those of originals, by recogniser, and returns what is to be said in the manifest.
 
-    `copy_distance` is the cosine distance that faces of two people stay above. `outputs` must hold all keys that are
-    `released`. Raises `UserError` for any face that is nearer to an original's.
+    `copy_distance` is the cosine distance that faces of two people stay above. `released [N]` tells which images of
+    `outputs` are. Raises `UserError` for any face that is nearer to an original's.
     """
     if not copy_distance:
         raise ValueError("copy_distance names no recogniser: no face would be looked at")
-    if missing := len(set(released) - set(outputs.keys)):
-        raise UserError(f"{missing} of {len(released)} images to be released were not scanned for faces; scan them all")
-    kept = np.array([key in released for key in outputs.keys], dtype=bool)[outputs.image]
+    kept = np.flatnonzero(released[outputs.image])
     scans = {}
     for name, least in sorted(copy_distance.items()):
-        faces = outputs.embeddings[name][kept]
-        gallery = originals.embeddings[name]
-        distances = nearest(faces, gallery, 1)[0][:, 0] if len(faces) and len(gallery) else np.full(len(faces), np.inf)
+        faces, gallery = outputs.embeddings[name], originals.embeddings[name]
+        distances = np.full(len(kept), np.inf, dtype=np.float32)
+        for first in range(0, len(kept) if len(gallery) else 0, CHUNK):
+            rows = slice(first, first + CHUNK)
+            distances[rows] = nearest(faces[kept[rows]], gallery, 1)[0][:, 0]
         found = int((distances < least).sum())
         if found:
             raise UserError(
-                f"{found} of {len(faces)} faces to be released are as near to an original's as only the same face is "
+                f"{found} of {len(kept)} faces to be released are as near to an original's as only the same face is "
                 f"({name}: cosine distance below {least:.4g}): nothing was released"
             )
         scans[name] = FaceScan(
-            nearer_than=least, faces=len(faces), originals=len(gallery), found=found,
+            nearer_than=least, faces=len(kept), originals=len(gallery), found=found,
             closest=round(float(distances.min()), 4) if np.isfinite(distances).any() else None,
         )  # fmt: skip
     return scans

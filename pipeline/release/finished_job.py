@@ -111,9 +111,13 @@ class Made:
         Raises `UserError` for a member that belongs to no image, and for an image without a verdict.
         """
         for tar in self.tars:
-            with open(tar, "rb") as file:
-                for key, spans in grouped(tar):
-                    yield self._entry(key if self.verbatim else unescape_dots(key), spans, members, tar, file)
+            yield from self.entries_of(tar, members)
+
+    def entries_of(self, tar: Path, members: Collection[str]) -> Iterator[MadeImage]:
+        """Yields the images of one of the tars; see `entries`."""
+        with open(tar, "rb") as file:
+            for key, spans in grouped(tar):
+                yield self._entry(key if self.verbatim else unescape_dots(key), spans, members, tar, file)
 
     def _entry(
         self, key: str, spans: Mapping[str, Span], members: Collection[str], tar: Path, file: BinaryIO

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
@@ -51,10 +51,9 @@ def seal_key(secret: bytes) -> bytes:
     return hashlib.blake2b(key=secret, digest_size=32, person=b"doppel seal").digest()
 
 
-def shuffled(keys: Sequence[str], secret: bytes) -> list[int]:
-    """Positions in `keys` in an order that depends only on the set of keys and the secret, not on their order."""
-    ranks = [_keyed(secret, key, b"order") for key in keys]
-    return sorted(range(len(keys)), key=lambda i: (ranks[i], keys[i]))
+def rank_of(secret: bytes, key: str) -> bytes:
+    """16 bytes by which the sample `key` is placed among all: a hash keyed with `derive(salt)`."""
+    return bytes.fromhex(_keyed(secret, key, b"order"))
 
 
 def clean_image(pixels: Pixels8, mode: Literal["L", "RGB"], codec: Codec, quality: int = 95) -> bytes:
@@ -94,11 +93,13 @@ def holders(labels: Sequence[int | None], identities: Sequence[str | None]) -> d
     There is one entry for each image; None is an image without a label, or of an unknown person. All images of unknown
     people count as one person's, unless nobody is known.
     """
-    unknown = nobody_known(identities)
-    held: dict[int, set[str | int | None]] = defaultdict(set)
-    for i, (label, identity) in enumerate(zip(labels, identities, strict=True)):
+    if nobody_known(identities):
+        images = Counter(label for label in labels if label is not None)
+        return dict(sorted(images.items()))
+    held: dict[int, set[str | None]] = defaultdict(set)
+    for label, identity in zip(labels, identities, strict=True):
         if label is not None:
-            held[label].add(i if unknown else identity)
+            held[label].add(identity)
     return {label: len(held[label]) for label in sorted(held)}
 
 

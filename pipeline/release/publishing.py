@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pipeline import __version__
 from pipeline.anonymity.bound.figures import SourceBound
@@ -28,14 +33,20 @@ from pipeline.release.finished_job import Made, MadeImage
 from pipeline.release.manifest import DATA, SEAL, ReleaseCounts, ReleaseManifest, Scans
 from pipeline.release.privacy import check_labels, holders, job_token, names_in, nobody_known
 from pipeline.release.sealing import MARK, read_seal, remove, staging, verify
-from pipeline.release.writing import Packer, write_shards
+from pipeline.release.shuffling import Shuffle
+from pipeline.release.writing import Packer, published, write_shards
 from pipeline.source_code import code_hash
 from pipeline.streams.files import sync_folder
+from pipeline.streams.ledger import PARTS
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from pipeline.anonymity.faces.table import FaceTable
 
 
+MEMORY = 1 << 30
+"""Bytes of images that are held at once where nothing else is said."""
 PATH = re.compile(r"(^|\s)(/\w|~/|file:)")
 """A path of this machine, in a text."""
 
@@ -53,6 +64,11 @@ class Evidence:
     size: tuple[int, int]
     """Height and width at which the originals were hashed; they were fitted as the job's own images."""
 
+    def who(self, source: str) -> str | None:
+        """Who is in the original with this full key; None where that is unknown, or there is none."""
+        number = self.originals.index.find(self.originals.keys, source)
+        return None if number is None else self.originals.identities[number]
+
 
 def publish(
     config: ReleaseConfig,
@@ -62,12 +78,14 @@ def publish(
     evidence: Evidence,
     facts: Mapping[str, Any],
     bound: SourceBound | None = None,
+    memory: int = MEMORY,
 ) -> ReleaseManifest:
     """Puts the release together beside its place, and returns its manifest; `document` and `seal` complete it.
 
     `facts` is what the public may know of operator, model and gate (JSON), without names, keys and places. A sealed
-    release of the same job is left as it is. `bound` is what the best attacker can do who holds the originals. Raises
-    `UserError` where anything may not be published.
+    release of the same job is left as it is. `bound` is what the best attacker can do who holds the originals. At most
+    about `memory` bytes of images are held, and some 60 bytes for each. Raises `UserError` where anything may not be
+    published.
     """
     secret, made = secret_of(salt), Made.by(job_output)
     release = real(config.path)
@@ -78,21 +96,26 @@ def publish(
         return sealed_before(release, token, salt)
     check_facts(facts, evidence.originals)
     check_assessment(config.assessment, evidence.originals)
-    entries = list(made.entries(config.members))
-    people = dict(zip(evidence.originals.keys, evidence.originals.identities, strict=True))
-    shown = [people.get(entry.source) for entry in entries]
-    labels = labels_of(entries, shown, config.labels or ())
-    released = {entry.key for entry in entries}
-    faces = check_faces(evidence.originals, evidence.outputs, released, evidence.copy_distance)
-    staged = fresh(release)
-    packer = Packer(
-        secret=secret,
-        people=people,
-        quality=made.job.config["output"]["quality"],
-        size=evidence.size,
-        rules=PixelRules(fit=made.job.config["image"]["fit"]),
-    )
-    files, hashes = write_shards(packer, entries, labels, data=staged / DATA, shard_size=config.shard_size)
+    spool = job_output / PARTS / "release"
+    remove_spool(spool)
+    try:
+        shuffle = Shuffle(spool, secret, buckets_for(made.tars, memory))
+        taken = take(made.entries(config.members), shuffle, evidence, config.labels or ())
+        check_taken(shuffle, taken, config.labels or ())
+        faces = check_faces(evidence.originals, evidence.outputs, taken.seen, evidence.copy_distance)
+        staged = fresh(release)
+        packer = Packer(
+            secret=secret,
+            who=evidence.who,
+            quality=made.job.config["output"]["quality"],
+            size=evidence.size,
+            rules=PixelRules(fit=made.job.config["image"]["fit"]),
+        )
+        files, hashes = write_shards(
+            packer, shuffle, config.labels or (), data=staged / DATA, shard_size=config.shard_size
+        )  # fmt: skip
+    finally:
+        remove_spool(spool)
     bits = closest(hashes, evidence.originals.phash)
     copies = check_near_copies(bits, len(evidence.originals.keys), config.near_copy)
     manifest = ReleaseManifest(
@@ -101,12 +124,12 @@ def publish(
         outputs=made.job.outputs,
         counts=ReleaseCounts(
             read=made.read,
-            released=len(entries),
+            released=len(shuffle),
             quarantined=dict(made.quarantined),
-            released_by_level=dict(sorted(Counter(entry.level for entry in entries).items())),
-            released_by_verdict=dict(sorted(Counter(entry.verdict for entry in entries).items())),
-            people=None if nobody_known(shown) else len({who for who in shown if who is not None}),
-            holders={str(label): count for label, count in holders(labels, shown).items()},
+            released_by_level=dict(sorted(taken.levels.items())),
+            released_by_verdict=dict(sorted(taken.verdicts.items())),
+            people=None if nobody_known(taken.shown) else len({who for who in taken.shown if who is not None}),
+            holders={str(label): count for label, count in holders(taken.labels, taken.shown).items()},
         ),
         members=config.members,
         labels=config.labels,
@@ -140,8 +163,10 @@ def sealed_before(release: Path, token: str, salt: bytes) -> ReleaseManifest:
 
 def check_facts(facts: Mapping[str, Any], originals: FaceTable) -> None:
     """Raises `UserError` where a text in the facts is an absolute path, a source's key, or a person's name."""
-    private = _names(originals)
-    if any(text in private or text.startswith(("/", "~", "file:")) for text in _texts(facts)):
+    texts = set(_texts(facts))
+    if any(text.startswith(("/", "~", "file:")) for text in texts) or any(
+        name in texts for name in _names(originals)
+    ):  # fmt: skip
         raise UserError(
             "what the release would say of its making holds a path of this machine, or a key or name out of the "
             "source: nothing was released"
@@ -150,20 +175,22 @@ def check_facts(facts: Mapping[str, Any], originals: FaceTable) -> None:
 
 def check_assessment(assessment: Assessment | None, originals: FaceTable) -> None:
     """Raises `UserError` where a text of the assessment is a path, or holds a source's key or a person's name."""
-    names = _names(originals)
     for field, said in (assessment or Assessment()).model_dump(exclude_none=True).items():
         for text in _texts({"": said}):
-            if PATH.search(text) or names_in(text.encode(), names):
+            if PATH.search(text) or names_in(text.encode(), _names(originals)):
                 raise UserError(
                     f"release.assessment.{field} holds a path, or the key or the name of somebody in the source, and "
                     "would be published: nothing was released"
                 )
 
 
-def _names(originals: FaceTable) -> set[str | None]:
-    """Keys, with and without their shard, and the names of people."""
-    plain = {key.partition("/")[2] for key in originals.keys if "/" in key}
-    return {*originals.keys, *plain, *originals.identities}
+def _names(originals: FaceTable) -> Iterator[str | None]:
+    """Yields keys, with and without their shard, and the names of people."""
+    for key in originals.keys:
+        yield key
+        if "/" in key:
+            yield key.partition("/")[2]
+    yield from originals.identities
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -178,20 +205,71 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(part)
 
 
-def labels_of(entries: Sequence[MadeImage], shown: Sequence[str | None], allowed: Sequence[int]) -> list[int | None]:
-    """The label that each image is published with; None for none. `shown` says who is in each, where that is known.
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What is kept in memory of the M images of the job: a few bytes of each."""
 
-    Raises `UserError` where there is no image, a key comes twice, or a label is rare.
-    """
-    if not entries:
+    shown: list[str | None]
+    """`[M]`: who is in each, where that is known; one text for each person."""
+    labels: list[int | None]
+    """`[M]`: the label that each is published with; None for none."""
+    levels: Counter[str]
+    verdicts: Counter[str]
+    """How many images there are of each level and verdict."""
+    seen: NDArray[np.bool_]
+    """`[N]`: which images in the table of outputs are among them."""
+    unseen: int
+    """How many of them are not in that table."""
+
+
+def take(
+    entries: Iterable[MadeImage], shuffle: Shuffle, evidence: Evidence, allowed: Container[int]
+) -> Taken:  # fmt: skip
+    """Puts all images into the shuffle, and tells of them what is decided over all."""
+    outputs, names = evidence.outputs, dict[str | None, str | None]()
+    taken = Taken(
+        shown=[], labels=[], levels=Counter(), verdicts=Counter(), seen=np.zeros(len(outputs.keys), bool), unseen=0
+    )  # fmt: skip
+    unseen = 0
+    for entry in entries:
+        shuffle.add(entry)
+        who = evidence.who(entry.source)
+        taken.shown.append(names.setdefault(who, who))
+        taken.labels.append(published(entry.label, allowed))
+        taken.levels[entry.level] += 1
+        taken.verdicts[entry.verdict] += 1
+        number = outputs.index.find(outputs.keys, entry.key)
+        if number is None:
+            unseen += 1
+        else:
+            taken.seen[number] = True
+    return replace(taken, unseen=unseen)
+
+
+def check_taken(shuffle: Shuffle, taken: Taken, allowed: Sequence[int]) -> None:
+    """Raises `UserError` where there is no image, a key comes twice, a label is rare, or a face was not looked at."""
+    if not len(shuffle):
         raise UserError("no image passed the gate: there is nothing to release")
-    if twice := len(entries) - len({entry.key for entry in entries}):
+    if twice := shuffle.repeated():
         raise UserError(f"{twice} images of the job have a key that another has too; keys must be unique for a release")
-    labels = [entry.label if entry.label in allowed else None for entry in entries]
-    if allowed and all(label is None for label in labels):
+    if allowed and all(label is None for label in taken.labels):
         raise UserError("release.labels: no image of the job has one of the labels to be published")
-    check_labels(labels, shown)
-    return labels
+    check_labels(taken.labels, taken.shown)
+    if taken.unseen:
+        raise UserError(
+            f"{taken.unseen} of {len(shuffle)} images to be released were not scanned for faces; scan them all"
+        )
+
+
+def buckets_for(tars: Iterable[Path], memory: int) -> int:
+    """How many buckets hold at most about half of `memory` bytes each; a tar is longer than all that is kept of it."""
+    return max(1, ceil(2 * sum(tar.stat().st_size for tar in tars) / memory))
+
+
+def remove_spool(spool: Path) -> None:
+    """Removes the buckets of a shuffle, which hold keys."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(spool)
 
 
 def fresh(release: Path) -> Path:

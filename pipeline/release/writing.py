@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from array import array
+from collections.abc import Callable, Container
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,9 +17,10 @@ from pipeline.media.opening import Undecodable
 from pipeline.media.pixels import EXTENSIONS, Codec, decode
 from pipeline.media.records import Sample
 from pipeline.media.rules import PixelRules
-from pipeline.release.finished_job import LABEL, MadeImage, read
+from pipeline.release.finished_job import LABEL, MadeImage
 from pipeline.release.manifest import ListedFile
-from pipeline.release.privacy import clean_image, names_in, release_key, shuffled
+from pipeline.release.privacy import clean_image, names_in, release_key
+from pipeline.release.shuffling import Content, Shuffle
 from pipeline.streams.shards import TarWriter
 
 if TYPE_CHECKING:
@@ -31,8 +33,8 @@ class Packer:
 
     secret: bytes
     """The key that release keys are hashed with."""
-    people: Mapping[str, str | None]
-    """Who is in each original, by its full key."""
+    who: Callable[[str], str | None]
+    """Tells who is in an original, by its full key."""
     quality: int
     """The quality of JPEG and WebP, 1 to 100."""
     size: tuple[int, int]
@@ -40,55 +42,57 @@ class Packer:
     rules: PixelRules
     """How images of other sizes are brought to it."""
 
-    def __call__(self, entry: MadeImage, label: int | None, tar: BinaryIO) -> tuple[Sample, np.uint64]:
+    def __call__(self, entry: MadeImage, label: int | None, content: Content) -> tuple[Sample, np.uint64]:
         """The sample to publish, and the perceptual hash of its image, taken just as those of the originals were.
 
         Raises `UserError` where the image cannot be read, or a member names its key or the person in it.
         """
         codec = _codec(entry.image_ext)
         try:
-            pixels, frame = decode(read(tar, entry.image))
+            pixels, frame = decode(content.image)
         except Undecodable as error:
             raise UserError(f"an image of the job cannot be read again ({error}): nothing was released") from None
         data = clean_image(pixels, frame.mode, codec, self.quality)
-        members = {extension: read(tar, span) for extension, span in sorted(entry.members.items())}
-        for extension, content in members.items():
-            if names_in(content, (entry.source_key, self.people.get(entry.source))):
+        for extension, member in content.members.items():
+            if names_in(member, (entry.source_key, self.who(entry.source))):
                 raise UserError(
                     f"release.members: a member {extension} holds the key of its image or the name of who is in it; "
                     "only members without can be published"
                 )
         labelled = {} if label is None else {LABEL: str(label).encode()}
         key, image_ext = release_key(self.secret, entry.key), EXTENSIONS[codec][0]
-        sample = Sample(key=key, image=data, image_ext=image_ext, members={**labelled, **members})
+        sample = Sample(key=key, image=data, image_ext=image_ext, members={**labelled, **content.members})
         return sample, phash([decode(data, self.size, self.rules)[0]])[0]
 
 
 def write_shards(
-    packer: Packer, entries: Sequence[MadeImage], labels: Sequence[int | None], *, data: Path, shard_size: int
+    packer: Packer, shuffle: Shuffle, labels: Container[int], *, data: Path, shard_size: int
 ) -> tuple[dict[str, ListedFile], NDArray[np.uint64]]:
-    """Writes `data/release-00000.tar`, …, holding one image in memory at a time.
+    """Writes `data/release-00000.tar`, …, with those `labels` that images have, in the order of the shuffle.
 
     Returns what to list for each tar, and the perceptual hashes of all images, uint64 `[M]`.
     """
-    order = shuffled([entry.key for entry in entries], packer.secret)
-    files, hashes = dict[str, ListedFile](), list[np.uint64]()
-    for number, start in enumerate(range(0, len(order), shard_size)):
-        rows = order[start : start + shard_size]
+    files, hashes = dict[str, ListedFile](), array("Q")
+    images = iter(shuffle)
+    for number, start in enumerate(range(0, len(shuffle), shard_size)):
+        count = min(shard_size, len(shuffle) - start)
         writer = TarWriter(data=data, parts=data, name=f"release-{number:05d}", verbatim_names=True)
         try:
-            with ExitStack() as stack:
-                tars = {tar: stack.enter_context(open(tar, "rb")) for tar in {entries[row].tar for row in rows}}
-                for row in rows:
-                    sample, hashed = packer(entries[row], labels[row], tars[entries[row].tar])
-                    writer.add([sample])
-                    hashes.append(hashed)
+            for entry, content in islice(images, count):
+                sample, hashed = packer(entry, published(entry.label, labels), content)
+                writer.add([sample])
+                hashes.append(int(hashed))
         except BaseException:
             writer.abort()
             raise
         for name, stored in writer.commit().items():
-            files[name] = ListedFile(sha256=stored.sha256, bytes=stored.bytes, images=len(rows))
-    return files, np.array(hashes, dtype=np.uint64)
+            files[name] = ListedFile(sha256=stored.sha256, bytes=stored.bytes, images=count)
+    return files, np.frombuffer(hashes, dtype=np.uint64)
+
+
+def published(label: int | None, allowed: Container[int]) -> int | None:
+    """The label that an image is published with; None for none."""
+    return label if label in allowed else None
 
 
 def _codec(image_ext: str) -> Codec:

@@ -23,8 +23,8 @@ from pipeline.release.privacy import (
     job_token,
     metadata_of,
     names_in,
+    rank_of,
     release_key,
-    shuffled,
 )
 
 SECRET = derive(b"a secret of sixteen bytes or more")
@@ -127,6 +127,10 @@ def test_a_key_is_a_hash_that_only_the_secret_gives() -> None:
 def test_keys_stay_apart() -> None:
     keys = [f"{name}{i}" for i in range(2000) for name in ("a", "a-", "a.", "ä", "\udce4")]
     assert len({release_key(SECRET, key) for key in keys}) == len(keys)
+
+
+def shuffled(keys: list[str], secret: bytes) -> list[int]:
+    return sorted(range(len(keys)), key=lambda i: rank_of(secret, keys[i]))
 
 
 @given(st.lists(st.text(max_size=4), unique=True, max_size=12), st.randoms(use_true_random=False))
