@@ -12,7 +12,7 @@ from pipeline.audit.task import Audit
 from pipeline.errors import UserError
 from pipeline.identity import given_salt
 from pipeline.media.rules import PixelRules
-from pipeline.release.evidence import Accepted, Require
+from pipeline.release.evidence import SAMPLE, Accepted, Require
 from pipeline.section import LocalPath, Recipe
 from pipeline.streams import AnyInput, input_at
 
@@ -54,6 +54,9 @@ class AuditConfig(PixelRules, Recipe):
     networks: bool = True
     """Whether attackers also train networks on the release's pairs, and put originals through its operator. It takes
     some minutes on two CPU cores, whatever the size of the release."""
+    sample: int = Field(default=SAMPLE, ge=1000)
+    """Beyond so many originals or released images, as many of both at most are attacked: all images of people that are
+    drawn by a hash. Every released image is paired with its original nevertheless."""
     workers: int = Field(default=2, ge=0)
     """Processes that detect faces; with 0, this process does it."""
 
@@ -75,4 +78,5 @@ class AuditConfig(PixelRules, Recipe):
             originals=self.originals, release=Path(self.release), out=Path(self.output),
             salt=given_salt(self.salt_file, "salt_file"), identity=self.identity, rules=self.rules, others=self.others,
             model=self.model, require=self.require, accept=self.accept, networks=self.networks,
+            sample=self.sample,
         )  # fmt: skip

@@ -39,6 +39,7 @@ from pipeline.audit.parroting import operator_of
 from pipeline.audit.pictures import draw
 from pipeline.audit.proving import attack_rates, attackers, findings_of, gate_of, guides_of, judged, worst_people
 from pipeline.audit.results import AuditCounts, AuditResults, MadeWith, UtilityFigures
+from pipeline.audit.sampling import said
 from pipeline.audit.task import Audit, check
 from pipeline.audit.undoing import check_model, paired_again, undo
 from pipeline.audit.usefulness import useful
@@ -123,13 +124,15 @@ def examine(
     t2 = with_copies(t2, seen.pairing, seen.outside, seen.outside_people)
     utility = useful(seen, finder)
     evidence = proven(task, seen, [one.name for one in recognisers], t1, t2, thresholds, attempts)
-    open_ones = (*not_measured(task, t1, t2, utility), *not_left_out(task, seen, attempts))
+    part = [said(seen.sample, seen.unpaired)] if seen.sample else []
+    open_ones = (*part, *not_measured(task, t1, t2, utility), *not_left_out(task, seen, attempts))
     evidence = evidence.model_copy(update={"not_measured": open_ones})
     results = AuditResults(
         release=None if task.unsealed else hashlib.sha256(text_of(task.manifest).encode()).hexdigest(),
         authenticity=authenticity(task),
         made_with=made_with(task, size, finder, recognisers, thresholds, monotonic() - begun),
         counts=counts(seen.pairing),
+        sample=seen.sample,
         evidence=evidence,
         T1=t1,
         T2=t2,
@@ -146,7 +149,7 @@ def proven(
     thresholds: ThresholdsByRecogniser, attempts: Attempts | None,
 ) -> ReleaseEvidence:  # fmt: skip
     """What goes into RELEASE.json of the figures, and what of them is not as the release requires."""
-    gate, released = gate_of(task.manifest), len(seen.pairing.released.keys)
+    gate, released = gate_of(task.manifest), seen.released
     attacks = tuple(attack_rates("T1", t1, task.require)) + tuple(attack_rates("T2", t2, task.require))
     guides = guides_of(task.manifest)
     who = attackers(names, gate, guides, t1)

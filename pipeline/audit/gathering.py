@@ -14,6 +14,8 @@ import numpy as np
 from pipeline.anonymity.attacks.parrot import worth_parroting
 from pipeline.anonymity.attacks.photos import UNKNOWN, Indices, Pairing, Vectors, layouts, main_faces, people_of
 from pipeline.anonymity.faces.scanning import image_stream, scan
+from pipeline.audit.results import SampleFigures
+from pipeline.audit.sampling import Drawn, draw, keys_in
 from pipeline.audit.task import Audit
 from pipeline.errors import UserError
 from pipeline.media.opening import Undecodable
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from pipeline.anonymity.faces.table import FaceTable
     from pipeline.media.records import Pixels8
 
+Only = frozenset[str] | None
+"""Full keys of the samples to look at; None for all."""
 OnImages = Callable[[str, int], None]
 """`on_images(what, count)` is told what is being looked at, and how many more images of it are done."""
 BATCH, HELD, HELD_BYTES = 256, 1000, 1 << 28
@@ -71,8 +75,13 @@ class Seen:
     """Everything that an audit has read; images are numbered as in their face tables."""
 
     pairing: Pairing
+    """Originals and released images: those of the sample, where there is one."""
+    released: int
+    """How many images the release has."""
     unpaired: Mapping[str, int]
-    """How many released images have no original, by the reason."""
+    """How many of them have no original, by the reason."""
+    sample: SampleFigures | None
+    """How much of originals and release was looked at; None for all."""
     pairs: Held
     """Some pairs with their pixels."""
     parrots: Mapping[int, Pixels8]
@@ -100,24 +109,25 @@ def gather(
     Faces are kept in `task.out/faces`, so that a second audit is short.
     """
     released = images_of(task.release)
+    drawn, reasons = sampled(task, released)
 
-    def faces(source: AnyInput, name: str, rules: PixelRules, who: str | None) -> FaceTable:
+    def faces(source: AnyInput, name: str, rules: PixelRules, who: str | None, only: Only = None) -> FaceTable:
         return scan(
             source, size=size, rules=rules, identity=who, finder=finder, recognisers=recognisers,
-            folder=task.out / "faces" / name, on_images=lambda count: on_images(name, count),
+            folder=task.out / "faces" / name, on_images=lambda count: on_images(name, count), only=only,
         )  # fmt: skip
 
-    originals = faces(task.originals, "originals", task.rules, task.identity)
-    made = faces(released, "release", PLAIN, None)
-    names = [key.rpartition("/")[2] for key in made.keys]  # a release's keys are its own, whatever the shard
-    source, unpaired = sources_of(names, originals.keys, task.salt, task.manifest.outputs)
+    ours, theirs = (drawn.originals, drawn.released) if drawn else (None, None)
+    originals = faces(task.originals, "originals", task.rules, task.identity, ours)
+    made = faces(released, "release", PLAIN, None, theirs)
+    source, unpaired = sources_of(names_of(made.keys), originals.keys, task.salt, task.manifest.outputs)
     most = HELD_BYTES // (3 * size[0] * size[1])
     own = worth_parroting(people_of(originals.identities), source, min(PARROTED, most))
     paired = np.flatnonzero(source != UNKNOWN)
     first = np.argsort(~np.isin(source[paired], own), kind="stable")  # pairs of which the attacker has everything
     held = np.sort(paired[first[: min(HELD, most)]])
-    before = look(task.originals, size, task.rules, {*own.tolist(), *source[held].tolist()})
-    after = look(released, size, PLAIN, set(held.tolist()))
+    before = look(task.originals, size, task.rules, {*own.tolist(), *source[held].tolist()}, ours)
+    after = look(released, size, PLAIN, set(held.tolist()), theirs)
     sides = {name: (before.layouts[name], after.layouts[name]) for name in before.layouts}
     parrots = {int(number): before.held[number] for number in own}
     outside, people = dict[str, Vectors](), dict[str, Indices]()
@@ -126,7 +136,9 @@ def gather(
         outside, people = _outside(faces(task.others, "others", task.rules, task.identity), flat)
     return Seen(
         pairing=Pairing(originals=originals, released=made, source=source, layouts=sides),
-        unpaired=unpaired,
+        released=drawn.figures.of_released if drawn else len(made.keys),
+        unpaired=unpaired if reasons is None else reasons,
+        sample=drawn.figures if drawn else None,
         pairs=Held(rows=held, released=[after.held[i] for i in held], sources=[before.held[i] for i in source[held]]),
         parrots=parrots,
         labels=before.labels,
@@ -136,9 +148,30 @@ def gather(
     )
 
 
-def look(source: AnyInput, size: tuple[int, int], rules: PixelRules, hold: set[int]) -> Looked:
-    """Looks once at all images of a source, and keeps the pixels of those whose numbers are in `hold`."""
-    images = enumerate(labelled(source, size, rules))
+def sampled(task: Audit, released: AnyInput) -> tuple[Drawn | None, dict[str, int] | None]:
+    """The sample to look at, and why images of the whole release have no original; None for a release that is small."""
+    counts = task.manifest.counts
+    if max(counts.read, counts.released) <= task.sample:
+        return None, None
+    images = list(keys_in(task.originals, task.rules, task.identity))
+    keys, identities = [key for key, _ in images], [who for _, who in images]
+    made = [key for key, _ in keys_in(released, PLAIN, None)]
+    source, unpaired = sources_of(names_of(made), keys, task.salt, task.manifest.outputs)
+    secret = b"" if task.salt is None else derive(task.salt)
+    return draw(keys, identities, made, source, task.sample, secret), unpaired
+
+
+def names_of(keys: Sequence[str]) -> list[str]:
+    """The names of released images: a release's keys are its own, whatever the shard."""
+    return [key.rpartition("/")[2] for key in keys]
+
+
+def look(source: AnyInput, size: tuple[int, int], rules: PixelRules, hold: set[int], only: Only = None) -> Looked:
+    """Looks once at all images of a source, and keeps the pixels of those whose numbers are in `hold`.
+
+    With `only`, samples with other full keys are passed over, and have no number.
+    """
+    images = enumerate(labelled(source, size, rules, only))
     parts, labels, held = [layouts([])], list[int | None](), dict[int, "Pixels8"]()
     while batch := list(islice(images, BATCH)):
         parts.append(layouts([image for _, (_, image) in batch]))
@@ -149,11 +182,13 @@ def look(source: AnyInput, size: tuple[int, int], rules: PixelRules, hold: set[i
     return Looked(layouts=joined, labels=tuple(labels), held=held)
 
 
-def labelled(source: AnyInput, size: tuple[int, int], rules: PixelRules) -> Iterator[tuple[int | None, Pixels8]]:
-    """Yields every image that can be decoded, in the order of `scan`, with its label."""
+def labelled(
+    source: AnyInput, size: tuple[int, int], rules: PixelRules, only: Only = None
+) -> Iterator[tuple[int | None, Pixels8]]:
+    """Yields every image that can be decoded, in the order of `scan`, with its label; see `look`."""
     for shard in paged(source.open(), rules.frames).shards:
         for sample in shard.read():
-            if isinstance(sample, Rejected):
+            if isinstance(sample, Rejected) or (only is not None and sample.full_key not in only):
                 continue
             try:
                 yield sample.label, decode(sample.image, size, rules)[0]

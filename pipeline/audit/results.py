@@ -58,6 +58,20 @@ class AuditCounts(Section):
     """Known people in two originals or more."""
 
 
+class SampleFigures(Section):
+    """How much of a large release was attacked."""
+
+    originals: int
+    """Originals in the sample; the counts are of these."""
+    of_originals: int
+    """All originals."""
+    released: int
+    of_released: int
+    people: int
+    """People in the sample; of unknown people, each original is one."""
+    of_people: int
+
+
 class Likeness(Section):
     """The PSNR of released images to their sources, in dB."""
 
@@ -90,6 +104,8 @@ class AuditResults(Versioned):
     """Whether the salt has told that RELEASE.json was not computed anew by somebody else, in words."""
     made_with: MadeWith
     counts: AuditCounts
+    sample: SampleFigures | None = None
+    """What of the release was looked at; None for all of it."""
     evidence: ReleaseEvidence
     """What of it goes into RELEASE.json: every attack, what is required, and what is not met."""
     T1: ThreatFigures

@@ -9,7 +9,7 @@ from pipeline.errors import UserError
 from pipeline.listing import real
 from pipeline.media.rules import PLAIN, PixelRules
 from pipeline.optional import require_package
-from pipeline.release.evidence import Require
+from pipeline.release.evidence import SAMPLE, Require
 from pipeline.release.manifest import ReleaseManifest
 from pipeline.release.sealing import read_seal, verify
 from pipeline.streams import AnyInput
@@ -45,6 +45,8 @@ class Audit:
     """What must hold."""
     accept: tuple[str, ...] = ()
     """Names of findings that may stand nevertheless."""
+    sample: int = SAMPLE
+    """Beyond so many originals or released images, a sample of people is attacked."""
 
     @property
     def manifest(self) -> ReleaseManifest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.audit.results import AuditResults
+from pipeline.audit.results import AuditResults, SampleFigures
 from pipeline.release.evidence import PAIRING, UNMEASURED, UNUSED, Finding, ReleaseEvidence
 
 ERROR = 0.05
@@ -17,9 +17,20 @@ def lines(results: AuditResults) -> tuple[str, ...]:
     """What is to be read first, one sentence or a few each."""
     evidence = results.evidence
     return (
-        headline(evidence), *reach(evidence), *(results.bound.said[:1] if results.bound else ()), *results.findings,
+        headline(evidence), *part_of(results.sample), *reach(evidence),
+        *(results.bound.said[:1] if results.bound else ()), *results.findings,
         *(f"what to do: {advice(one)}" for one in evidence.unmet),
     )  # fmt: skip
+
+
+def part_of(sample: SampleFigures | None) -> tuple[str, ...]:
+    """How much of a large release was attacked; nothing where it was all."""
+    if sample is None:
+        return ()
+    return (
+        f"Sampled: {sample.originals} of {sample.of_originals} originals and {sample.released} of "
+        f"{sample.of_released} released images, of {sample.people} of {sample.of_people} people.",
+    )
 
 
 def headline(evidence: ReleaseEvidence) -> str:

@@ -118,7 +118,8 @@ def chosen_images(config: CalibrateConfig, chosen: Chosen, size: tuple[int, int]
     who = identity_reader(config.identity)
     for shard in paged(config.data.open(), config.frames).shards:
         if shard.name in chosen:
-            yield from shard_images(shard, size, config.rules, who, only=chosen[shard.name])
+            keys = chosen[shard.name]
+            yield from shard_images(shard, size, config.rules, who, wanted=lambda sample, keys=keys: sample.key in keys)  # type: ignore[misc]
 
 
 @contextmanager

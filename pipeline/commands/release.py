@@ -96,7 +96,7 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
             originals=plan.config.input, release=staged, out=Path(config.audit), salt=plan.salt,
             identity=anonymity.identity, size=size, rules=plan.rules,
             model=plan.config.model.path if plan.config.model else None,
-            unsealed=manifest, require=config.require, accept=config.accept,
+            unsealed=manifest, require=config.require, accept=config.accept, sample=config.sample,
         )  # fmt: skip
         others = [load_recogniser(name, device=device) for name in attackers(anonymity)]
         attempts = all_attempts(attempts_file(plan, "").parent, plan.hashes)

@@ -14,7 +14,7 @@ from pipeline.identity import PUBLIC_SALT, SALT_VARIABLE, SHORTEST_SALT, weaknes
 from pipeline.listing import real
 from pipeline.media.provenance import PROVENANCE
 from pipeline.release.assessment import Assessment, check_dates
-from pipeline.release.evidence import Accepted, Require
+from pipeline.release.evidence import SAMPLE, Accepted, Require
 from pipeline.release.finished_job import LABEL
 from pipeline.release.manifest import SEAL
 from pipeline.release.privacy import derive
@@ -47,6 +47,9 @@ class ReleaseConfig(Section):
     """A file with an Ed25519 private key in PEM, by which RELEASE.json is signed; `doppel new-key` makes one."""
     assessment: Assessment | None = None
     """What only you can say of the release, for auditors. It is published; what is left out is "not stated"."""
+    sample: int = Field(default=SAMPLE, ge=1000)
+    """Beyond so many originals or released images, the audit attacks as many of both at most: all images of people that
+    are drawn by a hash. Every released image is paired with its original, and compared with all, nevertheless."""
     require: Require = Require()
     """What the audit must find before the release is sealed."""
     accept: Accepted = ()

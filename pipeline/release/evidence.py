@@ -160,6 +160,10 @@ class LeftOut(Section):
     """The attacker that learns and finds most people first; None with too few people."""
 
 
+SAMPLE = 20_000
+"""Originals, or released images, beyond which an audit attacks a sample of people where nothing else is said."""
+
+
 class ReleaseEvidence(Section):
     """What the audit of a release found before it was sealed."""
 

@@ -90,7 +90,7 @@ def publish(
     secret, made = secret_of(salt), Made.by(job_output)
     release = real(config.path)
     tars = {tar.name: digest for tar, digest in made.tars.items()}
-    options = config.model_dump(mode="json", exclude={"path", "audit", "sign"})
+    options = config.model_dump(mode="json", exclude={"path", "audit", "sign", "sample"})
     token = job_token(secret, {"tars": tars, "release": options, "facts": facts})
     if (release / SEAL).exists():
         return sealed_before(release, token, salt)

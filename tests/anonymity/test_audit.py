@@ -25,12 +25,14 @@ from pipeline.audit.examining import write
 from pipeline.audit.gathering import sources_of
 from pipeline.audit.parroting import operator_of
 from pipeline.audit.task import check
+from pipeline.audit.verdict import lines
 from pipeline.cli import main
 from pipeline.errors import UserError
 from pipeline.media.output_keys import Shape
 from pipeline.operators import Boomerang
 from pipeline.release.card import THREAT_MODELS
 from pipeline.release.copies import NearCopyScan
+from pipeline.release.evidence import PAIRING
 from pipeline.release.manifest import CARD, ListedFile, ReleaseCounts, ReleaseManifest, Scans, authenticated
 from pipeline.release.privacy import derive, release_key
 from pipeline.release.sealing import MARK, seal, staging
@@ -503,3 +505,32 @@ def test_the_page_escapes_what_it_shows(kept: tuple[Audit, dict[str, Any]]) -> N
     page = html_report(spoilt(kept[1]), ["<x>"], {"<x>": b"png"})
     assert "<x>" not in page
     assert page.count("&lt;x&gt;") > 90
+
+
+def test_a_large_release_is_attacked_by_a_sample_of_people(tmp_path: Path, no_pictures: None) -> None:
+    one = task(tmp_path, photo, sample=3 * EACH + 1)
+    finder = Finder()
+    results = examine(one, finder, [Recogniser()]).results  # type: ignore[arg-type]
+    assert results.sample is not None
+    assert (results.sample.people, results.sample.of_people) == (3, PEOPLE)
+    assert (results.sample.originals, results.sample.of_originals) == (3 * EACH, PEOPLE * EACH)
+    assert (results.sample.released, results.sample.of_released) == (3 * EACH, PEOPLE * EACH)
+    assert results.counts.people_with_two_photographs == 3
+    assert results.T1.recognisers is not None
+    assert results.evidence.paired == PEOPLE * EACH
+    assert "sample" in results.not_measured[0]
+    assert lines(results)[1] == (
+        f"Sampled: {3 * EACH} of {PEOPLE * EACH} originals and {3 * EACH} of {PEOPLE * EACH} released images, of 3 of "
+        f"{PEOPLE} people."
+    )
+    whole = examined(replace(one, sample=PEOPLE * EACH, out=tmp_path / "whole"))
+    assert whole["sample"] is None
+    assert "sample" not in str(whole["not_measured"])
+
+
+def test_a_sample_hides_no_image_without_an_original(tmp_path: Path, no_pictures: None) -> None:
+    place = release(tmp_path, photo, stray=True)
+    one = replace(task(tmp_path / "other", photo, sample=EACH + 1), release=place)
+    results = examine(one, Finder(), [Recogniser()]).results  # type: ignore[arg-type]
+    assert results.evidence.unmet[0].name == PAIRING
+    assert f"1 of {PEOPLE * EACH + 1} released images" in results.evidence.unmet[0].why

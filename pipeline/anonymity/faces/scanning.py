@@ -79,11 +79,11 @@ def image_stream(
 
 def shard_images(
     shard: InputShard, size: tuple[int, int] | None, rules: PixelRules, who: Callable[[Sample], str | None],
-    only: Container[str] | None = None,
+    wanted: Callable[[Sample], bool] = lambda sample: True,
 ) -> Iterator[Named]:  # fmt: skip
-    """Yields the images of one shard as `image_stream` does; with `only`, just those of the samples with these keys."""
+    """Yields the images of those samples of one shard that are wanted, as `image_stream` does."""
     for sample in shard.read():
-        if isinstance(sample, Rejected) or (only is not None and sample.key not in only):
+        if isinstance(sample, Rejected) or not wanted(sample):
             continue
         try:
             yield sample.full_key, who(sample), decode(sample.image, size, rules)[0]
@@ -123,15 +123,22 @@ class Part:
 
 
 def parts_of(
-    source: AnyInput, *, size: tuple[int, int] | None, rules: PixelRules, identity: str | None, eyes: Eyes
-) -> list[Part]:
-    """The shards of a data set, in order. Raises `UserError` where the source cannot be opened."""
+    source: AnyInput, *, size: tuple[int, int] | None, rules: PixelRules, identity: str | None, eyes: Eyes,
+    only: frozenset[str] | None = None,
+) -> list[Part]:  # fmt: skip
+    """The shards of a data set, in order; with `only`, of just the samples with these full keys.
+
+    Raises `UserError` where the source cannot be opened.
+    """
     who, facts = identity_reader(identity), scan_facts(eyes, size, rules)
     facts |= {"identity": identity or "", "input": _options(source)}
+    wanted = partial(_in, only)
+    if only is not None:
+        facts["only"] = hashlib.sha256(json.dumps(sorted(only)).encode()).hexdigest()
     return [
         Part(
             name=shard.name, made_of={**facts, "shard": shard.fingerprint()},
-            images=partial(shard_images, shard, size, rules, who),
+            images=partial(shard_images, shard, size, rules, who, wanted),
         )
         for shard in paged(source.open(), rules.frames).shards
     ]  # fmt: skip
@@ -217,8 +224,11 @@ def scan(
     recognisers: Sequence[Recogniser],
     folder: Path | None = None,
     on_images: Callable[[int], None] = lambda count: None,
+    only: frozenset[str] | None = None,
 ) -> FaceTable:
     """Finds and embeds the faces of all images that can be decoded; `on_images` is told how many more are done.
+
+    With `only`, just samples with these full keys are looked at.
 
     With a `folder`, which becomes its owner's alone, each finished shard is kept as `SHARD.safetensors`. It
     is reused as long as shard, input options, size, rules, identity, detector and recognisers, with the weights of
@@ -227,7 +237,7 @@ def scan(
     images can be read.
     """
     eyes = Eyes.of(finder, recognisers)
-    parts = parts_of(source, size=size, rules=rules, identity=identity, eyes=eyes)
+    parts = parts_of(source, size=size, rules=rules, identity=identity, eyes=eyes, only=only)
     if folder is not None and parts:
         return scan_parts(parts, folder, finder, recognisers, on_images)
     tables = [tabulated(part.images(), finder, recognisers, on_images) for part in parts]
@@ -257,6 +267,10 @@ def scan_facts(eyes: Eyes, size: tuple[int, int] | None, rules: PixelRules) -> d
         "code": code_hash(__name__), "size": size, "rules": rules.model_dump(mode="json"), "transform": TRANSFORM,
         "detector": eyes.detector, "detector_weights": eyes.detector_weights, "recognisers": dict(eyes.recognisers),
     }  # fmt: skip
+
+
+def _in(only: Container[str] | None, sample: Sample) -> bool:
+    return only is None or sample.full_key in only
 
 
 def _options(source: AnyInput) -> str:
