@@ -552,7 +552,7 @@ def run_with_progress(
     from contextlib import suppress
     from pathlib import Path
 
-    from pipeline.engine.events import Event, Noted, Progress, Scanned
+    from pipeline.engine.events import Event, Noted, Progress, Scanned, SetAside, TakenBack
     from pipeline.engine.running import run_job
     from pipeline.report.progress import JobProgress
     from pipeline.streams.ledger import Ledger
@@ -566,6 +566,10 @@ def run_with_progress(
                 bar.add(event.images, event.rejected)
             elif isinstance(event, Noted):
                 complain(event.text)
+            elif isinstance(event, TakenBack):
+                bar.add(-event.told.images, -event.told.rejected)
+            elif isinstance(event, SetAside):
+                complain(f"shard {event.aside.shard} is set aside: {event.aside.reason}")
             else:
                 bar.shard_done()
 
@@ -585,11 +589,16 @@ def run_with_progress(
 def outcome(manifest: Manifest, on_damage: str = "fail") -> int:
     """The exit code of a job.
 
-    It has failed where it could write nothing of what it found and, with `on_damage` fail, where a shard is damaged.
+    It has failed where it could write nothing of what it found, where a shard is set aside and, with `on_damage` fail,
+    where one is damaged.
     """
     counts = manifest.counts
     for note, samples in manifest.notes.items():
         complain(f"{samples} samples: {note}")
+    if manifest.aside:
+        names = ", ".join(list(manifest.aside)[:5])
+        complain(f"{len(manifest.aside)} shards are set aside, and tried again by the next run: {names}; see aside/")
+        return FAILED
     if (counts.read or counts.damaged) and not counts.written:
         from pipeline.streams.reasons import commonest
 

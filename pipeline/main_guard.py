@@ -12,14 +12,20 @@ from pipeline.errors import UserError
 
 def check_main_guard(what: str) -> None:
     """Raises `UserError` where the running script would start `what` again when its process imports it."""
+    if (where := unguarded()) is not None:
+        raise UserError(
+            f"{where}: {what} starts a process, which runs this script once more; put the lines that start it under "
+            'if __name__ == "__main__":'
+        )
+
+
+def unguarded() -> str | None:
+    """The file and the line of the running script that a new process would run once more; None where there is none."""
     main = sys.modules["__main__"]
     line = running_line(main)
     if line is None or is_guarded(source := Path(str(main.__file__)), line):
-        return
-    raise UserError(
-        f"{source}, line {line}: {what} starts a process, which runs this script once more; put the lines that start "
-        'it under if __name__ == "__main__":'
-    )
+        return None
+    return f"{source}, line {line}"
 
 
 def running_line(main: ModuleType) -> int | None:

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 from pipeline.posix import STOPPING
 
@@ -23,6 +24,8 @@ def undisturbed() -> Iterator[None]:
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_PARENT)
     try:
+        resource_tracker.ensure_running()  # a process of Python's own; when it has started, nothing is blocked
+        signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_PARENT)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

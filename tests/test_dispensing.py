@@ -62,6 +62,13 @@ def test_a_worker_that_leaves_blames_nothing() -> None:
     assert queue.lost("nobody", "killed") == ()
 
 
+def test_in_order_a_suspect_does_not_wait() -> None:
+    queue = Dispenser("abc", tries=2, in_order=True)
+    queue.give(1)
+    queue.lost(1, "killed")
+    assert [queue.give(2), queue.give(3), queue.give(3)] == ["a", "b", "c"]
+
+
 def test_a_suspect_stays_one_when_its_worker_leaves() -> None:
     queue = Dispenser("ab", tries=3)
     queue.give(1)

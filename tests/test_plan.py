@@ -12,7 +12,7 @@ import pytest
 from pipeline.commands.estimate import estimate
 from pipeline.commands.preview import try_out
 from pipeline.config import validate
-from pipeline.engine import local, planning, reading
+from pipeline.engine import planning, reading, running
 from pipeline.engine.planning import PASS_THROUGH_BATCH, make_plan
 from pipeline.engine.reading import open_input
 from pipeline.errors import UserError
@@ -88,7 +88,7 @@ def test_every_command_reads_with_the_same_names(
     made = validate(JobConfig, content, "test")
     match command:
         case "run":
-            local.run_job(make_plan(made))
+            running.run_job(make_plan(made))
         case "preview":
             try_out(made, 3)
         case _:

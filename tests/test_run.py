@@ -89,7 +89,7 @@ def test_bytes_do_not_depend_on_workers_processes_or_other_shards(
 ) -> None:
     """Forked, processes import nothing anew; spawned ones that need no network are in test_front_door.py."""
     those = SimpleNamespace(get_context=lambda _: multiprocessing.get_context(context))
-    monkeypatch.setattr("pipeline.engine.local.multiprocessing", those)
+    monkeypatch.setattr("pipeline.engine.worker.multiprocessing", those)
     run(builders.recipe(shards, tmp_path / "one", model, **{"run.workers": 1}))
     run(builders.recipe(shards, tmp_path / "two", model, **{"run.workers": 3, "run.devices": ["cpu", "cpu"]}))
     run(builders.recipe(str(tmp_path / "in" / "b.tar"), tmp_path / "b", model))

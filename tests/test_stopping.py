@@ -49,7 +49,7 @@ def started(folder: Path, recipe: Path, *before: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def wait_for(folder: Path, pattern: str, seconds: float = 60) -> None:
+def wait_for(folder: Path, pattern: str, seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not list(folder.glob(pattern)):
         assert time.monotonic() < end, f"no {pattern} in {seconds} s"

@@ -18,11 +18,16 @@ class Dispenser:
     it was held in `tries` deaths: an innocent one never is.
     """
 
-    def __init__(self, shards: Iterable[str], tries: int, claim: Callable[[str], bool] = nobody_else) -> None:
-        """`claim` is asked before a shard is given away, see `Run`; where it says no, the shard is passed over."""
+    def __init__(
+        self, shards: Iterable[str], tries: int, claim: Callable[[str], bool] = nobody_else, *, in_order: bool = False
+    ) -> None:
+        """`claim` is asked before a shard is given away, see `Run`; where it says no, the shard is passed over.
+
+        With `in_order`, a suspect does not wait for others: what comes after it hangs on it.
+        """
         self.set_aside = list[Aside]()
         """What was given up, in order."""
-        self._claim = claim
+        self._claim, self._in_order = claim, in_order
         self._tries, self._deaths = tries, Counter[str]()
         self._waiting, self._suspects = deque(shards), deque[str]()
         self._held = dict[Hashable, list[str]]()
@@ -31,6 +36,11 @@ class Dispenser:
     def over(self) -> bool:
         """Whether no shard waits, and none is held."""
         return not (self._waiting or self._suspects or self._held)
+
+    @property
+    def unfinished(self) -> int:
+        """How many shards wait or are held."""
+        return len(self._waiting) + len(self._suspects) + sum(map(len, self._held.values()))
 
     @property
     def left(self) -> bool:
@@ -45,7 +55,8 @@ class Dispenser:
         held = self._held.get(worker, [])
         if any(self._deaths[name] for name in held):
             return None
-        name = next((name for name in self._drawn() if self._claim(name)), None)
+        drawn = () if self._in_order and self._suspects else self._drawn()
+        name = next((name for name in drawn if self._claim(name)), None)
         if name is None and self._suspects and not held:
             name = self._suspects.popleft()
         if name is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.media.records import Unread
+from pipeline.streams.asides import Aside
 from pipeline.streams.job_records import ShardRecord
 
 
@@ -19,12 +20,34 @@ class Progress:
     unread: tuple[Unread, ...] = ()
     """What stands in the place of labels that cannot be read."""
 
+    def __add__(self, other: Progress) -> Progress:
+        return Progress(
+            read=self.read + other.read,
+            images=self.images + other.images,
+            rejected=self.rejected + other.rejected,
+            unread=self.unread + other.unread,
+        )
+
+
+@dataclass(frozen=True)
+class TakenBack:
+    """A worker died: what it told of shards that it had not finished no longer counts."""
+
+    told: Progress
+
 
 @dataclass(frozen=True)
 class ShardDone:
     """A shard is complete and recorded."""
 
     record: ShardRecord
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A shard is given up for now."""
+
+    aside: Aside
 
 
 @dataclass(frozen=True)
@@ -41,4 +64,4 @@ class Noted:
     text: str
 
 
-Event = Scanned | Progress | ShardDone | Noted
+Event = Scanned | Progress | TakenBack | ShardDone | SetAside | Noted

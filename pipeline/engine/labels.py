@@ -48,6 +48,10 @@ class Tolerance:
                 f"{self._advice()}"
             )
 
+    def take_back(self, some: Iterable[Unread]) -> None:
+        """Counts some no longer: they will be met again."""
+        self._met.subtract(some)
+
     def _examples(self) -> str:
         return "such as " + ", ".join(repr(unread.text[:40]) for unread, _ in self._met.most_common(3))
 

@@ -6,7 +6,7 @@ quarantine.
 
 from __future__ import annotations
 
-from collections.abc import Container, Generator, Iterable, Iterator
+from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -32,12 +32,14 @@ AHEAD = 2
 def process(
     shards: Iterable[InputShard], plan: Plan, stream: InputStream, classes: Classes, ledger: Ledger, device: str,
     remaining: int | None = None, unlimited: Container[str] = (), failed: Container[str] = (),
+    stop: Callable[[], None] = lambda: None,
 ) -> Generator[Event, None, None]:  # fmt: skip
     """Runs the job over `shards` of its `stream` on one device; a shard is committed before its `ShardDone` is yielded.
 
     At most `remaining` samples are read, except from shards that are named in `unlimited`; None means all. Of the
     finished shards that are named in `failed`, only the samples without outputs are done. Closing the
-    generator leaves finished shards finished and nothing else behind.
+    generator leaves finished shards finished and nothing else behind; `stop` is called first, so that `shards` makes
+    no thread wait then.
     """
     mended = dict[str, Mending]()
 
@@ -60,4 +62,5 @@ def process(
         try:
             yield from write(budget.release(encoded), plan, stream, ledger, mended)
         finally:
+            stop()
             budget.close()  # so that no thread waits for room when the stages are closed

@@ -30,6 +30,8 @@ class Run:
     classes: Classes
     ledger: Ledger
     work: Work
+    died: bool = False
+    """Whether the last run was killed, or a shard is set aside: a shard may end the process that reads it."""
     claim: Callable[[str], bool] = nobody_else
     """An engine asks it, in the process that runs it, before it gives a shard away or begins with it; where it says no,
     the shard is passed over."""

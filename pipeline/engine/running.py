@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.engine.batch_size import remember
-from pipeline.engine.events import Event, Noted, Progress, ShardDone
+from pipeline.engine.events import Event, Noted, Progress, SetAside, ShardDone, TakenBack
 from pipeline.engine.labels import Tolerance, check_first
 from pipeline.engine.local import local, scan_apart
 from pipeline.engine.reading import open_input
@@ -17,12 +17,14 @@ from pipeline.job.classes import Classes
 from pipeline.job.hashes import identity
 from pipeline.job.outputs import shape_of
 from pipeline.job.plan import Plan
-from pipeline.main_guard import check_main_guard
+from pipeline.main_guard import check_main_guard, unguarded
 from pipeline.streams.apart import check_apart
+from pipeline.streams.asides import Asides, marked, was_killed
 from pipeline.streams.job_records import Job, Manifest, StatedLicence
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.private import make_private_folder
 from pipeline.streams.reconciling import OnChange, Retry, reconcile, settle
+from pipeline.streams.store import DiskStore
 from pipeline.streams.written import READ_BACK
 
 
@@ -38,15 +40,18 @@ def run_job(
     `prune` removes what is gone from the input, `verify` hashes the outputs, and `retry_quarantine` does what is in
     quarantine again. `begin(finished, total)` is told how many shards there are, and `observe` everything that happens
     afterwards. The `engine` does the work that is left. Raises `UserError` for what the user can mend. After a crash or
-    Ctrl-C, finished shards stay finished, and the same call goes on from there.
+    Ctrl-C, finished shards stay finished, and the same call goes on from there. Shards that end every process are set
+    aside; the manifest is not complete then, and names them.
     """
-    if plan.config.anonymity is not None or (len(plan.devices) > 1 and not plan.config.limit):
-        check_main_guard("the job")
     (stream, classes), devices, limit = open_input(plan), plan.devices, plan.config.limit
     names = [shard.name for shard in stream.shards]
     job, ledger = job_of(plan, classes), Ledger(Path(plan.config.output.path))
+    store = DiskStore(ledger.root, ledger.parts / "records")
+    if plan.config.anonymity or plan.config.run.timeout is not None or (len(devices) > 1 and not limit):
+        check_main_guard("the job")
+    asides, died = Asides(store), (was_killed(store) or bool(Asides(store).all())) and unguarded() is None
     check_apart(ledger.root, stream)
-    if stream.shards and (on_change == "overwrite" or ledger.record(stream.shards[0].name) is None):
+    if stream.shards and not died and (on_change == "overwrite" or ledger.record(stream.shards[0].name) is None):
         check_first(plan, stream.shards, classes)
     with confidential(plan), ledger.open(job, keep=on_change == "keep", overwrite=on_change == "overwrite"):
         if plan.config.anonymity is not None:
@@ -70,24 +75,38 @@ def run_job(
             remember(ledger.root, plan.hashes, plan.batch_size)
         begin(len(names) - len(work.shards), len(names))
         ledger.log("start", shards=len(names), todo=len(work.shards), devices=devices)
-        if plan.config.anonymity is not None and work.shards:
-            scan_apart(plan, observe)
-        events = engine(Run(plan=plan, stream=stream, classes=classes, ledger=ledger, work=work))
-        try:
-            with closing(events):
-                for event in events:
-                    if isinstance(event, Noted):
-                        note(event.text)  # each worker tells it once
-                        continue
-                    observe(event)
-                    if isinstance(event, Progress):
-                        tolerance.add(event.unread)
-                    if isinstance(event, ShardDone):
-                        ledger.log("shard", shard=event.record.shard, **event.record.counts.model_dump())
-        finally:
-            kept = [shard.name for shard in standing.changed] if on_change == "keep" else []
-            manifest = ledger.write_manifest(job, names, limit=limit, changed=kept)
-            ledger.log("stop", **manifest.shards.model_dump(), **manifest.counts.model_dump())
+        aside = asides.all()
+        for name in aside.keys() - todo:  # done since in another way, or gone from the input
+            asides.clear(name)
+            del aside[name]
+        run = Run(plan=plan, stream=stream, classes=classes, ledger=ledger, work=work, died=died)
+        with marked(store):
+            if plan.config.anonymity is not None and work.shards:
+                scan_apart(plan, observe)
+            try:
+                with closing(engine(run)) as events:
+                    for event in events:
+                        if isinstance(event, Noted):
+                            note(event.text)  # each worker tells it once
+                            continue
+                        observe(event)
+                        if isinstance(event, Progress):
+                            tolerance.add(event.unread)
+                        elif isinstance(event, TakenBack):
+                            tolerance.take_back(event.told.unread)
+                        elif isinstance(event, ShardDone):
+                            ledger.log("shard", shard=event.record.shard, **event.record.counts.model_dump())
+                            if aside.pop(event.record.shard, None) is not None:
+                                asides.clear(event.record.shard)
+                        elif isinstance(event, SetAside):
+                            ledger.log("aside", **event.aside.model_dump(exclude={"version"}))
+                            asides.put(event.aside)
+                            aside[event.aside.shard] = event.aside
+            finally:
+                kept = [shard.name for shard in standing.changed] if on_change == "keep" else []
+                why = {name: found.reason for name, found in aside.items()}
+                manifest = ledger.write_manifest(job, names, limit=limit, changed=kept, aside=why)
+                ledger.log("stop", **manifest.shards.model_dump(), **manifest.counts.model_dump())
         return manifest
 
 

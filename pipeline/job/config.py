@@ -68,6 +68,12 @@ class RunConfig(Section):
     """Bytes of images that wait between reading and writing, about, at most, for each device; a model needs more."""
     workers: int = Field(default=2, ge=1)
     """Threads that decode and encode, for each device."""
+    timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Seconds after which a process is killed and replaced if no batch of its shard has got through, as where a decoder
+    or a model hangs. The first batch takes the loading of the models as well. By default none is."""
+    tries: int = Field(default=3, ge=1)
+    """How many processes a shard may end before it is set aside, and all others are done. A shard is only blamed for a
+    death that it had to itself, so with 1 there may be two."""
     salt_file: LocalPath | None = None
     """A file with the secret that noise is derived from, at least 16 bytes; else the variable DOPPEL_SALT."""
 

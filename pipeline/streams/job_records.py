@@ -160,6 +160,8 @@ class Manifest(Job):
     """Finished shards that are no longer in the input; what they wrote is still there, and counted here."""
     changed: tuple[Text, ...] = ()
     """Finished shards that were kept, although their input has changed since."""
+    aside: dict[Text, Text] = Field(default_factory=dict)
+    """Shards that are set aside, and of what the last process died that held one; see `pipeline.streams.asides`."""
     counts: Counts
     notes: dict[str, int] = Field(default_factory=dict)
     """The notes of all shards, each with the number of samples it is about."""

@@ -170,12 +170,13 @@ class Ledger:
         return Manifest.from_json(file.read_bytes(), str(file)) if file.exists() else None
 
     def write_manifest(
-        self, job: Job, shards: Sequence[str], *, limit: int | None = None, changed: Sequence[str] = ()
-    ) -> Manifest:
+        self, job: Job, shards: Sequence[str], *, limit: int | None = None, changed: Sequence[str] = (),
+        aside: Mapping[str, str] | None = None,
+    ) -> Manifest:  # fmt: skip
         """Writes and returns the totals over all finished shards, which come from their records alone.
 
         `shards` are the names of all shards of the input, of which a `limit` may need only the first; `changed` are
-        those that were kept, although their input has changed.
+        those that were kept, although their input has changed; `aside` says why shards are set aside, by name.
         """
         records, known = self.records(), set(shards)
         present = [record for record in records if record.shard in known]
@@ -187,10 +188,11 @@ class Ledger:
             notes.update(record.notes)
         manifest = Manifest(
             **{name: value for name, value in job if name != "version"},
-            complete=reached or whole == len(shards),
+            complete=(reached or whole == len(shards)) and not aside,
             shards=Finished(finished=len(present), total=len(present) if reached else len(shards)),
             gone=tuple(record.shard for record in records if record.shard not in known),
             changed=tuple(changed),
+            aside=dict(aside or {}),
             counts=counts,
             notes=dict(notes),
             reasons=tally(pair for record in records for pair in record.reasons.items()),

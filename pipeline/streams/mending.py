@@ -61,7 +61,8 @@ class Mending:
 def mending(shard: InputShard, ledger: Ledger, stream: InputStream) -> Mending | None:
     """What a finished shard keeps; None where that is not clear, and then the shard is no longer finished."""
     record = ledger.record(shard.name)
-    assert record is not None
+    if record is None:  # a worker died while it replaced what was kept
+        return None
     try:
         return Mending(shard, record, ledger, stream)
     except UserError:
