@@ -40,8 +40,8 @@ def test_all_else_is_apart(place: str, tmp_path: Path) -> None:
 
 
 def test_thousands_of_files_are_told_apart_at_once(tmp_path: Path) -> None:
-    """Each place with each shard would be twenty-five million comparisons: minutes."""
-    many = stream(tmp_path / "in" / "*.tar", *(tmp_path / "in" / f"{i}.tar" for i in range(5000)), shards=5000)
+    """Each place with each shard would be four million comparisons: minutes."""
+    many = stream(tmp_path / "in" / "*.tar", *(tmp_path / "in" / f"{i}.tar" for i in range(2000)), shards=2000)
     before = time.process_time()
     check_apart(tmp_path / "out", many)
     assert time.process_time() - before < 5
