@@ -141,6 +141,55 @@ def test_further_signals_wait_until_tidying_up_should_be_done(monkeypatch: pytes
     assert stopping.number == signal.SIGTERM
 
 
+def test_what_does_not_end_in_time_ends_with_the_process() -> None:
+    script = (
+        "import os, signal, sys, time\n"
+        "from pipeline import stopping\n"
+        "stopping.GRACE = 0.3\n"
+        "with stopping.stoppable():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    finally:\n"
+        "        time.sleep(60)\n"
+    )
+    begun = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=50
+    )
+    assert time.monotonic() - begun < 50
+    assert ended.returncode == 128 + signal.SIGTERM
+    assert ended.stderr == (
+        "doppel: interrupted by SIGTERM; what was at work is dropped, the same command goes on from here\n"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_model_call_that_goes_on_does_not_keep_the_command(devices: int, tmp_path: Path) -> None:
+    recipe = job(tmp_path, devices=devices)
+    slow = SLOW.replace(
+        "if __name__",
+        "import pipeline.engine.transforming as t\nhas = t.transform\n"
+        "def long(rows, *given):\n    open('begun', 'w').close(); time.sleep(100)\nt.transform = long\nif __name__",
+        1,
+    )
+    (tmp_path / "slow.py").write_text(slow)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "slow.py"), "run", str(recipe)], env=ENVIRONMENT, cwd=tmp_path,
+        start_new_session=True, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(tmp_path, "begun")
+    begun = time.monotonic()
+    os.killpg(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=100)
+    assert time.monotonic() - begun < 20
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in said
+    assert main(["run", str(recipe)]) == 0
+    assert main(["run", str(job(tmp_path, out="whole"))]) == 0
+    assert builders.tree(tmp_path / "out", "data", ".parts") == builders.tree(tmp_path / "whole", "data", ".parts")
+
+
 def test_handlers_are_put_back_where_no_signal_came() -> None:
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     with stoppable():
