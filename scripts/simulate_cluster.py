@@ -98,7 +98,7 @@ def simulate(case: Case, seed: int = 0) -> Outcome:
     """Runs a job once, event by event."""
     draw = random.Random(seed)
     slow = draw.sample(range(case.gpus), round(case.stragglers * case.gpus))
-    speed = {gpu: case.straggler_speed for gpu in slow}
+    speed = dict.fromkeys(slow, case.straggler_speed)
     loss, stall = (case.failures + case.preemptions) / HOUR, case.stalls / HOUR
     failing = case.failures / (case.failures + case.preemptions) if loss else 0.0
     sizes = [case.images_per_shard] * (case.shards - 1)
