@@ -16,6 +16,8 @@ from pipeline.stopping import stoppable
 if TYPE_CHECKING:
     from pipeline.audit import AuditConfig
     from pipeline.audit.results import AuditResults
+    from pipeline.commands.engines import Chosen
+    from pipeline.engine.run import Engine
     from pipeline.job.config import JobConfig
     from pipeline.job.plan import Plan
     from pipeline.streams.job_records import Manifest
@@ -107,6 +109,10 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--prune", action="store_true", help="remove what was made of shards that are gone from the input")
     run.add_argument("--verify", action="store_true", help="hash all outputs of finished shards, not only their sizes")
     run.add_argument("--retry-quarantine", action="store_true", help="do the samples again that are in quarantine")
+    run.add_argument("--engine", default="local", metavar="NAME", help="local (default), or ray: a cluster of machines")
+    run.add_argument("--address", metavar="HOST:PORT", help="of the Ray cluster; auto: the one that runs here")
+    run.add_argument("--workers", metavar="N[:M]", help="ray: at least N, and at most M where there is room")
+    run.add_argument("--gpus-per-worker", metavar="G", help="ray: 0, 1 or a share (default: 1 if the cluster has GPUs)")
     run.set_defaults(command=run_command)
 
     recipes = commands.add_parser("recipes", help="the recipes that come with doppel, and the command of each kind")
@@ -203,19 +209,24 @@ def run_command(args: argparse.Namespace) -> int:
     """`doppel run`: runs a job, and makes a release where the recipe asks for one."""
     if args.dry_run:
         return dry_run(args)
-    plan = plan_of(job_config(args), forbid_noncommercial=args.forbid_noncommercial)
+    config = job_config(args)
     answers: dict[OnChange, bool] = {
         "overwrite": args.overwrite, "redo": args.redo_changed, "keep": args.keep_finished,
     }  # fmt: skip
     on_change: OnChange = next((answer for answer, given in answers.items() if given), "refuse")
+    from pipeline.commands.engines import Options, engine_of
     from pipeline.commands.release import check_export
     from pipeline.commands.run import check_finished
     from pipeline.streams.reasons import commonest
 
-    check_export(plan)
-    manifest = run_with_progress(
-        plan, on_change, prune=args.prune, verify=args.verify, retry_quarantine=args.retry_quarantine
-    )
+    options = Options(**{name: getattr(args, name) for name in Options.__dataclass_fields__})
+    with engine_of(options) as chosen:
+        plan = plan_of(config, forbid_noncommercial=args.forbid_noncommercial, chosen=chosen)
+        check_export(plan)
+        manifest = run_with_progress(
+            plan, on_change, prune=args.prune, verify=args.verify, retry_quarantine=args.retry_quarantine,
+            engine=chosen.run,
+        )  # fmt: skip
     counts, shards = manifest.counts, manifest.shards
     print(
         f"{plan.config.output.path}: {counts.images} images from {counts.read} samples in "
@@ -258,11 +269,11 @@ def job_config(args: argparse.Namespace) -> JobConfig:
     return load_config(JobConfig, args.recipe, [*args.set, *limit])
 
 
-def plan_of(config: JobConfig, *, forbid_noncommercial: bool) -> Plan:
-    """The plan of a job. Raises `UserError` where licences forbid it."""
-    from pipeline.engine.planning import make_plan
+def plan_of(config: JobConfig, *, forbid_noncommercial: bool, chosen: Chosen | None = None) -> Plan:
+    """The plan of a job for an engine, by default this machine's. Raises `UserError` where licences forbid it."""
+    from pipeline.engine.planning import make_plan, try_here
 
-    plan = make_plan(config)
+    plan = make_plan(config, trial=chosen.trial if chosen else try_here)
     mind_licences(plan, forbid=forbid_noncommercial)
     return plan
 
@@ -546,13 +557,15 @@ def check_training() -> None:
 
 
 def run_with_progress(
-    plan: Plan, on_change: OnChange, *, prune: bool = False, verify: bool = False, retry_quarantine: bool = False
-) -> Manifest:
+    plan: Plan, on_change: OnChange, *, prune: bool = False, verify: bool = False, retry_quarantine: bool = False,
+    engine: Engine | None = None,
+) -> Manifest:  # fmt: skip
     """Runs a job with a progress bar, and returns its manifest. Where it is interrupted, a note says what is done."""
     from contextlib import suppress
     from pathlib import Path
 
     from pipeline.engine.events import Event, Noted, Progress, Scanned, SetAside, TakenBack
+    from pipeline.engine.local import local
     from pipeline.engine.running import run_job
     from pipeline.report.progress import JobProgress
     from pipeline.streams.ledger import Ledger
@@ -576,7 +589,7 @@ def run_with_progress(
         try:
             return run_job(
                 plan, on_change=on_change, prune=prune, verify=verify, retry_quarantine=retry_quarantine,
-                begin=bar.begin, observe=observe,
+                begin=bar.begin, observe=observe, engine=engine or local,
             )  # fmt: skip
         except KeyboardInterrupt as stop:
             with suppress(UserError, OSError):

@@ -80,8 +80,8 @@ ALLOWED: dict[str, str] = {
         "anonymity.bound anonymity.gate anonymity.attacks release"
     ),
     "engine": (
-        "errors main_guard orphans identity plain_json media diffusion streams report geometry models operators "
-        "anonymity.faces anonymity.gate anonymity.guidance anonymity.bound job"
+        "errors posix optional main_guard orphans identity plain_json media diffusion streams report geometry models "
+        "operators anonymity.faces anonymity.gate anonymity.guidance anonymity.bound job"
     ),
     "hooks": "errors section plain_json identity media diffusion streams models operators job engine",
     "commands": (

@@ -47,7 +47,7 @@ def asked_for() -> Iterator[tuple[str, str]]:
 
 def test_every_extra_brings_what_is_asked_for() -> None:
     found = set(asked_for())
-    assert {extra for _, extra in found} == set(EXTRAS) - {"all", "ray"}
+    assert {extra for _, extra in found} == set(EXTRAS) - {"all"}
     for package, extra in found:
         assert package in EXTRAS[extra]
 
@@ -59,7 +59,7 @@ def test_extras_and_the_base_are_apart_and_all_is_all() -> None:
     (everything,) = PROJECT["project"]["optional-dependencies"]["all"]
     assert everything == f"doppelset[{','.join(sorted(set(EXTRAS) - {'all'}))}]"
     developers = next(line for line in PROJECT["dependency-groups"]["dev"] if line.startswith("doppelset["))
-    assert developers == f"doppelset[{','.join(sorted(set(EXTRAS) - {'all', 'ray'}))}]"
+    assert developers == f"doppelset[{','.join(sorted(set(EXTRAS) - {'all'}))}]"
 
 
 def test_what_is_optional_is_imported_where_it_is_used() -> None:
@@ -124,6 +124,11 @@ CASES: dict[str, tuple[str, str, Callable[[Path], list[str]]]] = {
         "faces",
         "the signature of a release",
         lambda at: ["verify", str(at), "--key", str(at / "key.pub")],
+    ),
+    "ray": (
+        "ray",
+        "--engine ray",
+        lambda at: ["run", "demo", "--engine", "ray", "--workers", "1"],
     ),
     "dlib": ("faces", "recogniser Dlib", lambda at: ["calibrate-faces", "calibrate_lfw"]),
 }

@@ -8,7 +8,8 @@ from pipeline.engine.events import Event, Scanned
 from pipeline.engine.gate import open_gate
 from pipeline.engine.process import process
 from pipeline.engine.run import Run
-from pipeline.engine.supervising import supervised
+from pipeline.engine.sites import Devices
+from pipeline.engine.supervising import supervised, work_through
 from pipeline.engine.worker import Channel, Worker, events_of
 from pipeline.job.plan import Plan
 
@@ -21,7 +22,7 @@ def local(run: Run) -> Generator[Event, None, None]:
     plan, work = run.plan, run.work
     devices = plan.devices[:1] if plan.config.limit else plan.devices  # who is first decides what a limit leaves out
     if len(devices) > 1 or run.died or plan.config.run.timeout is not None:
-        yield from supervised(run, devices)
+        yield from supervised(run, Devices(devices, work_through))
         return
     yield from process(
         run.claimed(), plan, run.stream, run.classes, run.ledger, devices[0],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -33,8 +34,15 @@ PASS_THROUGH_BATCH = 64
 """Images that are decoded together in a job without a model."""
 
 
-def make_plan(config: JobConfig, batch_size: int | None = None) -> Plan:
-    """Makes the plan of a job; `batch_size` replaces the recipe's. Writes nothing.
+def try_here(plan: Plan) -> int:
+    """The batch size that fits on the first device of a plan. Raises `UserError` where not even one image does."""
+    size = try_sizes(plan, plan.devices[0])
+    free()  # the model is gone, and the processes of the job want what it lay in
+    return size
+
+
+def make_plan(config: JobConfig, batch_size: int | None = None, trial: Callable[[Plan], int] = try_here) -> Plan:
+    """Makes the plan of a job; `batch_size` replaces the recipe's, and `trial` finds it for `auto`. Writes nothing.
 
     Raises `UserError` for everything that can be known to be wrong before work starts.
     """
@@ -54,7 +62,7 @@ def make_plan(config: JobConfig, batch_size: int | None = None) -> Plan:
         licences=licences(config), gate=gate, found=found,
     )  # fmt: skip
     plan = with_level(with_copies(plan))
-    return replace(plan, batch_size=batch_size or batch_size_of(plan))
+    return replace(plan, batch_size=batch_size or batch_size_of(plan, trial))
 
 
 def with_copies(plan: Plan) -> Plan:
@@ -111,17 +119,11 @@ def facts_of_gate(config: JobConfig, model: Outline, device: str) -> GateFacts |
         return gate_facts(anonymity, finder, judges_of(anonymity, finder, model.size, device), guides)
 
 
-def batch_size_of(plan: Plan) -> int:
-    """The recipe's batch size; `auto` is found by trying, or known from an earlier run of the same job."""
+def batch_size_of(plan: Plan, trial: Callable[[Plan], int]) -> int:
+    """The recipe's batch size; `auto` is found by a trial, or known from an earlier run of the same job."""
     model = plan.config.model
     if model is None:
         return PASS_THROUGH_BATCH
     if model.batch_size != "auto":
         return model.batch_size
-
-    def find() -> int:
-        size = try_sizes(plan, plan.devices[0])
-        free()  # the model is gone, and the processes of the job want what it lay in
-        return size
-
-    return remembered(Path(plan.config.output.path), plan.hashes, find)
+    return remembered(Path(plan.config.output.path), plan.hashes, lambda: trial(plan))

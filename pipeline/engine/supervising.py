@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from pipeline.engine.events import Event, Noted, Progress, SetAside, ShardDone, 
 from pipeline.engine.process import process
 from pipeline.engine.reading import open_input
 from pipeline.engine.run import Run, confidential
-from pipeline.engine.worker import Asks, Channel, Died, Worker, end, heard, hung
+from pipeline.engine.sites import Hand, Site
+from pipeline.engine.worker import Asks, Channel, Died, hung
 from pipeline.errors import UserError
 from pipeline.job.plan import Plan
 from pipeline.streams.contract import InputShard, InputStream
@@ -30,8 +32,8 @@ HOPELESS = 3
 class Member:
     """A worker of the crew, and what is known of it."""
 
-    worker: Worker
-    device: str
+    worker: Hand
+    begun: bool = False
     asks: bool = False
     since: float = field(default_factory=time.monotonic)
     """When it was last heard of, or given work."""
@@ -39,29 +41,29 @@ class Member:
     """What it has told of shards that it has not finished."""
 
 
-def supervised(run: Run, devices: Sequence[str]) -> Generator[Event, None, None]:
-    """Does the work in one process for each device; see `Engine`.
+def supervised(run: Run, site: Site) -> Generator[Event, None, None]:
+    """Does the work by the workers of a site; see `Engine`.
 
     A process that dies, or makes no progress for `run.timeout` seconds, is replaced, and its shards are done again. A
     shard that has ended `run.tries` of them is set aside. Raises `UserError` where processes die without a shard, or
     nothing but deaths comes of the job.
     """
-    crew = Crew(run, devices)
+    crew = Crew(run, site)
     try:
         while not crew.over:
             crew.fill()
             yield from crew.hear()
             crew.feed()
     finally:
-        end(member.worker for member in crew.members)
+        site.end([member.worker for member in crew.members])
 
 
 class Crew:
     """The workers of a run."""
 
-    def __init__(self, run: Run, devices: Sequence[str]) -> None:
-        self._run, self._settings = run, run.plan.config.run
-        self._free, self._room = list(devices), run.work.room
+    def __init__(self, run: Run, site: Site) -> None:
+        self._run, self._site, self._settings = run, site, run.plan.config.run
+        self._room = run.work.room
         names = (shard.name for shard in run.work.shards)
         self._queue = Dispenser(names, self._settings.tries, run.claim, in_order=self._room is not None)
         self._done = self._idle_deaths = 0
@@ -69,21 +71,20 @@ class Crew:
 
     @property
     def over(self) -> bool:
-        """Whether all is done or set aside, and all workers have gone."""
-        return self._queue.over and not self.members
+        """Whether all is done or set aside, and all workers that have begun have gone."""
+        return self._queue.over and not any(member.begun for member in self.members)
 
     def fill(self) -> None:
-        """Starts a worker on each free device for which there is a shard."""
-        while self._free and self._queue.left and len(self.members) < self._queue.unfinished:
-            device, run, secret = self._free.pop(0), self._run, self._run.plan.config.anonymity is not None
-            given = (run.plan, device, self._room, run.work.whole, run.work.failed)
-            worker = Worker(work_through, *given, secret=secret)
-            self.members.append(Member(worker=worker, device=device))
+        """Hires workers while there are shards for them, as many as the site has room for."""
+        while self._queue.left and len(self.members) < self._queue.unfinished:
+            if (worker := self._site.hire(self._run, self._room)) is None:
+                break
+            self.members.append(Member(worker=worker))
             worker.start()
 
     def hear(self) -> Iterator[Event]:
         """Yields what the workers tell, and what becomes of the shards of those that died."""
-        speaking = set(heard(member.worker for member in self.members))
+        speaking = set(self._site.heard([member.worker for member in self.members]))
         for member in list(self.members):
             if member.worker in speaking:
                 member.since = time.monotonic()
@@ -93,7 +94,7 @@ class Crew:
                     yield from self._lose(member, str(death))
                     continue
                 if isinstance(message, Asks):
-                    member.asks = True
+                    member.begun = member.asks = True
                 elif message is None:
                     self._dismiss(member)
                 else:
@@ -135,13 +136,13 @@ class Crew:
         name = event.record.shard
         self._queue.done(member, name)
         self._done, member.told = self._done + 1, NOTHING
+        self._idle_deaths = 0
         if self._room is not None and name not in self._run.work.whole:
             self._room = max(0, self._room - event.record.counts.read)
 
     def _dismiss(self, member: Member) -> None:
         self.members.remove(member)
-        self._free.append(member.device)
-        member.worker.join()
+        self._site.dismiss(member.worker)
 
     def _lose(self, member: Member, why: str) -> Iterator[Event]:
         """Buries a worker. What it held is done again, except what it finished with its last breath."""
@@ -187,8 +188,10 @@ def work_through(
     stream, classes = open_input(plan)
     ledger = Ledger(Path(plan.config.output.path))
     with confidential(plan):
-        for event in process(
+        events = process(
             assigned(stream), plan, stream, classes, ledger, device,
             remaining=room, unlimited=whole, failed=failed, stop=channel.close,
-        ):  # fmt: skip
-            channel.send(event)
+        )  # fmt: skip
+        with closing(events):
+            for event in events:
+                channel.send(event)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.engine.events import Event
 from pipeline.errors import UserError
@@ -46,19 +46,35 @@ class Died(Exception):
     """A worker is dead; the text says how, as a part of a sentence."""
 
 
-class Channel:
-    """The worker's end of the pipe; several of its threads may send, and one receives."""
+class Channel(Protocol):
+    """What a worker hears and tells by; several of its threads may send, and one asks."""
+
+    def send(self, message: Message) -> None:
+        """Sends a message; it may wait while the other side is busy."""
+        ...
+
+    def next_shard(self) -> str | None:
+        """Asks for a shard and waits for its name; None where there are no more, or after `close`."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of the thread that waits for a shard."""
+        ...
+
+
+class PipeChannel:
+    """The worker's end of a pipe; see `Channel`."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe, self._sending, self._closing = pipe, threading.Lock(), threading.Event()
 
     def send(self, message: Message) -> None:
-        """Sends a message; it waits while the other process is busy."""
+        """See `Channel`."""
         with self._sending:
             self._pipe.send(message)
 
     def next_shard(self) -> str | None:
-        """Asks for a shard and waits for its name; None where there are no more, or after `close`."""
+        """See `Channel`."""
         self.send(Asks())
         while not self._pipe.poll(POLL_SECONDS / 5):
             if self._closing.is_set():
@@ -67,7 +83,7 @@ class Channel:
         return name
 
     def close(self) -> None:
-        """Lets go of the thread that waits for a shard."""
+        """See `Channel`."""
         self._closing.set()
 
 
@@ -102,11 +118,9 @@ class Worker:
         if isinstance(message, Broke):
             self._broke = message.why
             raise Died(self._fate())
-        if isinstance(message, UserError | OSError):
-            raise message
         if message is None:
             self._process.join()
-        return message
+        return unless_error(message)
 
     def answer(self, shard: str | None) -> None:
         """Gives a worker that `Asks` a shard, or None for no more."""
@@ -201,9 +215,21 @@ def hung(timeout: float) -> str:
     return f"nothing came of it in {timeout:g} s (run.timeout)"
 
 
+def unless_error(message: Event | Asks | UserError | OSError | None) -> Event | Asks | None:
+    """The message, or None at the end. Raises the `UserError` or `OSError` that it is."""
+    if isinstance(message, UserError | OSError):
+        raise message
+    return message
+
+
 def _run(pipe: Connection, secret: bool, work: Callable[..., None], *given: Any) -> None:
     follow_parent()
-    channel = Channel(pipe)
+    if not in_order(PipeChannel(pipe), secret, work, *given):
+        sys.exit(1)
+
+
+def in_order(channel: Channel, secret: bool, work: Callable[..., None], *given: Any) -> bool:
+    """Calls `work(channel, *given)` and sends how it ended; says whether no error of the code ended it."""
     try:
         work(channel, *given)
         channel.send(None)
@@ -214,4 +240,5 @@ def _run(pipe: Connection, secret: bool, work: Callable[..., None], *given: Any)
         traceback.print_tb(error.__traceback__)
         kind, text = type(error).__name__, " ".join(str(error).split())
         channel.send(Broke(kind if secret or not text else f"{kind}: {text}"[:LONGEST]))
-        sys.exit(1)
+        return False
+    return True
