@@ -225,7 +225,7 @@ def evidence() -> dict[str, Any]:
             for kind, more in (("reserved", {}), ("preemptible", SPOT)):
                 if gpus == 1 and job.images == 1e9:
                     continue
-                case = replace(job, gpus=gpus, images_per_shard=1000 if job.images < 1e8 else 4000, **more)
+                case = replace(job, gpus=gpus, images_per_shard=1000 if job.images < 1e8 else 10_000, **more)
                 rows.append({"job": name, "kind": kind, "case": asdict(case)} | told(case))
     job = replace(base, images=1e7, gpus=256)
     sizes = [

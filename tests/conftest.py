@@ -18,7 +18,8 @@ from hypothesis import settings  # noqa: E402
 
 from tests import builders  # noqa: E402
 
-settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
+settings.register_profile("untimed", deadline=None, max_examples=40)  # a busy machine fails no test
+settings.register_profile("thorough", deadline=None, max_examples=1000)
 settings.load_profile("untimed")
 
 

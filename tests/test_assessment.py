@@ -123,7 +123,7 @@ def texts(document: str) -> list[str]:
     return found
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(categories=("L", "N", "P", "S", "Zs")), min_size=1, max_size=80).filter(str.strip))
 @example("&lt;b&gt; <script>alert(1)</script> | a | [x](y) `code` **b** \\| \\")
 def test_no_text_breaks_the_document(manifest: ReleaseManifest, text: str) -> None:

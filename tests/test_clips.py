@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -264,7 +264,6 @@ def test_the_extension_must_tell_the_truth() -> None:
             read_clip(b"", ext)
 
 
-@settings(max_examples=80)
 @given(st.data())
 def test_a_file_that_breaks_off_is_refused(data: st.DataObject) -> None:
     whole, ext = data.draw(st.sampled_from([(mp4(), "mp4"), (header_first(), "mp4"), (gif(), "gif")]))
@@ -276,7 +275,6 @@ def test_a_file_that_breaks_off_is_refused(data: st.DataObject) -> None:
         read_clip(whole[:cut], ext)
 
 
-@settings(max_examples=150)
 @given(st.data())
 def test_damage_ends_in_a_clip_or_a_refusal(data: st.DataObject) -> None:
     whole, ext = data.draw(st.sampled_from([(mp4(), "mp4"), (header_first(), "mp4"), (gif(), "gif")]))

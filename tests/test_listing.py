@@ -100,7 +100,7 @@ NAMES = st.sampled_from(["a", "b", "ab", ".a", "a.b", "[x]"])
 PARTS = st.sampled_from(["*", "?", "a*", "[ab]", "[!a]", "**", "a", "b", "[[]x]", ".*", "*.b"])
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     files=st.lists(st.lists(NAMES, min_size=1, max_size=3), min_size=1, max_size=6),
     parts=st.lists(PARTS, min_size=1, max_size=3),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.cli import main
@@ -309,7 +309,6 @@ ANY_BYTE_OF_A_NAME = st.characters(
 """What a file system can hand out: no other half of a surrogate pair than the escapes of bytes."""
 
 
-@settings(max_examples=60)
 @given(stem=st.text(ANY_BYTE_OF_A_NAME, min_size=1, max_size=260))
 def test_whatever_a_shard_is_called_its_files_lie_in_the_job(
     stem: str, tmp_path_factory: pytest.TempPathFactory

@@ -149,7 +149,7 @@ def test_the_names_of_files_that_are_wrong(sound: Path, tmp_path: Path) -> None:
     ]
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_one_altered_byte_is_found_wherever_it_is(sound: Path, data: st.DataObject) -> None:
     file = sound / data.draw(

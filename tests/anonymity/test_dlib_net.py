@@ -1,5 +1,6 @@
 """The port of dlib's network: dlib itself is the reference; its file is read with care."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,7 @@ def marked(inwards: int, outwards: int, side: int) -> bytes:
     return layer(parameters, np.arange(2 * outwards) / outwards)
 
 
+@cache
 def synthetic() -> bytes:
     return whole([marked(*shape) for shape in shapes()], np.arange(256 * 128).reshape(256, 128))
 

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.anonymity.faces import gallery
@@ -56,7 +56,6 @@ AXES = np.vstack([np.eye(4), -np.eye(4)]).astype(np.float32)
 
 
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=90), st.integers(1, 12))
-@settings(max_examples=60)
 def test_of_equal_distances_the_lowest_row_comes_first(picks: list[int], k: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"ROWS": 3, "COLUMNS": 13, "GROUP": 4}.items():

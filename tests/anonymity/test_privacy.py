@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
@@ -148,7 +148,6 @@ def test_every_place_is_as_likely() -> None:
     assert all(abs(places[place] - 200) < 60 for place in range(8))  # more than 4 standard deviations
 
 
-@settings(max_examples=200)
 @given(
     st.lists(st.tuples(st.sampled_from([None, 0, 1, 2]), st.sampled_from([None, "a", "b", "c"])), max_size=14),
     st.integers(1, 4),

@@ -102,6 +102,7 @@ def taught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuned, "RATE", 2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("taught")
 def test_a_network_learns_to_see_through_shuffled_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of people whom it has never seen: each is tested by the network that was trained on the others."""
@@ -113,6 +114,7 @@ def test_a_network_learns_to_see_through_shuffled_tiles(monkeypatch: pytest.Monk
     assert before.low <= before.chance < before.high
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("taught")
 @pytest.mark.parametrize("operator", [noise, constant])
 def test_a_network_learns_nothing_where_nothing_is_left(operator: Callable[[Pixels8], Pixels8]) -> None:
@@ -222,6 +224,7 @@ def test_the_inverter_finds_nothing_in_nothing(operator: Callable[[Pixels8], Pix
         assert rank.share < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_the_network_of_the_inverter_learns_what_no_line_can(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bands of brightness, which fold back: 2 |x − 128|."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, LCMScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -59,14 +59,12 @@ def largest(levels: Levels) -> Tensor:
 
 
 @every_table
-@settings(max_examples=60)
 @given(u=fractions)
 def test_fraction_to_sigma_and_back(levels: Levels, u: float) -> None:
     assert levels.fraction(levels.sigma(at(u))).item() == pytest.approx(u, abs=1e-9)
 
 
 @every_table
-@settings(max_examples=60)
 @given(u=fractions, unit=st.sampled_from(get_args(Unit)))
 def test_sigma_to_any_unit_and_back(levels: Levels, u: float, unit: Unit) -> None:
     sigma = levels.sigma(at(u))
@@ -198,7 +196,6 @@ def test_the_spacing_of_the_model_is_the_default() -> None:
 
 
 @every_table
-@settings(max_examples=60)
 @given(data=st.data(), steps=st.integers(0, 12), spacing=st.sampled_from(SPACINGS))
 def test_grids(levels: Levels, data: st.DataObject, steps: int, spacing: Spacing) -> None:
     """From the start to 0, never rising, of finite numbers, and every row as if it were alone."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
@@ -207,7 +207,6 @@ def test_costs_do_not_depend_on_how_many_symmetries_are_tried_at_once(
         assert (parts[1] == whole[1]).all()
 
 
-@settings(max_examples=60)
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 3), st.integers(0, 2**31))
 def test_assignment_is_the_best_of_all(places: int, there: int, repeats: int, seed: int) -> None:
     cost = np.random.default_rng(seed).random((places, there))

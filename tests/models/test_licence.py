@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.models.licence import LARGEST_CARD, NONCOMMERCIAL, Licence, read_licence
@@ -96,7 +96,6 @@ TAGS = st.sampled_from(
 )
 
 
-@settings(max_examples=100)
 @given(front=st.binary(max_size=60), tag=TAGS, value=st.text(max_size=8))
 def test_no_front_matter_is_a_crash(
     front: bytes, tag: str, value: str, tmp_path_factory: pytest.TempPathFactory

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.cli import main
@@ -85,7 +85,6 @@ def test_a_key_that_does_not_fit(name: str, tmp_path: Path) -> None:
     refuse_seal(tmp_path)
 
 
-@settings(max_examples=60)
 @given(st.binary(max_size=200) | st.binary(max_size=80).map(lambda content: pem("PUBLIC KEY", content)))
 def test_whatever_is_no_key_is_one_sentence(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     file = tmp_path_factory.getbasetemp() / "no-key"

@@ -123,7 +123,7 @@ def test_a_forger_with_a_key_of_his_own(forge: Any, copy: Path, keys: Path, caps
     assert "NOT SOUND" in capsys.readouterr().out
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_altered_byte_of_any_file_is_found(sound: Path, keys: Path, data: st.DataObject) -> None:
     files = sorted(path for path in sound.rglob("*") if path.is_file())

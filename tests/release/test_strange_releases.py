@@ -130,7 +130,7 @@ def places(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path] * bool(path) + [found for key, value in inside for found in places(value, (*path, key))]
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data(), VALUES)
 def test_whatever_stands_in_it_is_a_sentence_and_never_a_proof(
     sound: Path, keys: Path, data: st.DataObject, value: Any

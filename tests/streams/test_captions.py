@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -163,7 +163,6 @@ def test_memory_does_not_grow_with_the_length_of_a_line(tmp_path: Path) -> None:
     assert peak < 10 << 20
 
 
-@settings(max_examples=60)
 @given(content=st.lists(st.sampled_from([b"ab", b"\n", b"\r\n", b"", b"x" * 20, b"\r"])).map(b"".join))
 def test_lines_are_those_of_splitting_at_newlines_for_any_chunk(content: bytes) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -182,7 +181,6 @@ def test_lines_are_those_of_splitting_at_newlines_for_any_chunk(content: bytes) 
                     assert (line.start, line.size) == (whole, len(whole))
 
 
-@settings(max_examples=100)
 @given(line=st.binary(max_size=40) | st.text(max_size=20).map(lambda t: json.dumps({"caption": t, "id": t}).encode()))
 def test_no_line_is_a_crash(line: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     for item in shard(tmp_path_factory.mktemp("any"), line).read():

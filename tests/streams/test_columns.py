@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from datasets import Array2D, ClassLabel, Features, Image, Json, LargeList, List, Value
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
@@ -77,7 +77,6 @@ def same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and a == b
 
 
-@settings(max_examples=150)
 @given(rows())
 def test_members_hold_all_of_a_row(made: tuple[dict[str, Any], Features, str | None]) -> None:
     made_row, features, label = made

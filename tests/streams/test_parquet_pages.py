@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.streams.parquet_pages import largest_page
@@ -47,7 +47,6 @@ def test_the_size_that_counts_is_the_one_in_memory(tmp_path: Path) -> None:
         assert 1 << 24 <= largest_page(file, start, length) < (1 << 24) + 100
 
 
-@settings(max_examples=300)
 @given(content=st.binary(max_size=200), start=st.integers(-3, 100), length=st.integers(-3, 300))
 def test_what_is_no_page_ends_with_a_sentence(content: bytes, start: int, length: int) -> None:
     with suppress(ValueError):

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Features, Image, Value, load_dataset
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.media.records import Sample
@@ -77,7 +77,6 @@ tar_samples = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=50)
 @given(items=st.lists(tar_samples, max_size=4, unique_by=lambda s: s.key))
 def test_no_member_is_lost_whatever_it_holds(tmp_path_factory: pytest.TempPathFactory, items: list[Sample]) -> None:
     path = written(tmp_path_factory.mktemp("p"), TAR, items)
@@ -161,7 +160,6 @@ def test_columns_whose_members_were_stripped_are_null(tmp_path: Path) -> None:
     assert (row["txt"], row["key"], row["members"], row["label"]) == (None, None, None, 0)
 
 
-@settings(max_examples=150)
 @given(data=st.data())
 def test_members_that_no_column_can_hold_cost_the_sample_alone(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -18,7 +18,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
@@ -289,7 +289,6 @@ def test_a_remote_file_that_is_damaged_is_told_and_one_that_cannot_be_reached_ra
         list(shard.read())
 
 
-@settings(max_examples=150)
 @given(data=st.data())
 def test_bytes_that_changed_never_end_the_job_nor_move_a_row(
     parquet: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -319,7 +318,6 @@ class Header:
         self.metadata, self.body = metadata, body
 
 
-@settings(max_examples=300)
 @given(head=st.binary(max_size=200) | st.lists(st.integers(0, 40)).map(bytes), body=st.binary(max_size=40))
 def test_the_header_of_a_message_is_read_or_refused(head: bytes, body: bytes) -> None:
     with suppress(ValueError):

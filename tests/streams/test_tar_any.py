@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.media.records import Rejected, Sample
@@ -93,7 +93,6 @@ def good(items: list[Sample | Rejected]) -> dict[str, dict[str, bytes]]:
     return {s.key: {s.image_ext: s.image, **s.members} for s in items if isinstance(s, Sample)}
 
 
-@settings(max_examples=150)
 @given(made=ANY, squeeze=st.sampled_from([bytes, *WAYS.values()]))
 def test_a_whole_tar_gives_what_it_was_made_from(path: Path, made: Made, squeeze: Squeeze) -> None:
     items = read(path, squeeze(made.content))
@@ -104,7 +103,6 @@ def test_a_whole_tar_gives_what_it_was_made_from(path: Path, made: Made, squeeze
     assert names == [f"{key}.{extension}" for key, members in made.samples.items() for extension in members]
 
 
-@settings(max_examples=50)
 @given(
     parts=st.lists(SHORT.filter(lambda made: bool(made.samples)), min_size=1, max_size=4),
     squeeze=st.sampled_from([bytes, *WAYS.values()]),
@@ -123,7 +121,6 @@ def test_archives_behind_each_other_are_read_on(
     assert told(read(path, content)) == expected
 
 
-@settings(max_examples=100)
 @given(made=ANY, data=st.data())
 def test_a_cut_tar_gives_all_that_was_complete_and_tells_the_rest(path: Path, made: Made, data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, max(made.known.values(), default=512) - 1))
@@ -136,7 +133,6 @@ def test_a_cut_tar_gives_all_that_was_complete_and_tells_the_rest(path: Path, ma
     assert all(item.kind == "undecodable" for item in items[len(complete) : -1] if isinstance(item, Rejected))
 
 
-@settings(max_examples=200)
 @given(made=SHORT, data=st.data())
 def test_damage_costs_nothing_before_it_and_no_sample_vanishes_untold(
     path: Path, made: Made, data: st.DataObject
@@ -157,7 +153,6 @@ def test_damage_costs_nothing_before_it_and_no_sample_vanishes_untold(
         assert all(members.keys() == made.samples[key].keys() for key, members in found.items())
 
 
-@settings(max_examples=200)
 @given(st.binary(max_size=3000) | st.lists(st.sampled_from([*PIECES, b"x", bytes(512)])).map(b"".join))
 def test_anything_is_read_to_its_end_without_a_crash(path: Path, content: bytes) -> None:
     for item in read(path, content):

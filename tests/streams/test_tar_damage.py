@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.media.records import Sample
@@ -146,7 +146,6 @@ def test_what_is_no_tar_is_damaged(tmp_path: Path, content: bytes) -> None:
     assert told(read(tmp_path, content)) == ["#"]
 
 
-@settings(max_examples=60)
 @given(noise=st.binary(max_size=4000), at=st.integers(0, 9000))
 def test_noise_never_raises(tmp_path_factory: pytest.TempPathFactory, noise: bytes, at: int) -> None:
     content = bytearray(tar_bytes(m for i, key in enumerate(NAMES) for m in members(i, key)))

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
@@ -103,7 +103,6 @@ def opened(root: Path, format: str, stream: InputStream, name: str = "shard") ->
     return open_writer(format, data=data, parts=parts, name=name, stream=stream)
 
 
-@settings(max_examples=150)
 @given(items=st.lists(st.lists(made_samples, min_size=1, max_size=2), max_size=4), names=class_names)
 @pytest.mark.parametrize("format", WRITERS)
 def test_whatever_it_is_called_it_stays_inside_and_comes_back(
@@ -244,7 +243,6 @@ def test_a_stricter_file_system_costs_the_sample_alone(tmp_path: Path, monkeypat
     assert [path for path in writer.commit() if path.startswith("data/")] == ["data/a.png"]
 
 
-@settings(max_examples=100)
 @given(
     st.dictionaries(
         texts | st.sampled_from(["reason.json", "0.x_", "1.x_", "x?", "x*", "7.png", "x" * 300]), st.binary()
