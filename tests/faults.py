@@ -6,6 +6,7 @@ import builtins
 import errno
 import io
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ import tarfile
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,6 +110,7 @@ def operations(recipe: Path, root: Path, log: Path, *options: str) -> list[str]:
     noted = log.with_suffix(".operations")
 
     def prepare() -> None:
+        forking(root)
         counted = Operations(root, None)
         counted.install()
         leave = os._exit
@@ -125,7 +128,12 @@ def operations(recipe: Path, root: Path, log: Path, *options: str) -> list[str]:
 
 def faulty(recipe: Path, root: Path, fault: Fault, log: Path, *options: str) -> int:
     """Runs the job with one fault; its exit code."""
-    return ended(command(recipe, *options, log=log, prepare=Operations(root, fault).install))
+
+    def prepare() -> None:
+        forking(root)
+        Operations(root, fault).install()
+
+    return ended(command(recipe, *options, log=log, prepare=prepare))
 
 
 def settled(root: Path) -> dict[str, bytes]:
@@ -147,6 +155,24 @@ def difference(found: dict[str, bytes], expected: dict[str, bytes]) -> list[str]
     """The paths that are too many, missing or of other content."""
     names = sorted(found.keys() | expected.keys())
     return [name for name in names if found.get(name) != expected.get(name)]
+
+
+def forking(out: Path) -> None:
+    """Workers are forked, and hold the folder's lock and what the command does on SIGTERM no more than spawned ones."""
+    real = multiprocessing.get_context
+    multiprocessing.get_context = lambda method=None: real("fork")  # type: ignore[assignment]
+    os.register_at_fork(after_in_child=partial(_let_go, out / ".parts" / "lock"))
+
+
+def _let_go(lock: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for handle in os.listdir("/proc/self/fd"):
+        try:
+            held = os.readlink(f"/proc/self/fd/{handle}") == str(lock)
+        except OSError:
+            continue
+        if held:
+            os.dup2(os.open("/dev/null", os.O_RDONLY), int(handle))
 
 
 def _writes(args: tuple[Any, ...]) -> bool:

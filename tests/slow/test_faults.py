@@ -1,12 +1,15 @@
 """Whatever fails at whatever moment: the same command again ends with what an undisturbed job leaves, byte for byte.
 
-`pytest -m slow tests/slow/test_faults.py` makes about a thousand faults and prints how many of each kind it made.
+`pytest -m slow tests/slow/test_faults.py` makes a fault at every operation that changes the disk, `KILLS` kills at
+random moments, full disks and broken reads, and prints how many of each kind it made.
 """
 
 from __future__ import annotations
 
+import builtins
+import errno
 import gc
-import multiprocessing
+import io
 import os
 import random
 import shutil
@@ -14,11 +17,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -26,12 +30,22 @@ import yaml
 from pipeline.cli import main
 from pipeline.engine import reading
 from pipeline.media.opening import Undecodable
+from pipeline.streams.job_records import ShardRecord
+from pipeline.streams.ledger import Ledger
 from tests import builders, faults
-from tests.faults import Fault, Kind, ended
+from tests.faults import Fault, Kind, ended, forking
 
 FORMATS = ("webdataset", "parquet", "folder")
 RANDOM = int(os.environ.get("DOPPEL_FAULTS_RANDOM", "20"))
-"""Random kills of each kind of process, for each format."""
+"""Rounds of three faults in a row, for each format."""
+KILLS = int(os.environ.get("DOPPEL_FAULTS_KILLS", "1000"))
+"""Processes that are killed by `kill -9` at random moments, and between an output and its record."""
+VICTIMS = {"a job alone": 4, "parent of workers": 3, "worker": 3}
+"""Who is killed, and how many of ten times."""
+IN_A_ROW = 4
+"""Runs that are killed, at most, before one may end."""
+AT_RECORD = 0.15
+"""The share of kills that come right before or after a record is put."""
 ERRORS: tuple[Kind, ...] = ("EIO", "ENOSPC", "ESTALE")
 Report = Callable[[str, object], None]
 
@@ -55,6 +69,10 @@ class Bench:
         return self.root / "out"
 
     @property
+    def format(self) -> str:
+        return str(yaml.safe_load(self.recipe.read_text())["output"]["format"])
+
+    @property
     def log(self) -> Path:
         return self.root / "log"
 
@@ -65,7 +83,7 @@ class Bench:
 
     def run(self) -> int:
         """The same command without faults."""
-        return ended(faults.command(self.recipe, *self.options, log=self.log))
+        return ended(faults.command(self.recipe, *self.options, log=self.log, prepare=partial(forking, self.out)))
 
     def undisturbed(self) -> Bench:
         """Learns the operations, and what is left at the end."""
@@ -137,6 +155,16 @@ def _fresh(root: Path, format: str, model: Path | None) -> Bench:
     return Bench(root, _recipe(root, root / "out", format, model))
 
 
+def _grow(root: Path, format: str, model: Path | None) -> Bench:
+    """The finished job had one input, and a second has come."""
+    recipe = _recipe(root, root / "out", format, model)
+    new = (root / "in" / "1.tar").rename(root / "1.tar")
+    assert main(["run", str(recipe)]) == 0
+    new.rename(root / "in" / "1.tar")
+    shutil.copytree(root / "out", root / "old")
+    return Bench(root, recipe, before=partial(_copy, root / "old"))
+
+
 def _overwrite(root: Path, format: str, model: Path | None) -> Bench:
     """The folder holds a finished job of other inputs, under names that the new job also has, and others."""
     old = root / "old"
@@ -205,6 +233,7 @@ def _copy(old: Path, out: Path) -> None:
 
 SCENARIOS: dict[str, Callable[[Path, str, Path | None], Bench]] = {
     "fresh": _fresh,
+    "grow": _grow,
     "overwrite": _overwrite,
     "half": _half,
     "prune": _prune,
@@ -263,7 +292,7 @@ def test_an_error_at_every_operation(format: str, benches: Callable[..., Bench],
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", ["overwrite", "half", "prune", "redo", "limit", "retry"])
+@pytest.mark.parametrize("scenario", ["overwrite", "half", "grow", "prune", "redo", "limit", "retry"])
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_fault_at_every_operation_where_a_job_was_before(
     scenario: str, format: str, benches: Callable[..., Bench], record_property: Report
@@ -323,29 +352,117 @@ def _small_files(size: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", ["parent", "worker"])
-@pytest.mark.parametrize("format", FORMATS)
-def test_a_job_of_two_processes_loses_one_at_any_moment(
-    victim: str, format: str, benches: Callable[..., Bench], record_property: Report
-) -> None:
-    """The workers are copies of this process, too, so that one run takes a fraction of a second."""
-    bench, dice, failed, killed = benches(format), random.Random(victim), [], 0
-    two = ("--set", "run.devices=[cpu,cpu]")
-    start = partial(faults.command, bench.recipe, *two, log=bench.log, prepare=partial(_forking, bench.out))
-    bench.fresh()
-    begun = time.monotonic()
-    assert ended(start()) == 0, bench.log.read_text()
-    seconds = time.monotonic() - begun
-    assert faults.difference(bench.seen(), bench.whole) == []
-    while killed < RANDOM:
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_kills_at_random_moments(victim: str, benches: Callable[..., Bench], record_property: Report) -> None:
+    """The commands and their workers are copies of this process, so that one run takes a fraction of a second."""
+    dice, failed, counts = random.Random(victim), list[str](), Counter[str]()
+    options = () if victim == "a job alone" else ("--set", "run.devices=[cpu,cpu]")
+    seconds = dict[str, float]()
+    while counts.total() < KILLS * VICTIMS[victim] // sum(VICTIMS.values()):
+        bench = benches(dice.choice(FORMATS))
         bench.fresh()
-        process = start()
-        time.sleep(dice.uniform(0, seconds))
-        killed += kill(process, victim, dice)
-        if (problem := bench.wrong(ended(process), "", killed=True)) is not None:
+        if bench.format not in seconds:
+            begun = time.monotonic()
+            assert ended(Shot(bench, options).process) == 0, bench.log.read_text()
+            seconds[bench.format] = time.monotonic() - begun
+            assert faults.difference(bench.seen(), bench.whole) == []
+            bench.fresh()
+        code = 0
+        for _ in range(dice.randint(1, IN_A_ROW)):
+            at_record = dice.random() < AT_RECORD
+            shot = Shot(bench, options, dice.choice(("before", "after")) if at_record else None, dice.randrange(2))
+            if not at_record:
+                time.sleep(dice.uniform(0, seconds[bench.format]))
+                counts[f"kill of {victim}"] += kill(shot.process, "worker" if victim == "worker" else "parent", dice)
+            code = ended(shot.process)
+            counts["kill between output and record"] += at_record and shot.hit
+            if code not in (0, -signal.SIGKILL):
+                failed.append(f"exit code {code}: {bench.log.read_text()[-1000:]}")
+        if (problem := bench.wrong(code, "", killed=True)) is not None:
             failed.append(problem)
-    record_property("faults", {f"random kill of {victim}": killed})
+    record_property("faults", dict(counts))
+    assert not failed, f"{len(failed)} of {counts.total()} kills: " + "\n".join(failed[:20])
+
+
+class Shot:
+    """A run that may be killed when a record is put: whichever process puts it, once."""
+
+    def __init__(
+        self, bench: Bench, options: tuple[str, ...], side: Literal["before", "after"] | None = None, number: int = 0
+    ) -> None:
+        """`side` says when, and `number` at which record of the process."""
+        self._fired, self._side, self._left = bench.root / "fired", side, number
+        self._fired.unlink(missing_ok=True)
+        self.process = faults.command(
+            bench.recipe, *options, log=bench.log, prepare=partial(self._prepare, bench.out)
+        )  # fmt: skip
+
+    @property
+    def hit(self) -> bool:
+        """Whether a process was killed."""
+        return self._fired.exists()
+
+    def _prepare(self, out: Path) -> None:
+        forking(out)
+        if self._side is None:
+            return
+        commit = Ledger.commit
+
+        def deadly(ledger: Ledger, record: ShardRecord) -> None:
+            fires = self._left == 0 and not self.hit
+            self._left -= 1
+            if fires and self._side == "before":
+                self._fire()
+            commit(ledger, record)
+            if fires:
+                self._fire()
+
+        Ledger.commit = deadly  # type: ignore[method-assign]
+
+    def _fire(self) -> None:
+        self._fired.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_read_that_fails_half_way(format: str, benches: Callable[..., Bench], record_property: Report) -> None:
+    """A bad block of the input's disk, which is read well by the next run."""
+    bench, failed = benches(format), list[str]()
+    size = (bench.root / "in" / "0.tar").stat().st_size
+    places = range(0, size, max(1, size // 12))
+    for at in places:
+        for name in ("0.tar", "1.tar"):
+            bench.fresh()
+            spoil = partial(_bad_block, bench.root / "in" / name, at)
+            code = ended(faults.command(bench.recipe, log=bench.log, prepare=spoil))
+            said = bench.log.read_text()
+            problem = bench.wrong(code, said, killed=False) if "Input/output error" in said else f"{code}: {said}"
+            failed += [f"{name} at {at}: {problem}"] if problem else []
+    record_property("faults", {"failed read": 2 * len(places)})
     assert not failed, "\n".join(failed[:20])
+
+
+def _bad_block(path: Path, at: int) -> None:
+    """Reads of a file that touch the byte `at`, or come behind it, fail from now on."""
+
+    class Spoilt(io.FileIO):
+        def readinto(self, buffer: Any) -> Any:
+            if self.tell() + len(buffer) > at:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            return super().readinto(buffer)
+
+        def readall(self) -> Any:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    real = builtins.open
+
+    def opened(file: Any, mode: str = "r", *given: Any, **options: Any) -> Any:
+        if isinstance(file, str | os.PathLike) and os.path.realpath(file) == os.path.realpath(path) and mode == "rb":
+            return io.BufferedReader(Spoilt(os.fspath(file)), 512)
+        return real(file, mode, *given, **options)
+
+    builtins.open = opened  # type: ignore[assignment]
 
 
 @pytest.mark.slow
@@ -372,31 +489,13 @@ def test_the_command_as_a_user_starts_it_loses_a_process(
 
 def kill(process: int, victim: str, dice: random.Random) -> int:
     """Ends the process or one that it started, at once; how many were ended."""
-    if victim == "parent":
-        os.kill(process, signal.SIGKILL)
-        return 1
     try:
         lists = [task.read_text() for task in Path(f"/proc/{process}/task").glob("*/children")]
         workers = [int(child) for listed in lists for child in listed.split()]
-        os.kill(dice.choice(workers), signal.SIGKILL)
+        chosen = process if victim == "parent" else dice.choice(workers)
+        if Path(f"/proc/{chosen}/stat").read_text().rpartition(")")[2].split()[0] == "Z":  # it has ended
+            return 0
+        os.kill(chosen, signal.SIGKILL)
     except (OSError, IndexError):  # there is none yet, or none any more
         return 0
     return 1
-
-
-def _forking(out: Path) -> None:
-    """Workers are forked, and hold the folder's lock and what the command does on SIGTERM no more than spawned ones."""
-    real = multiprocessing.get_context
-    multiprocessing.get_context = lambda method=None: real("fork")  # type: ignore[assignment]
-    os.register_at_fork(after_in_child=partial(_let_go, out / ".parts" / "lock"))
-
-
-def _let_go(lock: Path) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for handle in os.listdir("/proc/self/fd"):
-        try:
-            held = os.readlink(f"/proc/self/fd/{handle}") == str(lock)
-        except OSError:
-            continue
-        if held:
-            os.dup2(os.open("/dev/null", os.O_RDONLY), int(handle))
