@@ -11,6 +11,7 @@ from typing import Any
 
 import face_tables
 import gpu_tables
+import scale_tables
 from cells import percent, table
 
 from training.compare.report import markdown, verdict
@@ -251,6 +252,8 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "training_fashion": comparison, "training_fashion_500": comparison, "training_fashion_own": comparison,
     "training_why": training_why, "training_cifar10": comparison, "training_ablation": training_ablation,
     "results": overview, "gpu": gpu_tables.gpu, "gpu_recipes": gpu_tables.recipes,
+    "cluster_parameters": scale_tables.parameters, "cluster_examples": scale_tables.examples,
+    "cluster_sizes": scale_tables.sizes, "cluster_leases": scale_tables.leases,
 }  # fmt: skip
 
 
@@ -269,6 +272,8 @@ def read_results() -> dict[str, Any]:
     results |= {file.stem: json.loads(file.read_text()) for file in RESULTS.glob("training_*.json")}
     results["gpu"] = gpu_tables.read(RESULTS / "gpu")
     results["gpu_recipes"] = json.loads((RESULTS / "gpu" / "recipes.json").read_text())
+    cluster = json.loads((RESULTS / "cluster.json").read_text())
+    results |= {f"cluster_{part}": cluster for part in ("parameters", "examples", "sizes", "leases")}
     results["certificates"] = {file.name: json.loads(file.read_text()) for file in CERTIFICATES.glob("*.json")}
     results["results"] = results | {"faces_speed": json.loads((RESULTS / "faces_speed.json").read_text())}
     return results
