@@ -45,7 +45,12 @@ def sizes(found: dict[str, Any]) -> str:
          *(f"{one[kind]['waste']:.1%}" for kind in KINDS)]
         for one in found["sizes"]
     ]  # fmt: skip
-    return table(["images per shard", "a shard takes", *(f"wasted, {kind}" for kind in KINDS)], rows)
+    best = " and ".join(
+        f"{found['best'][kind]['images_per_shard']:,} images and {found['best'][kind]['lease']:g} s ({kind})"
+        for kind in KINDS
+    )
+    told = table(["images per shard", "a shard takes", *(f"wasted, {kind}" for kind in KINDS)], rows)
+    return f"{told}\n\nRecommended, of a finer grid, with a lease: {best}."
 
 
 def leases(found: dict[str, Any]) -> str:

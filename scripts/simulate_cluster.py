@@ -1,6 +1,7 @@
 """How long a job takes on many GPUs, what is wasted and what it costs: a simulation of shards, failures and stragglers.
 
     python scripts/simulate_cluster.py --images 1e9 --gpus 1000 --images-per-shard 4000 --lease 120
+    python scripts/simulate_cluster.py --images 1e7 --gpus 256 --recommend
     python scripts/simulate_cluster.py --write      # scripts/evidence/cluster.json, for docs/operations.md
 
 Every number is an option, so that yours can be put in place of what is assumed here. A GPU takes a free shard, works,
@@ -192,10 +193,15 @@ LEASES = (15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
 
 
 def recommend(case: Case) -> Case:
-    """The case with the shard size of `GRID` and the lease of `LEASES` that cost least: size first, then lease."""
-    sizes = [size for size in GRID if size <= case.images / 2 and case.images / size <= 2e5]
-    case = min((replace(case, images_per_shard=size) for size in sizes), key=lambda one: mean(one).paid)
-    return min((replace(case, lease=lease) for lease in LEASES), key=lambda one: mean(one).paid)
+    """The case with the largest shards of `GRID` that cost at most 1 % more than the best, and the shortest such lease.
+
+    Larger shards are fewer to list and to record, and a shorter lease is a shorter wait.
+    """
+    fitting = [size for size in GRID if size <= case.images / 2 and case.images / size <= 2e5]
+    sizes = {size: mean(replace(case, images_per_shard=size)).paid for size in fitting}
+    case = replace(case, images_per_shard=max(s for s, paid in sizes.items() if paid <= 1.01 * min(sizes.values())))
+    leases = {lease: mean(replace(case, lease=lease)).paid for lease in LEASES}
+    return replace(case, lease=min(lease for lease, paid in leases.items() if paid <= 1.01 * min(leases.values())))
 
 
 SPOT: dict[str, float] = {"preemptions": 0.05, "price": 1.5}
@@ -251,22 +257,27 @@ def told(case: Case) -> dict[str, float]:
     return asdict(out) | {"paid": out.paid, "waste": out.waste, "cost": out.paid * case.price}
 
 
-def arguments(words: Sequence[str] | None) -> tuple[Case, bool]:
+def arguments(words: Sequence[str] | None) -> tuple[Case, str | None]:
+    """The case that is asked for, and what to do with it beside playing it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recommend", action="store_true", help="find the size of shards and the lease")
     parser.add_argument("--write", action="store_true", help="write scripts/evidence/cluster.json")
     for field in fields(Case):
         kind, default = (int, 100) if field.name == "gpus" else (float, field.default)
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=measured().get(field.name, default))
     given = vars(parser.parse_args(words))
-    write = given.pop("write")
-    return Case(**given), write
+    asked = [name for name in ("recommend", "write") if given.pop(name)]
+    return Case(**given), asked[-1] if asked else None
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    case, write = arguments(words)
-    if write:
+    case, asked = arguments(words)
+    if asked == "write":
         (EVIDENCE / "cluster.json").write_text(json.dumps(evidence(), indent=1) + "\n")
         return
+    if asked == "recommend":
+        case = recommend(case)
+        print(f"shards of {case.images_per_shard:,} images, a lease of {case.lease:g} seconds:")
     out = mean(case)
     print(f"{case.shards:,} shards on {case.gpus:,} GPUs: {out.hours:.2f} hours, {out.paid:,.1f} GPU hours, "
           f"{out.waste:.2%} of them wasted, {out.paid * case.price:,.0f} dollars")  # fmt: skip

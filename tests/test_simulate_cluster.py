@@ -77,6 +77,15 @@ def test_the_best_size_is_about_young_s() -> None:
     assert sim.young(case) / 2.5 <= best <= sim.young(case) * 2.5
 
 
+def test_what_is_recommended_costs_little_more_than_the_best() -> None:
+    case = replace(QUIET, images=20_000, gpus=4, failures=1.0, stalls=1.0)
+    found = sim.recommend(case)
+    sizes = [sim.mean(replace(case, images_per_shard=size)).paid for size in sim.GRID if size <= 10_000]
+    assert sim.mean(replace(found, lease=case.lease)).paid <= 1.01 * min(sizes)
+    assert found.images_per_shard in sim.GRID
+    assert found.lease in sim.LEASES
+
+
 def test_the_command_tells_a_case(capsys: pytest.CaptureFixture[str]) -> None:
     sim.main(["--images", "1e4", "--gpus", "2", "--failures", "0", "--stalls", "0", "--price", "4"])
     assert "10 shards on 2 GPUs" in capsys.readouterr().out
