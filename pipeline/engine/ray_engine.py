@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.job.plan import Plan
 from pipeline.streams.store import DiskStore
 
-PATIENCE = 10.0
+PATIENCE = 8.0
 """Seconds in which workers may end by themselves before they are killed."""
 
 
