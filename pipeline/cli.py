@@ -562,7 +562,6 @@ def run_with_progress(
 ) -> Manifest:  # fmt: skip
     """Runs a job with a progress bar, and returns its manifest. Where it is interrupted, a note says what is done."""
     from contextlib import suppress
-    from pathlib import Path
 
     from pipeline.engine.events import Event, Noted, Progress, Scanned, SetAside, TakenBack
     from pipeline.engine.local import local
@@ -593,7 +592,7 @@ def run_with_progress(
             )  # fmt: skip
         except KeyboardInterrupt as stop:
             with suppress(UserError, OSError):
-                if (manifest := Ledger(Path(plan.config.output.path)).manifest()) is not None:
+                if (manifest := Ledger(plan.config.output.path).manifest()) is not None:
                     done = manifest.shards
                     stop.add_note(f"{done.finished} of {done.total} shards are finished")
             raise

@@ -42,6 +42,30 @@ def local_option(place: str | os.PathLike[str], option: str) -> Path:
 LocalPath = Annotated[str, AfterValidator(local_path)]
 """A file or folder on this machine that is read or written; see `local_path`."""
 
+
+def place(value: str) -> str:
+    """A folder on this machine (see `local_path`), or the URL of one in an object store, without a slash at its end.
+
+    Raises `ValueError` for a URL that names no bucket, or holds credentials, a query or what can be no text.
+    """
+    if not URL.match(value):
+        return local_path(value)
+    scheme, found, rest = value.partition("://")
+    if scheme.lower() in ("file", "local"):
+        raise ValueError(f"a folder on this machine is named by its path, without {scheme}://")
+    bucket, *folders = rest.rstrip("/").split("/")
+    if not found or not bucket or "::" in value or NO_TEXT.search(value) or {"", ".", ".."} & set(folders):
+        raise ValueError("a folder or a URL such as s3://bucket/folder is expected")
+    if "@" in bucket:
+        raise ValueError("credentials in a URL are refused: they belong into the environment, not into a recipe")
+    if {"?", "#"} & set(rest):
+        raise ValueError("a URL with a query is expected nowhere but in an input")
+    return f"{scheme.lower()}://{rest.rstrip('/')}"
+
+
+Place = Annotated[str, AfterValidator(place)]
+"""A folder that is written, on this machine or in an object store; see `place`."""
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 """A number in [0, 1]."""
 

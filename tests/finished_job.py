@@ -115,13 +115,13 @@ def finished_job(
     with ledger.open(job):
         for number, sources in enumerate(shards):
             name = f"secret-shard-{number}"
-            writer = TarWriter(data=ledger.data, parts=ledger.parts, name=name, verbatim_names=True)
+            writer = TarWriter(store=ledger.store, parts=ledger.parts, name=name, verbatim_names=True)
             made = [s for source in sources for s in (source.samples() if isinstance(source, Source) else [source])]
             for sample in made:
                 writer.add([sample])
             files = writer.commit()
             bad = rejected if number == 0 else ()
-            files |= write_quarantine(bad, folder=ledger.quarantine, parts=ledger.parts, name=name)
+            files |= write_quarantine(bad, store=ledger.store, parts=ledger.parts, name=name)
             counts = Counts(read=len(sources) + len(bad), images=len(made), quarantined=len(bad))
             ledger.commit(
                 ShardRecord(

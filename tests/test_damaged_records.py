@@ -22,6 +22,7 @@ from pipeline.models.folder import read_json
 from pipeline.models.training_set import FILE, read_training_set
 from pipeline.streams.folder import FolderInput
 from pipeline.streams.hub import HubInput
+from pipeline.streams.store import DiskStore
 from tests import builders
 from tests.streams.made import lay, picture
 from training.data.cache import FACTS, KEYS, LABELS, PIXELS, build_cache
@@ -72,7 +73,7 @@ def readers(folder: Path) -> dict[str, Callable[[Path], Any]]:
     return {
         "weights.json": read_weights,
         "config.json": read_json,
-        REMEMBERED: lambda file: remembered(file.parent, HASHES, lambda: 1 // 0),
+        REMEMBERED: lambda file: remembered(DiskStore(file.parent, file.parent / ".parts"), HASHES, lambda: 1 // 0),
         IDENTITY: lambda file: claim(file.parent, {"model": "m"}),
         "dataset_dict.json": lambda file: HubInput(path=str(file.parent)).open(),
         "state.json": lambda file: HubInput(path=str(file.parent)).open(),
@@ -129,14 +130,14 @@ except OSError as error:
 
 
 def test_a_batch_size_is_remembered_whole_or_not_at_all(tmp_path: Path) -> None:
-    remember(tmp_path, HASHES, 32)
-    assert remembered(tmp_path, HASHES, lambda: 1) == 32
-    assert remembered(tmp_path, {**HASHES, "model": "other"}, lambda: 1) == 1
+    remember(DiskStore(tmp_path, tmp_path / ".parts"), HASHES, 32)
+    assert remembered(DiskStore(tmp_path, tmp_path / ".parts"), HASHES, lambda: 1) == 32
+    assert remembered(DiskStore(tmp_path, tmp_path / ".parts"), {**HASHES, "model": "other"}, lambda: 1) == 1
     for wrong in (None, "32", 0, -1, True, 1.5):
         known = json.loads((tmp_path / REMEMBERED).read_text())
         (tmp_path / REMEMBERED).write_text(json.dumps({**known, "batch_size": wrong}))
         with pytest.raises(UserError, match="batch_size is"):
-            remembered(tmp_path, HASHES, lambda: 1)
+            remembered(DiskStore(tmp_path, tmp_path / ".parts"), HASHES, lambda: 1)
 
 
 @pytest.mark.parametrize("name", [FACTS, KEYS, LABELS, PIXELS])

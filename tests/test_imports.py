@@ -61,7 +61,7 @@ ALLOWED: dict[str, str] = {
     "diffusion.views": "section",
     "diffusion": "section diffusion.views",
     "diffusion.tiles": "section media diffusion",
-    "streams": "errors posix identity section assets listing plain_json media",
+    "streams": "errors posix identity section assets optional listing plain_json media",
     "report": "errors media diffusion.tiles",
     "geometry": "section media streams",
     "models": "errors section assets optional listing plain_json tensors diffusion.views diffusion",

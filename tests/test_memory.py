@@ -16,6 +16,7 @@ from pipeline.engine.transforming import try_sizes
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.models.pixel import PixelModel
+from pipeline.streams.store import DiskStore
 from tests import builders
 from tests.test_run import run
 
@@ -134,12 +135,12 @@ def test_it_is_found_once(tmp_path: Path) -> None:
     hashes = dict.fromkeys(("config", "model", "second_model", "judge", "code"), "0")
     asked: list[int] = []
     for _ in range(3):
-        size = remembered(tmp_path, hashes, lambda: asked.append(1) or 16)  # type: ignore[func-returns-value]
+        size = remembered(DiskStore(tmp_path, tmp_path / ".parts"), hashes, lambda: asked.append(1) or 16)  # type: ignore[func-returns-value]
         assert size == 16
-        remember(tmp_path, hashes, size)
+        remember(DiskStore(tmp_path, tmp_path / ".parts"), hashes, size)
     assert asked == [1]
-    assert remembered(tmp_path, hashes | {"code": "another"}, lambda: 5) == 16
-    assert remembered(tmp_path, hashes | {"model": "another"}, lambda: 5) == 5
+    assert remembered(DiskStore(tmp_path, tmp_path / ".parts"), hashes | {"code": "another"}, lambda: 5) == 16
+    assert remembered(DiskStore(tmp_path, tmp_path / ".parts"), hashes | {"model": "another"}, lambda: 5) == 5
 
 
 def test_a_job_goes_on_with_half_and_the_batch_size_stands_in_the_provenance(

@@ -104,6 +104,12 @@ def clips(folder: Path) -> list[str]:
     return recipe(folder, None, video={})
 
 
+def bucket(folder: Path) -> list[str]:
+    """A job in a bucket that nobody looks for."""
+    builders.shard(folder / "in.tar", 1)
+    return recipe(folder, None, **{"output.path": "s3://bucket/job"})
+
+
 CASES: dict[str, tuple[str, str, Callable[[Path], list[str]]]] = {
     "av": ("video", "an MP4 clip", clips),
     "peft": ("lora", "model.lora", lambda at: recipe(at, at / "none", **{"model.lora": [{"path": "x"}]})),
@@ -119,6 +125,7 @@ CASES: dict[str, tuple[str, str, Callable[[Path], list[str]]]] = {
         "classifier timm:a",
         lambda at: ["compare", "compare_fashion_small", "--set", "classifier=timm:a"],
     ),
+    "s3fs": ("s3", "s3://bucket/job", bucket),
     "cryptography to make a key": ("faces", "the signature of a release", lambda at: ["new-key", str(at / "key")]),
     "cryptography to verify": (
         "faces",

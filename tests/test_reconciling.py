@@ -319,10 +319,10 @@ def test_whatever_a_shard_is_called_its_files_lie_in_the_job(
     ledger = Ledger(root / "out")
     with ledger.open(EMPTY):
         for sub in ("data", "quarantine", "provenance"):
-            (ledger.root / sub).mkdir(exist_ok=True)
-        files = {file: Stored(sha256="", bytes=0) for file in ledger.leftovers(name) if not file.endswith("jsonl")}
+            (root / "out" / sub).mkdir(exist_ok=True)
+        files = {file: Stored(sha256="", bytes=0) for file in (f"data/{name}.tar", f"quarantine/{name}.tar")}
         for file in files:
-            (ledger.root / file).touch()
+            (root / "out" / file).touch()
         ledger.commit(
             ShardRecord(
                 shard=name, fingerprint="", input_hash="", code="", hashes={}, counts=Counts(), files=files, seconds=0

@@ -7,7 +7,6 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import cycle
-from pathlib import Path
 
 from pipeline.engine.events import Noted, Progress, ShardDone
 from pipeline.engine.process import process
@@ -45,7 +44,7 @@ def probe(plan: Plan, stream: InputStream, classes: Classes) -> Probe:
     found, began, clock, ended = Probe(), None, None, 0
     with (
         tempfile.TemporaryDirectory(prefix="doppel-probe-") as folder,
-        Ledger(Path(folder)).open(job_of(plan, classes)) as ledger,
+        Ledger(folder).open(job_of(plan, classes)) as ledger,
         closing(process(cycle(stream.shards), plan, stream, classes, ledger, plan.devices[0])) as events,
     ):
         for event in events:

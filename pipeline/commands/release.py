@@ -14,7 +14,6 @@ from typing import Any
 from pipeline.anonymity.faces.detect import FaceFinder
 from pipeline.anonymity.faces.recognise import load_recogniser, usable
 from pipeline.anonymity.faces.scanning import Eyes, Named, Part, scan_facts, scan_parts
-from pipeline.anonymity.gate.attempts import all_attempts
 from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.anonymity.gate.facts import said
 from pipeline.anonymity.gate.gate import Gate
@@ -24,7 +23,7 @@ from pipeline.audit.examining import write
 from pipeline.audit.gathering import OnImages
 from pipeline.audit.results import AuditResults
 from pipeline.commands.bounding import source_bound
-from pipeline.engine.gate import attempts_file, faces_folder, gate_of, scan_originals, seers
+from pipeline.engine.gate import attempts_of, faces_of, gate_of, scan_originals, seers
 from pipeline.job.plan import Plan
 from pipeline.listing import real
 from pipeline.media.pixels import decode
@@ -79,7 +78,7 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
         originals = scan_originals(plan, finder, seers(plan, judges, device))
         faces = len(originals.image)
         outputs = scan_parts(
-            outputs_of(plan, Eyes.of(finder, recognisers)), faces_folder(plan) / MADE, finder, recognisers,
+            outputs_of(plan, Eyes.of(finder, recognisers)), faces_of(plan).folder / MADE, finder, recognisers,
             lambda count: on_images("outputs", count),
         )  # fmt: skip
         copy_distance = {judge.recogniser.name: STRICTLY * judge.copy_distance(faces) for judge in judges}
@@ -99,7 +98,7 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
             unsealed=manifest, require=config.require, accept=config.accept, sample=config.sample,
         )  # fmt: skip
         others = [load_recogniser(name, device=device) for name in attackers(anonymity)]
-        attempts = all_attempts(attempts_file(plan, "").parent, plan.hashes)
+        attempts = attempts_of(plan)
         examined = examine(
             task, finder, [*recognisers, *others], device=device, attempts=attempts, on_images=on_images
         )  # fmt: skip

@@ -8,14 +8,14 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from pipeline.errors import UserError
 from pipeline.identity import hash_json
-from pipeline.plain_json import read_json_file
+from pipeline.plain_json import parse_json_object
+from pipeline.streams.store import Store
 
 LARGEST, ON_CPU = 512, 8
 """What `batch_size: auto` takes at most on a GPU, and always on a CPU: main memory cannot be tried out safely, and a
@@ -119,13 +119,13 @@ REMEMBERED = "batch_size.json"
 """The file in a job's folder that holds the batch size that was found."""
 
 
-def remembered(root: Path, hashes: Mapping[str, str], find: Callable[[], int]) -> int:
+def remembered(store: Store, hashes: Mapping[str, str], find: Callable[[], int]) -> int:
     """The batch size that an earlier run found for a job of these hashes (see `remember`), else what `find` finds.
 
     Raises `UserError` for a damaged record: another size would give other bytes.
     """
-    file = root / REMEMBERED
-    known = read_json_file(file) if file.exists() else {}
+    file, content = f"{store.shown}/{REMEMBERED}", store.read(REMEMBERED)
+    known = {} if content is None else parse_json_object(content, file)
     if known.get("job") != job_of(hashes):
         return find()
     if type(size := known.get("batch_size")) is not int or size < 1:
@@ -133,11 +133,9 @@ def remembered(root: Path, hashes: Mapping[str, str], find: Callable[[], int]) -
     return size
 
 
-def remember(root: Path, hashes: Mapping[str, str], size: int) -> None:
+def remember(store: Store, hashes: Mapping[str, str], size: int) -> None:
     """Writes the batch size that was found into the job's folder, for its next run."""
-    part = root / f".{REMEMBERED}.part"
-    part.write_text(json.dumps({"batch_size": size, "job": job_of(hashes)}) + "\n")
-    part.replace(root / REMEMBERED)
+    store.put(REMEMBERED, (json.dumps({"batch_size": size, "job": job_of(hashes)}) + "\n").encode())
 
 
 def job_of(hashes: Mapping[str, str]) -> str:

@@ -8,7 +8,6 @@ import math
 from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,7 +90,7 @@ def with_level(plan: Plan) -> Plan:
     loudest = at(plan, LevelRange(low=1, high=1))
     if (why := no_bound(loudest)) is not None:
         raise UserError(f"{option}: there is no bound to find a level for: {why}")
-    before = Ledger(Path(plan.config.output.path)).job()
+    before = Ledger(plan.config.output.path).job()
     if before is not None and {k: v for k, v in before.hashes.items() if k != "level"} == plan.hashes:
         level = LevelRange.model_validate(before.config["operator"][operator.dial])
         return settled(plan, level)

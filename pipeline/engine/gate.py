@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from pipeline.anonymity.faces.deepface_recognisers import Recogniser
 from pipeline.anonymity.faces.detect import FaceFinder
 from pipeline.anonymity.faces.scanning import Eyes, Part, parts_of, scan_parts
 from pipeline.anonymity.faces.table import FaceTable
+from pipeline.anonymity.gate.attempts import Attempts, all_attempts
 from pipeline.anonymity.gate.config import AnonymityConfig
 from pipeline.anonymity.gate.gate import Gate
 from pipeline.anonymity.gate.judge import Judge
@@ -18,6 +20,8 @@ from pipeline.anonymity.gate.judges import judges_of
 from pipeline.anonymity.gate.verdicts import WORDS
 from pipeline.anonymity.guidance.guide import differentiable
 from pipeline.errors import UserError
+from pipeline.streams.mirror import Mirror, edited
+from pipeline.streams.places import open_store
 
 if TYPE_CHECKING:
     from pipeline.job.plan import Plan
@@ -68,10 +72,14 @@ def scan_originals(
 
     Raises `UserError` where keys are not unique or faces are missing.
     """
-    config = settings(plan)
-    table = scan_parts(
-        originals_of(plan, Eyes.of(finder, recognisers)), faces_folder(plan), finder, recognisers, seen
-    )  # fmt: skip
+    config, mirror = settings(plan), faces_of(plan)
+
+    def kept(images: int) -> None:
+        mirror.push()
+        seen(images)
+
+    table = scan_parts(originals_of(plan, Eyes.of(finder, recognisers)), mirror.folder, finder, recognisers, kept)
+    mirror.push()
     if twice := table.index.repeated(table.keys):
         raise UserError(f"anonymity: {twice} samples have a key that another has too; keys must be unique in the input")
     if not len(table.image):
@@ -87,14 +95,29 @@ def originals_of(plan: Plan, eyes: Eyes) -> list[Part]:
     return parts_of(plan.config.input, size=plan.size, rules=plan.rules, identity=who, eyes=eyes)
 
 
-def faces_folder(plan: Plan) -> Path:
-    """The folder with the faces of the originals, by shard."""
-    return Path(plan.config.output.path) / FACES
+def faces_of(plan: Plan) -> Mirror:
+    """The folder with the faces of the originals, by shard, as it is now."""
+    mirror = _mirror(plan.config.output.path)
+    mirror.pull()
+    return mirror
 
 
-def attempts_file(plan: Plan, shard: str) -> Path:
-    """Where the attempts of a shard are kept."""
-    return faces_folder(plan) / ATTEMPTS / f"{shard}.safetensors"
+@cache
+def _mirror(place: str) -> Mirror:
+    """One for a process, so that nothing is copied twice."""
+    return Mirror(open_store(place), FACES, ".safetensors")
+
+
+def attempts_file(plan: Plan, shard: str) -> AbstractContextManager[Path]:
+    """The file in which the attempts of a shard are kept, while it is written; see `edited`."""
+    return edited(open_store(plan.config.output.path), f"{FACES}/{ATTEMPTS}/{shard}.safetensors")
+
+
+def attempts_of(plan: Plan) -> Attempts:
+    """The attempts of all shards of the job."""
+    mirror = Mirror(open_store(plan.config.output.path), f"{FACES}/{ATTEMPTS}", ".safetensors")
+    mirror.pull()
+    return all_attempts(mirror.folder, plan.hashes)
 
 
 def settings(plan: Plan) -> AnonymityConfig:

@@ -83,7 +83,8 @@ def climb(batches: Iterable[Batch], plan: Plan, device: str) -> Generator[tuple[
                         else:
                             settled.append((climber.row, outcome))
             if batch.last and judged:
-                save_attempts(attempts_file(plan, batch.shard), together(judged, kept), plan.hashes)
+                with attempts_file(plan, batch.shard) as file:
+                    save_attempts(file, together(judged, kept), plan.hashes)
                 judged, kept = set(), []
             yield replace(batch, rows=[row for row, _ in settled]), [result for _, result in settled]
 

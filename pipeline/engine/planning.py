@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain, islice
-from pathlib import Path
 
 from pipeline.anonymity.faces.detect import FaceFinder
 from pipeline.anonymity.gate.facts import GateFacts, gate_facts
@@ -28,6 +27,7 @@ from pipeline.media.records import Sample
 from pipeline.media.rules import Percentile
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.pages import paged
+from pipeline.streams.places import open_store
 from pipeline.streams.probing import ends_of
 
 PASS_THROUGH_BATCH = 64
@@ -97,7 +97,7 @@ def found_ends(config: JobConfig) -> tuple[float, float] | None:
     wanted = config.image.range
     if not isinstance(wanted, Percentile):
         return None
-    before = Ledger(Path(config.output.path)).job()
+    before = Ledger(config.output.path).job()
     if before is not None and before.found and before.config["image"]["range"] == wanted.model_dump(mode="json"):
         return before.found
     return ends_of(paged(config.input.open(), config.image.frames), wanted)
@@ -126,4 +126,4 @@ def batch_size_of(plan: Plan, trial: Callable[[Plan], int]) -> int:
         return PASS_THROUGH_BATCH
     if model.batch_size != "auto":
         return model.batch_size
-    return remembered(Path(plan.config.output.path), plan.hashes, lambda: trial(plan))
+    return remembered(open_store(plan.config.output.path), plan.hashes, lambda: trial(plan))

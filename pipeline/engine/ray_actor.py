@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from pipeline.engine.devices import resolve_devices
@@ -17,7 +16,7 @@ from pipeline.engine.worker import Asks, Channel, Message, in_order
 from pipeline.errors import UserError
 from pipeline.job.hashes import hashes
 from pipeline.job.plan import Plan, outlines
-from pipeline.streams.store import DiskStore
+from pipeline.streams.places import open_store
 
 BEACON = "beacon.json"
 """The file in a job's folder by which workers elsewhere know that it is the same folder."""
@@ -115,7 +114,7 @@ def work_there(
 
     Raises `UserError` where something is not.
     """
-    check_folder(Path(plan.config.output.path), beacon)
+    check_folder(plan.config.output.path, beacon)
     check_same(plan)
     work_through(channel, plan, the_one(device), room, whole, failed)
 
@@ -126,14 +125,14 @@ def the_one(device: str) -> str:
     return found
 
 
-def check_folder(root: Path, beacon: bytes) -> None:
+def check_folder(place: str, beacon: bytes) -> None:
     """Raises `UserError` where the job's folder is not the one in which the driver has lit the beacon."""
-    store, until = DiskStore(root, root), time.monotonic() + LOOK_SECONDS
+    store, until = open_store(place), time.monotonic() + LOOK_SECONDS
     while store.read(BEACON) != beacon:
         if time.monotonic() > until:
             raise UserError(
-                f"output.path: on node {socket.gethostname()} {root} is not the folder of this job; name a folder that "
-                "all nodes share, or a bucket"
+                f"output.path: on node {socket.gethostname()} {store.shown} is not the folder of this job; name a "
+                "folder that all nodes share, or a bucket"
             )
         time.sleep(LOOK_SECONDS / 20)
 

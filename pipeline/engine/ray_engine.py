@@ -17,7 +17,6 @@ from pipeline.engine.supervising import supervised
 from pipeline.engine.worker import POLL_SECONDS, Asks, Broke, Died, unless_error
 from pipeline.errors import UserError
 from pipeline.job.plan import Plan
-from pipeline.streams.store import DiskStore
 
 PATIENCE = 8.0
 """Seconds in which workers may end by themselves before they are killed."""
@@ -75,7 +74,7 @@ class RayEngine:
 @contextmanager
 def _beacon(run: Run) -> Iterator[bytes]:
     """Something in the job's folder that only those know who see the same folder."""
-    store, beacon = DiskStore(run.ledger.root, run.ledger.parts), uuid4().hex.encode()
+    store, beacon = run.ledger.store, uuid4().hex.encode()
     store.put(BEACON, beacon)
     try:
         yield beacon

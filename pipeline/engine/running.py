@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
-from pathlib import Path
 
 from pipeline.engine.batch_size import remember
 from pipeline.engine.events import Event, Noted, Progress, SetAside, ShardDone, TakenBack
@@ -22,9 +21,8 @@ from pipeline.streams.apart import check_apart
 from pipeline.streams.asides import Asides, marked, was_killed
 from pipeline.streams.job_records import Job, Manifest, StatedLicence
 from pipeline.streams.ledger import Ledger
-from pipeline.streams.private import make_private_folder
 from pipeline.streams.reconciling import OnChange, Retry, reconcile, settle
-from pipeline.streams.store import DiskStore
+from pipeline.streams.store import make_private
 from pipeline.streams.written import READ_BACK
 
 
@@ -45,17 +43,17 @@ def run_job(
     """
     (stream, classes), devices, limit = open_input(plan), plan.devices, plan.config.limit
     names = [shard.name for shard in stream.shards]
-    job, ledger = job_of(plan, classes), Ledger(Path(plan.config.output.path))
-    store = DiskStore(ledger.root, ledger.parts / "records")
+    job, ledger = job_of(plan, classes), Ledger(plan.config.output.path)
+    store = ledger.store
     if plan.config.anonymity or plan.config.run.timeout is not None or (len(devices) > 1 and not limit):
         check_main_guard("the job")
     asides, died = Asides(store), (was_killed(store) or bool(Asides(store).all())) and unguarded() is None
-    check_apart(ledger.root, stream)
+    check_apart(plan.config.output.path, stream)
     if stream.shards and not died and (on_change == "overwrite" or ledger.record(stream.shards[0].name) is None):
         check_first(plan, stream.shards, classes)
     with confidential(plan), ledger.open(job, keep=on_change == "keep", overwrite=on_change == "overwrite"):
         if plan.config.anonymity is not None:
-            make_private_folder(ledger.root)
+            make_private(ledger.store)
         standing = reconcile(ledger, stream, limit=limit, verify=verify, retry_damaged=plan.config.on_damage == "fail")
         retry = retry_of(plan) if retry_quarantine else None
         work = settle(ledger, standing, on_change, limit=limit, prune=prune, retry=retry)
@@ -69,10 +67,10 @@ def run_job(
                 observe(Noted(text))
                 ledger.log("note", text=text)
 
-        for text in (*stream.notes, *plan.notes, *work.notes):
+        for text in (*stream.notes, *plan.notes, *work.notes, *notes_on(plan, ledger)):
             note(text)
         if plan.config.model is not None and plan.config.model.batch_size == "auto":
-            remember(ledger.root, plan.hashes, plan.batch_size)
+            remember(ledger.store, plan.hashes, plan.batch_size)
         begin(len(names) - len(work.shards), len(names))
         ledger.log("start", shards=len(names), todo=len(work.shards), devices=devices)
         aside = asides.all()
@@ -108,6 +106,13 @@ def run_job(
                 manifest = ledger.write_manifest(job, names, limit=limit, changed=kept, aside=why)
                 ledger.log("stop", **manifest.shards.model_dump(), **manifest.counts.model_dump())
         return manifest
+
+
+def notes_on(plan: Plan, ledger: Ledger) -> list[str]:
+    """What people should know of the place of a job, before any work, as sentences."""
+    if plan.config.anonymity is None or ledger.store.local is not None:
+        return []
+    return [f"{ledger.shown} will hold originals and faces; who may read there is for the bucket to say"]
 
 
 def retry_of(plan: Plan) -> Retry:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pipeline.anonymity.faces.detect import FaceFinder
 from pipeline.anonymity.faces.scanning import Eyes, Part, join_parts, left_of, scan_part
 from pipeline.anonymity.gate.judges import judges_of
-from pipeline.engine.gate import faces_folder, originals_of, seers, settings
+from pipeline.engine.gate import faces_of, originals_of, seers, settings
 
 if TYPE_CHECKING:
     from pipeline.job.plan import Plan
@@ -23,7 +23,7 @@ def unscanned(plan: Plan) -> list[str]:
 
     Raises `UserError` where the input cannot be opened.
     """
-    return [part.name for part in left_of(_parts(plan), faces_folder(plan))]
+    return [part.name for part in left_of(_parts(plan), faces_of(plan).folder)]
 
 
 def scan_shards(
@@ -34,12 +34,13 @@ def scan_shards(
     `seen` is told how many more images are done. Detector and recognisers are loaded once. Raises `UserError` as
     `judges_of` does.
     """
-    config, folder = settings(plan), faces_folder(plan)
+    config, mirror = settings(plan), faces_of(plan)
     with FaceFinder(config.detector, workers=config.workers) as finder:
         recognisers = seers(plan, judges_of(config, finder, plan.size, device), device)
         parts = {part.name: part for part in originals_of(plan, Eyes.of(finder, recognisers))}
         for name in names:
-            scan_part(parts[name], folder, finder, recognisers, seen)
+            scan_part(parts[name], mirror.folder, finder, recognisers, seen)
+            mirror.push()
 
 
 def join_originals(plan: Plan) -> None:
@@ -47,7 +48,9 @@ def join_originals(plan: Plan) -> None:
 
     Raises `UserError` where a shard is not scanned.
     """
-    join_parts(_parts(plan), faces_folder(plan))
+    mirror = faces_of(plan)
+    join_parts(_parts(plan), mirror.folder)
+    mirror.push()
 
 
 def _parts(plan: Plan) -> list[Part]:

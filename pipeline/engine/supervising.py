@@ -6,7 +6,6 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pipeline.engine.dispensing import Dispenser
 from pipeline.engine.events import Event, Noted, Progress, SetAside, ShardDone, TakenBack
@@ -186,7 +185,7 @@ def work_through(
             yield shards[name]
 
     stream, classes = open_input(plan)
-    ledger = Ledger(Path(plan.config.output.path))
+    ledger = Ledger(plan.config.output.path)
     with confidential(plan):
         events = process(
             assigned(stream), plan, stream, classes, ledger, device,

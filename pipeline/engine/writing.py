@@ -146,9 +146,9 @@ def write(
         for done, samples in encoded:
             batch, shard = done.batch, shards[done.batch.shard]
             if output is None:
-                parts, name = ledger.parts_of("data"), shard.name
-                writer = open_writer(plan.config.output.format, data=ledger.data, parts=parts, name=name, stream=stream)
-                quarantine = QuarantineWriter(folder=ledger.quarantine, parts=ledger.parts, name=name)
+                store, parts, name = ledger.store, ledger.parts_of("data"), shard.name
+                writer = open_writer(plan.config.output.format, store=store, parts=parts, name=name, stream=stream)
+                quarantine = QuarantineWriter(store=store, parts=ledger.parts, name=name)
                 secret = plan.config.anonymity is not None
                 output = OpenShard(writer, quarantine, mended.get(name), secret=secret)
             yield output.add(done, samples)

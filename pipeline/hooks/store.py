@@ -142,14 +142,15 @@ class NeighbourStore:
         Raises `UserError` where the folder holds no such job and, with `expect`, where another configuration, model or
         salt made it.
         """
-        ledger = Ledger(local_option(folder, "folder"))
+        root = local_option(folder, "folder")
+        ledger = Ledger(root)
         job = read_job(ledger)
         if expect is not None:
-            check_expected(ledger.root, job, expect)
-        files = [ledger.root / name for record in ledger.records() for name in record.files if is_data(name)]
+            check_expected(root, job, expect)
+        files = [root / name for record in ledger.records() for name in record.files if is_data(name)]
         shards = {file: list(scan(file)) for file in files if file.exists()}
         if not shards:
-            raise UserError(f"{ledger.root}: no shard of the job is finished, so there are no neighbours")
+            raise UserError(f"{ledger.shown}: no shard of the job is finished, so there are no neighbours")
         store, manifest = cls(shards, weights), ledger.manifest()
         if manifest is None or not manifest.complete or job.config.get("limit") is not None:
             store._unfinished = "the job has not gone through all its input"
@@ -242,7 +243,7 @@ class NeighbourStore:
 
 def read_job(ledger: Ledger) -> Job:
     """Reads what a finished or running job is. Raises `UserError` where its output cannot serve as a store."""
-    job, root = ledger.job(), ledger.root
+    job, root = ledger.job(), ledger.shown
     if job is None:
         raise UserError(f"{root} holds no doppel job; name the output.path of a doppel run")
     config = job.config

@@ -20,7 +20,7 @@ from pipeline.models.config import ModelConfig
 from pipeline.operators import AnyOperator
 from pipeline.operators.contract import Extra
 from pipeline.release import ReleaseConfig
-from pipeline.section import LocalPath, Recipe, Section
+from pipeline.section import LocalPath, Place, Recipe, Section
 from pipeline.streams import AnyInput, OutputFormat
 from pipeline.streams.shards import CLIP_EXTENSIONS, IMAGE_EXTENSIONS
 
@@ -48,8 +48,8 @@ class ImageConfig(Reading):
 class OutputConfig(Section):
     """The place and the format of what is written."""
 
-    path: LocalPath
-    """The job's folder: data, quarantine, records and manifest."""
+    path: Place
+    """The job's folder, which may be the URL of one in an object store: data, quarantine, records and manifest."""
     format: OutputFormat = "webdataset"
     codec: Codec | Literal["auto"] = "auto"
     """The codec of all images; `auto` takes PNG without a model, and for a model of less than 128 pixels a side, else

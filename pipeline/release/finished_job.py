@@ -100,9 +100,9 @@ class Made:
                 )
         return cls(
             job=job,
-            tars={file: digest for file, digest in files.items() if file.parent == ledger.data},
+            tars={file: digest for file, digest in files.items() if file.parent == root / "data"},
             read=manifest.counts.read,
-            quarantined=_reasons(file for file in files if file.parent == ledger.quarantine),
+            quarantined=_reasons(file for file in files if file.parent == root / "quarantine"),
         )
 
     def entries(self, members: Collection[str]) -> Iterator[MadeImage]:

@@ -37,7 +37,7 @@ from pipeline.release.shuffling import Shuffle
 from pipeline.release.writing import Packer, published, write_shards
 from pipeline.source_code import code_hash
 from pipeline.streams.files import sync_folder
-from pipeline.streams.ledger import PARTS
+from pipeline.streams.places import PARTS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -22,6 +22,7 @@ from pipeline.release.manifest import ListedFile
 from pipeline.release.privacy import clean_image, names_in, release_key
 from pipeline.release.shuffling import Content, Shuffle
 from pipeline.streams.shards import TarWriter
+from pipeline.streams.store import DiskStore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,7 +77,10 @@ def write_shards(
     images = iter(shuffle)
     for number, start in enumerate(range(0, len(shuffle), shard_size)):
         count = min(shard_size, len(shuffle) - start)
-        writer = TarWriter(data=data, parts=data, name=f"release-{number:05d}", verbatim_names=True)
+        writer = TarWriter(
+            store=DiskStore(data.parent, data), folder=data.name, parts=data, name=f"release-{number:05d}",
+            verbatim_names=True,
+        )  # fmt: skip
         try:
             for entry, content in islice(images, count):
                 sample, hashed = packer(entry, published(entry.label, labels), content)

@@ -17,6 +17,7 @@ from pipeline.streams.folder_writer import FolderWriter
 from pipeline.streams.hub import HubInput
 from pipeline.streams.parquet import ParquetWriter
 from pipeline.streams.shards import TarWriter, WebDatasetInput
+from pipeline.streams.store import Store
 
 INPUTS = {"webdataset": WebDatasetInput, "hub": HubInput, "folder": FolderInput, "captions": CaptionsInput}
 """The sections of all inputs, by their format."""
@@ -33,8 +34,8 @@ def input_at(place: str) -> WebDatasetInput | FolderInput:
     return FolderInput(path=place) if os.path.isdir(os.path.expanduser(place)) else WebDatasetInput(urls=(place,))
 
 
-def _open_tar(*, data: Path, parts: Path, name: str, stream: InputStream) -> TarWriter:
-    return TarWriter(data=data, parts=parts, name=name, verbatim_names=stream.verbatim_names)
+def _open_tar(*, store: Store, parts: Path, name: str, stream: InputStream) -> TarWriter:
+    return TarWriter(store=store, parts=parts, name=name, verbatim_names=stream.verbatim_names)
 
 
 WRITERS: dict[str, Callable[..., ShardWriter]] = {
@@ -45,11 +46,11 @@ WRITERS: dict[str, Callable[..., ShardWriter]] = {
 """What opens a writer of each format."""
 
 
-def open_writer(format: str, *, data: Path, parts: Path, name: str, stream: InputStream) -> ShardWriter:
-    """Opens a writer for one shard of `stream`; `parts` must exist and be on the file system of `data`.
+def open_writer(format: str, *, store: Store, parts: Path, name: str, stream: InputStream) -> ShardWriter:
+    """Opens a writer for one shard of `stream`; `parts` must exist and be on the file system of a `store` on a disk.
 
     Raises `UserError` for an unknown format.
     """
     if format not in WRITERS:
         raise UserError(f"output.format: {format!r} is unknown (known: {', '.join(WRITERS)})")
-    return WRITERS[format](data=data, parts=parts, name=name, stream=stream)
+    return WRITERS[format](store=store, parts=parts, name=name, stream=stream)

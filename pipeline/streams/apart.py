@@ -9,13 +9,22 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.listing import real
 from pipeline.streams.contract import InputStream
+from pipeline.streams.remote import shown
 
 
-def check_apart(root: Path, stream: InputStream) -> None:
-    """Raises `UserError` where an input lies in the job's folder `root`, or would find what the job writes there."""
+def check_apart(root: str, stream: InputStream) -> None:
+    """Raises `UserError` where an input lies in the job's folder `root`, or would find what the job writes there.
+
+    Both are paths of this machine, or URLs of an object store.
+    """
+    if "://" in root:
+        _check_urls(root, stream)
+        return
     home = real(root)
     written = [home / "data" / "class" / "image", *(home / "data" / f"{shard.name}.tar" for shard in stream.shards)]
     for pattern in dict.fromkeys(stream.places):
+        if "://" in pattern:
+            continue
         place = Path(os.path.expanduser(pattern)).absolute()
         fixed, below = real(Path(*place.parts[: _magic(place)])), place.parts[_magic(place) :]
         if fixed.is_relative_to(home):
@@ -24,6 +33,19 @@ def check_apart(root: Path, stream: InputStream) -> None:
             raise UserError(
                 f"output.path: the input {pattern!r} would find what is written to {root}; name a folder apart "
                 "from the input"
+            )
+
+
+def _check_urls(root: str, stream: InputStream) -> None:
+    written = [f"{root}/data/{shard.name}.tar" for shard in stream.shards] + [f"{root}/data/class/image"]
+    for pattern in dict.fromkeys(stream.places):
+        parts = tuple(pattern.split("/"))
+        inside = pattern.startswith(f"{root}/")
+        wild = any(c in pattern for c in "*?[")
+        if inside or (wild and any(_matches(tuple(url.split("/")), parts) for url in written)):
+            raise UserError(
+                f"output.path: the input {shown(pattern)!r} lies in {shown(root)}, or would find what is written "
+                "there; name a folder apart from the input"
             )
 
 

@@ -16,7 +16,7 @@ from pipeline.streams.contract import InputStream
 from pipeline.streams.files import HashedReader, content_hash, expand_urls, fingerprint, open_url
 from pipeline.streams.lines import Line, read_lines
 from pipeline.streams.names import unsafe
-from pipeline.streams.shard_names import local_places, shard_names
+from pipeline.streams.shard_names import read_places, shard_names
 
 KEPT_OF_LONGER = 1 << 12
 """Bytes of a line that is too long, of those that go to the quarantine."""
@@ -57,7 +57,7 @@ class CaptionsInput(Section):
         urls = expand_urls(self.urls, most=self.bounds.files)
         names = shard_names(urls, self.urls)
         shards = [CaptionShard(url, name, self) for url, name in zip(urls, names, strict=True)]
-        return InputStream(shards=shards, places=local_places(*self.urls, *urls))
+        return InputStream(shards=shards, places=read_places(*self.urls, *urls))
 
 
 class CaptionShard:

@@ -46,7 +46,8 @@ class InputStream:
 
     shards: Sequence[InputShard]
     places: tuple[str, ...] = ()
-    """What of this machine is read: paths, with wildcards where there are any; `FOLDER/**` for all below a folder."""
+    """What is read: paths of this machine and URLs, with wildcards where there are any; `FOLDER/**` for all below a
+    folder."""
     label_names: tuple[str, ...] | None = None
     """The names of the classes, by label, where the source states them."""
     features: Any = None

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from pipeline.assets import resolve
 from pipeline.errors import UserError
 from pipeline.listing import magic, matching
+from pipeline.optional import require_package
 from pipeline.section import Section
 from pipeline.streams.bounds import Bounds
 from pipeline.streams.remote import RemoteFile, mark_of, persistently, shown
@@ -61,7 +62,7 @@ def fingerprint(url: str) -> str:
     if "://" not in url:
         s = os.stat(url)
         return f"{s.st_size}-{s.st_mtime_ns}-{s.st_ctime_ns}-{s.st_ino}"
-    file_system, path = _file_system(url)
+    file_system, path = file_system_at(url)
     return mark_of(persistently(url, lambda: file_system.info(path))) or content_hash(url)
 
 
@@ -103,7 +104,7 @@ def stored_sha256(url: str) -> str | None:
     """The sha256 that the Hugging Face hub stores for a large file; None elsewhere."""
     if not url.startswith("hf://"):
         return None
-    file_system, path = _file_system(url)
+    file_system, path = file_system_at(url)
     large = persistently(url, lambda: file_system.info(path)).get("lfs")
     return large["sha256"] if large else None
 
@@ -116,7 +117,7 @@ def open_url(url: str) -> BinaryIO:
     """
     if "://" not in url:
         return open(url, "rb")
-    file_system, path = _file_system(url)
+    file_system, path = file_system_at(url)
     return io.BufferedReader(RemoteFile(url, file_system, path), READ_AHEAD)
 
 
@@ -205,19 +206,26 @@ def _glob(url: str) -> Iterator[str]:
         else:
             yield from dict.fromkeys(matching(url))
     elif magic(urlsplit(url).path if url.startswith(("http://", "https://")) else url):  # `?` begins a query there
-        file_system, path = _file_system(url)
+        file_system, path = file_system_at(url)
         yield from map(file_system.unstrip_protocol, persistently(url, lambda: file_system.glob(path)))
     else:
         yield url
 
 
-def _file_system(url: str) -> tuple[Any, str]:
+def file_system_at(url: str, **options: Any) -> tuple[Any, str]:
+    """The fsspec file system that a URL lies in, made with its `options`, and the path that the URL has there.
+
+    Raises `UserError` where its protocol is unknown or its package is missing, and `Unreachable` as `open_url` does.
+    """
     from fsspec.core import url_to_fs
+
+    if url.lower().startswith(("s3://", "s3a://")):
+        require_package("s3fs", shown(url), extra="s3")
 
     def found() -> tuple[Any, str]:
         try:
             urlsplit(url)  # some back ends take what is no URL, and fail on it later
-            return url_to_fs(url)
+            return url_to_fs(url, **options)
         except (ImportError, ValueError) as error:  # a back end that is not installed, or no such protocol
             raise UserError(f"{shown(url)!r} cannot be opened: {error}") from None
 

@@ -14,10 +14,11 @@ from pipeline.media.provenance import PROVENANCE
 from pipeline.media.records import Sample
 from pipeline.streams.columns import LABEL_MEMBER
 from pipeline.streams.contract import InputStream, Unwritable
-from pipeline.streams.files import Stored, publish, sync_file, sync_folder
+from pipeline.streams.files import Stored, sync_file
 from pipeline.streams.job_records import FolderLine
 from pipeline.streams.names import safe_component, unescape_dots
 from pipeline.streams.shards import IMAGE_EXTENSIONS
+from pipeline.streams.store import Store
 
 MOST_FOLDERS = 100
 """Folders that a file may lie in below data/, at most: they are made and removed one inside the other."""
@@ -25,6 +26,8 @@ LONGEST_NAME = 255
 """Bytes of the name of a file, at most."""
 LONGEST_PATH = 4095
 """Bytes of a path, at most."""
+LONGEST_OBJECT = 1024
+"""Bytes of the URL of an object, at most: S3 takes keys of so many."""
 MISREAD = ("zip", *IMAGE_EXTENSIONS)
 """Extensions that make a sidecar a sample of its own for whoever loads the folder."""
 
@@ -42,10 +45,10 @@ class FolderWriter:
     shard, and they must be removed before the shard is written again.
     """
 
-    def __init__(self, *, data: Path, parts: Path, name: str, stream: InputStream) -> None:
-        self._data, self._stage, self._stream = data, parts / f"{name}.folder", stream
+    def __init__(self, *, store: Store, parts: Path, name: str, stream: InputStream) -> None:
+        self._store, self._stage, self._stream = store, parts / f"{name}.folder", stream
         self._list_part = parts / f"{name}.provenance.jsonl"
-        self._list = data.parent / "provenance" / self._list_part.name
+        self._list = f"provenance/{self._list_part.name}"
         _check_classes(stream.label_names or ())
         self._lines: list[FolderLine] = []
         self._paths: dict[str, None] = {}
@@ -63,14 +66,15 @@ class FolderWriter:
         lines = [self._plan(sample, files) for sample in samples]
         folders = {str(folder) for path in files for folder in list(PurePosixPath(path).parents)[:-1]}
         for folder in folders - self._folders:
-            if folder in self._paths or folder in files or _is_no_folder(self._data / folder):
+            if folder in self._paths or folder in files or self._is_no_folder(folder):
                 raise Unwritable(f"data/{folder} is a file, and cannot be a folder")
+        there = self._store.held(f"data/{path}" for path in files)
         for path in files:
             if path in self._paths:
                 raise Unwritable(f"data/{path} is taken by another sample of this shard")
-            if path in self._folders or os.path.lexists(self._data / path):
+            if path in self._folders or f"data/{path}" in there:
                 raise Unwritable(f"data/{path} exists already, and is no file of this shard")
-            _check_length(self._data / path, self._stage / path)
+            self._check_length(path)
         self._stage_all(files)
         self._lines += lines
         self._paths |= dict.fromkeys(files)
@@ -128,27 +132,15 @@ class FolderWriter:
 
     def commit(self) -> dict[str, Stored]:
         """Publishes the list, then the files; see `ShardWriter`."""
-        stored = {f"{self._data.name}/{path}": sync_file(self._stage / path) for path in self._paths}
-        if taken := [path for path in self._paths if os.path.lexists(self._data / path)]:
-            raise _taken(self._data / taken[0])
+        staged = {f"data/{path}": self._stage / path for path in self._paths}
+        stored = {path: sync_file(part) for path, part in staged.items()}
+        if taken := self._store.held(staged):
+            raise self._taken(min(taken))
         self._list_part.write_text("".join(line.to_json() + "\n" for line in self._lines))
-        stored[f"{self._list.parent.name}/{self._list.name}"] = publish(self._list_part, self._list)
-        claimed = list[Path]()
-        for path in self._paths:
-            final = self._data / path
-            final.parent.mkdir(parents=True, exist_ok=True)
-            try:  # `os.replace` alone would overwrite what another process was faster to write
-                os.close(os.open(final, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-            except FileExistsError:
-                for made in claimed:
-                    made.unlink()
-                self._list.unlink()  # or the file of the other shard would be removed as one of ours
-                raise _taken(final) from None
-            claimed.append(final)
-            os.replace(self._stage / path, final)
-        for folder in sorted({f for path in self._paths for f in (self._data / path).parents}):
-            if folder.is_relative_to(self._data):
-                sync_folder(folder)
+        stored[self._list] = self._store.put_file(self._list_part, self._list)
+        if (other := self._store.put_new_files(staged)) is not None:
+            self._store.delete(self._list)  # or the file of the other shard would be removed as one of ours
+            raise self._taken(other)
         shutil.rmtree(self._stage)
         return stored
 
@@ -156,6 +148,32 @@ class FolderWriter:
         """Removes what was staged."""
         shutil.rmtree(self._stage, ignore_errors=True)
         self._list_part.unlink(missing_ok=True)
+
+    def _is_no_folder(self, folder: str) -> bool:
+        """Whether something is there that is no folder: a file, or a link, which might lead anywhere."""
+        if (local := self._store.local) is None:
+            return bool(self._store.held([f"data/{folder}"]))
+        path = local / "data" / folder
+        return os.path.lexists(path) and (path.is_symlink() or not path.is_dir())
+
+    def _check_length(self, path: str) -> None:
+        if (local := self._store.local) is None:
+            if len(self._store.url(f"data/{path}").encode()) > LONGEST_OBJECT:
+                raise Unwritable(f"the name of an object is too long: {LONGEST_OBJECT} bytes are possible")
+            finals = [self._stage / path]
+        else:
+            finals = [local / "data" / path, self._stage / path]
+        for final in finals:
+            if len(os.fsencode(final.name)) > LONGEST_NAME or len(os.fsencode(os.path.abspath(final))) > LONGEST_PATH:
+                raise Unwritable(
+                    f"the path of a file is too long: {LONGEST_PATH} bytes are possible, and {LONGEST_NAME} of a name"
+                )
+
+    def _taken(self, path: str) -> UserError:
+        return UserError(
+            f"{self._store.shown}/{path} exists already: another shard, which was written at the same time, has a "
+            "sample of this key; the same command, run again, puts one of them into quarantine"
+        )
 
     def _in_split(self, path: str) -> str:
         """The path with the folder that is a split in lower case, as `datasets` knows it."""
@@ -180,23 +198,3 @@ class FolderWriter:
 def _check_classes(names: Sequence[str]) -> None:
     if len(set(names)) < len(names):
         raise UserError(f"input.label_names: two classes would share a folder ({', '.join(names)})")
-
-
-def _is_no_folder(path: Path) -> bool:
-    """Whether something is there that is no folder: a file, or a link, which might lead anywhere."""
-    return os.path.lexists(path) and (path.is_symlink() or not path.is_dir())
-
-
-def _check_length(*paths: Path) -> None:
-    for path in paths:
-        if len(os.fsencode(path.name)) > LONGEST_NAME or len(os.fsencode(os.path.abspath(path))) > LONGEST_PATH:
-            raise Unwritable(
-                f"the path of a file is too long: {LONGEST_PATH} bytes are possible, and {LONGEST_NAME} of a name"
-            )
-
-
-def _taken(path: Path) -> UserError:
-    return UserError(
-        f"{path} exists already: another shard, which was written at the same time, has a sample of this key; "
-        "the same command, run again, puts one of them into quarantine"
-    )

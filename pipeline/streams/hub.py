@@ -26,7 +26,7 @@ from pipeline.streams.names import safe_component
 from pipeline.streams.no_split import advice, in_no_split, shown
 from pipeline.streams.own_files import OwnFiles
 from pipeline.streams.rows import Columns, FileShard, SliceShard, is_whole
-from pipeline.streams.shard_names import local_places, shard_names
+from pipeline.streams.shard_names import read_places, shard_names
 from pipeline.streams.shards import IMAGE_EXTENSIONS
 from pipeline.streams.splits import names_in_split
 from pipeline.streams.tables import file_features, first_line, is_row_damage
@@ -89,7 +89,7 @@ class HubInput(Section):
         files = [file for part in parts for file in part.files]
         return InputStream(
             shards=[shard for part in parts for shard in part.shards],
-            places=local_places(
+            places=read_places(
                 *(f"{self.path}/**" for _ in [0] if os.path.isdir(os.path.expanduser(self.path))), *files
             ),
             label_names=columns.label_names(),

@@ -7,35 +7,41 @@
     OUT/shards/NAME.json    written last: counts, hashes, files, timings of one shard
     OUT/quarantine/NAME.tar original bytes, reason and origin of each sample that was not written
     OUT/manifest.json       totals over all finished shards
-    OUT/events.jsonl        what happened when
-    OUT/.parts/             work in progress, invisible to readers of data/
+    OUT/events.jsonl        what happened when; in an object store events/*.jsonl, a piece for each minute of a run
+    OUT/.parts/             work in progress, invisible to readers of data/; none in an object store
 """
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
+import re
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Container, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import UserError
-from pipeline.listing import real
 from pipeline.media.versioned import Versioned
-from pipeline.posix import lock
+from pipeline.streams.claims import CLAIMS
+from pipeline.streams.event_log import EVENTS, EventLog
 from pipeline.streams.files import sync_folder
 from pipeline.streams.job_records import FOLDERS, Counts, Finished, FolderLine, Job, Manifest, ShardRecord
+from pipeline.streams.ownership import Hold, alone
+from pipeline.streams.places import PARTS, open_store
 from pipeline.streams.reasons import tally
+from pipeline.streams.store import LOCK
 
-SHARDS, PARTS = "shards", ".parts"
-"""The folders of records, and of work in progress."""
+JOB, SHARDS = "job.json", "shards"
+"""The record of the job, and the folder of records."""
 WORK = ("job", "records", "data", "quarantine")
-"""What work in progress is sorted by."""
+"""What work in progress is sorted by, or was by an earlier version."""
+PUT = re.compile("[0-9a-f]{32}")
+"""The name of a small file while it is put."""
+AT_ONCE = 16
+"""Records of an object store that are read at a time."""
 LARGEST_RECORD = 1 << 26
 """Bytes of the record of a shard, at most."""
 MANIFEST = "manifest.json"
@@ -47,90 +53,111 @@ NO_INPUT = ("limit",)
 
 
 class Ledger:
-    """The records in the folder of a job."""
+    """The records in the folder of a job, on a disk or in an object store."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.data, self.parts = root / "data", root / PARTS
-        self.shards, self.quarantine = root / SHARDS, root / "quarantine"
-        self._events = root / "events.jsonl"
+    def __init__(self, place: str | os.PathLike[str]) -> None:
+        """Raises `UserError` for a URL whose protocol is unknown, or whose package is missing."""
+        self.store = open_store(place)
+        self._events = EventLog(self.store)
+
+    @property
+    def shown(self) -> str:
+        """The folder, as messages name it."""
+        return self.store.shown
+
+    @property
+    def parts(self) -> Path:
+        """The folder of this machine for work in progress."""
+        return self.store.parts
 
     @contextmanager
-    def open(self, job: Job, *, keep: bool = False, overwrite: bool = False) -> Iterator[Ledger]:
+    def open(self, job: Job, *, keep: bool = False, overwrite: bool = False, hold: Hold = alone) -> Iterator[Ledger]:
         """Claims the folder for `job` and holds it against other processes.
 
         With `keep`, finished shards of a job with other settings stay; with `overwrite`, everything in the folders of
         the job is removed. Raises `UserError` where the folder is not ours, is in use, belongs to a job with other
         settings, or was made by another version of doppel.
         """
-        if self.root.exists() and not self.root.is_dir():
-            raise UserError(f"output.path: {self.root} is a file; a folder is expected")
-        if self.root.is_dir() and not self._job_file.exists() and not self._only_begun():
-            raise UserError(f"output.path: {self.root} is not empty and holds no doppel job; name an empty folder")
-        self.root.mkdir(parents=True, exist_ok=True)
-        self._refuse_links()
-        self.parts.mkdir(exist_ok=True)
-        with os.fdopen(os.open(self.parts / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)) as held:
-            if not lock(held):
-                raise UserError(f"output.path: another doppel process is writing to {self.root}")
-            self._claim(job, keep=keep, overwrite=overwrite)
+        local = self.store.local
+        if local is not None and local.exists() and not local.is_dir():
+            raise UserError(f"output.path: {local} is a file; a folder is expected")
+        if not self.store.held([JOB]) and not self._only_begun():
+            raise UserError(f"output.path: {self.shown} is not empty and holds no doppel job; name an empty folder")
+        if local is not None:
+            local.mkdir(parents=True, exist_ok=True)
+            refuse_links(local)
+        with hold(self.store) as nobody_else:
+            self._claim(job, keep=keep, overwrite=overwrite, sweep=nobody_else)
             try:
                 yield self
             finally:
-                self._clear_parts()
+                if local is not None and nobody_else:
+                    self.store.sweep()
+                with suppress(UserError, OSError):  # what is lost is no part of the job
+                    self._events.flush()
 
     def job(self) -> Job | None:
         """The job that the folder was claimed for; None where there is none.
 
         Raises `UserError` for what another version of doppel left.
         """
-        if not self._job_file.exists():
+        content = self.store.read(JOB)
+        if content is None:
             return None
         try:
-            return Job.from_json(self._job_file.read_bytes(), str(self._job_file))
+            return Job.from_json(content, self._at(JOB))
         except UserError as error:
             raise UserError(f"{error}: name another folder, or remove this one") from None
 
     def record(self, name: str) -> ShardRecord | None:
         """The record of a shard; None where it is not finished."""
-        file = self.shards / f"{name}.json"
-        return _read_record(file) if file.exists() else None
+        return self._record(f"{SHARDS}/{name}.json")
 
     def records(self) -> list[ShardRecord]:
         """The records of all finished shards, by name. Raises `UserError` for one that cannot be read."""
-        records = [_read_record(file) for file in sorted(self.shards.glob("[!.]*.json"))]
+        if (local := self.store.local) is not None:
+            found = [self._record(f"{SHARDS}/{file.name}") for file in sorted((local / SHARDS).glob("[!.]*.json"))]
+        else:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                found = list(pool.map(self._record, sorted(entry.path for entry in self.store.list(SHARDS))))
+        records = [record for record in found if record is not None]
         owners = dict[str, str]()
         for record in records:
             for file in record.files:
                 if owners.setdefault(file, record.shard) != record.shard:
                     raise UserError(
-                        f"{self.shards}: the records of {owners[file]} and {record.shard} both name {file}; without "
-                        "these files both shards are done again"
+                        f"{self._at(SHARDS)}: the records of {owners[file]} and {record.shard} both name {file}; "
+                        "without these files both shards are done again"
                     )
         return records
 
     def commit(self, record: ShardRecord) -> None:
         """Marks a shard as done; its files must be in place."""
-        self._write(self.shards / f"{record.shard}.json", record)
+        self._write(f"{SHARDS}/{record.shard}.json", record)
 
-    def files(self) -> Iterator[str]:
-        """Yields the files that shards have written, or left, by their paths below the job's folder."""
-        for name in FOLDERS:
-            for folder, _, files in os.walk(self.root / name):
-                inside = Path(folder).relative_to(self.root).as_posix()
-                yield from sorted(f"{inside}/{file}" for file in files if not file.startswith("."))
+    def files(self) -> dict[str, int]:
+        """The bytes of each file that shards have written, or left, by their paths below the job's folder.
 
-    def leftovers(self, name: str) -> set[str]:
-        """Files that an unfinished shard may have left, by their paths below the job's folder.
+        They are −1 for a link, and for whatever else is no file.
+        """
+        return {entry.path: entry.bytes for name in FOLDERS for entry in self.store.list(name)}
+
+    def leftovers(self, name: str, there: Container[str]) -> set[str]:
+        """Files that an unfinished shard has left, among those that are `there`, by their paths below the job's folder.
 
         Raises `UserError` for a list of them that is not one of ours.
         """
-        listed = f"provenance/{name}.provenance.jsonl"
-        names = {f"data/{name}.tar", f"data/{name}.parquet", f"quarantine/{name}.tar", listed}
-        if (self.root / listed).is_file():
-            for line in (self.root / listed).read_text().splitlines():
-                made = FolderLine.from_json(line, str(self.root / listed))
-                names |= {f"data/{path}" for path in (made.file, *made.sidecars)}
+        names = {f"data/{name}.tar", f"data/{name}.parquet", f"quarantine/{name}.tar", _list_of(name)}
+        if _list_of(name) in there:
+            names |= self._listed(name)
+        return {file for file in names if file in there}
+
+    def _listed(self, name: str) -> set[str]:
+        """What the list of a shard in folder output names."""
+        names, where = set[str](), self._at(_list_of(name))
+        for line in (self.store.read(_list_of(name)) or b"").decode().splitlines():
+            made = FolderLine.from_json(line, where)
+            names |= {f"data/{path}" for path in (made.file, *made.sidecars)}
         return names
 
     def reopen(self, name: str) -> None:
@@ -138,36 +165,24 @@ class Ledger:
 
         Its quarantine goes: there may be none any more.
         """
-        (self.shards / f"{name}.json").unlink(missing_ok=True)
-        sync_folder(self.shards)
-        self.remove(f"quarantine/{name}.tar")
+        self.store.delete(f"{SHARDS}/{name}.json")
+        if self.store.local is not None:
+            sync_folder(self.store.local / SHARDS)
+        self.store.delete(f"quarantine/{name}.tar")
 
     def forget(self, name: str) -> None:
         """Removes the record of a shard, if there is one, and then whatever the shard has written or left."""
         record = self.record(name)
-        files = self.leftovers(name) | set(record.files if record else ())
-        (self.shards / f"{name}.json").unlink(missing_ok=True)
-        listed = f"provenance/{name}.provenance.jsonl"
-        for file in sorted(files, key=lambda file: file == listed):  # the list last: it tells what is left
-            self.remove(file)
-
-    def remove(self, file: str) -> None:
-        """Removes a file of the job, if it is there, and the folders of data/ that are empty then."""
-        path = self.root / file
-        if not real(path.parent).is_relative_to(real(self.root)):
-            raise UserError(f"{path} lies outside of the job's folder, behind a link; nothing there is removed")
-        path.unlink(missing_ok=True)
-        for folder in path.parents:
-            if not folder.exists():  # a crash came before it was made
-                continue
-            if folder.parent == self.root or not folder.is_relative_to(self.root) or any(folder.iterdir()):
-                break
-            folder.rmdir()
+        files = {f"data/{name}.tar", f"data/{name}.parquet", f"quarantine/{name}.tar", *self._listed(name)}
+        files |= set(record.files if record else ()) - {_list_of(name)}
+        self.store.delete(f"{SHARDS}/{name}.json")
+        for file in (*sorted(files), _list_of(name)):  # the list last: it tells what is left
+            self.store.delete(file)
 
     def manifest(self) -> Manifest | None:
         """The manifest as it was last written; None where there is none."""
-        file = self.root / MANIFEST
-        return Manifest.from_json(file.read_bytes(), str(file)) if file.exists() else None
+        content = self.store.read(MANIFEST)
+        return None if content is None else Manifest.from_json(content, self._at(MANIFEST))
 
     def write_manifest(
         self, job: Job, shards: Sequence[str], *, limit: int | None = None, changed: Sequence[str] = (),
@@ -199,86 +214,87 @@ class Ledger:
             seconds=round(sum(record.seconds for record in records), 3),
             files={file: stored for record in records for file, stored in record.files.items()},
         )
-        self._write(self.root / MANIFEST, manifest)
+        self._write(MANIFEST, manifest)
         return manifest
 
     def log(self, event: str, **facts: Any) -> None:
-        """Appends one line to the event log."""
-        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **facts}
-        with open(self._events, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        """Adds one line to the event log."""
+        self._events.add(event, facts)
 
-    def parts_of(self, what: Literal["job", "records", "data"]) -> Path:
+    def parts_of(self, what: Literal["data"]) -> Path:
         """The folder of work in progress of one kind, so that no name of a shard meets another file there."""
         (self.parts / what).mkdir(exist_ok=True)
         return self.parts / what
 
-    @property
-    def _job_file(self) -> Path:
-        return self.root / "job.json"
+    def _at(self, path: str) -> str:
+        return f"{self.shown}/{path}"
 
     def _only_begun(self) -> bool:
         """Whether the folder holds nothing but what a job that was stopped before its first record leaves."""
-        names = {path.name for path in self.root.iterdir()}
-        begun = {path.name for path in self.parts.iterdir()} if PARTS in names and self.parts.is_dir() else set()
-        return names <= {PARTS} and begun <= {"lock", *WORK}
+        if (local := self.store.local) is None:
+            return all(name.startswith(".") or name == CLAIMS for name in self.store.top())
+        begun = {path.name for path in self.parts.iterdir()} if self.parts.is_dir() else set()
+        parts = {name for name in begun if PUT.fullmatch(name)}
+        return self.store.top() <= {PARTS} and begun - parts <= {LOCK, *WORK} and not (local / PARTS).is_symlink()
 
-    def _refuse_links(self) -> None:
-        """Raises `UserError` for what would lead the job's own reading, writing and removing to another place."""
-        folders = {PARTS, SHARDS, *FOLDERS}
-        for path in (*self.root.iterdir(), self.parts / "lock"):
-            mode = path.lstat().st_mode if os.path.lexists(path) else stat.S_IFREG
-            if not (stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and path.name not in folders)):
-                raise UserError(
-                    f"output.path: {path} is a link, a pipe or a file; a job's folder holds its own things only"
-                )
-
-    def _claim(self, job: Job, *, keep: bool, overwrite: bool) -> None:
+    def _claim(self, job: Job, *, keep: bool, overwrite: bool, sweep: bool) -> None:
         before = self.job()
         if before is not None and overwrite:
             self._clear()
         elif before is not None and not keep and (changed := differences(before, job)):
-            raise UserError(f"{self.root} holds a job that differs in {'; '.join(changed)}: {ADVICE}")
-        self._clear_parts()
-        self._write(self._job_file, job)
-        for folder in (self.data, self.shards):
-            folder.mkdir(exist_ok=True)
+            raise UserError(f"{self.shown} holds a job that differs in {'; '.join(changed)}: {ADVICE}")
+        if sweep:
+            self.store.sweep()
+        self._write(JOB, job)
+        if (local := self.store.local) is not None:
+            for folder in ("data", SHARDS):
+                (local / folder).mkdir(exist_ok=True)
 
     def _clear(self) -> None:
         """Removes what lies in the folders of the job, records first: a crash leaves nothing marked as done."""
-        for name in (SHARDS, *FOLDERS):
-            if (self.root / name).exists():
-                shutil.rmtree(self.root / name)
-        for file in (self.root / MANIFEST, self.root / "batch_size.json", self._events):
-            file.unlink(missing_ok=True)
+        for name in (SHARDS, *FOLDERS, EVENTS):
+            self.store.clear(name)
+        for file in (MANIFEST, "batch_size.json", f"{EVENTS}.jsonl"):
+            self.store.delete(file)
 
-    def _clear_parts(self) -> None:
-        for left in self.parts.iterdir():
-            if left.name != "lock":
-                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+    def _write(self, path: str, record: Versioned) -> None:
+        """Complete or not at all, and safe when it returns."""
+        self.store.put(path, f"{record.to_json(indent=1)}\n".encode())
 
-    def _write(self, file: Path, record: Versioned) -> None:
-        """Complete or not at all, and on the disk when it returns."""
-        part = self.parts_of("records" if file.parent == self.shards else "job") / file.name
-        with open(part, "w") as handle:
-            handle.write(record.to_json(indent=1) + "\n")
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(part, file)
-        sync_folder(file.parent)
+    def _record(self, path: str) -> ShardRecord | None:
+        where = self._at(path)
+        if (local := self.store.local) is not None and os.path.lexists(local / path):
+            found = (local / path).lstat()
+            if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_RECORD:
+                raise UserError(f"{where} is no record: a file of at most {LARGEST_RECORD} bytes is expected")
+        content = self.store.read(path)
+        if content is None:
+            return None
+        try:
+            record = ShardRecord.from_json(content, where)
+        except UserError as error:
+            raise UserError(f"{error}; without this file the shard is done again") from None
+        if f"{SHARDS}/{record.shard}.json" != path:
+            raise UserError(
+                f"{where} is the record of shard {record.shard!r}; without this file the shard is done again"
+            )
+        return record
 
 
-def _read_record(file: Path) -> ShardRecord:
-    mode = file.lstat()
-    if not stat.S_ISREG(mode.st_mode) or mode.st_size > LARGEST_RECORD:
-        raise UserError(f"{file} is no record: a file of at most {LARGEST_RECORD} bytes is expected")
-    try:
-        record = ShardRecord.from_json(file.read_bytes(), str(file))
-    except UserError as error:
-        raise UserError(f"{error}; without this file the shard is done again") from None
-    if record.shard != file.name.removesuffix(".json"):
-        raise UserError(f"{file} is the record of shard {record.shard!r}; without this file the shard is done again")
-    return record
+def _list_of(name: str) -> str:
+    """The list of what a shard has written in folder output."""
+    return f"provenance/{name}.provenance.jsonl"
+
+
+def refuse_links(root: Path) -> None:
+    """Raises `UserError` for what would lead a job's own reading, writing and removing to another place."""
+    folders = {PARTS, SHARDS, *FOLDERS}
+    for path in (*root.iterdir(), root / PARTS / LOCK):
+        mode = path.lstat().st_mode if os.path.lexists(path) else stat.S_IFREG
+        if not (stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and path.name not in folders)):
+            raise UserError(
+                f"output.path: {path} is a link, a pipe or a file; a job's folder holds its own things only"
+            )
 
 
 def differences(old: Job, new: Job) -> list[str]:

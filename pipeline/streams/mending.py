@@ -24,12 +24,16 @@ class Mending:
         """Raises `UserError` where it is not clear which samples are to be done again."""
         self.name, self.record = shard.name, record
         self._shard, self._places = shard, dict[str, int]()
-        self._kept = {key for key, _ in read_written(ledger.data, self.name, stream)}
-        quarantine = ledger.quarantine / f"{self.name}.tar"
-        failed = {why.key for why, _ in read_quarantine(quarantine)} if quarantine.exists() else set[str]()
+        store = ledger.store
+        written = store.fetch(f"data/{self.name}.tar") or store.fetch(f"data/{self.name}.parquet")
+        if written is None:
+            raise UserError(f"shard {self.name}: what it has written is not there")
+        self._kept = {key for key, _ in read_written(written, stream)}
+        quarantine = store.fetch(f"quarantine/{self.name}.tar")
+        failed = {why.key for why, _ in read_quarantine(quarantine)} if quarantine else set[str]()
         if len(self._kept) != record.counts.written or failed & self._kept:
             raise UserError(f"shard {self.name}: a key is written and in quarantine, or written twice")
-        self._written = read_written(ledger.data, self.name, stream)
+        self._written = read_written(written, stream)
         self._next = next(self._written, None)
 
     def fingerprint(self) -> str:

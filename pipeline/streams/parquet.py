@@ -11,7 +11,8 @@ from pipeline.media.provenance import PROVENANCE
 from pipeline.media.records import Sample
 from pipeline.streams.columns import LABEL_MEMBER, HubRow, member_name, members_to_row, row_to_members
 from pipeline.streams.contract import InputStream, Unwritable
-from pipeline.streams.files import Stored, publish
+from pipeline.streams.files import Stored
+from pipeline.streams.store import Store
 
 TEXT_MEMBERS = ("txt", "json")
 """Members that have columns of their own, where they are UTF-8."""
@@ -31,12 +32,12 @@ class ParquetWriter:
     Rows are held back until a row group is full: 100 rows or 32 MiB.
     """
 
-    def __init__(self, *, data: Path, parts: Path, name: str, stream: InputStream) -> None:
+    def __init__(self, *, store: Store, parts: Path, name: str, stream: InputStream) -> None:
         import pyarrow.parquet as pq
 
         features, self._to_row = _plain_layout(stream) if stream.features is None else _source_layout(stream)
         self._schema = features.arrow_schema
-        self._part, self._final = parts / f"{name}.parquet", data / f"{name}.parquet"
+        self._part, self._store, self._final = parts / f"{name}.parquet", store, f"data/{name}.parquet"
         self._file = open(self._part, "wb")  # noqa: SIM115 (closed by commit or abort)
         self._writer = pq.ParquetWriter(self._file, self._schema, write_page_index=True)
         self._rows: list[Any] = []
@@ -74,7 +75,7 @@ class ParquetWriter:
         self._flush()
         self._writer.close()
         self._file.close()
-        return {f"{self._final.parent.name}/{self._final.name}": publish(self._part, self._final)}
+        return {self._final: self._store.put_file(self._part, self._final)}
 
     def abort(self) -> None:
         """Removes what was written so far."""

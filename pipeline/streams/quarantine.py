@@ -14,6 +14,7 @@ from pipeline.streams.bounds import Bounds
 from pipeline.streams.files import Stored
 from pipeline.streams.private import make_private_folder
 from pipeline.streams.shards import TarWriter
+from pipeline.streams.store import Store
 from pipeline.streams.tarstream import Group, read_groups
 
 REASON = "reason.json"
@@ -33,14 +34,14 @@ class Quarantined(Versioned):
 
 
 class QuarantineWriter:
-    """Writes `folder/NAME.tar`, which only its owner may open, one sample after another.
+    """Writes `quarantine/NAME.tar`, which only its owner may open, one sample after another.
 
     Each is `000000.reason.json` and the members of the sample, numbered in order. Names in the tar are ours, never the
     sample's. Without samples nothing is written.
     """
 
-    def __init__(self, *, folder: Path, parts: Path, name: str) -> None:
-        self._folder, self._parts, self._name = folder, parts / "quarantine", name
+    def __init__(self, *, store: Store, parts: Path, name: str) -> None:
+        self._store, self._parts, self._name = store, parts / "quarantine", name
         self._tar: TarWriter | None = None
         self._count = 0
 
@@ -48,7 +49,9 @@ class QuarantineWriter:
         """Writes a sample."""
         if self._tar is None:
             make_private_folder(self._parts)
-            self._tar = TarWriter(data=self._folder, parts=self._parts, name=self._name, verbatim_names=True)
+            self._tar = TarWriter(
+                store=self._store, folder="quarantine", parts=self._parts, name=self._name, verbatim_names=True
+            )
         why = Quarantined(key=bad.key, reason=bad.reason, kind=bad.kind, origin=bad.origin)
         members = {_safe(extension, j): content for j, (extension, content) in enumerate(bad.members.items())}
         key = f"{self._count:06d}"
@@ -57,11 +60,7 @@ class QuarantineWriter:
 
     def commit(self) -> dict[str, Stored]:
         """Publishes the tar, if there is one; see `ShardWriter`."""
-        if self._tar is None:
-            return {}
-        make_private_folder(self._folder)
-        (self._parts / f"{self._name}.tar").chmod(0o600)
-        return self._tar.commit()
+        return {} if self._tar is None else self._tar.commit()
 
     def abort(self) -> None:
         """Removes what was written so far."""

@@ -47,6 +47,8 @@ class Standing:
     """Finished shards, as they were, with samples in quarantine."""
     gone: tuple[ShardRecord, ...]
     """Finished shards that are no longer in the input."""
+    left: frozenset[str]
+    """The names of unfinished shards that have left files."""
     stray: tuple[str, ...]
     """Files in the job's folders that no finished shard has written, and no shard of the input has left there."""
 
@@ -61,7 +63,7 @@ def reconcile(
     that cannot be read, and for a folder of the job that isn't one.
     """
     records = {record.shard: record for record in ledger.records()}
-    names, classes = {shard.name for shard in stream.shards}, stream.classes()
+    names, classes, there = {shard.name for shard in stream.shards}, stream.classes(), ledger.files()
     reached = limit is not None and sum(r.counts.read for r in records.values() if r.shard in names) >= limit
     missing, again, changed, failed = (list[InputShard]() for _ in range(4))
     for shard in stream.shards:
@@ -72,7 +74,7 @@ def reconcile(
         elif (
             (record.cut and not reached)
             or (record.counts.damaged and retry_damaged)
-            or not _as_written(ledger, record, verify=verify)
+            or not _as_written(ledger, record, there, verify=verify)
         ):
             again.append(shard)
         elif record.classes != classes or (
@@ -82,7 +84,8 @@ def reconcile(
         elif record.counts.in_quarantine:
             failed.append(shard)
     known = {file for record in records.values() for file in record.files}
-    known |= {file for name in names - records.keys() for file in ledger.leftovers(name)}
+    left = {name: found for name in names - records.keys() if (found := ledger.leftovers(name, there))}
+    known = known.union(*left.values())
     return Standing(
         shards=stream.shards,
         records=records,
@@ -91,7 +94,8 @@ def reconcile(
         changed=tuple(changed),
         failed=tuple(failed),
         gone=tuple(record for name, record in records.items() if name not in names),
-        stray=tuple(file for file in ledger.files() if file not in known),
+        left=frozenset(left),
+        stray=tuple(file for file in sorted(there) if file not in known),
     )
 
 
@@ -122,14 +126,14 @@ def settle(
     """
     if on_change == "refuse" and standing.changed:
         raise UserError(
-            f"{ledger.root}: the input of {_names([shard.name for shard in standing.changed])} changed since: "
+            f"{ledger.shown}: the input of {_names([shard.name for shard in standing.changed])} changed since: "
             "--redo-changed does them again, --keep-finished leaves them as they are, --overwrite starts anew"
         )
     if (standing.gone or standing.stray) and on_change in ("refuse", "redo") and not prune:
         lost = [f"the input of {_names([r.shard for r in standing.gone])} is gone"] if standing.gone else []
         lost += [f"no finished shard has written {_names(standing.stray, 'file')}"] if standing.stray else []
         raise UserError(
-            f"{ledger.root}: {', and '.join(lost)}: --prune removes what they left in the job's folder, "
+            f"{ledger.shown}: {', and '.join(lost)}: --prune removes what they left in the job's folder, "
             "--keep-finished leaves it there"
         )
     changed = standing.changed if on_change == "redo" else ()
@@ -142,7 +146,8 @@ def settle(
     taken = sum(r.counts.read for name, r in standing.records.items() if name not in open_cuts | gone)
     todo, notes = [*standing.missing, *again, *changed], list[str]()
     for shard in todo:
-        ledger.forget(shard.name)
+        if shard.name in standing.records or shard.name in standing.left:
+            ledger.forget(shard.name)
     if standing.again:
         names = _names([shard.name for shard in standing.again])
         notes.append(f"{names} done again: {AGAIN}")
@@ -155,7 +160,7 @@ def settle(
         for record in standing.gone:
             ledger.forget(record.shard)
         for file in standing.stray:
-            ledger.remove(file)
+            ledger.store.delete(file)
         if standing.gone or standing.stray:
             notes.append(f"removed {len(standing.gone)} shards and {len(standing.stray)} files that have no input")
     order = {shard.name: number for number, shard in enumerate(standing.shards)}
@@ -173,14 +178,11 @@ def _clear(record: ShardRecord) -> bool:
     return not record.cut and not record.counts.unread
 
 
-def _as_written(ledger: Ledger, record: ShardRecord, *, verify: bool) -> bool:
-    for file, stored in record.files.items():
-        path = ledger.root / file
-        if path.is_symlink() or not path.is_file() or path.stat().st_size != stored.bytes:
-            return False
-        if verify and content_hash(str(path)) != stored.sha256:
-            return False
-    return True
+def _as_written(ledger: Ledger, record: ShardRecord, there: Mapping[str, int], *, verify: bool) -> bool:
+    return all(
+        there.get(file) == stored.bytes and not (verify and content_hash(ledger.store.url(file)) != stored.sha256)
+        for file, stored in record.files.items()
+    )
 
 
 def _names(names: Sequence[str], what: str = "shard") -> str:

@@ -19,8 +19,12 @@ FIRST_WAIT = 1.0
 """Seconds before the second try; each further wait is twice as long."""
 BUSY = (408, 425, 429)
 """HTTP statuses below 500 that say that a later try may succeed."""
-FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 """Errors of storage that no further try mends."""
+REFUSED = (401, 403)
+"""HTTP statuses of what is not allowed."""
+UNKNOWN = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound")
+"""Errors of object stores that nobody is logged in to."""
 NETWORKS = ("aiohttp", "requests", "urllib3", "httpx", "httpcore", "botocore", "ssl")
 """Packages whose errors are those of a network, unless a status says otherwise."""
 MARKS = frozenset({
@@ -33,21 +37,29 @@ Result = TypeVar("Result")
 
 
 class Unreachable(OSError):
-    """A remote file that could not be read, after all tries. The message names its URL, without what may be secret."""
+    """A remote file that could not be read or written, after all tries.
+
+    The message names its URL, without what may be secret.
+    """
 
 
 class Gone(Unreachable, FileNotFoundError):
     """A remote file that is not there."""
 
 
+class Refused(Unreachable, PermissionError):
+    """A remote file that this user may not read or write."""
+
+
 class Cut(Exception):
     """A body that ended before the length that was announced."""
 
 
-def persistently(url: str, work: Callable[[], Result]) -> Result:
-    """Does `work`, which reads from `url`, and tries again after errors that may pass.
+def persistently(url: str, work: Callable[[], Result], done: str = "read") -> Result:
+    """Does `work` at `url`, and tries again after errors that may pass; `done` says what is done to the file there.
 
-    Raises `Unreachable` after the last try, or at once for an error that does not pass, as HTTP 403 and 404.
+    Raises `Unreachable` after the last try, or at once for an error that does not pass: `Refused` for HTTP 401 and 403,
+    `Gone` for 404.
     """
     wait = FIRST_WAIT
     for trial in range(1, TRIES + 1):
@@ -58,11 +70,21 @@ def persistently(url: str, work: Callable[[], Result]) -> Result:
         except Exception as error:
             if not passing(error) or trial == TRIES:
                 tried = f" after {trial} tries" if trial > 1 else ""
-                kind = Gone if status_of(error) == 404 or type(last_cause(error)) is FileNotFoundError else Unreachable
-                raise kind(f"{shown(url)} cannot be read{tried}: {reason(error)}") from None
+                raise _kind(error)(f"{shown(url)} cannot be {done}{tried}: {reason(error)}") from None
         time.sleep(wait)
         wait *= 2
     raise AssertionError("no try was made")
+
+
+def _kind(error: Exception) -> type[Unreachable]:
+    status, cause = status_of(error), type(last_cause(error))
+    looked_up = isinstance(error, FileNotFoundError) and cause is KeyError  # in a dictionary, as memory:// does
+    if status == 404 or (status is None and (issubclass(cause, FileNotFoundError) or looked_up)):
+        return Gone
+    refused = status in REFUSED or (
+        status is None and (issubclass(cause, PermissionError) or cause.__name__ in UNKNOWN)
+    )
+    return Refused if refused else Unreachable
 
 
 def passing(error: Exception) -> bool:
@@ -72,14 +94,15 @@ def passing(error: Exception) -> bool:
     cause = last_cause(error)
     if isinstance(cause, (OSError, asyncio.TimeoutError, Cut, http.client.HTTPException)):
         return not isinstance(cause, FINAL)
-    return type(cause).__module__.partition(".")[0] in NETWORKS
+    return type(cause).__module__.partition(".")[0] in NETWORKS and type(cause).__name__ not in UNKNOWN
 
 
 def status_of(error: BaseException) -> int | None:
     """The HTTP status in an error or in what caused it; None where there is none."""
     for one in causes(error):
         response = getattr(one, "response", None)
-        for status in (getattr(one, "status", None), getattr(response, "status_code", None)):
+        of_s3 = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+        for status in (getattr(one, "status", None), getattr(response, "status_code", None), of_s3):
             if isinstance(status, int):
                 return status
     return None

@@ -47,10 +47,10 @@ def shard_names(urls: Sequence[str], patterns: Sequence[str] = ()) -> list[str]:
     return names
 
 
-def local_places(*patterns: str) -> tuple[str, ...]:
-    """Those of the patterns that are paths on this machine, with braces as wildcards."""
-    local = [resolve(pattern) for pattern in patterns if "://" not in resolve(pattern)]
-    return tuple(p if os.path.isfile(p) else re.sub(r"\{[^{}]*\}", "*", p) for p in local)
+def read_places(*patterns: str) -> tuple[str, ...]:
+    """The patterns with braces as wildcards: paths on this machine, and URLs."""
+    found = dict.fromkeys(map(resolve, patterns))
+    return tuple(p if "://" not in p and os.path.isfile(p) else re.sub(r"\{[^{}]*\}", "*", p) for p in found)
 
 
 def cuts(keys: Sequence[str], size: int) -> list[int]:

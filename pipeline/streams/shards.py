@@ -23,11 +23,11 @@ from pipeline.streams.files import (
     expand_urls,
     fingerprint,
     open_url,
-    publish,
 )
 from pipeline.streams.labels import member_label
 from pipeline.streams.names import Split, escape_dots, unsafe
-from pipeline.streams.shard_names import local_places, shard_names
+from pipeline.streams.shard_names import read_places, shard_names
+from pipeline.streams.store import Store
 from pipeline.streams.tarorder import Keys, anywhere, check_order, gathered_groups
 from pipeline.streams.tarstream import SHOWN, Group, Problem, read_groups, shown
 
@@ -72,7 +72,7 @@ class WebDatasetInput(Section):
         names = shard_names(urls, self.urls)
         shards = [TarShard(url, name, self) for url, name in zip(urls, names, strict=True)]
         return InputStream(
-            shards=shards, places=local_places(*self.urls, *urls), label_names=self.label_names, verbatim_names=True
+            shards=shards, places=read_places(*self.urls, *urls), label_names=self.label_names, verbatim_names=True
         )
 
 
@@ -128,8 +128,9 @@ class TarShard:
 class TarWriter:
     """Writes tars whose bytes can be reproduced: constant owner, mode and time, and members in the order given."""
 
-    def __init__(self, *, data: Path, parts: Path, name: str, verbatim_names: bool) -> None:
-        self._part, self._final = parts / f"{name}.tar", data / f"{name}.tar"
+    def __init__(self, *, store: Store, folder: str = "data", parts: Path, name: str, verbatim_names: bool) -> None:
+        """The tar is written in `parts`, and goes to the `folder` of the store."""
+        self._part, self._store, self._final = parts / f"{name}.tar", store, f"{folder}/{name}.tar"
         self._verbatim = verbatim_names
         self._tar = tarfile.open(self._part, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
         self._keys = set[str]()
@@ -162,7 +163,7 @@ class TarWriter:
     def commit(self) -> dict[str, Stored]:
         """Ends the tar and publishes it; see `ShardWriter`."""
         self._tar.close()
-        return {f"{self._final.parent.name}/{self._final.name}": publish(self._part, self._final)}
+        return {self._final: self._store.put_file(self._part, self._final)}
 
     def abort(self) -> None:
         """Removes what was written so far."""

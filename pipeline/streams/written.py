@@ -18,13 +18,13 @@ READ_BACK = ("webdataset", "parquet")
 """The formats of outputs that can be read back."""
 
 
-def read_written(data: Path, name: str, stream: InputStream) -> Iterator[tuple[str, list[Sample]]]:
-    """Yields the key of each sample of which shard `name` has outputs in the folder `data`, with these, in order.
+def read_written(file: Path, stream: InputStream) -> Iterator[tuple[str, list[Sample]]]:
+    """Yields the key of each sample of which a shard has outputs in its `file`, a tar or parquet, with these, in order.
 
     Raises `UserError` for what is not as doppel wrote it.
     """
-    tar, parquet = data / f"{name}.tar", data / f"{name}.parquet"
-    found = read_tar(tar, verbatim_names=stream.verbatim_names) if tar.exists() else read_parquet(parquet, stream)
+    tar = file.suffix == ".tar"
+    found = read_tar(file, verbatim_names=stream.verbatim_names) if tar else read_parquet(file, stream)
     for key, outputs in groupby(found, key=_source):
         yield key, list(outputs)
 

@@ -13,6 +13,7 @@ from pipeline.media.records import Rejected, Sample
 from pipeline.streams.contract import InputShard, InputStream, ShardWriter
 from pipeline.streams.files import Stored
 from pipeline.streams.quarantine import QuarantineWriter
+from pipeline.streams.store import DiskStore, Store
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -75,9 +76,14 @@ def tree(root: Path) -> dict[str, bytes]:
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
-def write_quarantine(rejected: Iterable[Rejected], *, folder: Path, parts: Path, name: str) -> dict[str, Stored]:
+def disk(data: Path) -> DiskStore:
+    """The store that `data` is the folder of."""
+    return DiskStore(data.parent, data.parent / ".parts")
+
+
+def write_quarantine(rejected: Iterable[Rejected], *, store: Store, parts: Path, name: str) -> dict[str, Stored]:
     """Writes all at once; see `QuarantineWriter`."""
-    writer = QuarantineWriter(folder=folder, parts=parts, name=name)
+    writer = QuarantineWriter(store=store, parts=parts, name=name)
     for bad in rejected:
         writer.add(bad)
     return writer.commit()

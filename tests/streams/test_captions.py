@@ -28,7 +28,7 @@ from pipeline.streams.compressed import Damage
 from pipeline.streams.files import HashedReader
 from pipeline.streams.lines import read_lines
 from pipeline.streams.shards import WebDatasetInput
-from tests.streams.made import everything, folders, lay, rejected, samples, write
+from tests.streams.made import disk, everything, folders, lay, rejected, samples, write
 from tests.streams.squeezed import WAYS, Squeeze, every_way
 
 
@@ -294,7 +294,10 @@ def test_every_writer_takes_them(tmp_path: Path, format: str) -> None:
     stream = CaptionsInput(urls=(f"{tmp_path}/e.jsonl",)).open()
     data, parts = folders(tmp_path / "out")
     data.mkdir()
-    write(open_writer(format, data=data, parts=parts, name="e", stream=stream), everything(stream))
+    write(
+        open_writer(format, store=disk(data), parts=parts, name="e", stream=stream),
+        everything(stream),
+    )
     if format == "webdataset":
         back = everything(WebDatasetInput(urls=(f"{data}/e.tar",)).open())
         assert [s.key for s in back] == ["a.b/c%2Ed", "k" * LONGEST_KEY, "e-000003"]

@@ -31,7 +31,7 @@ from pipeline.streams.files import (
     open_url,
 )
 from pipeline.streams.shards import WebDatasetInput
-from tests.streams.made import folders, picture, samples, tar_bytes
+from tests.streams.made import disk, folders, picture, samples, tar_bytes
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_the_hub_is_asked_for_the_hash_it_keeps(monkeypatch: pytest.MonkeyPatch)
         def info(self, path: str) -> dict[str, object]:
             return {"lfs": {"sha256": "ab"} if path == "big" else None}
 
-    monkeypatch.setattr(files, "_file_system", lambda url: (Hub(), url.rpartition("/")[2]))
+    monkeypatch.setattr(files, "file_system_at", lambda url: (Hub(), url.rpartition("/")[2]))
     assert files.stored_sha256("hf://datasets/u/s@0/big") == "ab"
     assert files.stored_sha256("hf://datasets/u/s@0/small") is None
     assert files.stored_sha256("/local/big") is None
@@ -185,9 +185,9 @@ def test_the_registry_of_inputs_is_the_union_that_configurations_take(tmp_path: 
 def test_an_unknown_output_format_lists_the_known_ones(tmp_path: Path) -> None:
     data, parts = folders(tmp_path)
     with pytest.raises(UserError, match=r"'zip' is unknown \(known: webdataset, parquet, folder\)"):
-        open_writer("zip", data=data, parts=parts, name="x", stream=InputStream(shards=[]))
+        open_writer("zip", store=disk(data), parts=parts, name="x", stream=InputStream(shards=[]))
     for name in WRITERS:
-        open_writer(name, data=data, parts=parts, name="x", stream=InputStream(shards=[])).abort()
+        open_writer(name, store=disk(data), parts=parts, name="x", stream=InputStream(shards=[])).abort()
         assert not list(parts.iterdir())
 
 

@@ -17,14 +17,14 @@ from pipeline.streams.contract import InputStream
 from pipeline.streams.folder import FolderInput
 from pipeline.streams.names import text_of
 from pipeline.streams.shards import WebDatasetInput
-from tests.streams.made import everything, folders, lay, picture, rejected, tree, write
+from tests.streams.made import disk, everything, folders, lay, picture, rejected, tree, write
 
 
 def copied(stream: InputStream, root: Path, format: str = "folder") -> Path:
     data, parts = folders(root)
     for shard in stream.shards:
         items = [item for item in shard.read() if isinstance(item, Sample)]
-        write(open_writer(format, data=data, parts=parts, name=shard.name, stream=stream), items)
+        write(open_writer(format, store=disk(data), parts=parts, name=shard.name, stream=stream), items)
     assert not list(parts.iterdir())
     return data
 

@@ -16,7 +16,7 @@ from pipeline.streams.contract import InputStream
 from pipeline.streams.hub import HubInput
 from pipeline.streams.parquet import ParquetWriter
 from tests.streams.hub_set import FEATURES, made, row
-from tests.streams.made import everything, folders, picture, samples, write
+from tests.streams.made import disk, everything, folders, picture, samples, write
 
 
 def raw(path: Path) -> list[dict[str, Any]]:
@@ -76,7 +76,10 @@ def test_through_our_writer_a_set_comes_back_equal(tmp_path: Path, parquet: Path
     stream = HubInput(path=str(parquet)).open()
     data, parts = folders(tmp_path)
     for shard in stream.shards:
-        write(ParquetWriter(data=data, parts=parts, name=shard.name, stream=stream), samples(shard))
+        write(
+            ParquetWriter(store=disk(data), parts=parts, name=shard.name, stream=stream),
+            samples(shard),
+        )
     back = load_dataset("parquet", data_files=str(data / "*.parquet"), split="train", cache_dir=tmp_path / "c")
     assert back.features == Features({**FEATURES, "key": Value("string"), "provenance": Value("string")})
     for written, original in zip(raw(data / "part-0.parquet"), raw(parquet / "part-0.parquet"), strict=True):

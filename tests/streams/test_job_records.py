@@ -23,6 +23,7 @@ from pipeline.streams.job_records import (
     StatedLicence,
 )
 from pipeline.streams.quarantine import Quarantined, read_quarantine
+from pipeline.streams.store import DiskStore
 from tests import builders
 from tests.streams.made import write_quarantine
 
@@ -102,7 +103,7 @@ bad = st.builds(
 def test_the_quarantine_is_read_back_as_it_was_written(tmp_path: Path, rejected: list[Rejected]) -> None:
     (tmp_path / "parts").mkdir(exist_ok=True)
     (tmp_path / "quarantine").mkdir(exist_ok=True)
-    write_quarantine(rejected, folder=tmp_path / "quarantine", parts=tmp_path / "parts", name="in")
+    write_quarantine(rejected, store=DiskStore(tmp_path, tmp_path / "parts"), parts=tmp_path / "parts", name="in")
     found = list(read_quarantine(tmp_path / "quarantine" / "in.tar"))
     assert [(why.key, why.reason, why.kind, why.origin) for why, _ in found] == [
         (one.key, one.reason, one.kind, one.origin) for one in rejected
@@ -121,7 +122,7 @@ def test_a_damaged_quarantine_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     (tmp_path / "quarantine").mkdir()
     one = Rejected(key="a", reason="no", kind="refused", origin="in.tar:a", members={"png": bytes(2000)})
-    write_quarantine([one, one], folder=tmp_path / "quarantine", parts=tmp_path / "parts", name="in")
+    write_quarantine([one, one], store=DiskStore(tmp_path, tmp_path / "parts"), parts=tmp_path / "parts", name="in")
     file = tmp_path / "quarantine" / "in.tar"
     whole = file.read_bytes()
     for content in (b"", b"no tar", whole[:3000], whole.replace(b"reason.json", b"reason.yaml")):

@@ -17,7 +17,7 @@ from pipeline.streams import parquet
 from pipeline.streams.contract import InputStream, Unwritable
 from pipeline.streams.hub import HubInput
 from pipeline.streams.parquet import ParquetWriter
-from tests.streams.made import everything, folders, picture, write
+from tests.streams.made import disk, everything, folders, picture, write
 from tests.streams.test_columns import KINDS
 
 TAR = InputStream(shards=[], verbatim_names=True)
@@ -37,7 +37,7 @@ def sample(i: int, **changes: Any) -> Sample:
 
 def written(root: Path, stream: InputStream, items: list[Sample], name: str = "p") -> Path:
     data, parts = folders(root)
-    (file,) = write(ParquetWriter(data=data, parts=parts, name=name, stream=stream), items)
+    (file,) = write(ParquetWriter(store=disk(data), parts=parts, name=name, stream=stream), items)
     assert not list(parts.iterdir())
     return data / file
 
@@ -115,7 +115,7 @@ def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_nothing_is_left_after_an_abort(tmp_path: Path) -> None:
     data, parts = folders(tmp_path)
-    writer = ParquetWriter(data=data, parts=parts, name="p", stream=TAR)
+    writer = ParquetWriter(store=disk(data), parts=parts, name="p", stream=TAR)
     writer.add([sample(1)])
     writer.abort()
     assert not data.exists()
@@ -124,7 +124,7 @@ def test_nothing_is_left_after_an_abort(tmp_path: Path) -> None:
 
 def test_a_label_without_a_name_is_told(tmp_path: Path) -> None:
     data, parts = folders(tmp_path)
-    writer = ParquetWriter(data=data, parts=parts, name="p", stream=NAMED)
+    writer = ParquetWriter(store=disk(data), parts=parts, name="p", stream=NAMED)
     with pytest.raises(Unwritable, match="label 2 is not among the 2 names"):
         writer.add([sample(1, label=2)])
 
@@ -148,7 +148,7 @@ def test_a_member_that_has_no_column_is_not_dropped_silently(tmp_path: Path) -> 
     path = written(tmp_path / "1", NAMED, [sample(0)])
     stream = HubInput(path=str(path)).open()
     data, parts = folders(tmp_path / "2")
-    writer = ParquetWriter(data=data, parts=parts, name="p", stream=stream)
+    writer = ParquetWriter(store=disk(data), parts=parts, name="p", stream=stream)
     with pytest.raises(Unwritable, match=r"\['npy'\] have no column"):
         writer.add([sample(0, members={"npy": b""})])
 
@@ -175,7 +175,7 @@ def test_members_that_no_column_can_hold_cost_the_sample_alone(
     )
     folder = tmp_path_factory.mktemp("p")
     data_folder, parts = folders(folder)
-    writer = ParquetWriter(data=data_folder, parts=parts, name="p", stream=stream)
+    writer = ParquetWriter(store=disk(data_folder), parts=parts, name="p", stream=stream)
     good = sample(1, members={"cls": b"1"})
     writer.add([good])
     try:

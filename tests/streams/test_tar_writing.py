@@ -13,7 +13,7 @@ from pipeline.media.records import Sample
 from pipeline.streams.contract import Unwritable
 from pipeline.streams.names import LONGEST_COMPONENT, escape_dots, safe_component, text_of, unescape_dots
 from pipeline.streams.shards import IMAGE_EXTENSIONS, TarShard, TarWriter, WebDatasetInput
-from tests.streams.made import folders, picture, samples, write
+from tests.streams.made import disk, folders, picture, samples, write
 
 extensions = st.from_regex(r"[a-z][a-z0-9_]{0,8}(\.[a-z][a-z0-9_]{0,8})?", fullmatch=True).filter(
     lambda e: e.rpartition(".")[2] not in IMAGE_EXTENSIONS
@@ -31,7 +31,7 @@ made_samples = st.builds(
 
 def tar(root: Path, items: list[Sample], *, verbatim: bool = False) -> Path:
     data, parts = folders(root)
-    hashes = write(TarWriter(data=data, parts=parts, name="t", verbatim_names=verbatim), items)
+    hashes = write(TarWriter(store=disk(data), parts=parts, name="t", verbatim_names=verbatim), items)
     content = (data / "t.tar").read_bytes()
     assert hashes == {"t.tar": hashlib.sha256(content).hexdigest()}
     assert not (parts / "t.tar").exists()
@@ -59,7 +59,7 @@ def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_nothing_is_visible_before_the_commit_and_nothing_is_left_after_an_abort(tmp_path: Path) -> None:
     data, parts = folders(tmp_path)
-    writer = TarWriter(data=data, parts=parts, name="t", verbatim_names=False)
+    writer = TarWriter(store=disk(data), parts=parts, name="t", verbatim_names=False)
     writer.add([Sample(key="a", image=b"1", image_ext="png")])
     assert not data.exists()
     writer.abort()
@@ -69,7 +69,7 @@ def test_nothing_is_visible_before_the_commit_and_nothing_is_left_after_an_abort
 
 def test_a_member_never_replaces_the_image(tmp_path: Path) -> None:
     data, parts = folders(tmp_path)
-    writer = TarWriter(data=data, parts=parts, name="t", verbatim_names=False)
+    writer = TarWriter(store=disk(data), parts=parts, name="t", verbatim_names=False)
     with pytest.raises(Unwritable, match="'png'"):
         writer.add([Sample(key="a", image=b"1", image_ext="png", members={"png": b"mask"})])
 

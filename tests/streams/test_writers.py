@@ -23,7 +23,8 @@ from pipeline.streams import WRITERS, open_writer
 from pipeline.streams.contract import InputStream, ShardWriter, Unwritable
 from pipeline.streams.names import safe_component, text_of, unescape_dots
 from pipeline.streams.quarantine import read_quarantine
-from tests.streams.made import folders, picture, tree, write, write_quarantine
+from pipeline.streams.store import DiskStore
+from tests.streams.made import disk, folders, picture, tree, write, write_quarantine
 from tests.streams.test_parquet_writing import restored
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,7 +101,7 @@ READ_BACK: dict[str, Callable[[Path, InputStream, list[Sample]], None]] = {
 def opened(root: Path, format: str, stream: InputStream, name: str = "shard") -> ShardWriter:
     data, parts = folders(root)
     data.mkdir(exist_ok=True)
-    return open_writer(format, data=data, parts=parts, name=name, stream=stream)
+    return open_writer(format, store=disk(data), parts=parts, name=name, stream=stream)
 
 
 @given(items=st.lists(st.lists(made_samples, min_size=1, max_size=2), max_size=4), names=class_names)
@@ -253,7 +254,7 @@ def test_the_quarantine_takes_members_of_any_name(
 ) -> None:
     root = tmp_path_factory.mktemp("q")
     bad = Rejected(key="k", reason="r", kind="refused", origin="o", members=members)
-    write_quarantine([bad, bad], folder=root / "quarantine", parts=root, name="shard")
+    write_quarantine([bad, bad], store=DiskStore(root, root), parts=root, name="shard")
     for _, kept in read_quarantine(root / "quarantine" / "shard.tar"):
         assert list(kept.values()) == list(members.values())
 
@@ -266,9 +267,12 @@ from pathlib import Path
 from pipeline.media.records import Sample
 from pipeline.streams import open_writer
 from pipeline.streams.contract import InputStream
+from pipeline.streams.store import DiskStore
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 root = Path(sys.argv[2])
-writer = open_writer(sys.argv[1], data=root / "data", parts=root / ".parts", name="s", stream=InputStream(shards=[]))
+writer = open_writer(
+    sys.argv[1], store=DiskStore(root, root / ".parts"), parts=root / ".parts", name="s", stream=InputStream(shards=[])
+)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     for i in range(300):
