@@ -169,7 +169,7 @@ def build_parser() -> argparse.ArgumentParser:
     verifying = commands.add_parser(
         "verify", help="is a release as its publisher made it: signature, every byte, no more"
     )
-    verifying.add_argument("release", help="the folder with RELEASE.json")
+    verifying.add_argument("release", help="the folder with RELEASE.json, or its URL in an object store")
     verifying.add_argument(
         "--key", metavar="PUB", help="the publisher's public Ed25519 key in PEM, not out of the release"
     )
@@ -407,13 +407,14 @@ def verify_command(args: argparse.Namespace) -> int:
     """`doppel verify`: says whether a release is sound, and what that proves; it fails where anything is wrong."""
     from datetime import date
 
-    from pipeline.commands.verify import verify_release
+    from pipeline.commands.verify import release_at, verify_release
     from pipeline.identity import given_salt
     from pipeline.release.signing import public_key
-    from pipeline.section import local_option
+    from pipeline.streams.remote import shown
 
     found = verify_release(
-        local_option(args.release, "RELEASE"),
+        release_at(args.release),
+        shown=shown(args.release),
         key=public_key(args.key, "--key") if args.key else None,
         sha256=args.sha256,
         salt=given_salt(args.salt_file, "--salt-file") if args.salt_file else None,

@@ -14,6 +14,9 @@ from pipeline.release.evidence_page import statements
 from pipeline.release.manifest import SEAL, ReleaseManifest
 from pipeline.release.sealing import checks, read_seal
 from pipeline.release.signing import public_hex
+from pipeline.section import local_option
+from pipeline.streams.names import unsafe
+from pipeline.streams.places import is_remote, open_store
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -33,9 +36,29 @@ class Verified(NamedTuple):
     """What was checked, what is proven and what not, to be printed."""
 
 
+def release_at(place: str) -> Path:
+    """The folder of a release at a path, or at the URL of an object store, from where it is copied to this machine.
+
+    Raises `UserError` for what is neither, and for an object whose name leads out of its folder.
+    """
+    if not is_remote(place):
+        return local_option(place, "RELEASE")
+    store = open_store(place)
+    folder = store.parts / "release"
+    folder.mkdir()
+    for entry in store.list(""):
+        copy = store.fetch(entry.path) if not unsafe(entry.path) else None
+        if copy is None:
+            raise UserError(f"{store.shown}: {entry.path!r} is the name of no file of a release")
+        (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)
+        copy.replace(folder / entry.path)
+    return folder
+
+
 def verify_release(
     release: Path,
     *,
+    shown: str | None = None,
     key: Ed25519PublicKey | None = None,
     sha256: str | None = None,
     salt: bytes | None = None,
@@ -43,7 +66,8 @@ def verify_release(
 ) -> Verified:
     """Verifies a release by the publisher's public key, the sha256 of RELEASE.json, the job's salt, or several of them.
 
-    Raises `UserError` where none is given, because nothing would tell then whose the release is.
+    It is called `shown`, by default its path. Raises `UserError` where no key, sha256 or salt is given, because nothing
+    would tell then whose the release is.
     """
     if key is None and sha256 is None and salt is None:
         raise UserError(
@@ -59,7 +83,7 @@ def verify_release(
     if manifest is not None:
         found["dates"] = [why for why in [expired(manifest.assessment, today)] if why]
     problems = [problem for those in found.values() for problem in those]
-    head = f"{release}: {'NOT SOUND' if problems else 'sound'}"
+    head = f"{shown or release}: {'NOT SOUND' if problems else 'sound'}"
     done = [line for name, those in found.items() for line in _check(name, those, _meaning(name, manifest, key))]
     lines = [head, *done, *([] if problems or manifest is None else _proof(manifest, today, key is not None))]
     return Verified(problems, "\n".join(map(_printable, lines)))

@@ -21,6 +21,8 @@ from pipeline.release.privacy import derive
 from pipeline.release.sealing import is_ours, staging
 from pipeline.release.signing import private_key
 from pipeline.section import LocalPath, Section
+from pipeline.streams.places import is_remote
+from pipeline.streams.remote import shown
 from pipeline.streams.shards import CLIP_EXTENSIONS, IMAGE_EXTENSIONS
 
 if TYPE_CHECKING:
@@ -74,9 +76,15 @@ class ReleaseConfig(Section):
 def check_release(config: ReleaseConfig, output_path: str, salt: bytes, salt_file: str | None = None) -> None:
     """Checks the section before a job starts. A folder that an earlier attempt of the same job left is free.
 
-    Raises `UserError` where the salt is no secret or others may read its file, the key to sign with does not fit, the
-    assessment is out of date, private folders or files lie in the public one, or that one is not free.
+    Raises `UserError` where the job lies in an object store, the salt is no secret or others may read its file, the
+    key to sign with does not fit, the assessment is out of date, private folders or files lie in the public one, or
+    that one is not free.
     """
+    if is_remote(output_path):
+        raise UserError(
+            f"release: a release is made of a job on this machine, and output.path is {shown(output_path)}; copy the "
+            "job to a folder once it is finished, and run it there with its release"
+        )
     secret_of(salt)
     signing_key(config)
     check_dates(config.assessment, date.today())

@@ -6,6 +6,7 @@ import hashlib
 import os
 from datetime import date, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -14,6 +15,7 @@ from pipeline.commands.verify import verify_release
 from pipeline.errors import UserError
 from pipeline.release import check_release
 from pipeline.release.signing import public_key
+from pipeline.streams.places import open_store
 from tests.finished_job import SALT, finished_job, people, refuse_seal, settings_of
 from tests.release.keys import PUBLIC
 
@@ -44,6 +46,26 @@ def test_other_ways_to_know_whose_it_is(sound: Path, tmp_path: Path, capsys: pyt
         said = capsys.readouterr()
         assert ("NOT SOUND" in said.out) == (code == 1)
         assert len(said.err.splitlines()) == (code == 2)
+
+
+def test_a_release_in_an_object_store_is_verified_as_one_on_a_disk(
+    sound: Path, keys: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = f"memory://{uuid4().hex}/release"
+    store, command = open_store(place), ["verify", place, "--key", str(keys / "mine.pub")]
+    for file in sound.rglob("*"):
+        if file.is_file():
+            store.put(file.relative_to(sound).as_posix(), file.read_bytes())
+    assert main(command) == 0
+    assert capsys.readouterr().out.startswith(f"{place}: sound")
+    store.put("data/more.tar", b"")
+    assert main(command) == 1
+    assert "data/more.tar is not listed" in capsys.readouterr().out
+
+
+def test_a_release_of_a_job_in_an_object_store_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"and output\.path is s3://bucket/job; copy the job to a folder"):
+        check_release(settings_of(tmp_path), "s3://bucket/job", SALT)
 
 
 def test_names_of_files_do_not_steer_a_terminal(copy: Path, keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
