@@ -79,7 +79,7 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("format", ["webdataset", "parquet", "folder"])
+@pytest.mark.parametrize("format", [pytest.param("webdataset", marks=pytest.mark.slow), "parquet", "folder"])
 def test_a_worker_that_dies_once_costs_nothing_but_time(
     format: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +110,7 @@ def test_a_poison_shard_is_set_aside_and_tried_by_the_next_run(
     assert {path.name for path in (tmp_path / "out" / "data").iterdir()} == {"0.tar", "2.tar", "3.tar"}
     assert {path.name for path in (tmp_path / "out" / ".parts").iterdir()} == {"lock"}
     begun = list[int]()
-    monkeypatch.setattr("pipeline.engine.supervising.Worker", _counting(begun))
+    monkeypatch.setattr("pipeline.engine.sites.Worker", _counting(begun))
     assert run(source, tmp_path / "out", **{"run.devices": ["cpu"]}).complete  # not in this process
     assert len(begun) == 1
     assert not list((tmp_path / "out" / "aside").iterdir())

@@ -9,9 +9,10 @@ from dataclasses import asdict
 from pipeline.engine.batch_size import remember
 from pipeline.engine.events import Event, Noted, Progress, SetAside, ShardDone, TakenBack
 from pipeline.engine.labels import Tolerance, check_first
-from pipeline.engine.local import local, scan_apart
+from pipeline.engine.local import local
 from pipeline.engine.reading import open_input
 from pipeline.engine.run import Engine, Run, confidential
+from pipeline.engine.scanning_apart import scan_apart
 from pipeline.job.classes import Classes
 from pipeline.job.hashes import identity
 from pipeline.job.outputs import shape_of
