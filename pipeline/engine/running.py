@@ -80,7 +80,7 @@ def run_job(
             del aside[name]
         run = Run(plan=plan, stream=stream, classes=classes, ledger=ledger, work=work, died=died)
         with marked(store):
-            if plan.config.anonymity is not None and work.shards:
+            if plan.config.anonymity is not None and work.shards and engine is local:  # others scan with their workers
                 scan_apart(plan, observe)
             try:
                 with closing(engine(run)) as events:

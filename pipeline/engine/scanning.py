@@ -1,12 +1,13 @@
 """Scanning the originals as a stage of shards: any worker scans any of them, and what is scanned is joined once.
 
-An engine asks what is left (`unscanned`), lets its workers do it (`scan_shards`), and joins it (`join_originals`)
-before the first gate is opened. The result needs none of this: a gate scans and joins what is missing.
+An engine's workers do what is left (`unscanned`, `scan_shards`), and it is joined (`join_originals`) before the first
+gate is opened. The result needs none of this: a gate scans and joins what is missing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from random import SystemRandom
 from typing import TYPE_CHECKING
 
 from pipeline.anonymity.faces.detect import FaceFinder
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
 
 
 def unscanned(plan: Plan) -> list[str]:
-    """The names of the shards whose faces are not kept yet, in order. No model is loaded.
+    """The names of the shards whose faces are not kept yet. No model is loaded.
 
+    Each call has an order of its own, so that workers that know nothing of each other seldom scan the same shard.
     Raises `UserError` where the input cannot be opened.
     """
-    return [part.name for part in left_of(_parts(plan), faces_of(plan).folder)]
+    left = left_of(_parts(plan), faces_of(plan).folder)
+    return [part.name for part in SystemRandom().sample(left, len(left))]
 
 
 def scan_shards(
@@ -31,8 +34,8 @@ def scan_shards(
 ) -> None:
     """Scans the shards with these names, each kept whole as soon as it is done; `names` may wait for others.
 
-    `seen` is told how many more images are done. Detector and recognisers are loaded once. Raises `UserError` as
-    `judges_of` does.
+    Those that somebody has scanned meanwhile are left as they are. `seen` is told how many more images are done.
+    Detector and recognisers are loaded once. Raises `UserError` as `judges_of` does.
     """
     config, mirror = settings(plan), faces_of(plan)
     with FaceFinder(config.detector, workers=config.workers) as finder:

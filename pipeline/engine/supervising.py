@@ -8,10 +8,11 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from pipeline.engine.dispensing import Dispenser
-from pipeline.engine.events import Event, Noted, Progress, SetAside, ShardDone, TakenBack
+from pipeline.engine.events import Event, Noted, Progress, Scanned, SetAside, ShardDone, TakenBack
 from pipeline.engine.process import process
 from pipeline.engine.reading import open_input
 from pipeline.engine.run import Run, confidential
+from pipeline.engine.scanning import scan_shards, unscanned
 from pipeline.engine.sites import Hand, Site
 from pipeline.engine.worker import Asks, Channel, Died, hung
 from pipeline.errors import UserError
@@ -177,7 +178,10 @@ class Crew:
 def work_through(
     channel: Channel, plan: Plan, device: str, room: int | None, whole: frozenset[str], failed: frozenset[str],
 ) -> None:  # fmt: skip
-    """What a worker does: the shards that it is given, one after the other, each read while the last is written."""
+    """What a worker does: the shards that it is given, one after the other, each read while the last is written.
+
+    Before, where there is a gate, it scans originals that nobody has scanned.
+    """
 
     def assigned(stream: InputStream) -> Iterator[InputShard]:
         shards = {shard.name: shard for shard in stream.shards}
@@ -187,6 +191,8 @@ def work_through(
     stream, classes = open_input(plan)
     ledger = Ledger(plan.config.output.path)
     with confidential(plan):
+        if plan.config.anonymity is not None and (left := unscanned(plan)):
+            scan_shards(plan, device, left, lambda images: channel.send(Scanned(images)))
         events = process(
             assigned(stream), plan, stream, classes, ledger, device,
             remaining=room, unlimited=whole, failed=failed, stop=channel.close,
