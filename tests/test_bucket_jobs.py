@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import cycle
 from pathlib import Path
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import pytest
 import yaml
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.cli import main
-from pipeline.streams import ownership
+from pipeline.streams import ownership, remote
 from pipeline.streams.claims import WHOLE_JOB, Claims, new_owner
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.object_store import ObjectStore
@@ -104,6 +107,33 @@ def test_only_failed_samples_are_done_again(tmp_path: Path, place: str) -> None:
     before = made(place)
     assert run(tmp_path, place, "--retry-quarantine") == 0
     assert made(place) == before
+
+
+class Busy(Exception):
+    """What an object store says that wants to be asked more slowly."""
+
+    response: ClassVar = {"ResponseMetadata": {"HTTPStatusCode": 503}}
+
+
+def test_errors_that_pass_change_nothing(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.001)
+    inputs(tmp_path)
+    assert run(tmp_path, tmp_path / "out") == 0
+    errors = cycle([Busy(), None, TimeoutError("slow"), None, ConnectionResetError("cut"), None])
+
+    def troubled(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def work(*given: Any, **more: Any) -> Any:
+            if (error := next(errors)) is not None:
+                raise error
+            return plain(*given, **more)
+
+        return work
+
+    for name in ("pipe_file", "put_file", "cat_file", "find", "info", "rm_file", "ls"):
+        monkeypatch.setattr(MemoryFileSystem, name, troubled(getattr(MemoryFileSystem, name)))
+    assert run(tmp_path, place) == 0
+    monkeypatch.undo()
+    assert made(place) == tree(tmp_path / "out", "data", "quarantine")
 
 
 def test_a_place_that_cannot_hold_a_job_is_one_sentence(
