@@ -7,6 +7,7 @@
     OUT/shards/NAME.json    written last: counts, hashes, files, timings of one shard
     OUT/quarantine/NAME.tar original bytes, reason and origin of each sample that was not written
     OUT/manifest.json       totals over all finished shards
+    OUT/records.jsonl.gz    all records in one file, in an object store only; see `record_index`
     OUT/events.jsonl        what happened when; in an object store events/*.jsonl, a piece for each minute of a run
     OUT/.parts/             work in progress, invisible to readers of data/; none in an object store
 """
@@ -18,7 +19,6 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ from pipeline.streams.job_records import FOLDERS, Counts, Finished, FolderLine, 
 from pipeline.streams.ownership import Hold, alone
 from pipeline.streams.places import PARTS, open_store
 from pipeline.streams.reasons import tally
+from pipeline.streams.record_index import INDEX, RecordIndex
 from pipeline.streams.store import LOCK
 
 JOB, SHARDS = "job.json", "shards"
@@ -40,8 +41,6 @@ WORK = ("job", "records", "data", "quarantine")
 """What work in progress is sorted by, or was by an earlier version."""
 PUT = re.compile("[0-9a-f]{32}")
 """The name of a small file while it is put."""
-AT_ONCE = 16
-"""Records of an object store that are read at a time."""
 LARGEST_RECORD = 1 << 26
 """Bytes of the record of a shard, at most."""
 MANIFEST = "manifest.json"
@@ -59,6 +58,7 @@ class Ledger:
         """Raises `UserError` for a URL whose protocol is unknown, or whose package is missing."""
         self.store = open_store(place)
         self._events = EventLog(self.store)
+        self._index = RecordIndex(self.store, SHARDS, self._record, self._parse)
 
     @property
     def shown(self) -> str:
@@ -115,12 +115,7 @@ class Ledger:
 
     def records(self) -> list[ShardRecord]:
         """The records of all finished shards, by name. Raises `UserError` for one that cannot be read."""
-        if (local := self.store.local) is not None:
-            found = [self._record(f"{SHARDS}/{file.name}") for file in sorted((local / SHARDS).glob("[!.]*.json"))]
-        else:
-            with ThreadPoolExecutor(AT_ONCE) as pool:
-                found = list(pool.map(self._record, sorted(entry.path for entry in self.store.list(SHARDS))))
-        records = [record for record in found if record is not None]
+        records = self._index.records()
         owners = dict[str, str]()
         for record in records:
             for file in record.files:
@@ -215,6 +210,7 @@ class Ledger:
             files={file: stored for record in records for file, stored in record.files.items()},
         )
         self._write(MANIFEST, manifest)
+        self._index.save()
         return manifest
 
     def log(self, event: str, **facts: Any) -> None:
@@ -254,7 +250,7 @@ class Ledger:
         """Removes what lies in the folders of the job, records first: a crash leaves nothing marked as done."""
         for name in (SHARDS, *FOLDERS, EVENTS):
             self.store.clear(name)
-        for file in (MANIFEST, "batch_size.json", f"{EVENTS}.jsonl"):
+        for file in (MANIFEST, INDEX, "batch_size.json", f"{EVENTS}.jsonl"):
             self.store.delete(file)
 
     def _write(self, path: str, record: Versioned) -> None:
@@ -268,8 +264,10 @@ class Ledger:
             if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_RECORD:
                 raise UserError(f"{where} is no record: a file of at most {LARGEST_RECORD} bytes is expected")
         content = self.store.read(path)
-        if content is None:
-            return None
+        return None if content is None else self._parse(path, content)
+
+    def _parse(self, path: str, content: bytes) -> ShardRecord:
+        where = self._at(path)
         try:
             record = ShardRecord.from_json(content, where)
         except UserError as error:

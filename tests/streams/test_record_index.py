@@ -1,5 +1,6 @@
 """Records are fetched once, and an index is believed only where the mark of a record is still the same."""
 
+import gzip
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +37,14 @@ def record(name: str, seconds: float = 1.0) -> ShardRecord:
 
 
 def index_of(store: DiskStore) -> RecordIndex:
-    return RecordIndex(store, "shards", lambda path, content: ShardRecord.from_json(content, path))
+    def parse(path: str, content: bytes) -> ShardRecord:
+        return ShardRecord.from_json(content, path)
+
+    def fetch(path: str) -> ShardRecord | None:
+        content = store.read(path)
+        return None if content is None else parse(path, content)
+
+    return RecordIndex(store, "shards", fetch, parse)
 
 
 @pytest.fixture
@@ -83,7 +91,9 @@ def test_only_what_was_put_again_is_fetched_and_what_is_gone_is_gone(bucket: Buc
     assert sorted(bucket.fetched) == ["shards/03.json", "shards/20.json"]
 
 
-@pytest.mark.parametrize("content", [b"", b"no gzip", b"\x1f\x8b\x08\x00cut", None])
+@pytest.mark.parametrize(
+    "content", [b"", b"no gzip", b"\x1f\x8b\x08\x00cut", gzip.compress(b'["shards/00.json"]\n'), None]
+)
 def test_a_damaged_index_costs_time_alone(bucket: Bucket, content: bytes | None) -> None:
     first = index_of(bucket)
     first.records()
@@ -108,6 +118,14 @@ def test_a_disk_has_no_index(tmp_path: Path) -> None:
     assert names(index) == ["a"]
     index.save()
     assert not (tmp_path / "job" / INDEX).exists()
+
+
+def test_a_mark_that_is_a_mere_size_is_not_believed(bucket: Bucket) -> None:
+    listed = [Entry(path=one.path, bytes=one.bytes, mark=str(one.bytes)) for one in bucket.list("shards")]
+    bucket.list = lambda folder: iter(listed)  # type: ignore[method-assign, assignment]
+    index = index_of(bucket)
+    assert index.records() == index.records()
+    assert len(bucket.fetched) == 41
 
 
 def test_a_record_that_vanishes_while_it_is_fetched_is_none(bucket: Bucket) -> None:
