@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.audit.results import AuditResults
     from pipeline.commands.engines import Chosen
     from pipeline.engine.run import Engine
+    from pipeline.engine.sharing import Sharing
     from pipeline.job.config import JobConfig
     from pipeline.job.plan import Plan
     from pipeline.streams.job_records import Manifest
@@ -113,7 +114,13 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--address", metavar="HOST:PORT", help="of the Ray cluster; auto: the one that runs here")
     run.add_argument("--workers", metavar="N[:M]", help="ray: at least N, and at most M where there is room")
     run.add_argument("--gpus-per-worker", metavar="G", help="ray: 0, 1 or a share (default: 1 if the cluster has GPUs)")
+    run.add_argument("--share", action="store_true", help="divide the shards with other runs of the same job")
     run.set_defaults(command=run_command)
+
+    status = commands.add_parser("status", help="how far a job is, who works at it, and how long it will take")
+    status.add_argument("job", metavar="JOB", help="the folder or URL of output.path")
+    status.add_argument("--json", action="store_true", help="print a record for programs")
+    status.set_defaults(command=status_command)
 
     recipes = commands.add_parser("recipes", help="the recipes that come with doppel, and the command of each kind")
     recipes.add_argument("--kind", help="only those of one kind: job, denoiser, compare, …")
@@ -209,24 +216,31 @@ def run_command(args: argparse.Namespace) -> int:
     """`doppel run`: runs a job, and makes a release where the recipe asks for one."""
     if args.dry_run:
         return dry_run(args)
-    config = job_config(args)
     answers: dict[OnChange, bool] = {
         "overwrite": args.overwrite, "redo": args.redo_changed, "keep": args.keep_finished,
     }  # fmt: skip
     on_change: OnChange = next((answer for answer, given in answers.items() if given), "refuse")
     from pipeline.commands.engines import Options, engine_of
     from pipeline.commands.release import check_export
-    from pipeline.commands.run import check_finished
+    from pipeline.commands.run import taking_part
+
+    config, again = job_config(args), {"prune": args.prune, "retry_quarantine": args.retry_quarantine}
+    options = Options(**{name: getattr(args, name) for name in Options.__dataclass_fields__})
+    with taking_part(config, share=args.share, on_change=on_change, **again) as sharing:
+        with engine_of(options) as chosen:
+            plan = plan_of(config, forbid_noncommercial=args.forbid_noncommercial, chosen=chosen)
+            check_export(plan)
+            manifest = run_with_progress(
+                plan, on_change, verify=args.verify, engine=chosen.run, sharing=sharing, **again
+            )  # fmt: skip
+        return concluded(plan, manifest, sharing)
+
+
+def concluded(plan: Plan, manifest: Manifest, sharing: Sharing | None) -> int:
+    """Prints what came of a job, and makes the release where the recipe asks for one; returns the exit code."""
+    from pipeline.commands.run import check_finished, released_by_others
     from pipeline.streams.reasons import commonest
 
-    options = Options(**{name: getattr(args, name) for name in Options.__dataclass_fields__})
-    with engine_of(options) as chosen:
-        plan = plan_of(config, forbid_noncommercial=args.forbid_noncommercial, chosen=chosen)
-        check_export(plan)
-        manifest = run_with_progress(
-            plan, on_change, prune=args.prune, verify=args.verify, retry_quarantine=args.retry_quarantine,
-            engine=chosen.run,
-        )  # fmt: skip
     counts, shards = manifest.counts, manifest.shards
     print(
         f"{plan.config.output.path}: {counts.images} images from {counts.read} samples in "
@@ -240,7 +254,19 @@ def run_command(args: argparse.Namespace) -> int:
     if plan.config.release is None or failed:
         return failed
     check_finished(plan, manifest)
+    if (others := released_by_others(plan, sharing)) is not None:
+        print(others)
+        return 0
     return release_job(plan)
+
+
+def status_command(args: argparse.Namespace) -> int:
+    """`doppel status`: prints how a job stands."""
+    from pipeline.commands.status import lines, status
+
+    found = status(args.job)
+    print(found.to_json(indent=1) if args.json else "\n".join(lines(found)))
+    return 0
 
 
 def dry_run(args: argparse.Namespace) -> int:
@@ -560,6 +586,7 @@ def check_training() -> None:
 def run_with_progress(
     plan: Plan, on_change: OnChange, *, prune: bool = False, verify: bool = False, retry_quarantine: bool = False,
     engine: Engine | None = None,
+    sharing: Sharing | None = None,
 ) -> Manifest:  # fmt: skip
     """Runs a job with a progress bar, and returns its manifest. Where it is interrupted, a note says what is done."""
     from contextlib import suppress
@@ -589,7 +616,7 @@ def run_with_progress(
         try:
             return run_job(
                 plan, on_change=on_change, prune=prune, verify=verify, retry_quarantine=retry_quarantine,
-                begin=bar.begin, observe=observe, engine=engine or local,
+                begin=bar.begin, observe=observe, engine=engine or local, sharing=sharing,
             )  # fmt: skip
         except KeyboardInterrupt as stop:
             with suppress(UserError, OSError):

@@ -133,9 +133,16 @@ def remembered(store: Store, hashes: Mapping[str, str], find: Callable[[], int])
     return size
 
 
-def remember(store: Store, hashes: Mapping[str, str], size: int) -> None:
-    """Writes the batch size that was found into the job's folder, for its next run."""
-    store.put(REMEMBERED, (json.dumps({"batch_size": size, "job": job_of(hashes)}) + "\n").encode())
+def remember(store: Store, hashes: Mapping[str, str], size: int, *, first: bool = False) -> int:
+    """Writes the batch size that was found into the job's folder, for its next run, and returns it.
+
+    With `first`, one that another run of the job was first to write stays, and is returned.
+    """
+    content = (json.dumps({"batch_size": size, "job": job_of(hashes)}) + "\n").encode()
+    if first and not store.put_if_absent(REMEMBERED, content):
+        return remembered(store, hashes, lambda: size)
+    store.put(REMEMBERED, content)
+    return size
 
 
 def job_of(hashes: Mapping[str, str]) -> str:

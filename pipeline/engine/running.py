@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
-from dataclasses import asdict
+from contextlib import closing, nullcontext
+from dataclasses import asdict, replace
 
 from pipeline.engine.batch_size import remember
 from pipeline.engine.events import Event, Noted, Progress, SetAside, ShardDone, TakenBack
@@ -13,6 +13,7 @@ from pipeline.engine.local import local
 from pipeline.engine.reading import open_input
 from pipeline.engine.run import Engine, Run, confidential
 from pipeline.engine.scanning_apart import scan_apart
+from pipeline.engine.sharing import Sharing
 from pipeline.job.classes import Classes
 from pipeline.job.hashes import identity
 from pipeline.job.outputs import shape_of
@@ -20,8 +21,10 @@ from pipeline.job.plan import Plan
 from pipeline.main_guard import check_main_guard, unguarded
 from pipeline.streams.apart import check_apart
 from pipeline.streams.asides import Asides, marked, was_killed
+from pipeline.streams.claims import SCAN
 from pipeline.streams.job_records import Job, Manifest, StatedLicence
 from pipeline.streams.ledger import Ledger
+from pipeline.streams.ownership import alone
 from pipeline.streams.reconciling import OnChange, Retry, reconcile, settle
 from pipeline.streams.store import make_private
 from pipeline.streams.written import READ_BACK
@@ -32,30 +35,37 @@ def run_job(
     retry_quarantine: bool = False,
     observe: Callable[[Event], None] = lambda event: None,
     begin: Callable[[int, int], None] = lambda finished, total: None, engine: Engine = local,
+    sharing: Sharing | None = None,
 ) -> Manifest:  # fmt: skip
     """Does what is left of a job and returns its manifest.
 
     Finished shards are compared with today's input and outputs first: `on_change` says what happens where they differ,
     `prune` removes what is gone from the input, `verify` hashes the outputs, and `retry_quarantine` does what is in
     quarantine again. `begin(finished, total)` is told how many shards there are, and `observe` everything that happens
-    afterwards. The `engine` does the work that is left. Raises `UserError` for what the user can mend. After a crash or
-    Ctrl-C, finished shards stay finished, and the same call goes on from there. Shards that end every process are set
-    aside; the manifest is not complete then, and names them.
+    afterwards. The `engine` does the work that is left; with `sharing`, together with other runs of the job. Raises
+    `UserError` for what the user can mend. After a crash or Ctrl-C, finished shards stay finished, and the same call
+    goes on from there. Shards that end every process are set aside; the manifest is not complete then, and names them.
     """
     (stream, classes), devices, limit = open_input(plan), plan.devices, plan.config.limit
     names = [shard.name for shard in stream.shards]
-    job, ledger = job_of(plan, classes), Ledger(plan.config.output.path)
+    scans = engine is local  # others scan with their workers
+    if sharing is not None:
+        plan, engine = replace(plan, work=sharing.work), sharing.divided(engine)
+    job, ledger = job_of(plan, classes), Ledger(plan.config.output.path, plan.work)
     store = ledger.store
     if plan.config.anonymity or plan.config.run.timeout is not None or (len(devices) > 1 and not limit):
         check_main_guard("the job")
-    asides, died = Asides(store), (was_killed(store) or bool(Asides(store).all())) and unguarded() is None
+    asides, alive = Asides(store), unguarded() is not None
+    died = (was_killed(store) or bool(asides.all())) and not alive
     check_apart(plan.config.output.path, stream)
     if stream.shards and not died and (on_change == "overwrite" or ledger.record(stream.shards[0].name) is None):
         check_first(plan, stream.shards, classes)
-    with confidential(plan), ledger.open(job, keep=on_change == "keep", overwrite=on_change == "overwrite"):
+    hold = alone if sharing is None else sharing.hold
+    with confidential(plan), ledger.open(job, keep=on_change == "keep", overwrite=on_change == "overwrite", hold=hold):
         if plan.config.anonymity is not None:
             make_private(ledger.store)
-        standing = reconcile(ledger, stream, limit=limit, verify=verify, retry_damaged=plan.config.on_damage == "fail")
+        retry_damaged = sharing is None and plan.config.on_damage == "fail"  # each run would, again and again
+        standing = reconcile(ledger, stream, limit=limit, verify=verify, retry_damaged=retry_damaged)
         retry = retry_of(plan) if retry_quarantine else None
         work = settle(ledger, standing, on_change, limit=limit, prune=prune, retry=retry)
         todo = {shard.name for shard in work.shards}
@@ -71,17 +81,21 @@ def run_job(
         for text in (*stream.notes, *plan.notes, *work.notes, *notes_on(plan, ledger)):
             note(text)
         if plan.config.model is not None and plan.config.model.batch_size == "auto":
-            remember(ledger.store, plan.hashes, plan.batch_size)
+            plan = replace(plan, batch_size=remember(ledger.store, plan.hashes, plan.batch_size, first=bool(sharing)))
+        ledger.note_input(len(names))
         begin(len(names) - len(work.shards), len(names))
         ledger.log("start", shards=len(names), todo=len(work.shards), devices=devices)
         aside = asides.all()
         for name in aside.keys() - todo:  # done since in another way, or gone from the input
             asides.clear(name)
             del aside[name]
+        died = died or (sharing is not None and not alive)
         run = Run(plan=plan, stream=stream, classes=classes, ledger=ledger, work=work, died=died)
-        with marked(store):
-            if plan.config.anonymity is not None and work.shards and engine is local:  # others scan with their workers
-                scan_apart(plan, observe)
+        over = False
+        with marked(store) if sharing is None else nullcontext():
+            if plan.config.anonymity is not None and work.shards and scans:
+                with nullcontext() if sharing is None else sharing.turn(SCAN):
+                    scan_apart(plan, observe)
             try:
                 with closing(engine(run)) as events:
                     for event in events:
@@ -101,11 +115,16 @@ def run_job(
                             ledger.log("aside", **event.aside.model_dump(exclude={"version"}))
                             asides.put(event.aside)
                             aside[event.aside.shard] = event.aside
+                over = True
             finally:
-                kept = [shard.name for shard in standing.changed] if on_change == "keep" else []
-                why = {name: found.reason for name, found in aside.items()}
-                manifest = ledger.write_manifest(job, names, limit=limit, changed=kept, aside=why)
-                ledger.log("stop", **manifest.shards.model_dump(), **manifest.counts.model_dump())
+                if over or sharing is None:  # else others go on, and the last of them writes it
+                    kept = [shard.name for shard in standing.changed] if on_change == "keep" else []
+                    lost = aside if sharing is None else asides.all()
+                    why = {name: found.reason for name, found in lost.items()}
+                    manifest = ledger.write_manifest(job, names, limit=limit, changed=kept, aside=why)
+                    ledger.log("stop", **manifest.shards.model_dump(), **manifest.counts.model_dump())
+        if sharing is not None:
+            Tolerance(plan, classes, manifest.counts.unread)  # of all runs together
         return manifest
 
 

@@ -189,7 +189,7 @@ def work_through(
             yield shards[name]
 
     stream, classes = open_input(plan)
-    ledger = Ledger(plan.config.output.path)
+    ledger = Ledger(plan.config.output.path, plan.work)
     with confidential(plan):
         if plan.config.anonymity is not None and (left := unscanned(plan)):
             scan_shards(plan, device, left, lambda images: channel.send(Scanned(images)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import chain
 
 from pipeline.anonymity.gate.verdict_counts import Judged
@@ -111,12 +112,20 @@ class OpenShard:
             seconds += before.seconds
             ledger.reopen(name)
         files = self.writer.commit() | self.quarantine.commit()
+        if ledger.shared:
+            ledger.tidy(name, files)
         return ShardRecord(
             shard=name, fingerprint=batch.fingerprint, input_hash=input_hash, classes=stream.classes(), cut=batch.cut,
             code=plan.code, hashes=plan.hashes, counts=counts, notes=dict(self.notes),
             reasons=tally(self.reasons.items()), files=files, seconds=round(seconds, 3),
+            ended=datetime.now(UTC).isoformat(timespec="seconds"),
             flicker=means_of(self.flicker), anonymity=self.judged.totals,
         )  # fmt: skip
+
+    def abort(self) -> None:
+        """Removes what was written so far."""
+        self.writer.abort()
+        self.quarantine.abort()
 
 
 def means_of(flicker: Flicker) -> FlickerMeans | None:
@@ -157,11 +166,14 @@ def write(
             if batch.last:
                 if shard.fingerprint() != batch.fingerprint:
                     raise UserError(f"input shard {shard.name} changed while it was read; run again when it is still")
-                record = output.close(plan, stream, shard, batch, ledger)
-                ledger.commit(record)
+                record = ledger.record(shard.name) if ledger.shared else None
+                if record is None:
+                    record = output.close(plan, stream, shard, batch, ledger)
+                    ledger.commit(record)
+                else:  # somebody took this run for dead, and was faster
+                    output.abort()
                 output = None
                 yield ShardDone(record)
     finally:
         if output is not None:
-            output.writer.abort()
-            output.quarantine.abort()
+            output.abort()

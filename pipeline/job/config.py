@@ -74,6 +74,9 @@ class RunConfig(Section):
     tries: int = Field(default=3, ge=1)
     """How many processes a shard may end before it is set aside, and all others are done. A shard is only blamed for a
     death that it had to itself, so with 1 there may be two."""
+    lease: float = Field(default=60, ge=1, le=86400)
+    """Seconds without a sign of life after which runs that share the job (`--share`) take over what one has claimed.
+    There are four such signs in that time: it must outlast a pause of machine, network or store."""
     salt_file: LocalPath | None = None
     """A file with the secret that noise is derived from, at least 16 bytes; else the variable DOPPEL_SALT."""
 

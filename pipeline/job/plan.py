@@ -54,6 +54,8 @@ class Plan:
     """The bound that the operator's level was found for; None where the recipe gives a level."""
     found: tuple[float, float] | None = None
     """The numbers that `image.range` stands for, where it is a percentile."""
+    work: str = ""
+    """The name of this run's folder for work in progress, where several runs share the job; see `Ledger`."""
 
     @property
     def codec(self) -> Codec:

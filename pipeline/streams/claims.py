@@ -31,8 +31,9 @@ from pipeline.streams.store import Store
 
 CLAIMS = "claims"
 """The folder of claims."""
-WHOLE_JOB, RELEASE = "%job", "%release"
-"""Names of claims that are no shard's: what `safe_component` gives never holds these."""
+WHOLE_JOB, SCAN, RELEASE, RUN = "%job", "%scan", "%release", "%run~"
+"""Names of claims that are no shard's, and what the claim of a run that shares a job begins with, before its token:
+what `safe_component` gives is never so."""
 BEATS = 4
 """How often an owner beats in the time of a lease."""
 WATCHING = 0.2
@@ -142,6 +143,18 @@ class Claims:
             if idle:
                 self.store.delete(_file(name))
             return idle
+
+    def alone(self, sleep: Callable[[float], None] = time.sleep) -> Claim | None:
+        """Waits until it is clear whether somebody else lives who shares the job, and returns such a claim.
+
+        Where nobody does, returns None, and all claims but its own are deleted.
+        """
+        for name in sorted(self.names()):
+            if name.startswith(RUN) and (living := self.outlive(name, sleep)) is not None:
+                return living
+        for name in self.names() - self.held:
+            self.store.delete(_file(name))
+        return None
 
     def names(self) -> set[str]:
         """What anybody claims now."""

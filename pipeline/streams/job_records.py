@@ -118,10 +118,18 @@ class ShardRecord(Versioned):
     """What each file holds, by its path below the job's folder."""
     seconds: float
     """How long it took."""
+    ended: str = ""
+    """When it was done, by the calendar of the machine that did it: for people only."""
     flicker: FlickerMeans | None = None
     """How much clips flicker; None without clips."""
     anonymity: GateTotals | None = None
     """What the gate said; None without a gate."""
+
+
+class JobInput(Versioned):
+    """The record input.json: what the input was when a run last began."""
+
+    shards: int
 
 
 class FolderLine(Versioned):

@@ -6,6 +6,8 @@
     OUT/data/               the output shards, nothing else
     OUT/shards/NAME.json    written last: counts, hashes, files, timings of one shard
     OUT/quarantine/NAME.tar original bytes, reason and origin of each sample that was not written
+    OUT/input.json          how many shards the input is
+    OUT/claims/NAME.json    who works at a shard, where several runs share the job
     OUT/manifest.json       totals over all finished shards
     OUT/records.jsonl.gz    all records in one file, in an object store only; see `record_index`
     OUT/events.jsonl        what happened when; in an object store events/*.jsonl, a piece for each minute of a run
@@ -28,7 +30,7 @@ from pipeline.media.versioned import Versioned
 from pipeline.streams.claims import CLAIMS
 from pipeline.streams.event_log import EVENTS, EventLog
 from pipeline.streams.files import sync_folder
-from pipeline.streams.job_records import FOLDERS, Counts, Finished, FolderLine, Job, Manifest, ShardRecord
+from pipeline.streams.job_records import FOLDERS, Counts, Finished, FolderLine, Job, JobInput, Manifest, ShardRecord
 from pipeline.streams.ownership import Hold, alone
 from pipeline.streams.places import PARTS, open_store
 from pipeline.streams.reasons import tally
@@ -39,12 +41,12 @@ JOB, SHARDS = "job.json", "shards"
 """The record of the job, and the folder of records."""
 WORK = ("job", "records", "data", "quarantine")
 """What work in progress is sorted by, or was by an earlier version."""
-PUT = re.compile("[0-9a-f]{32}")
-"""The name of a small file while it is put."""
+PUT = re.compile("[0-9a-f]{32}|run-[0-9a-f]{16}")
+"""The name of a small file while it is put, and of the folder of a run that shares the job."""
 LARGEST_RECORD = 1 << 26
 """Bytes of the record of a shard, at most."""
-MANIFEST = "manifest.json"
-"""File name of the manifest."""
+MANIFEST, INPUT = "manifest.json", "input.json"
+"""File names of the manifest, and of what is known of the input."""
 ADVICE = "--keep-finished leaves finished shards as they are, --overwrite starts anew"
 """The options that decide what becomes of finished shards."""
 NO_INPUT = ("limit",)
@@ -54,9 +56,12 @@ NO_INPUT = ("limit",)
 class Ledger:
     """The records in the folder of a job, on a disk or in an object store."""
 
-    def __init__(self, place: str | os.PathLike[str]) -> None:
-        """Raises `UserError` for a URL whose protocol is unknown, or whose package is missing."""
-        self.store = open_store(place)
+    def __init__(self, place: str | os.PathLike[str], work: str = "") -> None:
+        """With `work`, other runs may be at work at the place; it is the name of this run's folder for its own.
+
+        Raises `UserError` for a URL whose protocol is unknown, or whose package is missing.
+        """
+        self.store, self.shared = open_store(place, work), bool(work)
         self._events = EventLog(self.store)
         self._index = RecordIndex(self.store, SHARDS, self._record, self._parse)
 
@@ -81,7 +86,7 @@ class Ledger:
         local = self.store.local
         if local is not None and local.exists() and not local.is_dir():
             raise UserError(f"output.path: {local} is a file; a folder is expected")
-        if not self.store.held([JOB]) and not self._only_begun():
+        if not (self._is_ours() or self._only_begun() or self._is_ours()):  # others may just begin as well
             raise UserError(f"output.path: {self.shown} is not empty and holds no doppel job; name an empty folder")
         if local is not None:
             local.mkdir(parents=True, exist_ok=True)
@@ -127,7 +132,10 @@ class Ledger:
         return records
 
     def commit(self, record: ShardRecord) -> None:
-        """Marks a shard as done; its files must be in place."""
+        """Marks a shard as done; its files must be in place. Where others are at work, the first record stays."""
+        if self.shared:
+            self.store.put_if_absent(f"{SHARDS}/{record.shard}.json", _content(record))
+            return
         self._write(f"{SHARDS}/{record.shard}.json", record)
 
     def files(self) -> dict[str, int]:
@@ -142,7 +150,7 @@ class Ledger:
 
         Raises `UserError` for a list of them that is not one of ours.
         """
-        names = {f"data/{name}.tar", f"data/{name}.parquet", f"quarantine/{name}.tar", _list_of(name)}
+        names = {*_files_of(name), _list_of(name)}
         if _list_of(name) in there:
             names |= self._listed(name)
         return {file for file in names if file in there}
@@ -165,10 +173,24 @@ class Ledger:
             sync_folder(self.store.local / SHARDS)
         self.store.delete(f"quarantine/{name}.tar")
 
+    def tidy(self, name: str, files: Container[str]) -> None:
+        """Removes what an earlier attempt at a shard has left beside its `files`."""
+        for file in self.store.held(file for file in _files_of(name) if file not in files):
+            self.store.delete(file)
+
+    def retract(self, name: str) -> None:
+        """Takes back that a shard is done."""
+        self.store.delete(f"{SHARDS}/{name}.json")
+
     def forget(self, name: str) -> None:
-        """Removes the record of a shard, if there is one, and then whatever the shard has written or left."""
+        """Removes the record of a shard, if there is one, and then whatever the shard has written or left.
+
+        Where others are at work, all stays until it is replaced: they may just have put it.
+        """
+        if self.shared:
+            return
         record = self.record(name)
-        files = {f"data/{name}.tar", f"data/{name}.parquet", f"quarantine/{name}.tar", *self._listed(name)}
+        files = {*_files_of(name), *self._listed(name)}
         files |= set(record.files if record else ()) - {_list_of(name)}
         self.store.delete(f"{SHARDS}/{name}.json")
         for file in (*sorted(files), _list_of(name)):  # the list last: it tells what is left
@@ -210,8 +232,20 @@ class Ledger:
             files={file: stored for record in records for file, stored in record.files.items()},
         )
         self._write(MANIFEST, manifest)
+        if self.shared and not manifest.complete and sum(1 for _ in self.store.list(SHARDS)) > len(records):
+            # others have done more meanwhile
+            return self.write_manifest(job, shards, limit=limit, changed=changed, aside=aside)
         self._index.save()
         return manifest
+
+    def input(self) -> JobInput | None:
+        """What the input was when a run last began; None where none has told."""
+        content = self.store.read(INPUT)
+        return None if content is None else JobInput.from_json(content, self._at(INPUT))
+
+    def note_input(self, shards: int) -> None:
+        """Notes of how many shards the input is."""
+        self._write(INPUT, JobInput(shards=shards))
 
     def log(self, event: str, **facts: Any) -> None:
         """Adds one line to the event log."""
@@ -219,11 +253,14 @@ class Ledger:
 
     def parts_of(self, what: Literal["data"]) -> Path:
         """The folder of work in progress of one kind, so that no name of a shard meets another file there."""
-        (self.parts / what).mkdir(exist_ok=True)
+        (self.parts / what).mkdir(parents=True, exist_ok=True)
         return self.parts / what
 
     def _at(self, path: str) -> str:
         return f"{self.shown}/{path}"
+
+    def _is_ours(self) -> bool:
+        return bool(self.store.held([JOB]))
 
     def _only_begun(self) -> bool:
         """Whether the folder holds nothing but what a job that was stopped before its first record leaves."""
@@ -231,7 +268,9 @@ class Ledger:
             return all(name.startswith(".") or name == CLAIMS for name in self.store.top())
         begun = {path.name for path in self.parts.iterdir()} if self.parts.is_dir() else set()
         parts = {name for name in begun if PUT.fullmatch(name)}
-        return self.store.top() <= {PARTS} and begun - parts <= {LOCK, *WORK} and not (local / PARTS).is_symlink()
+        return (
+            self.store.top() <= {PARTS, CLAIMS} and begun - parts <= {LOCK, *WORK} and not (local / PARTS).is_symlink()
+        )
 
     def _claim(self, job: Job, *, keep: bool, overwrite: bool, sweep: bool) -> None:
         before = self.job()
@@ -241,7 +280,10 @@ class Ledger:
             raise UserError(f"{self.shown} holds a job that differs in {'; '.join(changed)}: {ADVICE}")
         if sweep:
             self.store.sweep()
-        self._write(JOB, job)
+            self._write(JOB, job)
+        elif before is None and not self.store.put_if_absent(JOB, _content(job)):
+            self._claim(job, keep=keep, overwrite=overwrite, sweep=sweep)  # somebody was faster
+            return
         if (local := self.store.local) is not None:
             for folder in ("data", SHARDS):
                 (local / folder).mkdir(exist_ok=True)
@@ -255,7 +297,7 @@ class Ledger:
 
     def _write(self, path: str, record: Versioned) -> None:
         """Complete or not at all, and safe when it returns."""
-        self.store.put(path, f"{record.to_json(indent=1)}\n".encode())
+        self.store.put(path, _content(record))
 
     def _record(self, path: str) -> ShardRecord | None:
         where = self._at(path)
@@ -282,6 +324,15 @@ class Ledger:
 def _list_of(name: str) -> str:
     """The list of what a shard has written in folder output."""
     return f"provenance/{name}.provenance.jsonl"
+
+
+def _content(record: Versioned) -> bytes:
+    return f"{record.to_json(indent=1)}\n".encode()
+
+
+def _files_of(name: str) -> tuple[str, ...]:
+    """Files that a shard may have written, or left, except in folder output."""
+    return f"data/{name}.tar", f"data/{name}.parquet", f"quarantine/{name}.tar"
 
 
 def refuse_links(root: Path) -> None:

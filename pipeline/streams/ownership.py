@@ -31,6 +31,8 @@ def alone(store: Store) -> Iterator[bool]:
         with Claims(store, new_owner(), lease=LEASE).beating() as claims:
             if (other := claims.insist(WHOLE_JOB)) is not None:
                 raise UserError(f"output.path: another doppel process, {other.place}, is writing to {store.shown}")
+            if (other := claims.alone()) is not None:
+                raise UserError(f"output.path: {other.place} is at work in {store.shown}, with --share")
             yield True
         return
     store.parts.mkdir(exist_ok=True)

@@ -14,14 +14,15 @@ PARTS = ".parts"
 """The folder of work in progress in a store on a disk."""
 
 
-def open_store(where: str | os.PathLike[str]) -> Store:
+def open_store(where: str | os.PathLike[str], work: str = "") -> Store:
     """The store at a place, as `pipeline.section.Place` has it.
 
-    Raises `UserError` for a URL that can be none, whose protocol is unknown, or whose package is missing.
+    On a disk, work in progress lies in the folder `work` below `PARTS`, apart from that of others. Raises
+    `UserError` for a URL that can be none, whose protocol is unknown, or whose package is missing.
     """
     name = os.fspath(where)
     if not URL.match(name):
-        return DiskStore(Path(name), Path(name) / PARTS)
+        return DiskStore(Path(name), Path(name) / PARTS / work)
     try:
         return ObjectStore(place(name))
     except ValueError as error:

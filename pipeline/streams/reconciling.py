@@ -7,7 +7,7 @@ what is gone from the input is named, and removed only when the user says so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.errors import UserError
@@ -113,6 +113,8 @@ class Work:
     """How many samples of the others may be read; None means all."""
     notes: tuple[str, ...]
     """What people should know, as sentences."""
+    stale: Mapping[str, ShardRecord] = field(default_factory=dict)
+    """The records that no longer hold, by name, which whoever begins with their shards removes first."""
 
 
 def settle(
@@ -121,8 +123,9 @@ def settle(
 ) -> Work:  # fmt: skip
     """Makes room for what is to be done, and returns it.
 
-    What unfinished shards have left is removed, and with `prune` all that is gone from the input. `retry` says what is
-    done again where samples are in quarantine. Raises `UserError` where the user has to decide.
+    What unfinished shards have left is removed, and with `prune` all that is gone from the input; but nothing is where
+    the ledger is shared, and others may be at work. `retry` says what is done again where samples are in quarantine.
+    Raises `UserError` where the user has to decide.
     """
     if on_change == "refuse" and standing.changed:
         raise UserError(
@@ -145,7 +148,7 @@ def settle(
     gone = {record.shard for record in standing.gone}
     taken = sum(r.counts.read for name, r in standing.records.items() if name not in open_cuts | gone)
     todo, notes = [*standing.missing, *again, *changed], list[str]()
-    for shard in todo:
+    for shard in todo if not ledger.shared else ():
         if shard.name in standing.records or shard.name in standing.left:
             ledger.forget(shard.name)
     if standing.again:
@@ -170,6 +173,7 @@ def settle(
         failed=frozenset(shard.name for shard in mended),
         room=None if limit is None else max(0, limit - taken),
         notes=tuple(notes),
+        stale={shard.name: standing.records[shard.name] for shard in again} if ledger.shared else {},
     )
 
 

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from pipeline.errors import UserError
 from pipeline.listing import real
+from pipeline.streams.file_systems import why_not_shared
 from pipeline.streams.files import Stored, publish, sync_folder
 from pipeline.streams.private import make_private_folder
 
@@ -263,7 +264,8 @@ class DiskStore:
 
     def exclusive(self) -> str | None:
         """See `Store`."""
-        return None
+        self._parts.mkdir(parents=True, exist_ok=True)
+        return why_not_shared(self._parts)
 
     def _ready(self, path: str) -> Path:
         """The file at a path, in a folder that is there."""

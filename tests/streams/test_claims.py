@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pipeline.streams.claims import BEATS, CLAIMS, RELEASE, WHOLE_JOB, Claim, Claims, claims_in, new_owner
+from pipeline.streams.claims import BEATS, CLAIMS, RELEASE, RUN, SCAN, WHOLE_JOB, Claim, Claims, claims_in, new_owner
 from pipeline.streams.names import safe_component, text_of
 from pipeline.streams.store import DiskStore, Entry
 
@@ -191,8 +191,20 @@ def test_the_dead_are_buried_after_a_lease_also_those_who_left_no_claim() -> Non
     assert (shelf.files, b.claims.names()) == ({}, set())
 
 
+def test_who_is_alone_clears_away_what_the_dead_have_left() -> None:
+    _, (a, b) = machines(0, 1e5)
+    for name in (f"{RUN}a", "x"):
+        a.claims.take(name)
+    assert b.claims.take(WHOLE_JOB)
+    living = b.claims.alone(lambda seconds: (later(seconds, a, b), a.claims.beat())[0])
+    assert living is not None
+    assert living.owner == a.claims.owner
+    assert b.claims.alone(lambda seconds: later(seconds, b)) is None
+    assert b.claims.names() == {WHOLE_JOB}
+
+
 def test_names_of_ours_are_no_shards() -> None:
-    for name in (WHOLE_JOB, RELEASE):
+    for name in (WHOLE_JOB, RELEASE, SCAN, f"{RUN}0123456789abcdef"):
         assert safe_component(name) != name
         with pytest.raises(ValueError, match="is the name of no text"):
             text_of(name)
