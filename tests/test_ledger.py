@@ -21,6 +21,7 @@ from pipeline.engine.running import run_job
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
 from pipeline.media.output_keys import Shape
+from pipeline.streams.files import Stored
 from pipeline.streams.job_records import Job, Manifest
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.reconciling import OnChange
@@ -169,16 +170,16 @@ def test_two_processes_cannot_write_to_one_folder(content: dict[str, Any], tmp_p
 def test_a_full_disk_leaves_a_resumable_job(content: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
     import errno
 
-    from pipeline.streams import shards
+    from pipeline.streams import store
 
-    whole = shards.publish
+    whole = store.publish
 
-    def full(part: Path, final: Path) -> str:
+    def full(part: Path, final: Path) -> Stored:
         if final.name == "1.tar":
             raise OSError(errno.ENOSPC, "No space left on device", str(final))
         return whole(part, final)
 
-    monkeypatch.setattr(shards, "publish", full)
+    monkeypatch.setattr(store, "publish", full)
     with pytest.raises(OSError, match="No space left"):
         run(content)
     assert set(finished(tmp_path / "out")) == {"0"}
