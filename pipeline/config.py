@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -15,6 +16,8 @@ from pipeline.section import Recipe
 
 Config = TypeVar("Config", bound=BaseModel)
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+SECRETS = re.compile(r"""://([^\s'"]*@)?([^\s'"?]*)(\?[^\s'"]*)?""")
+"""User and password in a URL, and what stands in its query: neither is ever shown."""
 
 
 def load_config(recipe: type[AnyRecipe], source: str, overrides: Sequence[str] = ()) -> AnyRecipe:
@@ -57,7 +60,9 @@ def _sentence(kind: type[BaseModel], error: dict[str, Any]) -> str:
     place = ".".join(_walk(kind, location)[0]) or "the file"
     if error["type"] == "missing":
         return f"{place} is missing"
-    found = repr(error.get("input"))
+    found = SECRETS.sub(
+        lambda url: f"://{'…@' if url[1] else ''}{url[2]}{'?…' if url[3] else ''}", repr(error["input"])
+    )
     return f"{place}: {error['msg'].removeprefix('Value error, ')}, found {found[:80]}"
 
 

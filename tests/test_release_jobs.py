@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ from pipeline.media.output_keys import Shape
 from pipeline.media.pixels import read_picture
 from pipeline.release import publish
 from pipeline.release.manifest import ReleaseManifest
+from pipeline.streams.places import open_store
 from tests import builders
 from tests.anonymity import fakes
 
@@ -290,6 +292,27 @@ def test_a_signed_job_is_verified_by_its_public_key(world: World, capsys: pytest
     capsys.readouterr()
     assert main(["verify", str(world.release), "--key", str(world.folder / "other.pub")]) == 1
     assert "names another key as its signer" in capsys.readouterr().out
+
+
+def test_a_job_and_its_release_in_a_store_are_those_on_a_disk(
+    finished: tuple[Path, str], world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = f"memory://{uuid4().hex}"
+    world.content["output"] = {**world.content["output"], "path": f"{place}/job"}
+    world.content["release"] |= {"path": f"{place}/release", "audit": f"{place}/audit"}
+    assert world.run() == 0
+    said, store = capsys.readouterr(), open_store(place)
+    assert f"{place}/audit/report.html: the private audit" in said.out
+    assert f"{place}/audit will hold originals and faces" in said.err
+    made = {entry.path: entry.mark for entry in store.list("")}
+    on_disk = builders.tree(finished[0], "release")
+    assert {path: store.read(path) for path in made if path.startswith("release/")} == on_disk
+    audit = {path for path in made if path.startswith("audit/")}
+    assert {"audit/audit.json", "audit/report.html", "audit/before_after.png"} < audit
+    assert any(path.startswith("job/faces/made/") for path in made)
+    assert world.run() == 0
+    again = {entry.path: entry.mark for entry in store.list("release")}
+    assert again == {path: mark for path, mark in made.items() if path.startswith("release/")}
 
 
 @pytest.mark.parametrize("spoil", ["alter", "delete", "add"])

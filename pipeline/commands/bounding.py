@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from pipeline.models.config import ModelConfig
 
 
-def source_bound(plan: Plan) -> SourceBound:
-    """The bound on attackers who hold the originals of a finished job, or why there is none.
+def source_bound(plan: Plan, job: Path) -> SourceBound:
+    """The bound on attackers who hold the originals of a finished job in the folder `job`, or why there is none.
 
     Each original counts as noised once for every copy and attempt of the job, at the very level where that is known.
     Raises `UserError` where the recipe asked for a bound, and the job does not keep it.
@@ -34,7 +34,7 @@ def source_bound(plan: Plan) -> SourceBound:
         return SourceBound.of(reason, None, None)
     assert plan.config.model is not None
     originals, rounds, asked = gather(plan), hiding(plan), plan.bound
-    sigma, released = looks(list(Made.by(Path(plan.config.output.path)).entries(())), originals.keys, rounds)
+    sigma, released = looks(list(Made.by(job).entries(())), originals.keys, rounds)
     found = figures(originals, sigma, [Round(*pair) for pair in zip(rounds, released, strict=True)], asked)
     if asked is not None and found.rank_1.high > asked:
         raise UserError(

@@ -23,9 +23,9 @@ from pipeline.audit.examining import write
 from pipeline.audit.gathering import OnImages
 from pipeline.audit.results import AuditResults
 from pipeline.commands.bounding import source_bound
-from pipeline.engine.gate import attempts_of, faces_of, gate_of, scan_originals, seers
+from pipeline.commands.release_places import Places, keep_audit, places_of, publish_release
+from pipeline.engine.gate import FACES, attempts_of, gate_of, scan_originals, seers
 from pipeline.job.plan import Plan
-from pipeline.listing import real
 from pipeline.media.pixels import decode
 from pipeline.media.rules import PLAIN
 from pipeline.optional import require_package
@@ -33,9 +33,11 @@ from pipeline.release import Evidence, check_release, document, publish, seal
 from pipeline.release.assessment import check_dates
 from pipeline.release.config import signing_key
 from pipeline.release.finished_job import Made, read
-from pipeline.release.manifest import text_of
+from pipeline.release.manifest import ReleaseManifest, text_of
 from pipeline.release.sealing import staging
 from pipeline.streams.ledger import Ledger
+from pipeline.streams.mirror import Mirror
+from pipeline.streams.places import open_store
 
 MADE = "made"
 """The folder, in that of the faces of the originals, with those of the job's images."""
@@ -71,28 +73,44 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
     config, anonymity = plan.config.release, plan.config.anonymity
     assert config is not None
     assert anonymity is not None
-    size, device = plan.size, plan.devices[0]
+    with places_of(config, plan.config.output.path) as places:
+        results, manifest = _made(plan, anonymity, places, on_images)
+        keep_audit(places, config)
+        if manifest is not None:
+            seal(places.release, manifest)
+            publish_release(places, config)
+        return results
+
+
+def _made(
+    plan: Plan, anonymity: AnonymityConfig, places: Places, on_images: OnImages
+) -> tuple[AuditResults, ReleaseManifest | None]:
+    """Publishes and audits beside the release's place, and writes the audit; the manifest is None for what is unmet."""
+    size, device, config = plan.size, plan.devices[0], places.config
+    made = Mirror(open_store(plan.config.output.path), f"{FACES}/{MADE}", ".safetensors")
+    made.pull()
     with FaceFinder(anonymity.detector, workers=anonymity.workers) as finder:
         judges = judges_of(anonymity, finder, size, device)
         recognisers = [judge.recogniser for judge in judges]
         originals = scan_originals(plan, finder, seers(plan, judges, device))
         faces = len(originals.image)
         outputs = scan_parts(
-            outputs_of(plan, Eyes.of(finder, recognisers)), faces_of(plan).folder / MADE, finder, recognisers,
+            outputs_of(places.job, size, Eyes.of(finder, recognisers)), made.folder, finder, recognisers,
             lambda count: on_images("outputs", count),
         )  # fmt: skip
+        made.push()
         copy_distance = {judge.recogniser.name: STRICTLY * judge.copy_distance(faces) for judge in judges}
         evidence = Evidence(originals=originals, outputs=outputs, copy_distance=copy_distance, size=size)
-        facts = facts_of(plan, gate_of(anonymity, finder, judges, originals))
-        bound = source_bound(plan)
+        facts = facts_of(plan, gate_of(anonymity, finder, judges, originals), places.job)
+        bound = source_bound(plan, places.job)
         manifest = publish(
-            config, Path(plan.config.output.path), salt=plan.salt, evidence=evidence, facts=facts, bound=bound,
+            config, places.job, salt=plan.salt, evidence=evidence, facts=facts, bound=bound,
             memory=plan.config.run.memory,
         )  # fmt: skip
-        release = real(config.path)
+        release = places.release
         staged = release if release.exists() else staging(release)
         task = Audit(
-            originals=plan.config.input, release=staged, out=Path(config.audit), salt=plan.salt,
+            originals=plan.config.input, release=staged, out=places.audit, salt=plan.salt,
             identity=anonymity.identity, size=size, rules=plan.rules,
             model=plan.config.model.path if plan.config.model else None,
             unsealed=manifest, require=config.require, accept=config.accept, sample=config.sample,
@@ -105,23 +123,22 @@ def export(plan: Plan, on_images: OnImages) -> AuditResults:
     results = examined.results
     if results.evidence.unmet:
         write(task.out, examined)
-        return results
+        return results, None
     if manifest.evidence is None:  # else it was sealed before
         manifest = manifest.model_copy(update={"evidence": results.evidence})
     check_dates(config.assessment, date.today())  # a job may have taken weeks
     manifest = document(release, manifest, salt=plan.salt, key=signing_key(config))
     results = results.model_copy(update={"release": hashlib.sha256(text_of(manifest).encode()).hexdigest()})
     write(task.out, replace(examined, results=results))
-    seal(release, manifest)
-    return results
+    return results, manifest
 
 
-def outputs_of(plan: Plan, eyes: Eyes) -> list[Part]:
-    """The tars of the job, to be scanned for faces as they were written."""
-    made = Made.by(Path(plan.config.output.path))
-    facts = scan_facts(eyes, plan.size, PLAIN)
+def outputs_of(job: Path, size: tuple[int, int], eyes: Eyes) -> list[Part]:
+    """The tars of a job, to be scanned for faces as they were written, at height and width `size`."""
+    made = Made.by(job)
+    facts = scan_facts(eyes, size, PLAIN)
     return [
-        Part(name=tar.stem, made_of={**facts, "tar": digest}, images=partial(written, made, tar, plan.size))
+        Part(name=tar.stem, made_of={**facts, "tar": digest}, images=partial(written, made, tar, size))
         for tar, digest in made.tars.items()
     ]
 
@@ -133,7 +150,7 @@ def written(made: Made, tar: Path, size: tuple[int, int]) -> Iterator[Named]:
             yield entry.key, None, decode(read(file, entry.image), size)[0]
 
 
-def facts_of(plan: Plan, gate: Gate) -> dict[str, Any]:
+def facts_of(plan: Plan, gate: Gate, job: Path) -> dict[str, Any]:
     """What the public may know about how the release was made.
 
     Matches with other people are given together with the number that chance would give.
@@ -141,7 +158,7 @@ def facts_of(plan: Plan, gate: Gate) -> dict[str, Any]:
     config = plan.config
     assert config.operator is not None
     assert config.anonymity is not None
-    attempts, others, faces = tally(Path(config.output.path))
+    attempts, others, faces = tally(job)
     matches = {
         judge.recogniser.name: {
             "found": others[judge.recogniser.name],

@@ -15,7 +15,7 @@ from pipeline.release.manifest import SEAL, ReleaseManifest
 from pipeline.release.sealing import checks, read_seal
 from pipeline.release.signing import public_hex
 from pipeline.section import local_option
-from pipeline.streams.names import unsafe
+from pipeline.streams.copying import copy_down
 from pipeline.streams.places import is_remote, open_store
 
 if TYPE_CHECKING:
@@ -46,12 +46,7 @@ def release_at(place: str) -> Path:
     store = open_store(place)
     folder = store.parts / "release"
     folder.mkdir()
-    for entry in store.list(""):
-        copy = store.fetch(entry.path) if not unsafe(entry.path) else None
-        if copy is None:
-            raise UserError(f"{store.shown}: {entry.path!r} is the name of no file of a release")
-        (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)
-        copy.replace(folder / entry.path)
+    copy_down(store, folder)
     return folder
 
 

@@ -25,6 +25,7 @@ from pipeline.streams.claims import SCAN
 from pipeline.streams.job_records import Job, Manifest, StatedLicence
 from pipeline.streams.ledger import Ledger
 from pipeline.streams.ownership import alone
+from pipeline.streams.places import is_remote
 from pipeline.streams.reconciling import OnChange, Retry, reconcile, settle
 from pipeline.streams.store import make_private
 from pipeline.streams.written import READ_BACK
@@ -130,9 +131,14 @@ def run_job(
 
 def notes_on(plan: Plan, ledger: Ledger) -> list[str]:
     """What people should know of the place of a job, before any work, as sentences."""
-    if plan.config.anonymity is None or ledger.store.local is not None:
+    if plan.config.anonymity is None:
         return []
-    return [f"{ledger.shown} will hold originals and faces; who may read there is for the bucket to say"]
+    private = [ledger.shown, *([plan.config.release.audit] if plan.config.release else [])]
+    return [
+        f"{place} will hold originals and faces; who may read there is for the bucket to say"
+        for place in private
+        if is_remote(place)
+    ]
 
 
 def retry_of(plan: Plan) -> Retry:

@@ -20,9 +20,9 @@ from pipeline.release.manifest import SEAL
 from pipeline.release.privacy import derive
 from pipeline.release.sealing import is_ours, staging
 from pipeline.release.signing import private_key
-from pipeline.section import LocalPath, Section
-from pipeline.streams.places import is_remote
-from pipeline.streams.remote import shown
+from pipeline.release.uploading import is_free
+from pipeline.section import LocalPath, Place, Section
+from pipeline.streams.places import is_remote, open_store, true_place
 from pipeline.streams.shards import CLIP_EXTENSIONS, IMAGE_EXTENSIONS
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 class ReleaseConfig(Section):
     """Publishes a verified job; everything that isn't named here stays in the job's own folder."""
 
-    path: LocalPath
-    """The public folder, which must be absent or empty."""
-    audit: LocalPath
-    """The private folder with the evidence, which shows originals."""
+    path: Place
+    """The public folder, which must be absent or empty, on a disk or in an object store."""
+    audit: Place
+    """The private folder with the evidence, which shows originals; likewise."""
     shard_size: int = Field(default=1000, ge=1)
     """Images in a tar."""
     members: tuple[str, ...] = ()
@@ -76,36 +76,43 @@ class ReleaseConfig(Section):
 def check_release(config: ReleaseConfig, output_path: str, salt: bytes, salt_file: str | None = None) -> None:
     """Checks the section before a job starts. A folder that an earlier attempt of the same job left is free.
 
-    Raises `UserError` where the job lies in an object store, the salt is no secret or others may read its file, the
-    key to sign with does not fit, the assessment is out of date, private folders or files lie in the public one, or
-    that one is not free.
+    Raises `UserError` where the salt is no secret or others may read its file, the key to sign with does not fit, the
+    assessment is out of date, private folders or files lie in the public one, that one is not free, or the URL of a
+    place cannot be opened.
     """
-    if is_remote(output_path):
-        raise UserError(
-            f"release: a release is made of a job on this machine, and output.path is {shown(output_path)}; copy the "
-            "job to a folder once it is finished, and run it there with its release"
-        )
     secret_of(salt)
     signing_key(config)
     check_dates(config.assessment, date.today())
-    release, output, audit = (_place(path) for path in (config.path, output_path, config.audit))
+    release, output, audit = (true_place(path) for path in (config.path, output_path, config.audit))
     for what, file in (("release.sign: the key", config.sign), ("run.salt_file: the salt", salt_file)):
-        if file is not None and {release, staging(release)} & set(_place(file).parents):
+        if file is not None and {release, staging(release)} & set(true_place(file).parents):
             raise UserError(f"{what} lies in {config.path}, which is published; keep it elsewhere")
     if salt_file is not None and (mode := Path(salt_file).stat().st_mode & 0o077):
         who = "your group" if not mode & 0o007 else "everybody"
         raise UserError(f"run.salt_file: {salt_file} is open to {who}, and must be its owner's alone: chmod 600 it")
     for public in (release, staging(release)):
-        for name, private in (("output.path", output), ("release.audit", audit)):
+        for name, given, private in (("output.path", output_path, output), ("release.audit", config.audit, audit)):
             if public == private or public in private.parents or private in public.parents:
+                where = given if is_remote(given) else private
                 raise UserError(
-                    f"release.path: {config.path} and {name}, {private}, lie in each other; "
+                    f"release.path: {config.path} and {name}, {where}, lie in each other; "
                     "originals, quarantine and audit must stay outside of what is published"
                 )
+    _check_free(config.path, job_is_there=bool(open_store(output_path).held(["job.json"])))
+
+
+def _check_free(path: str, *, job_is_there: bool) -> None:
+    """Raises `UserError` where something is at the place of a release that is neither unfinished nor of this job."""
+    if is_remote(path):
+        store = open_store(path)
+        if not (is_free(store) or (job_is_there and store.held([SEAL]))):
+            raise UserError(f"release.path: {store.shown} is not empty; name a folder that is, or none")
+        return
+    release = real(path)
     if release.exists() and not release.is_dir():
-        raise UserError(f"release.path: {config.path} is a file; a folder is expected")
+        raise UserError(f"release.path: {path} is a file; a folder is expected")
     for folder in (release, staging(release)):
-        resumed = folder == release and (folder / SEAL).is_file() and (output / "job.json").is_file()
+        resumed = folder == release and (folder / SEAL).is_file() and job_is_there
         if not (is_ours(folder) or resumed):
             raise UserError(f"release.path: {folder} is not empty; name a folder that is, or none")
 
@@ -128,8 +135,3 @@ def secret_of(salt: bytes) -> bytes:
     if (problem := weakness(salt)) is not None:
         raise UserError(f"release: the salt holds {problem}")
     return derive(salt)
-
-
-def _place(path: str) -> Path:
-    """Absolute, links followed: two names of one folder are one place."""
-    return real(path)

@@ -63,11 +63,6 @@ def test_a_release_in_an_object_store_is_verified_as_one_on_a_disk(
     assert "data/more.tar is not listed" in capsys.readouterr().out
 
 
-def test_a_release_of_a_job_in_an_object_store_is_refused_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"and output\.path is s3://bucket/job; copy the job to a folder"):
-        check_release(settings_of(tmp_path), "s3://bucket/job", SALT)
-
-
 def test_names_of_files_do_not_steer_a_terminal(copy: Path, keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in (b"\x1b[2J", b"a\nproven: all", b"\xff"):
         (copy / os.fsdecode(name)).write_bytes(b"")
