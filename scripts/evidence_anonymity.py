@@ -45,13 +45,14 @@ from pipeline.anonymity.faces.recognise import available, load_recogniser
 from pipeline.anonymity.faces.scanning import image_stream
 from pipeline.anonymity.faces.table import FaceTable, joined, tabulate
 from pipeline.anonymity.gate.calibration import find_certificate
+from pipeline.anonymity.gate.families import default_recognisers
 from pipeline.anonymity.gate.gate import Gate
 from pipeline.anonymity.gate.judge import Judge
 from pipeline.commands.release import tally
 from pipeline.config import load_config, validate
 from pipeline.diffusion.noise import KeyedNoise
+from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
-from pipeline.engine.running import run_job
 from pipeline.job.config import JobConfig
 from pipeline.media.pixels import decode, from_pixels, to_pixels
 from pipeline.media.records import Sample
@@ -82,9 +83,9 @@ RUNS: tuple[tuple[str, float, tuple[float, ...]], ...] = (
 TRIED = 100
 """People of whom both photographs go through each of the runs."""
 STEPS = 20
-GATE = ("Dlib", "dlib-chip")
-RECOGNISERS = (*GATE, *filter(available, ("faceres", "lbph", "small")))
-"""The gate's, and the attackers whose weights are on this machine; docs/release.md says how to get those of faceres."""
+GATE = default_recognisers()
+RECOGNISERS = (*GATE, *filter(available, ("lbph", "small")))
+"""The default gate's, which has faceres where its weights are (docs/release.md says how to get them), and attackers."""
 
 
 class Faces:
@@ -185,10 +186,10 @@ def ladder(faces: Faces) -> dict[str, Any]:
     results = {}
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "in.tar"
-        chosen = {key: i for i, key in enumerate(faces.originals.keys)}
+        chosen = {named(key): i for i, key in enumerate(faces.originals.keys)}
         people = len(faces.keys)
         subset(source, {*faces.originals.keys[:TRIED], *faces.originals.keys[people : people + TRIED]})
-        images = dict(zip(faces.keys, faces.images, strict=True))
+        images = dict(zip(map(named, faces.keys), faces.images, strict=True))
         for name, first, further in RUNS:
             out = Path(scratch) / f"run-{len(results)}"
             started = time.monotonic()
@@ -295,6 +296,11 @@ def job_of(source: Path, out: Path, first: float, further: Sequence[float]) -> A
     return make_plan(validate(JobConfig, content, "evidence"))
 
 
+def named(full_key: str) -> str:
+    """The key of a photograph without its shard: one tar holds those of all."""
+    return full_key.rpartition("/")[2]
+
+
 def subset(file: Path, keys: set[str]) -> None:
     """The shared photographs with these keys in one tar."""
     import io
@@ -303,7 +309,7 @@ def subset(file: Path, keys: set[str]) -> None:
     with tarfile.open(file, "w") as tar:
         for shard in WebDatasetInput(urls=(DEV,)).open().shards:
             for sample in shard.read():
-                if isinstance(sample, Sample) and sample.key in keys:
+                if isinstance(sample, Sample) and sample.full_key in keys:
                     for extension, content in {sample.image_ext: sample.image, **sample.members}.items():
                         info = tarfile.TarInfo(f"{sample.key}.{extension}")
                         info.size = len(content)
