@@ -192,7 +192,7 @@ def overview(found: dict[str, Any]) -> str:
     )
     release = found["anonymity_release"]
     threats = {t: release["audit"][t]["recognisers"] for t in ("T1", "T2")}
-    outside = [threats["T1"][name] for name in ("lbph", "small")]
+    outside = [threats["T1"][name] for name in ("lbph", "mobileface", "small")]
     searched = max(
         figures["reidentification"][kind]["rank"]["1"]["share"] for figures in outside for kind in face_tables.SEARCHES
     )
@@ -248,6 +248,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "face_utility": face_tables.face_utility, "anonymity_levels": face_tables.anonymity_levels,
     "anonymity_ladder": face_tables.anonymity_ladder, "anonymity_caught": face_tables.anonymity_caught,
     "guidance": face_tables.guidance, "anonymity_release": face_tables.anonymity_release,
+    "anonymity_leave_one_out": face_tables.anonymity_leave_one_out,
     "anonymity_bound": face_tables.anonymity_bound, "anonymity_attackers": face_tables.anonymity_attackers,
     "training_fashion": comparison, "training_fashion_500": comparison, "training_fashion_own": comparison,
     "training_why": training_why, "training_cifar10": comparison, "training_ablation": training_ablation,
@@ -263,6 +264,7 @@ def read_results() -> dict[str, Any]:
     results["models"] = json.loads((RESULTS / "models.json").read_text())
     faces = json.loads((RESULTS / "anonymity.json").read_text())
     results |= {f"anonymity_{part}": faces[part] for part in ("levels", "ladder", "caught", "release")}
+    results["anonymity_leave_one_out"] = faces["release"]
     results["face_model"] = json.loads((RESULTS / "face_model.json").read_text())
     results["anonymity_bound"] = {"bound": faces["bound"], "levels": faces["levels"]["levels"]}
     results["anonymity_attackers"] = faces.get("attackers")

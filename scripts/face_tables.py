@@ -111,6 +111,21 @@ def anonymity_release(found: dict[str, Any]) -> str:
     return table(head, rows)
 
 
+def anonymity_leave_one_out(found: dict[str, Any]) -> str:
+    """What recognisers find in what the others alone would have released, from the release's own audit."""
+    rows = []
+    for one in found["audit"]["evidence"]["leave_one_out"]:
+        first, learnt = one["rank_1"], one["trained"]
+        rows.append([
+            f"`{one['attacker']}`", ", ".join(f"`{name}`" for name in one["gate"]), one["images"], one["earlier"],
+            beside_chance(first), f"{100 * one['rank_10']:.1f}; {100 * one['rank_10_chance']:.1f} %",
+            *(f"{100 * one['tar'][far]:.2f} %" for far in ("1e-2", "1e-3")),
+            f"{learnt['attack'].replace('_', ' ')}: {beside_chance(learnt)}" if learnt else "–",
+        ])  # fmt: skip
+    return table(["attacker, left out", "gate", "images", "… of an earlier attempt", "rank 1; chance",
+                  "rank 10; chance", "TAR at FAR 1e-2", "1e-3", "worst trained; chance"], rows)  # fmt: skip
+
+
 def anonymity_attackers(found: dict[str, Any] | None) -> str:
     """Rank 1, beside chance, of attackers who train networks or run the operator, by level."""
     if found is None:
