@@ -299,7 +299,7 @@ def test_no_name_of_a_shard_leads_out_of_the_job(tmp_path: Path, format: str, na
     assert made.keys() == keys(range(8))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["canary", "in", "out"]
     assert {p.name for p in made.out.iterdir()} <= {
-        "data", "shards", "provenance", "job.json", "manifest.json", "events.jsonl", ".parts",
+        "data", "shards", "provenance", "job.json", "manifest.json", "events.jsonl", "input.json", ".parts",
     }  # fmt: skip
 
 

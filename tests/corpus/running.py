@@ -28,7 +28,17 @@ from pipeline.streams.names import escape_dots, text_of
 from pipeline.streams.quarantine import read_quarantine
 from tests.corpus.case import Bad, Case, Good
 
-OURS = {"data", "shards", "quarantine", "provenance", ".parts", "job.json", "manifest.json", "events.jsonl"}
+OURS = {
+    "data",
+    "shards",
+    "quarantine",
+    "provenance",
+    ".parts",
+    "job.json",
+    "manifest.json",
+    "events.jsonl",
+    "input.json",
+}
 """What a job may leave in its folder."""
 Read = tuple[str, bytes, Mapping[str, bytes], int | None]
 """Key, image, other members and label of a sample that was written; None where the format tells no label."""
