@@ -51,8 +51,8 @@ from pipeline.anonymity.gate.judge import Judge
 from pipeline.commands.release import tally
 from pipeline.config import load_config, validate
 from pipeline.diffusion.noise import KeyedNoise
-from pipeline.engine.local import run_job
 from pipeline.engine.planning import make_plan
+from pipeline.engine.running import run_job
 from pipeline.job.config import JobConfig
 from pipeline.media.pixels import decode, from_pixels, to_pixels
 from pipeline.media.records import Sample

@@ -8,6 +8,8 @@ from functools import cache
 from typing import Any
 from uuid import uuid4
 
+import pytest
+
 
 @cache
 def server() -> str:
@@ -44,6 +46,16 @@ def new_bucket(endpoint: str) -> str:
     name = f"b{uuid4().hex[:20]}"
     client(endpoint).create_bucket(Bucket=name)
     return name
+
+
+def opened(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a new bucket, which this process finds; file systems that others opened without it are forgotten."""
+    from s3fs import S3FileSystem
+
+    for name, value in environment(server()).items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()
+    return new_bucket(server())
 
 
 def names(bucket: str) -> set[str]:

@@ -27,7 +27,7 @@ done, and still an error is told, as NFS does."""
 OPERATIONS = ("replace", "rename", "link", "symlink", "unlink", "remove", "mkdir", "rmdir", "truncate", "fsync")
 """Functions of `os` that change the disk or make it safe."""
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-TIMES = ("seconds",)
+TIMES = ("seconds", "ended")
 """Fields of records that no two runs share."""
 
 

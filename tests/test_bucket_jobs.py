@@ -60,10 +60,8 @@ def test_a_job_in_a_store_is_that_on_a_disk(tmp_path: Path, place: str, format: 
 
 
 def test_a_job_in_a_bucket_is_that_on_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in bucket.environment(bucket.server()).items():
-        monkeypatch.setenv(name, value)
     inputs(tmp_path)
-    place = f"s3://{bucket.new_bucket(bucket.server())}/job"
+    place = f"s3://{bucket.opened(monkeypatch)}/job"
     assert run(tmp_path, place) == 0
     assert run(tmp_path, tmp_path / "out") == 0
     assert made(place) == tree(tmp_path / "out", "data", "quarantine")

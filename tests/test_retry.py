@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import queue
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,12 @@ import yaml
 
 from pipeline.cli import main
 from pipeline.config import validate
-from pipeline.engine import encoding, local, reading
+from pipeline.engine import encoding, reading
 from pipeline.engine.events import Event, Noted, ShardDone
 from pipeline.engine.planning import make_plan
 from pipeline.engine.running import run_job
+from pipeline.engine.supervising import work_through
+from pipeline.engine.worker import Message
 from pipeline.engine.writing import KEPT
 from pipeline.errors import UserError
 from pipeline.job.config import JobConfig
@@ -26,6 +27,7 @@ from pipeline.streams.job_records import Manifest
 from pipeline.streams.quarantine import read_quarantine
 from pipeline.streams.written import read_written
 from tests import builders
+from tests.faults import TIMES
 
 KEYS = ["a", "b.2", "c", "d/e", "f.1.2", "g"]
 """Keys with dots and folders; the images of every second one fail at first."""
@@ -76,7 +78,7 @@ class Job:
     def tree(self, out: str) -> dict[str, Any]:
         """All that a job has written, without times."""
         records = {
-            file.name: {key: value for key, value in yaml.safe_load(file.read_text()).items() if key != "seconds"}
+            file.name: {key: value for key, value in yaml.safe_load(file.read_text()).items() if key not in TIMES}
             for file in sorted((self.root / out / "shards").iterdir())
         }
         return {**builders.tree(self.root / out, "data", "quarantine", "provenance"), **records}
@@ -117,16 +119,29 @@ def test_what_fails_again_stays_in_quarantine(tmp_path: Path, monkeypatch: pytes
     assert not (tmp_path / "out/quarantine/y.tar").exists()
 
 
-def test_the_processes_of_devices_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Given:
+    """A `Channel` that gives some shards, and keeps what it is sent."""
+
+    def __init__(self, *names: str) -> None:
+        self._left, self.sent = list(names), list[Message]()
+
+    def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+    def next_shard(self) -> str | None:
+        return self._left.pop(0) if self._left else None
+
+    def close(self) -> None:
+        self._left.clear()
+
+
+def test_workers_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job(tmp_path, monkeypatch)
     job.run("out", ill=True)
-    job.ill, job.encoded = False, 0
-    tasks, events = queue.Queue[str | None](), queue.Queue[Any]()
-    for name in ("x", None):
-        tasks.put(name)
-    monkeypatch.setattr(local, "follow_parent", lambda: None)  # as a process of its own would
-    local._work(make_plan(validate(JobConfig, job.content("out"), "test")), "cpu", frozenset({"x"}), tasks, events)
-    (done,) = [event.record for event in iter(events.get, None) if isinstance(event, ShardDone)]
+    job.ill, job.encoded, given = False, 0, Given("x")
+    plan = make_plan(validate(JobConfig, job.content("out"), "test"))
+    work_through(given, plan, "cpu", None, frozenset(), frozenset({"x"}))
+    (done,) = [event.record for event in given.sent if isinstance(event, ShardDone)]
     assert (job.encoded, done.counts.written, done.counts.read) == (3, 6, 6)
 
 
@@ -236,10 +251,10 @@ def test_what_is_not_doppel_s_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "data").mkdir()
     builders.tar(tmp_path / "data/x.tar", [("a.png", b"1"), ("a.doppel.json", b"{}")])
     with pytest.raises(UserError, match="provenance of a"):
-        list(read_written(tmp_path / "data", "x", stream))
+        list(read_written(tmp_path / "data/x.tar", stream))
     builders.tar(tmp_path / "data/x.tar", [("a.png", b"1")])
     with pytest.raises(UserError, match="belongs to no output"):
-        list(read_written(tmp_path / "data", "x", stream))
+        list(read_written(tmp_path / "data/x.tar", stream))
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,9 +30,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def in_s3(monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a new bucket."""
-    for name, value in bucket.environment(bucket.server()).items():
-        monkeypatch.setenv(name, value)
-    return bucket.new_bucket(bucket.server())
+    return bucket.opened(monkeypatch)
 
 
 @pytest.fixture(params=["disk", "memory"])

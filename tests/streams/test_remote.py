@@ -273,7 +273,7 @@ def test_errors_that_pass(error: Exception, slept: list[float], monkeypatch: pyt
     assert passing(error)
     assert io.BufferedReader(RemoteFile("x://y", Flaky([error, error]), "y")).read() == b"abc"
     assert slept == [1.0, 2.0]
-    monkeypatch.setattr("pipeline.streams.files._file_system", lambda url: (Flaky([error]), "x/*.tar"))
+    monkeypatch.setattr("pipeline.streams.files.file_system_at", lambda url: (Flaky([error]), "x/*.tar"))
     assert expand_urls(["flaky://x/*.tar"]) == ["flaky://x/a.tar", "flaky://x/b.tar"]
 
 
