@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pipeline.config import validate
 from pipeline.engine.events import Event, Noted, ShardDone
@@ -124,3 +127,49 @@ def test_a_killed_actor_and_a_killed_node_change_no_byte_and_the_salt_is_nowhere
     assert manifest.complete
     assert builders.tree(tmp_path / "here", "data") == builders.tree(tmp_path / "there", "data")
     assert sum("a worker died" in event.text for event in events if isinstance(event, Noted)) >= 1
+
+
+def test_a_job_grows_onto_a_node_that_joins(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_job(plan_of(content, tmp_path / "here"))
+    seen = list[int]()
+    with cluster(monkeypatch, 1) as made, connected(made.address):
+
+        def grow(event: Event) -> None:
+            if isinstance(event, ShardDone):
+                seen.append(len(workers_of(made)))
+                if len(seen) == 1:
+                    made.add_node(**SMALL)
+                    until = time.monotonic() + 200
+                    while len(workers_of(made)) < 2 and time.monotonic() < until:
+                        time.sleep(1)
+
+        run_job(plan_of(content, tmp_path / "there"), engine=RayEngine(least=1, most=2, gpus=0), observe=grow)
+        assert not workers_of(made)
+    assert (seen[0], max(seen)) == (1, 2)
+    assert builders.tree(tmp_path / "here", "data") == builders.tree(tmp_path / "there", "data")
+
+
+def test_a_command_that_is_stopped_leaves_no_actor_and_the_same_command_goes_on(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_job(plan_of(content, tmp_path / "here"))
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(content))
+    with cluster(monkeypatch, 2) as made:
+        command = [sys.executable, "-m", "pipeline.cli", "run", str(tmp_path / "r.yaml"), "--engine", "ray"]
+        command += ["--address", made.address, "--workers", "2"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+            while not list((tmp_path / "out" / "shards").glob("*.json")):
+                assert running.poll() is None, running.stderr and running.stderr.read()
+                time.sleep(0.2)
+            began = time.monotonic()
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(60) == 128 + signal.SIGTERM
+            assert running.stderr is not None
+            assert "interrupted by SIGTERM" in running.stderr.read()
+        print(f"{time.monotonic() - began:.1f} s from the signal to the end")
+        assert not workers_of(made)
+        assert [path.name for path in (tmp_path / "out" / ".parts").iterdir()] == ["lock"]
+        assert subprocess.run(command, check=False).returncode == 0
+    assert builders.tree(tmp_path / "here", "data") == builders.tree(tmp_path / "out", "data")
