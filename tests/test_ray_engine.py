@@ -69,7 +69,7 @@ def test_an_actor_that_dies_is_replaced_and_its_shards_are_done_again(
     manifest = run_job(plan_of(source, tmp_path / "there"), engine=engine(), observe=events.append)
     assert manifest.complete
     assert builders.tree(tmp_path / "here", "data") == builders.tree(tmp_path / "there", "data")
-    assert len(ray.actors) == 3
+    assert len(ray.actors) in (2, 3)  # the other one may have done the rest before one is missed
     assert sum(isinstance(event, TakenBack) for event in events) == 1
     assert any(isinstance(event, Noted) and "a worker died (its process died)" in event.text for event in events)
 

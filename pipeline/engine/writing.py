@@ -118,7 +118,7 @@ class OpenShard:
             shard=name, fingerprint=batch.fingerprint, input_hash=input_hash, classes=stream.classes(), cut=batch.cut,
             code=plan.code, hashes=plan.hashes, counts=counts, notes=dict(self.notes),
             reasons=tally(self.reasons.items()), files=files, seconds=round(seconds, 3),
-            ended=datetime.now(UTC).isoformat(timespec="seconds"),
+            ended=datetime.now(UTC).isoformat(timespec="microseconds"),
             flicker=means_of(self.flicker), anonymity=self.judged.totals,
         )  # fmt: skip
 
