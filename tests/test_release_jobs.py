@@ -204,7 +204,7 @@ def test_no_hash_of_an_original_is_kept(finished: tuple[Path, str]) -> None:
 
 
 OF_SEVERAL_IMAGES: dict[str, tuple[dict[str, Any], int]] = {
-    "20 copies": ({"name": "anagram", "views": ["identity"], "conditions": ["none"], "copies": 20}, 20),
+    "8 copies": ({"name": "anagram", "views": ["identity"], "conditions": ["none"], "copies": 8}, 8),
     "anagram": (
         {"name": "anagram", "views": ["identity", "flip_vertical", "negate"], "conditions": ["none"] * 3, "copies": 2},
         6,

@@ -67,7 +67,7 @@ def wait_until_gone(group: int) -> None:
 
 
 SHARD, START = "out/shards/*.json", "out/.parts/lock"
-BRIEF = [(1, SHARD, signal.SIGHUP), (2, SHARD, signal.SIGTERM), (2, START, signal.SIGINT)]
+BRIEF = [(1, SHARD, signal.SIGHUP), (2, SHARD, signal.SIGTERM)]
 CASES = [(devices, moment, number) for devices, moment in ((1, SHARD), (2, SHARD), (2, START)) for number in STOPPING]
 
 

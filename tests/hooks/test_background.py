@@ -444,6 +444,7 @@ def train():
 """
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_is_told_so_at_once(model: Path, tmp_path: Path) -> None:
     """As a user starts it; nothing is trained, and the second script is sound."""
     script = tmp_path / "script.py"
