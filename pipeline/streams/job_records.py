@@ -119,7 +119,7 @@ class ShardRecord(Versioned):
     seconds: float
     """How long it took."""
     ended: str = ""
-    """When it was done, by the calendar of the machine that did it: for people only."""
+    """When it was done, by the calendar of the machine that did it: for people, and to tell it from a record before."""
     flicker: FlickerMeans | None = None
     """How much clips flicker; None without clips."""
     anonymity: GateTotals | None = None
